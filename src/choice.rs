@@ -1,0 +1,455 @@
+//! Which devices a VM gets at its start: the rules between options, the reservations of other VMs, and
+//! the choice among a mapping's alternatives.
+//!
+//! Pure. It tells what Proxmox will do after the pre-start hook, from the same inputs; it reserves
+//! nothing. It can be wrong only if another VM reserves or frees a device in between; the reservation
+//! file shows the real choice at post-start ([`Reservations::of`]).
+//!
+//! Source: qemu-server 9.2.6, PVE/QemuServer/PCI.pm, `parse_hostpci_devices`, `choose_hostpci_devices`
+//! and `reserve_pci_usage`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::formats::is_host_id;
+use crate::mapping::{HostFunction, Mappings, ResolveError, Resolved, Share, resolve};
+use crate::pci::PciAddr;
+use crate::propstring::{is_digits, is_space};
+use crate::vmconf::{Generation, HostPci, VmConfig, VmId};
+
+/// The file that holds the reservations of all VMs.
+pub const RESERVATIONS: &str = "/run/qemu-server/pci-id-reservations";
+
+/// A claim on a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The VM's id. The file may hold any number.
+    pub vmid: u64,
+    /// How long it holds.
+    pub hold: Hold,
+    running_as: Option<VmId>,
+}
+
+/// How long a reservation holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Until this Unix time, while the VM starts.
+    Until(u64),
+    /// While the VM runs as this process.
+    Process(u64),
+}
+
+/// The reservations of all VMs, by function as it is spelled in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reservations(BTreeMap<String, Reservation>);
+
+/// What else the answer depends on.
+#[derive(Clone, Copy)]
+pub struct Moment<'a> {
+    /// The VM that starts.
+    pub vmid: VmId,
+    /// Unix time in seconds.
+    pub now: u64,
+    /// The process id of a VM, if it runs.
+    pub running: &'a dyn Fn(VmId) -> Option<u32>,
+}
+
+impl std::fmt::Debug for Moment<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Moment")
+            .field("vmid", &self.vmid)
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reservations {
+    /// Parses the file. Lines that are not exactly `FUNCTION VMID time:SECONDS` or `... pid:PID` have no
+    /// effect; of several lines for a function the last one counts.
+    pub fn parse(raw: &[u8]) -> Reservations {
+        Reservations(raw.split(|b| *b == b'\n').filter_map(reservation).collect())
+    }
+
+    /// The functions a VM has reserved, live or not, that are spelled as full names.
+    pub fn of(&self, vmid: VmId) -> Vec<PciAddr> {
+        let own = self.0.iter().filter(|(_, r)| r.vmid == u64::from(vmid.get()));
+        own.filter_map(|(name, _)| name.parse::<PciAddr>().ok().filter(|a| a.to_string() == *name))
+            .collect()
+    }
+
+    /// Who else has a function now.
+    pub fn conflict(&self, device: PciAddr, moment: Moment<'_>) -> Option<StartError> {
+        let claim = self.0.get(&device.to_string())?;
+        let vmid = claim.vmid;
+        if vmid == u64::from(moment.vmid.get()) {
+            return None;
+        }
+        match claim.hold {
+            Hold::Until(time) => (time > moment.now).then_some(StartError::ReservedByOther { device, vmid }),
+            Hold::Process(pid) => {
+                let running = claim.running_as.and_then(|id| (moment.running)(id)).map(u64::from);
+                (pid != 0 && running == Some(pid)).then_some(StartError::InUseByOther { device, vmid })
+            }
+        }
+    }
+}
+
+fn reservation(line: &[u8]) -> Option<(String, Reservation)> {
+    let mut parts = line.splitn(3, |b| is_space(*b));
+    let (id, vmid, hold) = (parts.next()?, parts.next()?, parts.next()?);
+    if !is_host_id(id) {
+        return None;
+    }
+    let hold = match (hold.strip_prefix(b"time:"), hold.strip_prefix(b"pid:")) {
+        (Some(time), _) => Hold::Until(number(time)?),
+        (_, Some(pid)) => Hold::Process(number(pid)?),
+        _ => return None,
+    };
+    // A VM's process is looked up by the text, so one with leading zeros never runs.
+    let running_as = std::str::from_utf8(vmid).ok().and_then(|t| t.parse::<VmId>().ok());
+    let vmid = number(vmid)?;
+    Some((
+        String::from_utf8_lossy(id).into_owned(),
+        Reservation { vmid, hold, running_as },
+    ))
+}
+
+/// Digits; a number that is too large is the largest one.
+fn number(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits).ok().filter(|t| is_digits(t.as_bytes()))?;
+    Some(text.parse::<u64>().unwrap_or(u64::MAX))
+}
+
+/// A rule of `legacy-igd=1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IgdRule {
+    /// Only one entry may have it.
+    #[error("only one entry may use legacy-igd")]
+    OnlyOne,
+    /// `vga:` must be exactly `none`.
+    #[error("legacy-igd needs 'vga: none'")]
+    NeedsVgaNone,
+    /// `rombar=0` is not allowed.
+    #[error("legacy-igd needs rombar")]
+    NeedsRombar,
+    /// `x-vga=1` is not allowed.
+    #[error("legacy-igd does not go with x-vga")]
+    NotWithXVga,
+    /// `mdev=` is not allowed.
+    #[error("legacy-igd does not go with mdev")]
+    NotWithMdev,
+    /// The machine must not be a q35.
+    #[error("legacy-igd does not go with a q35 machine")]
+    NotWithQ35,
+    /// It must be a single function.
+    #[error("legacy-igd does not go with several functions")]
+    NotWithMultifunction,
+    /// The mapping must have one alternative.
+    #[error("legacy-igd does not go with several alternatives")]
+    NotWithAlternatives,
+    /// The address must end in 02.0.
+    #[error("legacy-igd is for the device 00:02.0")]
+    Not00020,
+}
+
+/// Why Proxmox will not start the VM.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// An entry means no device.
+    #[error("hostpci{index}: {error}")]
+    Resolve {
+        /// The N of hostpciN.
+        index: u8,
+        /// Why.
+        error: ResolveError,
+    },
+    /// `pcie=1` on a machine that is no q35.
+    #[error("hostpci{index}: 'pcie' needs a q35 machine")]
+    PcieWithoutQ35 {
+        /// The N of hostpciN.
+        index: u8,
+    },
+    /// A rule of `legacy-igd=1`.
+    #[error("hostpci{index}: {rule}")]
+    LegacyIgd {
+        /// The N of hostpciN.
+        index: u8,
+        /// Which one.
+        rule: IgdRule,
+    },
+    /// A function is in two entries, or twice in one.
+    #[error("{device} is assigned twice")]
+    AssignedTwice {
+        /// The function.
+        device: PciAddr,
+    },
+    /// All of several alternatives are taken.
+    #[error("hostpci{index}: none of its devices is free")]
+    NoFreeDevice {
+        /// The N of hostpciN.
+        index: u8,
+    },
+    /// The only alternative cannot become a vGPU of that type.
+    #[error("{device} cannot become a vGPU of type {model}")]
+    VgpuTypeUnavailable {
+        /// The function.
+        device: PciAddr,
+        /// The type's number.
+        model: String,
+    },
+    /// Another VM that starts has it.
+    #[error("{device} is reserved by VM {vmid}, which is starting")]
+    ReservedByOther {
+        /// The function.
+        device: PciAddr,
+        /// The other VM.
+        vmid: u64,
+    },
+    /// Another VM that runs has it.
+    #[error("{device} is in use by VM {vmid}")]
+    InUseByOther {
+        /// The function.
+        device: PciAddr,
+        /// The other VM.
+        vmid: u64,
+    },
+}
+
+impl StartError {
+    /// A stable word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            StartError::Resolve { error, .. } => error.code(),
+            StartError::PcieWithoutQ35 { .. } => "pcie-without-q35",
+            StartError::LegacyIgd { rule, .. } => match rule {
+                IgdRule::OnlyOne => "legacy-igd-only-one",
+                IgdRule::NeedsVgaNone => "legacy-igd-needs-vga-none",
+                IgdRule::NeedsRombar => "legacy-igd-needs-rombar",
+                IgdRule::NotWithXVga => "legacy-igd-not-with-x-vga",
+                IgdRule::NotWithMdev => "legacy-igd-not-with-mdev",
+                IgdRule::NotWithQ35 => "legacy-igd-not-with-q35",
+                IgdRule::NotWithMultifunction => "legacy-igd-not-with-multifunction",
+                IgdRule::NotWithAlternatives => "legacy-igd-not-with-alternatives",
+                IgdRule::Not00020 => "legacy-igd-not-00-02-0",
+            },
+            StartError::AssignedTwice { .. } => "assigned-twice",
+            StartError::NoFreeDevice { .. } => "no-free-device",
+            StartError::VgpuTypeUnavailable { .. } => "vgpu-type-unavailable",
+            StartError::ReservedByOther { .. } => "reserved-by-other",
+            StartError::InUseByOther { .. } => "in-use-by-other",
+        }
+    }
+}
+
+/// How far a start gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Resolving, and the rules between options.
+    Check,
+    /// Selection.
+    Choose,
+    /// Reservation of what was selected.
+    Reserve,
+    /// Everything is there.
+    Ok,
+}
+
+impl Stage {
+    /// A stable word for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Stage::Check => "check",
+            Stage::Choose => "choose",
+            Stage::Reserve => "reserve",
+            Stage::Ok => "ok",
+        }
+    }
+}
+
+/// What one entry gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The functions in the order the guest sees them. For a mediated device the first function of
+    /// every alternative: which one it is Proxmox decides later.
+    pub functions: Vec<PciAddr>,
+    /// How the guest gets it.
+    pub share: Share,
+}
+
+/// What Proxmox will do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// How far it gets.
+    pub stage: Stage,
+    /// What each entry gets, by index; empty if it does not get past the choice.
+    pub chosen: BTreeMap<u8, Chosen>,
+    /// Why it stops, unless the stage is `Ok`.
+    pub error: Option<StartError>,
+}
+
+impl Start {
+    fn failed(stage: Stage, error: StartError) -> Start {
+        Start {
+            stage,
+            chosen: BTreeMap::new(),
+            error: Some(error),
+        }
+    }
+}
+
+/// The host, as far as the choice of devices goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// The local node's name, without domain.
+    pub node: &'a str,
+    /// Which Proxmox.
+    pub generation: Generation,
+    /// The resource mappings of the cluster.
+    pub mappings: &'a Mappings,
+    /// The PCI functions of the host.
+    pub functions: &'a [HostFunction],
+    /// The reservations of all VMs.
+    pub reservations: &'a Reservations,
+}
+
+/// Computes what Proxmox will do with the hostpci entries of a VM that starts now.
+///
+/// `[PENDING]` is not merged in and `template` is not considered: at a normal start Proxmox has merged the
+/// pending changes before any hookscript runs, and a template is started without hostpci.
+pub fn start(config: &VmConfig, site: Site<'_>, moment: Moment<'_>) -> Start {
+    let entries = match check(config, site) {
+        Ok(entries) => entries,
+        Err(error) => return Start::failed(Stage::Check, error),
+    };
+    let chosen = match choose(&entries, site, moment) {
+        Ok(chosen) => chosen,
+        Err(error) => return Start::failed(Stage::Choose, error),
+    };
+    let reserved = chosen
+        .values()
+        .filter(|c| !matches!(c.share, Share::Mdev(_)))
+        .flat_map(|c| &c.functions);
+    let error = reserved.copied().find_map(|f| site.reservations.conflict(f, moment));
+    let stage = if error.is_some() { Stage::Reserve } else { Stage::Ok };
+    Start { stage, chosen, error }
+}
+
+/// Resolves the entries and checks the rules between options, in index order.
+fn check(config: &VmConfig, site: Site<'_>) -> Result<BTreeMap<u8, Resolved>, StartError> {
+    let q35 = config.is_q35(site.generation);
+    let vga_none = config.current.get("vga").is_some_and(|v| *v == "none");
+    let mut resolved = resolve(config, site.mappings, site.functions, site.node);
+    let mut checked = BTreeMap::new();
+    let mut igd_seen = false;
+    for entry in config.hostpci() {
+        let index = entry.index;
+        let Some(found) = resolved.remove(&index) else {
+            continue;
+        };
+        let found = found.map_err(|error| StartError::Resolve { index, error })?;
+        if entry.pcie == Some(true) && !q35 {
+            return Err(StartError::PcieWithoutQ35 { index });
+        }
+        if entry.legacy_igd == Some(true) {
+            let first_broken = if std::mem::replace(&mut igd_seen, true) {
+                Some(IgdRule::OnlyOne)
+            } else {
+                igd_rule(entry, &found, q35, vga_none)
+            };
+            if let Some(rule) = first_broken {
+                return Err(StartError::LegacyIgd { index, rule });
+            }
+        }
+        checked.insert(index, found);
+    }
+    Ok(checked)
+}
+
+/// The first rule of legacy-igd that an entry breaks.
+fn igd_rule(entry: &HostPci, found: &Resolved, q35: bool, vga_none: bool) -> Option<IgdRule> {
+    let first = found.alternatives.first().and_then(|a| a.first());
+    [
+        (!vga_none, IgdRule::NeedsVgaNone),
+        (entry.rombar == Some(false), IgdRule::NeedsRombar),
+        (entry.x_vga == Some(true), IgdRule::NotWithXVga),
+        (found.share != Share::Whole, IgdRule::NotWithMdev),
+        (q35, IgdRule::NotWithQ35),
+        (
+            found.alternatives.iter().any(|a| a.len() > 1),
+            IgdRule::NotWithMultifunction,
+        ),
+        (found.alternatives.len() > 1, IgdRule::NotWithAlternatives),
+        (
+            !first.is_some_and(|a| a.slot == 2 && a.function == 0),
+            IgdRule::Not00020,
+        ),
+    ]
+    .into_iter()
+    .find_map(|(broken, rule)| broken.then_some(rule))
+}
+
+/// Takes one alternative for each entry, lower indices first.
+fn choose(
+    entries: &BTreeMap<u8, Resolved>,
+    site: Site<'_>,
+    moment: Moment<'_>,
+) -> Result<BTreeMap<u8, Chosen>, StartError> {
+    let mut used = BTreeSet::new();
+    let mut chosen = BTreeMap::new();
+    for (&index, entry) in entries {
+        let functions = match (&entry.share, &entry.alternatives[..]) {
+            (Share::Mdev(_), alternatives) => alternatives.iter().filter_map(|a| a.first().copied()).collect(),
+            (share, [only]) => {
+                take(&mut used, only)?;
+                if let (Share::NvidiaVgpu(model), Some(&device)) = (share, only.first()) {
+                    site.reservations.conflict(device, moment).map_or(Ok(()), Err)?;
+                    if !has_vgpu_type(site.functions, device, model) {
+                        return Err(StartError::VgpuTypeUnavailable {
+                            device,
+                            model: model.clone(),
+                        });
+                    }
+                }
+                only.clone()
+            }
+            (share, alternatives) => {
+                let is_free = |alternative: &&Vec<PciAddr>| {
+                    let taken = |f: &PciAddr| used.contains(f) || site.reservations.conflict(*f, moment).is_some();
+                    let vgpu_ok = match (share, alternative.first()) {
+                        (Share::NvidiaVgpu(model), Some(f)) => has_vgpu_type(site.functions, *f, model),
+                        _ => true,
+                    };
+                    !alternative.iter().any(taken) && vgpu_ok
+                };
+                let free = alternatives
+                    .iter()
+                    .find(is_free)
+                    .ok_or(StartError::NoFreeDevice { index })?;
+                take(&mut used, free)?;
+                free.clone()
+            }
+        };
+        chosen.insert(
+            index,
+            Chosen {
+                functions,
+                share: entry.share.clone(),
+            },
+        );
+    }
+    Ok(chosen)
+}
+
+fn take(used: &mut BTreeSet<PciAddr>, functions: &[PciAddr]) -> Result<(), StartError> {
+    match functions.iter().find(|f| !used.insert(**f)) {
+        Some(&device) => Err(StartError::AssignedTwice { device }),
+        None => Ok(()),
+    }
+}
+
+fn has_vgpu_type(functions: &[HostFunction], device: PciAddr, model: &str) -> bool {
+    let types = functions
+        .iter()
+        .find(|f| f.addr == device)
+        .and_then(|f| f.nvidia_vgpu.as_ref());
+    types.is_some_and(|types| types.iter().any(|t| t.to_string() == model))
+}

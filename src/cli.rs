@@ -1,0 +1,252 @@
+//! The command line: arguments to a [`Request`].
+//!
+//! The hookscript form `VMID PHASE` is told by its shape before clap sees anything: it is fixed by Proxmox
+//! (pve-guest-common, GuestHelpers.pm, exec_hookscript), and a phase of a future version must not be a usage
+//! error.
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::vmconf::VmId;
+
+/// What is asked of us.
+#[derive(Debug)]
+pub enum Request {
+    /// A phase of a VM, called by Proxmox or by a person who tries it.
+    Hook {
+        /// The VM.
+        vmid: VmId,
+        /// The phase.
+        phase: Phase,
+    },
+    /// A command.
+    Command(Cli),
+}
+
+/// The phases of qemu-server 8 and 9 (QemuServer.pm, exec_hookscript call sites).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before QEMU is started; a failure aborts the start.
+    PreStart,
+    /// After QEMU was started.
+    PostStart,
+    /// Before a stop through the API.
+    PreStop,
+    /// After QEMU has ended, in most cases.
+    PostStop,
+    /// A phase we do not know.
+    Other(String),
+}
+
+impl Phase {
+    fn from_name(name: &str) -> Self {
+        match name {
+            "pre-start" => Phase::PreStart,
+            "post-start" => Phase::PostStart,
+            "pre-stop" => Phase::PreStop,
+            "post-stop" => Phase::PostStop,
+            other => Phase::Other(other.to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Phase::PreStart => "pre-start",
+            Phase::PostStart => "post-start",
+            Phase::PreStop => "pre-stop",
+            Phase::PostStop => "post-stop",
+            Phase::Other(name) => name,
+        })
+    }
+}
+
+/// Lends the host's NVIDIA GPU to a Proxmox VE guest and brings it home, without a reboot.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gpu-handoff",
+    version,
+    arg_required_else_help = true,
+    after_help = "As a hookscript Proxmox calls it with VMID and PHASE:\n  \
+                  qm set 111 --hookscript local:snippets/gpu-handoff\n  \
+                  gpu-handoff 111 pre-start        the same by hand, to try it\n\n\
+                  Exit status: 0 done or nothing to do, 1 failed and the host is as it was, 2 usage,\n\
+                  3 refused and nothing changed, 4 failed and not restored, 5 a deadline passed\n\
+                  while waiting and nothing changed."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Show what would be done and why, touch nothing
+    #[arg(short = 'n', long, global = true, alias = "dryrun")]
+    pub dry_run: bool,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Only warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say why things are decided
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Hand the GPU to vfio-pci, by hand
+    #[command(name = "to_vfio", alias = "to-vfio")]
+    ToVfio(Target),
+    /// Bring the GPU home to the host's driver, by hand
+    #[command(name = "to_nvidia", alias = "to-nvidia")]
+    ToNvidia(Target),
+    /// The same two, in other words: handoff vfio, handoff nvidia
+    Handoff {
+        /// Where to
+        to: Side,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// What pre-start would do for a VM, and why
+    Plan(Target),
+    /// Every GPU: drivers, group, who has it, who uses it
+    Status,
+}
+
+/// The two sides of a handoff.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Side {
+    /// To the guest's side.
+    Vfio,
+    /// To the host's driver.
+    Nvidia,
+}
+
+/// Which GPUs. Without any: the only one there is.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Target {
+    /// The GPUs of this VM's hostpci lines
+    #[arg(long, value_name = "VMID", conflicts_with = "gpu")]
+    pub vm: Option<VmId>,
+    /// One GPU: address (0000:01:00.0 or 01:00), index (nvidia's order of /dev/nvidiaN) or UUID
+    #[arg(long, value_name = "GPU")]
+    pub gpu: Option<String>,
+}
+
+/// Reads the arguments, the program's name not among them.
+///
+/// # Errors
+/// A sentence for a wrong hookscript form, or clap's own error (help and version are among those).
+pub fn parse(args: &[OsString]) -> Result<Request, ParseError> {
+    let text: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    let phase = text.get(1).map(|name| Phase::from_name(name));
+    let is_number = |t: &String| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    let is_phase = phase.as_ref().is_some_and(|p| !matches!(p, Phase::Other(_)));
+    if !text.first().is_some_and(is_number) && !(is_phase && text.len() == 2) {
+        let args = std::iter::once(OsString::from("gpu-handoff")).chain(args.iter().cloned());
+        return Ok(Request::Command(Cli::try_parse_from(args).map_err(ParseError::Clap)?));
+    }
+    let Some(phase) = phase.filter(|p| *p != Phase::Other(String::new())) else {
+        return Err(ParseError::Sentence(format!(
+            "a hookscript call is VMID and PHASE, and after {} there is no phase. Hint: gpu-handoff {} pre-start",
+            text[0], text[0]
+        )));
+    };
+    if text.len() > 2 {
+        return Err(ParseError::Sentence(format!(
+            "a hookscript call is VMID and PHASE, and there is more: '{}'. Hint: gpu-handoff {} {phase}",
+            crate::report::foreign(&text[2]),
+            text[0]
+        )));
+    }
+    let vmid = text[0].parse().map_err(|_| {
+        ParseError::Sentence(format!(
+            "'{}' is no VM id. Hint: VM ids are numbers from {} to {}; 'qm list' shows them",
+            crate::report::foreign(&text[0]),
+            VmId::MIN,
+            VmId::MAX
+        ))
+    })?;
+    Ok(Request::Hook { vmid, phase })
+}
+
+/// Why the arguments are no request.
+#[derive(Debug)]
+pub enum ParseError {
+    /// One of our sentences.
+    Sentence(String),
+    /// clap's own text, help and version included.
+    Clap(clap::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(words: &str) -> Result<Request, ParseError> {
+        let args: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+        super::parse(&args)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_hook_form_is_told_by_its_shape() {
+        for (words, expected) in [
+            ("111 pre-start", Phase::PreStart),
+            ("111 post-start", Phase::PostStart),
+            ("100 pre-stop", Phase::PreStop),
+            ("999999999 post-stop", Phase::PostStop),
+            ("111 some-future-phase", Phase::Other("some-future-phase".into())),
+        ] {
+            match parse(words) {
+                Ok(Request::Hook { phase, .. }) => assert_eq!(phase, expected, "{words}"),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_hook_form_is_a_sentence() {
+        for words in [
+            "111",
+            "99 pre-start",
+            "0111 pre-start",
+            "1000000000 pre-start",
+            "abc pre-start",
+            "111 pre-start more",
+            "99999999999999999999 post-stop",
+        ] {
+            match parse(words) {
+                Err(ParseError::Sentence(text)) => assert!(text.contains("Hint: "), "{words}: {text}"),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_the_commands_are_known() {
+        for words in [
+            "to_vfio",
+            "to-vfio --gpu 0",
+            "to_nvidia --vm 111",
+            "to-nvidia -n",
+            "handoff vfio",
+            "handoff nvidia",
+            "status --json",
+            "plan --vm 111",
+        ] {
+            assert!(matches!(parse(words), Ok(Request::Command(_))), "{words}");
+        }
+        assert!(parse("to_vfio --gpu 0 --vm 111").is_err());
+        assert!(parse("handoff nowhere").is_err());
+    }
+}

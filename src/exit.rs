@@ -1,0 +1,98 @@
+//! How a run ends: the exit codes, and the one error type whose text the administrator reads.
+//!
+//! Not for control flow inside a run: a plan that refuses is a value ([`crate::plan::Refusal`]), an act that
+//! fails is a value ([`crate::kernel::ActError`]); they become an [`Error`] once, at the end.
+
+use std::process::ExitCode;
+
+use crate::plan::Refusal;
+
+/// The exit codes, each one of the ends a run can have. Documented in the README and the man page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// Failed, and the host is as it was (unexpected I/O errors too).
+    Failed = 1,
+    /// The command line is not one of ours.
+    Usage = 2,
+    /// Refused, and nothing was changed.
+    Refused = 3,
+    /// Failed and not restored: a device is wedged or stranded and the text says what to do.
+    NotRestored = 4,
+    /// A deadline passed while waiting (lock, holder, QEMU), and nothing was changed.
+    Overdue = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a run did not end well. The text is a sentence, with a "Hint:" where the user can act; it does not
+/// repeat its source, because the chain is printed on one line at the end of the run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// The plan refused; nothing was touched. The refusal lists every reason found.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// An act failed and everything before it was undone.
+    #[error("{what}; the host is as it was before")]
+    Restored {
+        /// What failed, on which device, why.
+        what: String,
+    },
+    /// An act failed and not everything could be undone, or a call is stuck in the kernel.
+    #[error("{what}; not restored: {left}. Hint: {hint}")]
+    NotRestored {
+        /// What failed, on which device, why.
+        what: String,
+        /// What is not as it was.
+        left: String,
+        /// What still helps.
+        hint: String,
+    },
+    /// Waited as long as allowed; nothing was changed.
+    #[error("{what} within {} s; nothing was changed. Hint: {hint}", .within.as_secs())]
+    Overdue {
+        /// What did not happen.
+        what: String,
+        /// How long was waited.
+        within: std::time::Duration,
+        /// What the user can do.
+        hint: String,
+    },
+    /// Reading or writing failed where it was not expected to.
+    #[error("{what}")]
+    Io {
+        /// What was tried, on which file.
+        what: String,
+        /// The error of the system.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps an I/O error with what was tried.
+    pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        Error::Io {
+            what: what.into(),
+            source,
+        }
+    }
+
+    /// The exit code this error ends the run with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Error::Usage(_) => Exit::Usage,
+            Error::Refused(_) => Exit::Refused,
+            Error::Restored { .. } | Error::Io { .. } => Exit::Failed,
+            Error::NotRestored { .. } => Exit::NotRestored,
+            Error::Overdue { .. } => Exit::Overdue,
+        }
+    }
+}

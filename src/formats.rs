@@ -1,0 +1,305 @@
+//! The forms that single values in Proxmox's configs have: names, numbers, addresses, lists.
+//!
+//! Pure predicates over bytes. Which setting has which form is in [`crate::vmschema`].
+//!
+//! Source: pve-common 9.2.1, PVE/JSONSchema.pm, and qemu-server 9.2.6, where another file is named.
+
+use crate::propstring::{is_digits, is_space};
+
+/// Digits, possibly with a fraction; neither sign nor exponent.
+pub fn is_plain_number(value: &[u8]) -> bool {
+    match value.iter().position(|b| *b == b'.') {
+        Some(at) => is_digits(&value[..at]) && is_digits(&value[at + 1..]),
+        None => is_digits(value),
+    }
+}
+
+/// A letter, then at least one of letters, digits, `_` and `-`.
+pub fn is_config_id(value: &[u8]) -> bool {
+    value.len() > 1
+        && value[0].is_ascii_alphabetic()
+        && value
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+/// Labels of letters, digits and inner hyphens, joined by dots.
+pub fn is_dns_name(value: &[u8]) -> bool {
+    value.split(|b| *b == b'.').all(is_node_name)
+}
+
+/// One label of a host name: what a node may be called.
+pub fn is_node_name(value: &[u8]) -> bool {
+    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    ends(value.first()) && ends(value.last()) && value.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+}
+
+/// At least two of letters, digits, `-`, `_` and `.`; a letter first and no sign last.
+pub fn is_storage_id(value: &[u8]) -> bool {
+    value.len() > 1
+        && value[0].is_ascii_alphabetic()
+        && value.last().is_some_and(u8::is_ascii_alphanumeric)
+        && value
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// `STORAGE:NAME` (pve-storage, PVE/Storage/Plugin.pm, `parse_volume_id`).
+pub fn is_volume_id(value: &[u8]) -> bool {
+    match value.iter().position(|b| *b == b':') {
+        Some(at) => is_storage_id(&value[..at]) && at + 1 < value.len(),
+        None => false,
+    }
+}
+
+/// A volume, a path, or the words `none` and `cdrom`.
+pub fn is_drive_file(value: &[u8]) -> bool {
+    value == b"none" || value == b"cdrom" || value.starts_with(b"/") || is_volume_id(value)
+}
+
+pub fn is_urlencoded(value: &[u8]) -> bool {
+    value
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || b"-%_.!~*'()".contains(b))
+}
+
+/// Digits, possibly a fraction, possibly one of K, M, G, T.
+pub fn is_disk_size(value: &[u8]) -> bool {
+    let number = match value {
+        [number @ .., b'K' | b'M' | b'G' | b'T'] => number,
+        _ => value,
+    };
+    is_plain_number(number)
+}
+
+/// Proxmox's lists: split at NUL if there is one, else at any run of blanks, commas and semicolons.
+pub fn split_list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let nul = value.contains(&0);
+    trim_end(value, |b| nul && b == 0)
+        .split(move |b| {
+            if nul {
+                *b == 0
+            } else {
+                is_space(*b) || matches!(b, b',' | b';')
+            }
+        })
+        .filter(move |part| nul || !part.is_empty())
+}
+
+/// Without the bytes at its end that `is` picks: Perl's `split` drops empty parts at the end.
+fn trim_end(value: &[u8], is: impl Fn(u8) -> bool) -> &[u8] {
+    &value[..value.iter().rposition(|b| !is(*b)).map_or(0, |at| at + 1)]
+}
+
+pub fn is_tag(value: &[u8]) -> bool {
+    let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+    value.first().is_some_and(word) && value.iter().all(|b| word(b) || b"-+.".contains(b))
+}
+
+/// `0`, `1` or a list of features.
+pub fn is_hotplug(value: &[u8]) -> bool {
+    const FEATURES: [&[u8]; 6] = [b"network", b"disk", b"cpu", b"memory", b"usb", b"cloudinit"];
+    value == b"0" || value == b"1" || split_list(value).all(|f| FEATURES.contains(&f))
+}
+
+/// `[order=]N,up=N,down=N`, each optional, in any order.
+pub fn is_startup(value: &[u8]) -> bool {
+    value != b"0"
+        && value.split(|b| *b == b',').all(|part| {
+            let number = [&b"order="[..], b"up=", b"down="]
+                .iter()
+                .find_map(|p| part.strip_prefix(*p));
+            part.iter().copied().all(is_space) || is_digits(number.unwrap_or(part))
+        })
+}
+
+/// A list of numbers and ranges (pve-common, PVE/CpuSet.pm).
+pub fn is_cpuset(value: &[u8]) -> bool {
+    let value = trim_end(value, |b| b == b',');
+    value.is_empty()
+        || value.split(|b| *b == b',').all(|part| {
+            let part = part.trim_ascii();
+            match part.iter().position(|b| *b == b'-') {
+                None => is_digits(part),
+                Some(at) => {
+                    let (from, to) = (&part[..at], &part[at + 1..]);
+                    is_digits(from) && is_digits(to) && not_below(to, from)
+                }
+            }
+        })
+}
+
+/// Compares two runs of digits as numbers of any size.
+fn not_below(a: &[u8], b: &[u8]) -> bool {
+    let plain = |n: &[u8]| n.iter().skip_while(|d| **d == b'0').copied().collect::<Vec<u8>>();
+    let (a, b) = (plain(a), plain(b));
+    (a.len(), a) >= (b.len(), b)
+}
+
+pub fn is_ipv4(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(|t| t.parse::<std::net::Ipv4Addr>().is_ok())
+}
+
+pub fn is_ipv6(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(|t| t.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
+/// An address and a prefix length, 8 to `max`.
+fn is_cidr(value: &[u8], is_address: fn(&[u8]) -> bool, max: u32) -> bool {
+    let Some(at) = value.iter().position(|b| *b == b'/') else {
+        return false;
+    };
+    let bits = std::str::from_utf8(&value[at + 1..])
+        .ok()
+        .filter(|t| is_digits(t.as_bytes()));
+    let bits = bits.and_then(|t| t.parse::<u32>().ok());
+    is_address(&value[..at]) && bits.is_some_and(|n| n > 7 && n <= max)
+}
+
+pub fn is_ipv4_config(value: &[u8]) -> bool {
+    value == b"dhcp" || value == b"manual" || is_cidr(value, is_ipv4, 32)
+}
+
+pub fn is_ipv6_config(value: &[u8]) -> bool {
+    value == b"auto" || value == b"dhcp" || value == b"manual" || is_cidr(value, is_ipv6, 128)
+}
+
+/// A unicast address: the lowest bit of the first byte is 0.
+pub fn is_mac(value: &[u8]) -> bool {
+    let pair = |p: &[u8]| p.len() == 2 && p.iter().all(u8::is_ascii_hexdigit);
+    let mut parts = 0;
+    let all = value.split(|b| *b == b':').all(|p| {
+        parts += 1;
+        pair(p)
+    });
+    all && parts == 6 && b"02468aceACE".contains(&value[1])
+}
+
+pub fn is_bridge(value: &[u8]) -> bool {
+    !value.is_empty() && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+/// Numbers and ranges joined by `;`.
+pub fn is_number_set(value: &[u8]) -> bool {
+    value
+        .split(|b| *b == b';')
+        .all(|part| match part.iter().position(|b| *b == b'-') {
+            Some(at) => is_digits(&part[..at]) && is_digits(&part[at + 1..]),
+            None => is_digits(part),
+        })
+}
+
+/// An address as `host=` takes it: optional domain of four or more hex digits, bus, slot, optional
+/// function, lower case (PVE/QemuServer/PCI.pm, `$PCIRE`).
+pub fn is_host_id(value: &[u8]) -> bool {
+    let (rest, function_ok) = match value {
+        [rest @ .., b'.', f] => (rest, is_hex(&[*f])),
+        _ => (value, true),
+    };
+    let mut parts = rest.rsplitn(3, |b| *b == b':');
+    let (slot, bus, domain) = (parts.next(), parts.next(), parts.next());
+    let two = |p: Option<&[u8]>| p.is_some_and(|p| p.len() == 2 && is_hex(p));
+    function_ok && two(slot) && two(bus) && domain.is_none_or(|d| d.len() >= 4 && is_hex(d))
+}
+
+pub fn is_host(value: &[u8]) -> bool {
+    value.split(|b| *b == b';').all(is_host_id)
+}
+
+/// Lower-case hex digits.
+pub fn is_hex(value: &[u8]) -> bool {
+    value.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// `0x` and four hex digits.
+pub fn is_id_override(value: &[u8]) -> bool {
+    value
+        .strip_prefix(b"0x")
+        .is_some_and(|h| h.len() == 4 && h.iter().all(u8::is_ascii_hexdigit))
+}
+
+pub fn is_machine(value: &[u8]) -> bool {
+    if value.len() > 40 {
+        return false;
+    }
+    if value == b"pc" || value == b"q35" || value == b"virt" {
+        return true;
+    }
+    let without_pve = |v: &'_ [u8]| -> (usize, bool) {
+        // Length of the part before "+pveN", and whether there is one.
+        let at = v.windows(4).position(|w| w == b"+pve");
+        match at {
+            Some(at) if is_digits(&v[at + 4..]) => (at, true),
+            _ => (v.len(), false),
+        }
+    };
+    let version = |v: &[u8]| v.split(|b| *b == b'.').count() > 1 && v.split(|b| *b == b'.').all(is_digits);
+    for prefix in [&b"pc-i440fx-"[..], b"pc-q35-", b"pc-"] {
+        if let Some(rest) = value.strip_prefix(prefix) {
+            let rest = rest.strip_suffix(b".pxe").unwrap_or(rest);
+            return version(&rest[..without_pve(rest).0]);
+        }
+    }
+    let Some(rest) = value.strip_prefix(b"virt") else {
+        return false;
+    };
+    let (end, has_pve) = without_pve(rest);
+    match rest[..end].strip_prefix(b"-") {
+        Some(v) => version(v),
+        None => end == 0 && has_pve,
+    }
+}
+
+pub fn is_phys_bits(value: &[u8]) -> bool {
+    let number = std::str::from_utf8(value)
+        .ok()
+        .filter(|t| t.len() <= 2 && is_digits(t.as_bytes()));
+    value == b"host"
+        || number
+            .and_then(|t| t.parse::<u8>().ok())
+            .is_some_and(|n| (8..=64).contains(&n))
+}
+
+pub fn is_cpu_flags(value: &[u8]) -> bool {
+    value.split(|b| *b == b';').all(|flag| {
+        let name = flag.strip_prefix(b"+").or_else(|| flag.strip_prefix(b"-"));
+        name.is_some_and(|n| !n.is_empty() && n.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b)))
+    })
+}
+
+pub fn is_uuid(value: &[u8]) -> bool {
+    let lengths = [8, 4, 4, 4, 12];
+    let parts: Vec<&[u8]> = value.splitn(6, |b| *b == b'-').collect();
+    parts.len() == lengths.len()
+        && parts
+            .iter()
+            .zip(lengths)
+            .all(|(p, n)| p.len() == n && p.iter().all(u8::is_ascii_hexdigit))
+}
+
+pub fn is_base64(value: &[u8]) -> bool {
+    let body = value.strip_suffix(b"=").unwrap_or(value);
+    let body = body.strip_suffix(b"=").unwrap_or(body);
+    !body.is_empty() && body.iter().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(b))
+}
+
+pub fn is_usb_host(value: &[u8]) -> bool {
+    let id = |p: &[u8]| {
+        let p = p.strip_prefix(b"0x").unwrap_or(p);
+        p.len() == 4 && p.iter().all(u8::is_ascii_hexdigit)
+    };
+    let at = |sign: u8| value.iter().position(|b| *b == sign);
+    let by_id = at(b':').is_some_and(|i| id(&value[..i]) && id(&value[i + 1..]));
+    let ports = |v: &[u8]| v.split(|b| *b == b'.').all(is_digits);
+    let by_port = at(b'-').is_some_and(|i| is_digits(&value[..i]) && ports(&value[i + 1..]));
+    by_id || by_port || value.eq_ignore_ascii_case(b"spice")
+}
+
+/// Letters, digits, `-`, `_` and blanks. The pattern's `{,16}` is a quantifier only from perl 5.34 on,
+/// which both generations have.
+pub fn is_scsi_text(value: &[u8], max: usize) -> bool {
+    value.len() <= max
+        && value
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(b) || is_space(*b))
+}

@@ -1,0 +1,383 @@
+//! Who uses a GPU: every process with a descriptor or a mapping of one of its device nodes.
+//!
+//! Nodes are told by device number, not by path, so that a container's own nodes count too. What a process
+//! does with the device is not looked at, and nothing is stopped here: holders are found and named.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use nix::sys::stat::{major, minor};
+use serde::{Deserialize, Serialize};
+
+use crate::host::Root;
+use crate::inventory::Snapshot;
+use crate::pci::PciAddr;
+
+/// Major number of /dev/nvidia*, fixed (NV_MAJOR_DEVICE_NUMBER in open-gpu-kernel-modules, nv-chardev-numbers.h).
+const NVIDIA_MAJOR: u64 = 195;
+/// Minor of /dev/nvidiactl (NV_CONTROL_DEVICE_MINOR).
+const CONTROL_MINOR: u64 = 255;
+/// Minor of /dev/nvidia-modeset (NV_MODESET_DEVICE_MINOR).
+const MODESET_MINOR: u64 = 254;
+
+/// A kind of device node by which a process can hold a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Node {
+    /// /dev/nvidiaN of this GPU.
+    Gpu(PciAddr),
+    /// /dev/nvidiaN whose N the driver's /proc files do not assign to a GPU.
+    UnknownGpu(u32),
+    /// /dev/nvidiactl: of all GPUs and none; a GPU can be attached through it.
+    Control,
+    /// /dev/nvidia-modeset.
+    Modeset,
+    /// /dev/nvidia-uvm and nvidia-uvm-tools: GPUs are registered through it.
+    Uvm,
+    /// A node below /dev/nvidia-caps.
+    Caps,
+    /// A DRM node of this function.
+    Drm(PciAddr),
+    /// An ALSA node of this function.
+    Sound(PciAddr),
+    /// /dev/vfio/GROUP.
+    VfioGroup(u32),
+    /// /dev/vfio/devices/vfioN of this function.
+    VfioDevice(PciAddr),
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Gpu(addr) => write!(f, "the GPU node of {addr}"),
+            Node::UnknownGpu(n) => write!(f, "/dev/nvidia{n}"),
+            Node::Control => write!(f, "/dev/nvidiactl"),
+            Node::Modeset => write!(f, "/dev/nvidia-modeset"),
+            Node::Uvm => write!(f, "/dev/nvidia-uvm"),
+            Node::Caps => write!(f, "/dev/nvidia-caps"),
+            Node::Drm(addr) => write!(f, "a DRM node of {addr}"),
+            Node::Sound(addr) => write!(f, "a sound node of {addr}"),
+            Node::VfioGroup(group) => write!(f, "/dev/vfio/{group}"),
+            Node::VfioDevice(addr) => write!(f, "the VFIO node of {addr}"),
+        }
+    }
+}
+
+/// A process that holds at least one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id in our pid namespace.
+    pub pid: i32,
+    /// Its name (/proc/PID/comm), as it chose it: foreign text.
+    pub comm: String,
+    /// What it belongs to, from its cgroup: "container 104", "VM 111", "x.service"; empty if unknown.
+    pub belongs_to: String,
+    /// The nodes it holds, sorted, each once.
+    pub nodes: Vec<Node>,
+}
+
+/// What a scan of /proc found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// The holders, by pid.
+    pub holders: Vec<Holder>,
+    /// Processes whose descriptors could not be read.
+    pub unreadable: Vec<i32>,
+}
+
+/// Device numbers and what they stand for.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    exact: BTreeMap<(u64, u64), Node>,
+    whole_major: BTreeMap<u64, Node>,
+}
+
+impl Nodes {
+    fn of(&self, rdev: u64) -> Option<Node> {
+        let (major, minor) = (major(rdev), minor(rdev));
+        if let Some(node) = self.exact.get(&(major, minor)) {
+            return Some(*node);
+        }
+        if major == NVIDIA_MAJOR {
+            return u32::try_from(minor).ok().map(Node::UnknownGpu);
+        }
+        self.whole_major.get(&major).copied()
+    }
+}
+
+/// The device numbers by which the snapshot's GPUs, their audio and the VFIO groups can be held.
+///
+/// # Errors
+/// Where a directory of sysfs that is there cannot be listed.
+pub fn nodes(root: &Root, snapshot: &Snapshot) -> io::Result<Nodes> {
+    let mut nodes = Nodes::default();
+    nodes.exact.insert((NVIDIA_MAJOR, CONTROL_MINOR), Node::Control);
+    nodes.exact.insert((NVIDIA_MAJOR, MODESET_MINOR), Node::Modeset);
+    for gpu in snapshot.nvidia.iter().flat_map(|n| &n.gpus) {
+        if let Some(minor) = gpu.minor {
+            nodes
+                .exact
+                .insert((NVIDIA_MAJOR, u64::from(minor)), Node::Gpu(gpu.addr));
+        }
+    }
+    let devices = root.text("/proc/devices").unwrap_or_default();
+    for (major, name) in character_majors(&devices) {
+        match name {
+            "nvidia-uvm" => nodes.whole_major.insert(major, Node::Uvm),
+            "nvidia-caps" => nodes.whole_major.insert(major, Node::Caps),
+            // misc devices (major 10) and others are found by their own `dev` files below.
+            _ => None,
+        };
+    }
+    for (name, node) in [("nvidia-uvm", Node::Uvm), ("nvidia-modeset", Node::Modeset)] {
+        insert_dev(root, &mut nodes, &format!("/sys/class/misc/{name}/dev"), node);
+    }
+    for function in &snapshot.functions {
+        let addr = function.addr;
+        let dir = format!("/sys/bus/pci/devices/{addr}");
+        for name in root.names(format!("{dir}/drm"))? {
+            insert_dev(root, &mut nodes, &format!("{dir}/drm/{name}/dev"), Node::Drm(addr));
+        }
+        for card in root.names(format!("{dir}/sound"))? {
+            for name in root.names(format!("{dir}/sound/{card}"))? {
+                insert_dev(
+                    root,
+                    &mut nodes,
+                    &format!("{dir}/sound/{card}/{name}/dev"),
+                    Node::Sound(addr),
+                );
+            }
+        }
+        for name in root.names(format!("{dir}/vfio-dev"))? {
+            insert_dev(
+                root,
+                &mut nodes,
+                &format!("{dir}/vfio-dev/{name}/dev"),
+                Node::VfioDevice(addr),
+            );
+        }
+    }
+    for name in root.names("/sys/class/vfio")? {
+        if let Ok(group) = name.parse() {
+            insert_dev(
+                root,
+                &mut nodes,
+                &format!("/sys/class/vfio/{name}/dev"),
+                Node::VfioGroup(group),
+            );
+        }
+    }
+    Ok(nodes)
+}
+
+fn insert_dev(root: &Root, nodes: &mut Nodes, path: &str, node: Node) {
+    let number = root
+        .line(path)
+        .and_then(|t| t.split_once(':').map(|(a, b)| (a.parse(), b.parse())));
+    if let Some((Ok(major), Ok(minor))) = number {
+        nodes.exact.insert((major, minor), node);
+    }
+}
+
+/// The "Character devices:" part of /proc/devices: major and name.
+fn character_majors(text: &str) -> impl Iterator<Item = (u64, &str)> {
+    text.lines()
+        .take_while(|l| !l.starts_with("Block"))
+        .filter_map(|l| l.trim().split_once(' '))
+        .filter_map(|(number, name)| Some((number.parse().ok()?, name.trim())))
+}
+
+/// Looks through every process.
+///
+/// A process that ends while it is read is no holder; one whose descriptors may not be read is reported as
+/// unreadable.
+///
+/// # Errors
+/// Where /proc itself cannot be listed.
+pub fn scan(root: &Root, nodes: &Nodes) -> io::Result<Scan> {
+    let mut scan = Scan::default();
+    let mut other_files = HashSet::new();
+    for name in root.names("/proc")? {
+        let Ok(pid) = name.parse::<i32>() else {
+            continue;
+        };
+        match held_by(root, pid, nodes, &mut other_files) {
+            Ok(held) if held.is_empty() => {}
+            Ok(held) => scan.holders.push(Holder {
+                pid,
+                comm: root.line(format!("/proc/{pid}/comm")).unwrap_or_default(),
+                belongs_to: belongs_to(&root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default()),
+                nodes: held,
+            }),
+            Err(e) if has_gone(&e) => {}
+            Err(_) => scan.unreadable.push(pid),
+        }
+    }
+    scan.holders.sort_by_key(|h| h.pid);
+    Ok(scan)
+}
+
+/// The process ended while it was looked at.
+fn has_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
+}
+
+/// The nodes one process holds by descriptor or by mapping.
+///
+/// `other_files` remembers mapped files (file system and inode) that are no device, so that the libraries that
+/// every process maps are looked at once.
+fn held_by(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<(String, String)>) -> io::Result<Vec<Node>> {
+    let mut held = Vec::new();
+    let dir = root.path(format!("/proc/{pid}/fd"));
+    for entry in std::fs::read_dir(&dir)? {
+        let path = entry?.path();
+        let Ok(target) = std::fs::read_link(&path) else {
+            continue;
+        };
+        // Sockets, pipes and anonymous inodes have no path; only what has one can be a device node.
+        if target.is_absolute() {
+            match device_at(&path) {
+                Ok(rdev) => held.extend(rdev.and_then(|rdev| nodes.of(rdev))),
+                Err(e) if has_gone(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    let maps = root.bytes(format!("/proc/{pid}/maps"))?;
+    for line in String::from_utf8_lossy(&maps).lines() {
+        let Some((range, file)) = mapped_file(line) else {
+            continue;
+        };
+        if other_files.contains(&file) {
+            continue;
+        }
+        match device_at(&root.path(format!("/proc/{pid}/map_files/{range}"))) {
+            Ok(Some(rdev)) => held.extend(nodes.of(rdev)),
+            Ok(None) => {
+                other_files.insert(file);
+            }
+            Err(e) if has_gone(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    held.sort_unstable();
+    held.dedup();
+    Ok(held)
+}
+
+/// The device number behind a link of /proc, if it leads to a character device.
+fn device_at(path: &std::path::Path) -> io::Result<Option<u64>> {
+    let meta = std::fs::metadata(path)?;
+    Ok(meta.file_type().is_char_device().then(|| meta.rdev()))
+}
+
+/// Address range and (device, inode) of a line of /proc/PID/maps that maps a file.
+fn mapped_file(line: &str) -> Option<(&str, (String, String))> {
+    let mut fields = line.split_ascii_whitespace();
+    let range = fields.next()?;
+    let device = fields.nth(2)?;
+    let inode = fields.next()?;
+    let path = fields.next()?;
+    (inode != "0" && path.starts_with('/')).then(|| (range, (device.to_owned(), inode.to_owned())))
+}
+
+/// What a process belongs to, from /proc/PID/cgroup.
+///
+/// Names as made by pve-container (`lxc/CTID`), qemu-server (`qemu.slice/VMID.scope`), systemd, Docker
+/// (`docker-ID.scope`) and Podman (`libpod-ID.scope`).
+pub fn belongs_to(cgroup: &str) -> String {
+    let path = cgroup
+        .lines()
+        .find_map(|l| l.strip_prefix("0::"))
+        .or_else(|| cgroup.lines().find_map(|l| l.splitn(3, ':').nth(2)))
+        .unwrap_or_default();
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let scope = |part: &'_ str| part.strip_suffix(".scope").map(str::to_owned);
+    let mut found = String::new();
+    for pair in parts.windows(2) {
+        if pair[0] == "lxc" && pair[1].bytes().all(|b| b.is_ascii_digit()) {
+            return format!("container {}", pair[1]);
+        }
+        if pair[0] == "qemu.slice"
+            && let Some(vmid) = scope(pair[1])
+        {
+            return format!("VM {vmid}");
+        }
+    }
+    for part in parts {
+        if let Some(name) = scope(part) {
+            let id = |id: &str| id.chars().take(12).collect::<String>();
+            if let Some(docker) = name.strip_prefix("docker-") {
+                return format!("Docker container {}", id(docker));
+            }
+            if let Some(podman) = name.strip_prefix("libpod-") {
+                return format!("Podman container {}", id(podman));
+            }
+            if let Some(session) = name.strip_prefix("session-") {
+                return format!("login session {session}");
+            }
+        }
+        if part.ends_with(".service") {
+            found = part.to_owned();
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_name_what_a_process_belongs_to() {
+        for (cgroup, name) in [
+            ("0::/lxc/104/ns/system.slice/ollama.service\n", "container 104"),
+            ("0::/qemu.slice/111.scope\n", "VM 111"),
+            (
+                "0::/system.slice/nvidia-persistenced.service\n",
+                "nvidia-persistenced.service",
+            ),
+            (
+                "0::/system.slice/docker-0123456789abcdef0123.scope\n",
+                "Docker container 0123456789ab",
+            ),
+            ("0::/machine.slice/libpod-abc.scope/container\n", "Podman container abc"),
+            ("0::/user.slice/user-0.slice/session-3.scope\n", "login session 3"),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/app.slice/pipewire.service\n",
+                "pipewire.service",
+            ),
+            ("0::/\n", ""),
+            ("", ""),
+            ("12:pids:/lxc/7\n", "container 7"),
+        ] {
+            assert_eq!(belongs_to(cgroup), name, "{cgroup:?}");
+        }
+    }
+
+    #[test]
+    fn only_lines_with_a_file_are_mappings_of_one() {
+        let line = "7f00-7f10 rw-s 00000000 00:05 123   /dev/nvidia0";
+        assert_eq!(
+            mapped_file(line),
+            Some(("7f00-7f10", ("00:05".to_owned(), "123".to_owned())))
+        );
+        assert_eq!(mapped_file("7f00-7f10 rw-p 00000000 00:00 0"), None);
+        assert_eq!(mapped_file("7f00-7f10 rw-p 00000000 00:00 0   [heap]"), None);
+    }
+
+    #[test]
+    fn majors_stop_at_the_block_devices() {
+        let text = "Character devices:\n  1 mem\n195 nvidia\n511 nvidia-uvm\n\nBlock devices:\n  8 sd\n";
+        let found: Vec<_> = character_majors(text).collect();
+        assert_eq!(found, [(1, "mem"), (195, "nvidia"), (511, "nvidia-uvm")]);
+    }
+
+    #[test]
+    fn a_gpu_node_without_an_owner_is_still_a_gpu_node() {
+        let nodes = Nodes::default();
+        let rdev = nix::sys::stat::makedev(195, 7);
+        assert_eq!(nodes.of(rdev), Some(Node::UnknownGpu(7)));
+    }
+}

@@ -1,0 +1,90 @@
+//! Reading files of the host below a root that is a parameter: `/` in a real run, a fixture tree in tests.
+//!
+//! Only reads, and only what a file says; meaning is given to it by [`crate::inventory`] and
+//! [`crate::holders`]. Writes to the host are acts and go through [`crate::kernel`].
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Longest file read from procfs or sysfs, bytes. Attributes are a page; /proc/modules of a large host is tens
+/// of kilobytes. A bound, so that a fixture or a broken mount cannot fill the memory.
+const LONGEST: u64 = 4 << 20;
+
+/// A root directory below which the host's files are read.
+#[derive(Clone, Debug)]
+pub struct Root(PathBuf);
+
+impl Root {
+    /// The host itself.
+    pub fn real() -> Self {
+        Root(PathBuf::from("/"))
+    }
+
+    /// A tree that looks like a host, for tests and `--root`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Root(path.into())
+    }
+
+    /// Whether this is the running host.
+    pub fn is_real(&self) -> bool {
+        self.0 == Path::new("/")
+    }
+
+    /// The path of `path` (absolute, as on the host) below this root.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.0.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        use std::io::Read;
+        let mut bytes = Vec::new();
+        fs::File::open(self.path(path))?.take(LONGEST).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The file's text; bytes that are no UTF-8 become replacement characters.
+    pub fn text(&self, path: impl AsRef<Path>) -> io::Result<String> {
+        Ok(String::from_utf8_lossy(&self.bytes(path)?).into_owned())
+    }
+
+    /// The file's first line without its end, or None where the file is not there or not readable.
+    ///
+    /// For attributes that a kernel or a device may simply not have; where the difference between "absent" and
+    /// "unreadable" matters, use [`Root::text`].
+    pub fn line(&self, path: impl AsRef<Path>) -> Option<String> {
+        let text = self.text(path).ok()?;
+        Some(text.lines().next().unwrap_or("").trim_end().to_owned())
+    }
+
+    /// The last component of where a symbolic link points to, as sysfs uses links: `driver` -> `nvidia`.
+    pub fn link_name(&self, path: impl AsRef<Path>) -> Option<String> {
+        let target = fs::read_link(self.path(path)).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Whether something is there (links followed).
+    pub fn exists(&self, path: impl AsRef<Path>) -> bool {
+        self.path(path).exists()
+    }
+
+    /// The names in a directory, sorted; none where the directory is not there.
+    ///
+    /// # Errors
+    /// Any error but "not found".
+    pub fn names(&self, path: impl AsRef<Path>) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.path(path)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+}

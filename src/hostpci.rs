@@ -1,0 +1,199 @@
+//! One hostpci entry of a VM config, parsed and printed.
+//!
+//! Pure. Which lines of a file count is decided in [`crate::vmconf`], which devices an entry means in
+//! [`crate::mapping`].
+//!
+//! Source: qemu-server 9.2.6, PVE/QemuServer/PCI.pm, `$hostpci_fmt`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::propstring::{self, Reason, is_space};
+use crate::vmconf::Generation;
+use crate::vmschema;
+
+/// A value as it is spelled in the file. Mostly ASCII, but nothing guarantees UTF-8.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Value(Vec<u8>);
+
+impl Value {
+    /// The bytes of the file.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The text, with a replacement character for what is no UTF-8.
+    pub fn to_str(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+}
+
+impl From<&[u8]> for Value {
+    fn from(bytes: &[u8]) -> Value {
+        Value(bytes.to_vec())
+    }
+}
+
+impl From<Vec<u8>> for Value {
+    fn from(bytes: Vec<u8>) -> Value {
+        Value(bytes)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value(text.as_bytes().to_vec())
+    }
+}
+
+impl PartialEq<str> for Value {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for Value {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_str())
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_str())
+    }
+}
+
+/// Who binds the device (`driver=`, qemu-server 9.0.25 and later).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Proxmox binds it to vfio-pci; the default.
+    Vfio,
+    /// The device stays on the driver it has; neither bound nor reset by Proxmox.
+    Keep,
+}
+
+/// A hostpci entry that Proxmox takes.
+///
+/// It may have both a host and a mapping, or neither: that is found at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostPci {
+    /// The N of hostpciN, 0 to 15.
+    pub index: u8,
+    /// `host=`: functions or whole slots that make up one guest device, as they are spelled.
+    pub host: Vec<String>,
+    /// `mapping=`: the name of a resource mapping.
+    pub mapping: Option<String>,
+    /// `rombar=`
+    pub rombar: Option<bool>,
+    /// `pcie=`
+    pub pcie: Option<bool>,
+    /// `x-vga=`
+    pub x_vga: Option<bool>,
+    /// `legacy-igd=`
+    pub legacy_igd: Option<bool>,
+    /// `romfile=`
+    pub romfile: Option<Value>,
+    /// `mdev=`: the type of a mediated device or vGPU.
+    pub mdev: Option<Value>,
+    /// `vendor-id=`
+    pub vendor_id: Option<String>,
+    /// `device-id=`
+    pub device_id: Option<String>,
+    /// `sub-vendor-id=`
+    pub sub_vendor_id: Option<String>,
+    /// `sub-device-id=`
+    pub sub_device_id: Option<String>,
+    /// `driver=`
+    pub driver: Option<Driver>,
+}
+
+impl HostPci {
+    /// Parses the value of hostpciN.
+    pub fn parse(index: u8, value: &[u8], generation: Generation) -> Result<HostPci, Reason> {
+        if value.contains(&b'\r') || value.contains(&b'\n') {
+            return Err(Reason::LineBreakInValue);
+        }
+        let fields = propstring::parse(vmschema::hostpci_format(generation), value)?;
+        // The format lets only ASCII through for these.
+        let text = |name: &str| fields.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
+        let value = |name: &str| fields.get(name).map(Value::from);
+        Ok(HostPci {
+            index,
+            host: text("host")
+                .map(|h| h.split(';').map(str::to_owned).collect())
+                .unwrap_or_default(),
+            mapping: text("mapping"),
+            rombar: fields.flag("rombar"),
+            pcie: fields.flag("pcie"),
+            x_vga: fields.flag("x-vga"),
+            legacy_igd: fields.flag("legacy-igd"),
+            romfile: value("romfile"),
+            mdev: value("mdev"),
+            vendor_id: text("vendor-id"),
+            device_id: text("device-id"),
+            sub_vendor_id: text("sub-vendor-id"),
+            sub_device_id: text("sub-device-id"),
+            driver: fields
+                .get("driver")
+                .map(|d| if d == b"keep" { Driver::Keep } else { Driver::Vfio }),
+        })
+    }
+
+    /// The key, `hostpciN`.
+    pub fn key(&self) -> String {
+        format!("hostpci{}", self.index)
+    }
+
+    /// The value as a property string that parses to the same entry, byte for byte.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut parts: Vec<Vec<u8>> = Vec::new();
+        if !self.host.is_empty() {
+            parts.push(self.host.join(";").into_bytes());
+        }
+        let mut push = |name: &str, value: Option<&[u8]>| {
+            if let Some(value) = value {
+                parts.push([name.as_bytes(), b"=", value].concat());
+            }
+        };
+        let text = |value: &'_ Option<String>| value.as_ref().map(|v| v.as_bytes().to_vec());
+        push("mapping", text(&self.mapping).as_deref());
+        push("mdev", self.mdev.as_ref().map(Value::as_bytes));
+        push("romfile", self.romfile.as_ref().map(Value::as_bytes));
+        for (name, flag) in [
+            ("rombar", self.rombar),
+            ("pcie", self.pcie),
+            ("x-vga", self.x_vga),
+            ("legacy-igd", self.legacy_igd),
+        ] {
+            push(name, flag.map(|on| if on { &b"1"[..] } else { b"0" }));
+        }
+        push("vendor-id", text(&self.vendor_id).as_deref());
+        push("device-id", text(&self.device_id).as_deref());
+        push("sub-vendor-id", text(&self.sub_vendor_id).as_deref());
+        push("sub-device-id", text(&self.sub_device_id).as_deref());
+        push(
+            "driver",
+            self.driver
+                .map(|d| if d == Driver::Keep { &b"keep"[..] } else { b"vfio" }),
+        );
+        let mut line = parts.join(&b',');
+        if line.last().copied().is_some_and(is_space) {
+            line.push(b','); // as the value of a line it would lose the blank
+        }
+        line
+    }
+}
+
+impl fmt::Display for HostPci {
+    /// The value as a property string; [`HostPci::to_bytes`] where a ROM's name is no UTF-8.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.to_bytes()))
+    }
+}

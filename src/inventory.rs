@@ -1,0 +1,336 @@
+//! The snapshot: everything the plan needs to know about the host, read in one pass.
+//!
+//! A snapshot is a value that does not change; the plan is made from it alone. Reading it can block in the
+//! kernel where an unbind is stuck (on 6.1 even `driver_override`, measured), so a real run reads it in a
+//! disposable worker with a deadline ([`crate::worker`]) and leaves out the attributes of devices known to be
+//! stuck.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::holders::{self, Holder};
+use crate::host::Root;
+use crate::pci::{PciAddr, PciClass, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex};
+
+/// The host as it was when it was looked at.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Every PCI function, sorted by address.
+    pub functions: Vec<Function>,
+    /// Loaded modules, from /proc/modules.
+    pub modules: Vec<Module>,
+    /// NVIDIA's kernel driver, where it is loaded.
+    pub nvidia: Option<NvidiaDriver>,
+    /// Processes that use a GPU, its audio or a VFIO node.
+    pub holders: Vec<Holder>,
+    /// Processes whose descriptors could not be read: what they hold is not known.
+    pub unreadable: Vec<i32>,
+    /// Whether the kernel has an IOMMU in use (/sys/class/iommu is populated, as Proxmox asks).
+    pub iommu: bool,
+    /// Whether the driver vfio-pci is there to be bound to.
+    pub vfio_pci: bool,
+}
+
+/// One PCI function as sysfs shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Function {
+    /// Its address.
+    pub addr: PciAddr,
+    /// Vendor id.
+    pub vendor: u16,
+    /// Device id.
+    pub device: u16,
+    /// Subsystem vendor and device id, where the device has them.
+    pub subsystem: Option<(u16, u16)>,
+    /// Class code.
+    pub class: PciClass,
+    /// The driver bound to it. None is no proof that an unbind has ended: the link goes first.
+    pub driver: Option<String>,
+    /// The module that driver belongs to; None for a built-in driver.
+    pub module: Option<String>,
+    /// `driver_override`; None for "(null)".
+    pub driver_override: Option<String>,
+    /// Number of its IOMMU group.
+    pub group: Option<u32>,
+    /// Whether it is a bridge to another bus (has `pci_bus`): never handed over, as Proxmox leaves it too.
+    pub bridge: bool,
+    /// Functions this one consumes or supplies (power, audio): device links of the kernel.
+    pub linked: Vec<PciAddr>,
+    /// The function was known to be stuck and was not looked at beyond its name.
+    pub stuck: bool,
+    /// Offers classic mediated devices (`mdev_supported_types`).
+    pub mdev: bool,
+    /// Offers NVIDIA vGPU types (directory `nvidia`, kernel 6.8 and later).
+    pub nvidia_vgpu: bool,
+}
+
+/// A loaded module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Name with underscores, as the kernel has it.
+    pub name: String,
+    /// Reference count, uses by other modules included. None where the kernel cannot unload modules.
+    pub refs: Option<u32>,
+    /// Modules that use it.
+    pub users: Vec<String>,
+}
+
+/// NVIDIA's driver, from /proc/driver/nvidia.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NvidiaDriver {
+    /// Version, such as 580.95.05; empty where the file is not as we know it.
+    pub version: String,
+    /// nvidia_drm drives displays (its parameter `modeset`); false where it is not loaded.
+    pub modeset: bool,
+    /// Which /dev/nvidiaN belongs to which GPU.
+    pub gpus: Vec<NvidiaGpu>,
+}
+
+/// One GPU of NVIDIA's driver, from /proc/driver/nvidia/gpus/BDF/information.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NvidiaGpu {
+    /// The GPU's function.
+    pub addr: PciAddr,
+    /// N of /dev/nvidiaN. Not the index order.
+    pub minor: Option<u32>,
+    /// Marketing name.
+    pub model: String,
+    /// UUID as NVIDIA prints it, GPU-....
+    pub uuid: String,
+}
+
+impl Function {
+    /// An NVIDIA display controller: what makes a card ours.
+    pub fn is_nvidia_gpu(&self) -> bool {
+        self.vendor == VENDOR_NVIDIA && self.class.is_gpu()
+    }
+}
+
+impl Snapshot {
+    /// The function at an address.
+    pub fn function(&self, addr: PciAddr) -> Option<&Function> {
+        self.functions
+            .binary_search_by_key(&addr, |f| f.addr)
+            .ok()
+            .map(|i| &self.functions[i])
+    }
+
+    /// The functions of a slot, in order.
+    pub fn slot(&self, slot: PciSlot) -> impl Iterator<Item = &Function> {
+        self.functions.iter().filter(move |f| f.addr.slot() == slot)
+    }
+
+    /// The non-bridge members of an IOMMU group, in order.
+    pub fn group(&self, group: u32) -> impl Iterator<Item = &Function> {
+        self.functions
+            .iter()
+            .filter(move |f| f.group == Some(group) && !f.bridge)
+    }
+
+    /// The NVIDIA GPUs' functions, in order.
+    pub fn gpus(&self) -> impl Iterator<Item = &Function> {
+        self.functions.iter().filter(|f| f.is_nvidia_gpu())
+    }
+
+    /// A loaded module.
+    pub fn module(&self, name: &str) -> Option<&Module> {
+        self.modules.iter().find(|m| m.name == name)
+    }
+
+    /// What NVIDIA's driver says of a GPU.
+    pub fn nvidia_gpu(&self, addr: PciAddr) -> Option<&NvidiaGpu> {
+        self.nvidia.as_ref()?.gpus.iter().find(|g| g.addr == addr)
+    }
+}
+
+/// Reads the snapshot. Attributes of the functions in `stuck` are not touched.
+///
+/// # Errors
+/// Where /sys/bus/pci/devices or /proc cannot be listed. A single attribute that cannot be read is not an error:
+/// devices come and go while we read.
+pub fn read(root: &Root, stuck: &[PciAddr]) -> io::Result<Snapshot> {
+    let mut functions = Vec::new();
+    for name in root.names("/sys/bus/pci/devices")? {
+        let Ok(addr) = name.parse::<PciAddr>() else {
+            continue;
+        };
+        if let Some(function) = read_function(root, addr, stuck.contains(&addr)) {
+            functions.push(function);
+        }
+    }
+    functions.sort_by_key(|f| f.addr);
+    let modules = parse_modules(&root.text("/proc/modules").unwrap_or_default());
+    let nvidia = read_nvidia(root)?;
+    let mut snapshot = Snapshot {
+        functions,
+        modules,
+        nvidia,
+        iommu: !root.names("/sys/class/iommu")?.is_empty(),
+        vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
+        ..Snapshot::default()
+    };
+    let nodes = holders::nodes(root, &snapshot)?;
+    let scan = holders::scan(root, &nodes)?;
+    snapshot.holders = scan.holders;
+    snapshot.unreadable = scan.unreadable;
+    Ok(snapshot)
+}
+
+/// Reads one function; None if it has gone meanwhile.
+fn read_function(root: &Root, addr: PciAddr, stuck: bool) -> Option<Function> {
+    let dir = format!("/sys/bus/pci/devices/{addr}");
+    let number = |name: &str| root.line(format!("{dir}/{name}")).and_then(|t| parse_sysfs_hex(&t));
+    let id = |name: &str| number(name).and_then(|n| u16::try_from(n).ok());
+    let group = root
+        .link_name(format!("{dir}/iommu_group"))
+        .and_then(|n| n.parse().ok());
+    let linked = root
+        .names(&dir)
+        .ok()?
+        .iter()
+        .filter_map(|n| {
+            n.strip_prefix("consumer:pci:")
+                .or_else(|| n.strip_prefix("supplier:pci:"))
+        })
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    let driver_override = if stuck {
+        None
+    } else {
+        root.line(format!("{dir}/driver_override"))
+            .filter(|t| !t.is_empty() && t != "(null)")
+    };
+    Some(Function {
+        addr,
+        vendor: id("vendor")?,
+        device: id("device")?,
+        subsystem: id("subsystem_vendor").zip(id("subsystem_device")),
+        class: PciClass(number("class")?),
+        driver: root.link_name(format!("{dir}/driver")),
+        module: root.link_name(format!("{dir}/driver/module")),
+        driver_override,
+        group,
+        bridge: root.exists(format!("{dir}/pci_bus")),
+        linked,
+        stuck,
+        mdev: root.exists(format!("{dir}/mdev_supported_types")),
+        nvidia_vgpu: root.exists(format!("{dir}/nvidia")),
+    })
+}
+
+/// Parses /proc/modules: name, size, references, users with a comma behind each, state, address.
+fn parse_modules(text: &str) -> Vec<Module> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let name = fields.next()?.to_owned();
+            let refs = fields.nth(1)?.parse().ok();
+            let users = fields
+                .next()?
+                .split(',')
+                .filter(|u| !u.is_empty() && *u != "-" && !u.starts_with('['))
+                .map(str::to_owned)
+                .collect();
+            Some(Module { name, refs, users })
+        })
+        .collect()
+}
+
+fn read_nvidia(root: &Root) -> io::Result<Option<NvidiaDriver>> {
+    let dir = "/proc/driver/nvidia";
+    if !root.exists(dir) {
+        return Ok(None);
+    }
+    let mut gpus = Vec::new();
+    for name in root.names(format!("{dir}/gpus"))? {
+        let Ok(addr) = name.parse() else { continue };
+        let text = root.text(format!("{dir}/gpus/{name}/information")).unwrap_or_default();
+        gpus.push(parse_information(addr, &text));
+    }
+    Ok(Some(NvidiaDriver {
+        version: parse_version(&root.text(format!("{dir}/version")).unwrap_or_default()),
+        modeset: root
+            .line("/sys/module/nvidia_drm/parameters/modeset")
+            .is_some_and(|v| v == "Y"),
+        gpus,
+    }))
+}
+
+/// Parses /proc/driver/nvidia/gpus/BDF/information: `Key: <tabs> value` lines (open-gpu-kernel-modules,
+/// kernel-open/nvidia/nv-procfs.c, nv_procfs_read_gpu_info).
+fn parse_information(addr: PciAddr, text: &str) -> NvidiaGpu {
+    let value = |key: &str| {
+        text.lines()
+            .filter_map(|l| l.split_once(':'))
+            .find(|(k, _)| k.trim() == key)
+            .map(|(_, v)| v.trim().to_owned())
+    };
+    NvidiaGpu {
+        addr,
+        minor: value("Device Minor").and_then(|v| v.parse().ok()),
+        model: value("Model").unwrap_or_default(),
+        uuid: value("GPU UUID").unwrap_or_default(),
+    }
+}
+
+/// The version in /proc/driver/nvidia/version: the first word of the form N.N or N.N.N of the NVRM line, which
+/// reads "Kernel Module  470.256.02  ..." or "Open Kernel Module for x86_64  580.95.05  ...".
+fn parse_version(text: &str) -> String {
+    text.lines()
+        .find(|l| l.starts_with("NVRM version:"))
+        .and_then(|l| l.split_ascii_whitespace().find(|w| is_version(w)))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn is_version(word: &str) -> bool {
+    let parts: Vec<&str> = word.split('.').collect();
+    (2..=3).contains(&parts.len())
+        && parts
+            .iter()
+            .all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_with_and_without_users() {
+        let text = "nvidia_uvm 1 0 - Live 0x0 (OE)\n\
+                    nvidia 9 3 nvidia_uvm,nvidia_modeset, Live 0x0 (OE)\n\
+                    odd 1 - [permanent], Live 0x0\n";
+        let modules = parse_modules(text);
+        assert_eq!(modules[0].refs, Some(0));
+        assert!(modules[0].users.is_empty());
+        assert_eq!(modules[1].users, ["nvidia_uvm", "nvidia_modeset"]);
+        assert_eq!(modules[2].refs, None);
+    }
+
+    #[test]
+    fn version_of_the_proprietary_and_the_open_module() {
+        for (line, version) in [
+            (
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.256.02  Thu May  2",
+                "470.256.02",
+            ),
+            (
+                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build",
+                "580.95.05",
+            ),
+            ("NVRM version: something else", ""),
+        ] {
+            assert_eq!(parse_version(line), version);
+        }
+    }
+
+    #[test]
+    fn information_as_the_driver_prints_it() {
+        let text = "Model: \t\t NVIDIA GeForce RTX 3090\nGPU UUID: \t GPU-1\nDevice Minor: \t 3\n";
+        let gpu = parse_information("01:00.0".parse().unwrap(), text);
+        assert_eq!(gpu.minor, Some(3));
+        assert_eq!(gpu.model, "NVIDIA GeForce RTX 3090");
+        assert_eq!(gpu.uuid, "GPU-1");
+    }
+}

@@ -1,0 +1,60 @@
+//! Parse, run, map to an exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use gpu_handoff::cli::{self, ParseError, Request};
+use gpu_handoff::exit::{Error, Exit};
+use gpu_handoff::journal::{self, MESSAGE_FAILED, MESSAGE_REFUSED};
+use gpu_handoff::{report, run, worker};
+use tracing::level_filters::LevelFilter;
+use tracing::{error, info_span};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if args.first().is_some_and(|a| a == worker::WORKER_ARG) {
+        let served = worker::serve();
+        return if served.is_ok() { Exit::Done } else { Exit::Failed }.into();
+    }
+    let request = match cli::parse(&args) {
+        Ok(request) => request,
+        Err(ParseError::Clap(e)) => {
+            // Help and version are results, everything else is a message; clap knows which is which.
+            let _ = e.print();
+            return if e.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+        Err(ParseError::Sentence(text)) => {
+            journal::init(LevelFilter::INFO);
+            return finish(Err(Error::Usage(text)));
+        }
+    };
+    finish(match request {
+        Request::Hook { vmid, phase } => {
+            journal::init(LevelFilter::INFO);
+            let _span = info_span!("handoff", vmid = vmid.get(), phase = %phase).entered();
+            run::hook(vmid, &phase)
+        }
+        Request::Command(cli) => {
+            journal::init(match (cli.quiet, cli.verbose) {
+                (true, _) => LevelFilter::WARN,
+                (_, true) => LevelFilter::DEBUG,
+                _ => LevelFilter::INFO,
+            });
+            run::command(&cli)
+        }
+    })
+}
+
+/// Says how it ended: the last line on stderr is what Proxmox's user reads first.
+fn finish(result: Result<(), Error>) -> ExitCode {
+    let Err(e) = result else {
+        return Exit::Done.into();
+    };
+    let exit = e.exit();
+    let chain = report::chain(e);
+    match exit {
+        Exit::Refused => error!(message_id = MESSAGE_REFUSED, "refused, nothing was changed: {chain}"),
+        _ => error!(message_id = MESSAGE_FAILED, "{chain}"),
+    }
+    exit.into()
+}

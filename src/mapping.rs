@@ -1,0 +1,481 @@
+//! Which of the host's PCI functions a hostpci entry means: addresses, and resource mappings
+//! (/etc/pve/mapping/pci.cfg) with their validation.
+//!
+//! Pure: the host is a list of functions, the file is bytes. Which alternative of several is taken, and
+//! whether another VM has it, is decided in [`crate::choice`].
+//!
+//! Sources: qemu-server 9.2.6, PVE/QemuServer/PCI.pm, `parse_hostpci`; pve-guest-common 6.0.2,
+//! PVE/Mapping/PCI.pm; pve-common 9.2.1, PVE/SysFSTools.pm, `lspci`, and PVE/SectionConfig.pm,
+//! `parse_config`.
+
+use std::collections::BTreeMap;
+
+use crate::formats::{is_config_id, is_hex, is_node_name};
+use crate::pci::{PciAddr, PciClass};
+use crate::propstring::{self, ANY, Check, Format, Prop, is_space, parse_bool};
+use crate::vmconf::{HostPci, Value, VmConfig};
+
+/// One PCI function of the host, as sysfs shows it. `None` where the file or directory is absent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFunction {
+    /// Its sysfs name.
+    pub addr: PciAddr,
+    /// `vendor`
+    pub vendor: Option<u16>,
+    /// `device`
+    pub device: Option<u16>,
+    /// `class`
+    pub class: Option<PciClass>,
+    /// `subsystem_vendor`
+    pub subsystem_vendor: Option<u16>,
+    /// `subsystem_device`
+    pub subsystem_device: Option<u16>,
+    /// The number of its IOMMU group.
+    pub iommu_group: Option<u32>,
+    /// The types in `mdev_supported_types`: it can be split into mediated devices.
+    pub mdev_types: Option<Vec<String>>,
+    /// The types that can be created through the `nvidia` directory (vGPU from kernel 6.8 on).
+    pub nvidia_vgpu: Option<Vec<u32>>,
+    /// The physical function, if this is a virtual one.
+    pub physfn: Option<PciAddr>,
+}
+
+impl HostFunction {
+    /// Whether Proxmox deals with vGPUs of this function through the `nvidia` directory.
+    fn is_nvidia_vgpu(&self) -> bool {
+        self.mdev_types.is_none() && self.nvidia_vgpu.is_some()
+    }
+
+    fn has_mdev(&self) -> bool {
+        self.mdev_types.is_some() || self.nvidia_vgpu.is_some()
+    }
+}
+
+/// The resource mappings of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mappings(BTreeMap<String, Mapping>);
+
+/// One resource mapping: the same kind of device on any number of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// The devices are split into mediated devices or vGPUs.
+    pub mdev: bool,
+    /// A VM with it can be migrated live.
+    pub live_migration_capable: bool,
+    /// One entry per valid `map` line, in the order of the file.
+    pub entries: Vec<MapEntry>,
+}
+
+/// One `map` line: an alternative on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapEntry {
+    /// The node's name.
+    pub node: String,
+    /// Vendor and device id the function must have, `vvvv:dddd`, as spelled.
+    pub id: String,
+    /// Subsystem ids it must have.
+    pub subsystem_id: Option<String>,
+    /// The IOMMU group it must be in, as spelled.
+    pub iommugroup: Option<String>,
+    /// One or more paths, joined by `;`.
+    pub path: Value,
+}
+
+/// PVE/Mapping/PCI.pm, `$map_fmt`.
+const MAP: Format = &[&[
+    Prop::new("node", Check::Like(is_node_name)).required(),
+    Prop::new("id", Check::Like(is_id_pair)).required(),
+    Prop::new("subsystem-id", Check::Like(is_id_pair)),
+    Prop::new("path", Check::Like(is_map_path)).required(),
+    Prop::new("iommugroup", Check::Integer(ANY.0, ANY.1)),
+    Prop::new("description", Check::Short(4096)),
+]];
+
+impl Mappings {
+    /// Parses pci.cfg. Lines and sections that Proxmox skips are skipped.
+    ///
+    /// A section begins with a bare name and ends at an empty line (not at one of blanks, and not at the
+    /// next name). One without a single valid `map` line counts as absent.
+    pub fn parse(raw: &[u8]) -> Mappings {
+        let mut mappings = Mappings::default();
+        let mut lines = raw
+            .split(|b| *b == b'\n')
+            .filter(|l| l.iter().find(|b| !is_space(**b)) != Some(&b'#'));
+        while let Some(line) = lines.next() {
+            let Some(name) = section_name(line) else {
+                continue;
+            };
+            // "0" is false to Perl, and ends a section too.
+            let body = lines.by_ref().take_while(|l| !l.is_empty() && *l != b"0");
+            if !is_config_id(name) {
+                body.for_each(drop);
+                continue;
+            }
+            let section = Section::parse(body);
+            let name = String::from_utf8_lossy(name).into_owned();
+            match section.mapping() {
+                Some(mapping) => mappings.0.insert(name, mapping),
+                None => mappings.0.remove(&name),
+            };
+        }
+        mappings
+    }
+
+    /// A mapping by its name.
+    pub fn get(&self, name: &str) -> Option<&Mapping> {
+        self.0.get(name)
+    }
+}
+
+#[derive(Default)]
+struct Section {
+    mdev: Option<bool>,
+    live: Option<bool>,
+    entries: Vec<MapEntry>,
+}
+
+impl Section {
+    fn parse<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Section {
+        let mut section = Section::default();
+        for line in lines.filter(|l| l.first().copied().is_some_and(is_space)) {
+            let line = trim(line);
+            let end = line.iter().position(|b| is_space(*b)).unwrap_or(line.len());
+            let (key, value) = (&line[..end], trim(&line[end..]));
+            match key {
+                b"map" => section.entries.extend(MapEntry::parse(value)),
+                b"mdev" => section.mdev = section.mdev.or(flag(value)),
+                b"live-migration-capable" => section.live = section.live.or(flag(value)),
+                _ => {}
+            }
+        }
+        section
+    }
+
+    fn mapping(self) -> Option<Mapping> {
+        let mapping = Mapping {
+            mdev: self.mdev.unwrap_or(false),
+            live_migration_capable: self.live.unwrap_or(false),
+            entries: self.entries,
+        };
+        (!mapping.entries.is_empty()).then_some(mapping)
+    }
+}
+
+impl MapEntry {
+    fn parse(value: &[u8]) -> Option<MapEntry> {
+        if value.contains(&b'\r') {
+            return None;
+        }
+        let fields = propstring::parse(MAP, value).ok()?;
+        let text = |name: &str| fields.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
+        Some(MapEntry {
+            node: text("node")?,
+            id: text("id")?,
+            subsystem_id: text("subsystem-id"),
+            iommugroup: text("iommugroup"),
+            path: Value::from(fields.get("path")?),
+        })
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        self.path.as_bytes().split(|b| *b == b';')
+    }
+}
+
+/// Why an entry means no device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// `host=` and `mapping=`.
+    #[error("it has both 'host' and 'mapping'")]
+    BothHostAndMapping,
+    /// Neither.
+    #[error("it has neither 'host' nor 'mapping'")]
+    NeitherHostNorMapping,
+    /// No function matches an element of `host=`.
+    #[error("the host has no PCI device '{device}'")]
+    DeviceNotFound {
+        /// The element, as spelled.
+        device: Value,
+    },
+    /// No such mapping, or nothing in it for this node.
+    #[error("the resource mapping '{mapping}' has no device on this node")]
+    MappingNotFound {
+        /// Its name.
+        mapping: String,
+    },
+    /// A path of the mapping is absent.
+    #[error("the resource mapping is stale: the host has no PCI device '{device}'")]
+    MappingDeviceMissing {
+        /// The path, with `.0` where the function is left out.
+        device: Value,
+    },
+    /// The device has a property that the map line lacks.
+    #[error("the resource mapping is stale: it has no '{property}' for {device}")]
+    MappingPropertyMissing {
+        /// id, iommugroup or subsystem-id.
+        property: &'static str,
+        /// The device.
+        device: PciAddr,
+    },
+    /// The map line has a property that the device lacks.
+    #[error("the resource mapping is stale: it has '{property}' for {device}, the device has none")]
+    MappingPropertyUnexpected {
+        /// id, iommugroup or subsystem-id.
+        property: &'static str,
+        /// The device.
+        device: PciAddr,
+    },
+    /// Both have it, and differ.
+    #[error("the resource mapping is stale: its '{property}' is {mapping_has}, the device's {host_has}")]
+    MappingPropertyMismatch {
+        /// id, iommugroup, mdev or subsystem-id.
+        property: &'static str,
+        /// The device's.
+        host_has: String,
+        /// The map line's.
+        mapping_has: String,
+    },
+    /// `mdev=` on an alternative of several functions.
+    #[error("'mdev' needs a single function, but the entry has several")]
+    MdevWithMultifunction,
+}
+
+impl ResolveError {
+    /// A stable word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            ResolveError::BothHostAndMapping => "both-host-and-mapping",
+            ResolveError::NeitherHostNorMapping => "neither-host-nor-mapping",
+            ResolveError::DeviceNotFound { .. } => "device-not-found",
+            ResolveError::MappingNotFound { .. } => "mapping-not-found",
+            ResolveError::MappingDeviceMissing { .. } => "mapping-device-missing",
+            ResolveError::MappingPropertyMissing { .. } => "mapping-property-missing",
+            ResolveError::MappingPropertyUnexpected { .. } => "mapping-property-unexpected",
+            ResolveError::MappingPropertyMismatch { .. } => "mapping-property-mismatch",
+            ResolveError::MdevWithMultifunction => "mdev-with-multifunction",
+        }
+    }
+}
+
+/// How the guest gets the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// The whole function: it leaves its driver for vfio-pci.
+    Whole,
+    /// A mediated device of this type; the function stays on its driver and is not reserved.
+    Mdev(Value),
+    /// An NVIDIA vGPU of this type number; the function stays on its driver.
+    NvidiaVgpu(String),
+}
+
+/// The devices that an entry may mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Alternatives in order, each with its functions in the order the guest sees them. `host=` has
+    /// always one.
+    pub alternatives: Vec<Vec<PciAddr>>,
+    /// How the guest gets it.
+    pub share: Share,
+    /// The mapping says that it can be migrated live.
+    pub live_migration_capable: bool,
+}
+
+/// Resolves every hostpci entry of the current section, by index.
+pub fn resolve(
+    config: &VmConfig,
+    mappings: &Mappings,
+    functions: &[HostFunction],
+    node: &str,
+) -> BTreeMap<u8, Result<Resolved, ResolveError>> {
+    config
+        .hostpci()
+        .map(|entry| (entry.index, resolve_entry(entry, mappings, functions, node)))
+        .collect()
+}
+
+/// Resolves one entry. Of a mapping every entry of this node has to be valid, also those that would not
+/// be chosen.
+pub fn resolve_entry(
+    entry: &HostPci,
+    mappings: &Mappings,
+    functions: &[HostFunction],
+    node: &str,
+) -> Result<Resolved, ResolveError> {
+    let mut names: Vec<(String, &HostFunction)> = functions.iter().map(|f| (f.addr.to_string(), f)).collect();
+    names.sort_by(|a, b| a.0.cmp(&b.0));
+
+    let mut live_migration_capable = false;
+    let wanted: Vec<Vec<&[u8]>> = match (&entry.mapping, entry.host.is_empty()) {
+        (Some(_), false) => return Err(ResolveError::BothHostAndMapping),
+        (None, true) => return Err(ResolveError::NeitherHostNorMapping),
+        (None, false) => vec![entry.host.iter().map(String::as_bytes).collect()],
+        (Some(name), true) => {
+            let absent = || ResolveError::MappingNotFound { mapping: name.clone() };
+            let mapping = mappings.get(name).ok_or_else(absent)?;
+            let here: Vec<&MapEntry> = mapping.entries.iter().filter(|e| e.node == node).collect();
+            if here.is_empty() {
+                return Err(absent());
+            }
+            for entry in &here {
+                assert_valid(mapping, entry, functions)?;
+            }
+            live_migration_capable = mapping.live_migration_capable;
+            here.iter().map(|e| e.paths().collect()).collect()
+        }
+    };
+
+    let mut share = entry.mdev.clone().map_or(Share::Whole, Share::Mdev);
+    let mut alternatives = Vec::new();
+    for ids in wanted {
+        let mut found: Vec<&HostFunction> = Vec::new();
+        for id in ids {
+            let before = found.len();
+            found.extend(names.iter().filter(|(name, _)| is_prefix(id, name)).map(|(_, f)| *f));
+            if found.len() == before {
+                return Err(ResolveError::DeviceNotFound {
+                    device: Value::from(id),
+                });
+            }
+        }
+        if found.len() > 1 && share != Share::Whole {
+            return Err(ResolveError::MdevWithMultifunction);
+        }
+        if let (Share::Mdev(model), true) = (&share, found[0].is_nvidia_vgpu()) {
+            let number = model
+                .as_bytes()
+                .strip_prefix(b"nvidia-")
+                .filter(|n| propstring::is_digits(n));
+            if let Some(number) = number {
+                share = Share::NvidiaVgpu(String::from_utf8_lossy(number).into_owned());
+            }
+        }
+        alternatives.push(found.iter().map(|f| f.addr).collect());
+    }
+    Ok(Resolved {
+        alternatives,
+        share,
+        live_migration_capable,
+    })
+}
+
+/// An element matches the sysfs names that it begins, with or without their `0000:`.
+fn is_prefix(id: &[u8], name: &str) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(id) || name.strip_prefix(b"0000:").is_some_and(|rest| rest.starts_with(id))
+}
+
+/// Whether the hardware is still what a map line says (PVE/Mapping/PCI.pm, `assert_valid`).
+fn assert_valid(mapping: &Mapping, entry: &MapEntry, functions: &[HostFunction]) -> Result<(), ResolveError> {
+    for (at, path) in entry.paths().enumerate() {
+        let names_function = path.windows(2).any(|w| w[0] == b'.' && w[1].is_ascii_hexdigit());
+        let path = if names_function {
+            path.to_vec()
+        } else {
+            [path, b".0"].concat()
+        };
+        let missing = || ResolveError::MappingDeviceMissing {
+            device: Value::from(&path[..]),
+        };
+        let function = functions
+            .iter()
+            .find(|f| f.addr.to_string().as_bytes() == path)
+            .ok_or_else(missing)?;
+        let (Some(vendor), Some(device)) = (function.vendor, function.device) else {
+            return Err(missing());
+        };
+
+        let subsystem = function.subsystem_vendor.zip(function.subsystem_device);
+        let number = |on: bool| Some(u8::from(on).to_string());
+        // In this order; the group is that of the first path only.
+        let properties = [
+            ("id", Some(pair(vendor, device)), Some(entry.id.clone())),
+            (
+                "iommugroup",
+                function.iommu_group.map(|g| g.to_string()),
+                entry.iommugroup.clone(),
+            ),
+            ("mdev", number(function.has_mdev()), number(mapping.mdev)),
+            (
+                "subsystem-id",
+                subsystem.map(|(v, d)| pair(v, d)),
+                entry.subsystem_id.clone(),
+            ),
+        ];
+        for (property, host_has, mapping_has) in properties {
+            if property == "iommugroup" && at > 0 {
+                continue;
+            }
+            let device = function.addr;
+            match (host_has, mapping_has) {
+                (Some(_), None) => {
+                    return Err(ResolveError::MappingPropertyMissing { property, device });
+                }
+                (None, Some(_)) => {
+                    return Err(ResolveError::MappingPropertyUnexpected { property, device });
+                }
+                (Some(host_has), Some(mapping_has)) if host_has != mapping_has => {
+                    return Err(ResolveError::MappingPropertyMismatch {
+                        property,
+                        host_has,
+                        mapping_has,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pair(vendor: u16, device: u16) -> String {
+    format!("{vendor:04x}:{device:04x}")
+}
+
+/// A boolean of a section: the words count in property strings only. Without a value it is on.
+fn flag(value: &[u8]) -> Option<bool> {
+    match value {
+        b"" => Some(true),
+        b"0" | b"1" => parse_bool(value),
+        _ => None,
+    }
+}
+
+/// A section's name: a word alone on its line, at its beginning.
+fn section_name(line: &[u8]) -> Option<&[u8]> {
+    let name = trim(line);
+    (!name.is_empty() && line.starts_with(name) && line != b"0" && !name.iter().any(|b| is_space(*b))).then_some(name)
+}
+
+fn trim(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|b| !is_space(*b)).unwrap_or(text.len());
+    let end = text.iter().rposition(|b| !is_space(*b)).map_or(start, |at| at + 1);
+    &text[start..end]
+}
+
+fn is_id_pair(value: &[u8]) -> bool {
+    value.len() == 9 && value[4] == b':' && [&value[..4], &value[5..]].concat().iter().all(u8::is_ascii_hexdigit)
+}
+
+/// Paths joined by `;`: domain, bus, slot, and optionally a function. The pattern's dot before the
+/// function is not escaped, so it stands for any byte.
+fn is_map_path(value: &[u8]) -> bool {
+    let mut rest = value;
+    loop {
+        let domain = rest.iter().take_while(|b| is_hex(&[**b])).count();
+        let Some([b':', b1, b2, b':', s1, s2, tail @ ..]) = (domain >= 4).then(|| &rest[domain..]) else {
+            return false;
+        };
+        if !is_hex(&[*b1, *b2, *s1, *s2]) {
+            return false;
+        }
+        rest = match tail {
+            [_, f, after @ ..] if is_hex(&[*f]) && matches!(after, [] | [b';', ..]) => after,
+            _ => tail,
+        };
+        match rest {
+            [] => return true,
+            [b';', next @ ..] => rest = next,
+            _ => return false,
+        }
+    }
+}

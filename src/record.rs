@@ -1,0 +1,349 @@
+//! The record of what was taken from where: versioned JSON below /run/gpu-handoff, one file per owner.
+//!
+//! It is written before each act and is all that the way home is decided from. The directory is on tmpfs (a
+//! reboot gives every device back to its own driver, and forgets the record with it), 0700, made by tmpfiles.d
+//! or by the first run. Holding the host-wide lock is the right to write: only [`Guard`] can.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Budgets;
+use crate::pci::PciAddr;
+use crate::step::Act;
+use crate::vmconf::VmId;
+
+/// Where records and the lock live.
+pub const DIR: &str = "/run/gpu-handoff";
+
+/// The form of the file. A record of another version is reported and left alone.
+const VERSION: u32 = 1;
+
+/// Whose handoff it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owner {
+    /// A VM's hook took it; that VM's post-stop brings it home.
+    Vm(VmId),
+    /// A person took it, and maybe others with it; a VM that starts on it leaves it so. The address is that of
+    /// the first GPU, so that cards taken one by one come home one by one.
+    ByHand(PciAddr),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::Vm(vmid) => write!(f, "VM {vmid}"),
+            Owner::ByHand(_) => write!(f, "by hand"),
+        }
+    }
+}
+
+/// How far a handoff is.
+///
+/// ```text
+/// (no record) -> Leaving -> Away -> Returning -> (no record)
+///                   |                   |
+///                   +----> Stranded <---+      failed and not restored: a person or a later run
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// On the way out; if nobody works on it, the run was interrupted.
+    Leaving,
+    /// On vfio-pci.
+    Away,
+    /// On the way home.
+    Returning,
+    /// An act failed and could not be undone.
+    Stranded,
+}
+
+/// A function that was taken, and what it goes back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The function.
+    pub addr: PciAddr,
+    /// The driver it had; None: it had none.
+    pub driver: Option<String>,
+    /// The module of that driver.
+    pub module: Option<String>,
+    /// The `driver_override` it had.
+    pub driver_override: Option<String>,
+}
+
+/// One handoff.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The form of this file.
+    pub version: u32,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Counts the handoffs of this owner since boot.
+    pub generation: u64,
+    /// /proc/sys/kernel/random/boot_id when it was written.
+    pub boot_id: String,
+    /// How far it is.
+    pub state: State,
+    /// What was taken, in the order of its addresses.
+    pub taken: Vec<Taken>,
+    /// Modules that were unloaded and are loaded again at home, in the order of unloading.
+    pub modules: Vec<String>,
+    /// The act that was about to be done when this was written.
+    pub under_way: Option<Act>,
+    /// Functions with a call stuck in the kernel: their attributes are not to be touched.
+    pub stuck: Vec<PciAddr>,
+    /// The process of ours that is stuck, where there is one.
+    pub stuck_pid: Option<u32>,
+    /// The bounds that were in force when the devices left.
+    pub budgets: Budgets,
+}
+
+impl Record {
+    /// A new record, nothing done yet.
+    pub fn new(owner: Owner, boot_id: String, budgets: Budgets) -> Self {
+        Record {
+            version: VERSION,
+            owner,
+            generation: 1,
+            boot_id,
+            state: State::Leaving,
+            taken: Vec::new(),
+            modules: Vec::new(),
+            under_way: None,
+            stuck: Vec::new(),
+            stuck_pid: None,
+            budgets,
+        }
+    }
+
+    /// Whether this function is in the record.
+    pub fn has(&self, addr: PciAddr) -> bool {
+        self.taken.iter().any(|t| t.addr == addr)
+    }
+}
+
+/// The directory of records.
+#[derive(Clone, Debug)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+/// The host-wide lock, held. Dropping it lets the next run in.
+#[derive(Debug)]
+pub struct Guard {
+    store: Store,
+    _lock: File,
+}
+
+/// Why the lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another run held it all the time; the text is what that run wrote of itself.
+    #[error("held by {0}")]
+    Held(String),
+    /// The directory or the file could not be made or opened.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Store {
+    /// Records in this directory; [`DIR`] in a real run.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Store { dir: dir.into() }
+    }
+
+    /// Waits for the host-wide lock. `who` is what others are told of us.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] after `within`.
+    pub fn lock(&self, who: &str, within: Duration) -> Result<Guard, LockError> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let path = self.dir.join("lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        // flock has no deadline of its own. A thread that is still waiting when we give up ends with the process;
+        // if it gets the lock after all, nobody receives the file and dropping it lets go.
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let locked = file.lock().map(|()| file);
+            let _ = sender.send(locked);
+        });
+        match receiver.recv_timeout(within) {
+            Ok(locked) => {
+                let mut lock = locked?;
+                lock.set_len(0)?;
+                lock.write_all(format!("{who} (pid {})\n", std::process::id()).as_bytes())?;
+                Ok(Guard {
+                    store: self.clone(),
+                    _lock: lock,
+                })
+            }
+            Err(_) => {
+                let who = fs::read_to_string(&path).unwrap_or_default();
+                let who = who.trim();
+                Err(LockError::Held(
+                    if who.is_empty() { "another run" } else { who }.to_owned(),
+                ))
+            }
+        }
+    }
+
+    /// All records, and a sentence for each file that is none.
+    ///
+    /// # Errors
+    /// Where the directory is there and cannot be listed.
+    pub fn load(&self) -> io::Result<(Vec<Record>, Vec<String>)> {
+        let (mut records, mut problems) = (Vec::new(), Vec::new());
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((records, problems)),
+            Err(e) => return Err(e),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            match read_record(&path) {
+                Ok(record) => records.push(record),
+                Err(why) => problems.push(format!("the record {} is not used: {why}", path.display())),
+            }
+        }
+        records.sort_by_key(|r| match r.owner {
+            Owner::Vm(vmid) => format!("{:09}", vmid.get()),
+            Owner::ByHand(gpu) => gpu.to_string(),
+        });
+        Ok((records, problems))
+    }
+
+    fn file(&self, owner: Owner) -> PathBuf {
+        self.dir.join(match owner {
+            Owner::Vm(vmid) => format!("vm-{vmid}.json"),
+            Owner::ByHand(gpu) => format!("by-hand-{gpu}.json"),
+        })
+    }
+}
+
+fn read_record(path: &Path) -> Result<Record, String> {
+    let bytes = fs::read(path).map_err(|e| e.to_string())?;
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(VERSION) => {}
+        Some(version) => return Err(format!("it has version {version}, this program writes {VERSION}")),
+        None => return Err("it has no version".to_owned()),
+    }
+    serde_json::from_value(value).map_err(|e| e.to_string())
+}
+
+impl Guard {
+    /// Writes a record in the place of the owner's earlier one; readers see the old one or the new one.
+    ///
+    /// # Errors
+    /// Any error of writing; the earlier record is then still there.
+    pub fn save(&self, record: &Record) -> io::Result<()> {
+        let path = self.store.file(record.owner);
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        serde_json::to_writer_pretty(&mut file, record)?;
+        file.write_all(b"\n")?;
+        // No fsync: the directory is on tmpfs, and a record does not outlive the boot it speaks of.
+        fs::rename(new, path)
+    }
+
+    /// Removes the owner's record: everything is home.
+    ///
+    /// # Errors
+    /// Any error but "not there".
+    pub fn remove(&self, owner: Owner) -> io::Result<()> {
+        match fs::remove_file(self.store.file(owner)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().join("run"));
+        (dir, store)
+    }
+
+    fn record() -> Record {
+        let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
+        record.taken.push(Taken {
+            addr: "0000:01:00.0".parse().unwrap(),
+            driver: Some("nvidia".to_owned()),
+            module: Some("nvidia".to_owned()),
+            driver_override: None,
+        });
+        record
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_removed_is_gone() {
+        let (_dir, store) = store();
+        let guard = store.lock("test", Duration::from_secs(5)).unwrap();
+        guard.save(&record()).unwrap();
+        assert_eq!(store.load().unwrap().0, [record()]);
+        guard.remove(record().owner).unwrap();
+        guard.remove(record().owner).unwrap();
+        assert!(store.load().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_second_run_is_told_who_has_the_lock() {
+        let (_dir, store) = store();
+        let guard = store.lock("VM 111 pre-start", Duration::from_secs(5)).unwrap();
+        let error = store.lock("VM 112", Duration::from_millis(50)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("held by VM 111 pre-start (pid {})", std::process::id())
+        );
+        drop(guard);
+        store.lock("VM 112", Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn half_a_record_and_a_later_version_are_named_and_not_used() {
+        let (_dir, store) = store();
+        let guard = store.lock("test", Duration::from_secs(5)).unwrap();
+        fs::write(store.dir.join("vm-1.json"), "{\"version\": 1, ").unwrap();
+        fs::write(store.dir.join("vm-2.json"), "{\"version\": 2}").unwrap();
+        guard.save(&record()).unwrap();
+        let (records, problems) = store.load().unwrap();
+        assert_eq!(records.len(), 1);
+        assert_eq!(problems.len(), 2);
+        assert!(
+            problems
+                .iter()
+                .any(|p| p.contains("it has version 2, this program writes 1"))
+        );
+    }
+
+    #[test]
+    fn no_directory_is_no_record() {
+        let (_dir, store) = store();
+        assert_eq!(store.load().unwrap(), (Vec::new(), Vec::new()));
+    }
+}

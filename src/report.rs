@@ -1,0 +1,261 @@
+//! Telling: text for people, JSON for programs, and how foreign text gets into either.
+//!
+//! Results go to stdout through [`out`], which survives a reader that has gone; messages go through tracing.
+
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::inventory::{Function, Snapshot};
+use crate::plan::{Direction, Plan, card, use_of};
+use crate::record::Record;
+
+/// Longest piece of foreign text in a line, bytes.
+const FOREIGN: usize = 64;
+
+/// Writes a result to stdout. A closed pipe is the reader's decision, not an error.
+///
+/// # Errors
+/// Any other error of writing.
+pub fn out(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Text that somebody else chose (a process name from a container, say): one line, printable, at most 64 bytes.
+pub fn foreign(text: &str) -> String {
+    let mut safe = String::new();
+    for c in text.chars() {
+        let printable = !c.is_control() && !is_invisible(c);
+        let piece = if printable {
+            c.to_string()
+        } else {
+            c.escape_default().to_string()
+        };
+        if safe.len() + piece.len() > FOREIGN {
+            break;
+        }
+        safe.push_str(&piece);
+    }
+    safe
+}
+
+/// Characters that change how the text around them is shown: direction marks, separators, zero-width signs.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// An error and its causes on one line.
+pub fn chain(error: crate::exit::Error) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
+
+/// A program's stderr on one line.
+pub fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ")
+}
+
+/// Values with commas between them.
+pub fn join<T: Display>(values: impl IntoIterator<Item = T>) -> String {
+    let texts: Vec<String> = values.into_iter().map(|v| v.to_string()).collect();
+    texts.join(", ")
+}
+
+/// A duration as people read it: milliseconds below ten seconds, seconds above.
+pub fn millis(duration: Duration) -> String {
+    let ms = duration.as_secs_f64() * 1e3;
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 10_000.0 => format!("{ms:.0} ms"),
+        ms => format!("{:.1} s", ms / 1e3),
+    }
+}
+
+/// What `plan` and `--dry-run` print: the steps in the executor's own words.
+pub fn plan_text(plan: &Plan) -> String {
+    let mut text = String::new();
+    let to = match plan.direction {
+        Direction::Out => "the host -> vfio-pci",
+        Direction::Home => "vfio-pci -> the host",
+    };
+    let _ = writeln!(
+        text,
+        "{}: {} ({to}, way: {})",
+        plan.owner,
+        plan.cards.join(", "),
+        plan.way
+    );
+    for taken in &plan.taken {
+        let driver = taken.driver.as_deref().unwrap_or("no driver");
+        let _ = writeln!(text, "  {}  {driver} on the host", taken.addr);
+    }
+    if plan.steps.is_empty() {
+        let _ = writeln!(text, "Nothing to do: everything is where it should be.");
+    }
+    let width = plan.steps.len().to_string().len();
+    for (n, step) in (1..).zip(&plan.steps) {
+        let line = format!("{n:>width$}. {:<14} {}", step.act.subject(), step.act.verb());
+        let _ = writeln!(text, "{line:<60} at most {} s", step.deadline.as_secs());
+    }
+    for note in &plan.notes {
+        let _ = writeln!(text, "Note: {note}");
+    }
+    text
+}
+
+/// One card as `status` shows it.
+#[derive(Debug, Serialize)]
+pub struct CardStatus {
+    /// Slot, DDDD:BB:SS.
+    pub slot: String,
+    /// What NVIDIA's driver calls it, or its ids.
+    pub name: String,
+    /// Its functions.
+    pub functions: Vec<FunctionStatus>,
+    /// Whose handoff it is in, and how far that is.
+    pub owner: Option<String>,
+    /// Who uses it, and what is not known.
+    pub in_use: Vec<String>,
+}
+
+/// One function of a card.
+#[derive(Debug, Serialize)]
+pub struct FunctionStatus {
+    /// Address.
+    pub addr: String,
+    /// Vendor and device id.
+    pub id: String,
+    /// A word for its class.
+    pub class: &'static str,
+    /// Bound driver.
+    pub driver: Option<String>,
+    /// `driver_override`.
+    pub driver_override: Option<String>,
+    /// IOMMU group.
+    pub group: Option<u32>,
+}
+
+/// The status of every NVIDIA GPU.
+pub fn status(snapshot: &Snapshot, records: &[Record]) -> Vec<CardStatus> {
+    snapshot
+        .gpus()
+        .filter(|gpu| {
+            // A card with two GPU functions is one card.
+            !snapshot
+                .gpus()
+                .any(|other| other.addr.slot() == gpu.addr.slot() && other.addr < gpu.addr)
+        })
+        .map(|gpu| card_status(snapshot, records, gpu))
+        .collect()
+}
+
+fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardStatus {
+    let addrs: Vec<_> = card(snapshot, gpu.addr).into_iter().collect();
+    let name = snapshot
+        .nvidia_gpu(gpu.addr)
+        .map(|g| foreign(&g.model))
+        .filter(|m| !m.is_empty())
+        .unwrap_or_else(|| format!("NVIDIA {:04x}:{:04x}", gpu.vendor, gpu.device));
+    let owner = records.iter().find(|r| r.has(gpu.addr)).map(|r| {
+        let state = serde_json::to_value(r.state).ok();
+        let state = state.as_ref().and_then(|s| s.as_str()).unwrap_or("?").to_owned();
+        format!("{} ({state})", r.owner)
+    });
+    let functions = addrs
+        .iter()
+        .filter_map(|a| snapshot.function(*a))
+        .map(|f| FunctionStatus {
+            addr: f.addr.to_string(),
+            id: format!("{:04x}:{:04x}", f.vendor, f.device),
+            class: f.class.name(),
+            driver: f.driver.clone(),
+            driver_override: f.driver_override.clone(),
+            group: f.group,
+        })
+        .collect();
+    CardStatus {
+        slot: gpu.addr.slot().to_string(),
+        name,
+        functions,
+        owner,
+        in_use: use_of(snapshot, &addrs)
+            .iter()
+            .map(|r| {
+                // The remedy belongs to a refusal; here only the fact is told.
+                let text = r.to_string();
+                text.split(". Hint:").next().unwrap_or(&text).to_owned()
+            })
+            .collect(),
+    }
+}
+
+/// `status` for people.
+pub fn status_text(cards: &[CardStatus]) -> String {
+    if cards.is_empty() {
+        return "no NVIDIA GPU on this host\n".to_owned();
+    }
+    let mut text = String::new();
+    for card in cards {
+        let _ = writeln!(text, "{}  {}", card.slot, card.name);
+        for f in &card.functions {
+            let group = f.group.map_or("-".to_owned(), |g| g.to_string());
+            let line = format!(
+                "  {}  {}  {:<6} {:<14} group {group}",
+                f.addr,
+                f.id,
+                f.class,
+                f.driver.as_deref().unwrap_or("no driver")
+            );
+            let tail = f
+                .driver_override
+                .as_ref()
+                .map_or(String::new(), |d| format!("  override {d}"));
+            let _ = writeln!(text, "{line}{tail}");
+        }
+        let _ = writeln!(text, "  lent to: {}", card.owner.as_deref().unwrap_or("nobody"));
+        if card.in_use.is_empty() {
+            let _ = writeln!(text, "  in use:  no");
+        }
+        for line in &card.in_use {
+            let _ = writeln!(text, "  in use:  {line}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_stays_on_its_line() {
+        for (text, safe) in [
+            ("python3", "python3"),
+            ("a\nb\x1b[2J", "a\\nb\\u{1b}[2J"),
+            ("right\u{202e}left", "right\\u{202e}left"),
+            ("", ""),
+        ] {
+            assert_eq!(foreign(text), safe);
+        }
+        assert_eq!(foreign(&"x".repeat(100)).len(), 64);
+        assert!(foreign(&"\n".repeat(100)).len() <= 64);
+    }
+
+    #[test]
+    fn durations_have_the_unit_that_fits() {
+        for (us, text) in [
+            (400, "0.4 ms"),
+            (54_800, "55 ms"),
+            (9_999_000, "9999 ms"),
+            (12_340_000, "12.3 s"),
+        ] {
+            assert_eq!(millis(Duration::from_micros(us)), text);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The vocabulary of a plan: acts on the host, what must be true after each, and how it is undone.
+//!
+//! Pure data with a text form; the same text is what `plan` prints, what the log says, and what the record
+//! keeps. How an act is carried out is written in [`crate::worker`].
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pci::PciAddr;
+
+/// One act on the host. Each is one call that the kernel answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Act {
+    /// `modprobe NAME`: dependency order, softdeps, options and blacklists are modprobe's business.
+    LoadModule {
+        /// Module name.
+        name: String,
+    },
+    /// delete_module with O_NONBLOCK: the kernel refuses at once if anybody uses it.
+    UnloadModule {
+        /// Module name with underscores.
+        name: String,
+    },
+    /// Write `driver_override`. None clears it with a newline (a zero-length write clears nothing).
+    SetOverride {
+        /// The function.
+        addr: PciAddr,
+        /// The only driver that may bind from now on.
+        driver: Option<String>,
+    },
+    /// Scan for holders of these functions once more, immediately before a call that cannot be taken back.
+    ProveFree {
+        /// The functions.
+        addrs: Vec<PciAddr>,
+    },
+    /// Write the address to the driver's `unbind`.
+    Unbind {
+        /// The function.
+        addr: PciAddr,
+        /// The driver it is taken from.
+        driver: String,
+    },
+    /// Write the address to `drivers_probe`. The kernel calls that a success even if no driver took it.
+    Probe {
+        /// The function.
+        addr: PciAddr,
+        /// The driver that must have it afterwards; None: any but vfio-pci.
+        driver: Option<String>,
+    },
+}
+
+/// What must be true of the host for an act to count as done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expect {
+    /// The return value of the act says it all.
+    Nothing,
+    /// The module is loaded.
+    Loaded(String),
+    /// The function's override reads so.
+    Override(PciAddr, Option<String>),
+    /// The function is bound to this driver; None: to no driver.
+    Driver(PciAddr, Option<String>),
+    /// The function is bound to some driver, and not to vfio-pci.
+    HostDriver(PciAddr),
+}
+
+/// An act of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What is done.
+    pub act: Act,
+    /// How long it may take before it is left behind.
+    pub deadline: Duration,
+    /// The acts that take it back, in order.
+    pub inverse: Vec<Act>,
+}
+
+impl Act {
+    /// What must hold after the act.
+    pub fn expect(&self) -> Expect {
+        match self {
+            Act::LoadModule { name } => Expect::Loaded(name.clone()),
+            // The kernel's word counts: udev may load the module again at once, and with the override in place
+            // it cannot take the card.
+            Act::UnloadModule { .. } | Act::ProveFree { .. } => Expect::Nothing,
+            Act::SetOverride { addr, driver } => Expect::Override(*addr, driver.clone()),
+            Act::Unbind { addr, .. } => Expect::Driver(*addr, None),
+            Act::Probe {
+                addr,
+                driver: Some(driver),
+            } => Expect::Driver(*addr, Some(driver.clone())),
+            Act::Probe { addr, driver: None } => Expect::HostDriver(*addr),
+        }
+    }
+
+    /// The function or module the act is about, for the first column of a line.
+    pub fn subject(&self) -> String {
+        match self {
+            Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
+            Act::SetOverride { addr, .. } | Act::Unbind { addr, .. } | Act::Probe { addr, .. } => addr.to_string(),
+            Act::ProveFree { addrs } => match addrs.as_slice() {
+                [addr] => addr.to_string(),
+                [addr, ..] => addr.slot().to_string(),
+                [] => String::new(),
+            },
+        }
+    }
+
+    /// What is done to the subject.
+    pub fn verb(&self) -> String {
+        match self {
+            Act::LoadModule { .. } => "load the module".to_owned(),
+            Act::UnloadModule { .. } => "unload the module".to_owned(),
+            Act::SetOverride {
+                driver: Some(driver), ..
+            } => format!("set driver_override to {driver}"),
+            Act::SetOverride { driver: None, .. } => "clear driver_override".to_owned(),
+            Act::ProveFree { .. } => "look for holders once more".to_owned(),
+            Act::Unbind { driver, .. } => format!("unbind from {driver}"),
+            Act::Probe {
+                driver: Some(driver), ..
+            } => format!("bind to {driver}"),
+            Act::Probe { driver: None, .. } => "bind to the host's own driver".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject(), self.verb())
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Expect::Nothing => write!(f, "nothing"),
+            Expect::Loaded(name) => write!(f, "{name} is loaded"),
+            Expect::Override(_, Some(driver)) => write!(f, "driver_override is {driver}"),
+            Expect::Override(_, None) => write!(f, "driver_override is clear"),
+            Expect::Driver(_, Some(driver)) => write!(f, "the driver is {driver}"),
+            Expect::Driver(_, None) => write!(f, "no driver is bound"),
+            Expect::HostDriver(_) => write!(f, "a driver of the host is bound"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_done_when_the_driver_link_says_so() {
+        let addr = "0000:01:00.0".parse().unwrap();
+        let probe = Act::Probe {
+            addr,
+            driver: Some("vfio-pci".to_owned()),
+        };
+        assert_eq!(probe.expect(), Expect::Driver(addr, Some("vfio-pci".to_owned())));
+        assert_eq!(probe.to_string(), "0000:01:00.0: bind to vfio-pci");
+    }
+
+    #[test]
+    fn clearing_expects_null_and_not_an_empty_name() {
+        let addr = "0000:01:00.0".parse().unwrap();
+        let clear = Act::SetOverride { addr, driver: None };
+        assert_eq!(clear.expect(), Expect::Override(addr, None));
+    }
+}

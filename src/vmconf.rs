@@ -1,0 +1,419 @@
+//! A VM's config file, /etc/pve/qemu-server/VMID.conf, in Proxmox's own grammar.
+//!
+//! Pure: bytes in, values out, in time linear in the file. A line that Proxmox ignores is ignored here
+//! and told with its reason; the VM then starts without that entry. Which of the host's devices an
+//! entry means is decided in [`crate::mapping`].
+//!
+//! Source: qemu-server 9.2.6 and 8.4.10, PVE/QemuServer.pm, `parse_vm_config` (not strict) and
+//! `check_type`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::formats::is_config_id;
+pub use crate::hostpci::{Driver, HostPci, Value};
+pub use crate::propstring::Reason;
+use crate::propstring::{self, is_space};
+use crate::vmschema;
+pub use crate::vmschema::Rules;
+
+/// How many hostpci entries a VM may have (PVE/QemuServer/PCI.pm, `$MAX_HOSTPCI_DEVICES`).
+pub const MAX_HOSTPCI: u8 = 16;
+
+/// The id of a VM or container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct VmId(u32);
+
+impl VmId {
+    /// The smallest id there is (pve-common, PVE/JSONSchema.pm, `pve-vmid`).
+    pub const MIN: u32 = 100;
+    /// The largest id there is.
+    pub const MAX: u32 = 999_999_999;
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// A number or a text is no VM id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a VM id (100 to 999999999)")]
+pub struct BadVmId(pub String);
+
+impl TryFrom<u32> for VmId {
+    type Error = BadVmId;
+
+    fn try_from(number: u32) -> Result<Self, Self::Error> {
+        if (Self::MIN..=Self::MAX).contains(&number) {
+            Ok(VmId(number))
+        } else {
+            Err(BadVmId(number.to_string()))
+        }
+    }
+}
+
+impl From<VmId> for u32 {
+    fn from(id: VmId) -> u32 {
+        id.0
+    }
+}
+
+impl FromStr for VmId {
+    type Err = BadVmId;
+
+    /// Digits only, without leading zeros: the way Proxmox spells it in arguments and file names.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || BadVmId(text.to_owned());
+        if text.len() > 9 || text.starts_with('0') || !propstring::is_digits(text.as_bytes()) {
+            return Err(bad());
+        }
+        text.parse::<u32>().map_err(|_| bad())?.try_into()
+    }
+}
+
+impl fmt::Display for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which generation of Proxmox VE reads the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Generation {
+    /// qemu-server 8.
+    Pve8,
+    /// qemu-server 9.0.25 and later (from there on it knows `driver=`).
+    Pve9,
+}
+
+/// A line of the current section that Proxmox complains about and then ignores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IgnoredLine {
+    /// Its number, from 1.
+    pub line: usize,
+    /// Its key, if one was recognised.
+    pub key: Option<String>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// The settings of one section, as far as they are valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Section {
+    values: BTreeMap<String, Value>,
+    hostpci: BTreeMap<u8, HostPci>,
+}
+
+impl Section {
+    /// The value of a setting; of a repeated one the last valid value. Booleans are `1` or `0`.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
+    }
+
+    /// Whether a boolean setting is on.
+    pub fn flag(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|v| *v == "1")
+    }
+
+    /// The hostpci entries, in the order of their index.
+    pub fn hostpci(&self) -> impl Iterator<Item = &HostPci> {
+        self.hostpci.values()
+    }
+
+    /// The `delete:` of `[PENDING]`, as it is spelled; see [`VmConfig::pending_deletes`].
+    pub fn delete(&self) -> Option<&Value> {
+        self.get("delete")
+    }
+}
+
+/// A parsed VM config.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmConfig {
+    /// What the VM has: the lines before the first section header.
+    pub current: Section,
+    /// `[PENDING]`: what is to change at the next start. Proxmox has merged it when a hookscript runs
+    /// for a normal start.
+    pub pending: Section,
+    /// The names of the snapshots.
+    pub snapshots: BTreeSet<String>,
+    /// The lines of the current section that were ignored, in the order of the file.
+    pub ignored_lines: Vec<IgnoredLine>,
+    /// Keys of the form hostpciN of the current section of which no line was taken, with the reason of
+    /// the last one. The N need not be valid.
+    pub ignored_hostpci: BTreeMap<String, Reason>,
+}
+
+impl VmConfig {
+    /// The hostpci entries the VM has now, in the order of their index.
+    pub fn hostpci(&self) -> impl Iterator<Item = &HostPci> {
+        self.current.hostpci()
+    }
+
+    /// Whether the VM is a template. It is then only started for a backup, without hostpci.
+    pub fn template(&self) -> bool {
+        self.current.flag("template")
+    }
+
+    /// `lock:`, the operation that has the VM; any word, the parser does not check it.
+    pub fn lock(&self) -> Option<&Value> {
+        self.current.get("lock")
+    }
+
+    /// `hookscript:`, a volume id.
+    pub fn hookscript(&self) -> Option<&Value> {
+        self.current.get("hookscript")
+    }
+
+    /// Whether the machine type is a q35 (PVE/QemuServer/Machine.pm, `machine_type_is_q35`).
+    pub fn is_q35(&self, generation: Generation) -> bool {
+        let machine = self.current.get("machine").map(Value::as_bytes).unwrap_or_default();
+        let fields = propstring::parse(vmschema::machine_format(generation), machine).unwrap_or_default();
+        fields.get("type").is_some_and(|t| t.windows(3).any(|w| w == b"q35"))
+    }
+
+    /// The keys that `[PENDING]` deletes, and whether by force (a leading `!`).
+    pub fn pending_deletes(&self) -> Vec<(String, bool)> {
+        let text = self.pending.delete().map(Value::to_str).unwrap_or_default();
+        text.split(|c: char| c.is_ascii_whitespace() || matches!(c, ',' | ';' | '\u{b}'))
+            .filter_map(|word| match word.strip_prefix('!') {
+                Some(key) => (!key.is_empty()).then(|| (key.to_owned(), true)),
+                None => (!word.is_empty()).then(|| (word.to_owned(), false)),
+            })
+            .collect()
+    }
+}
+
+/// Parses a VM config. Takes every input; what Proxmox would not take is told in the result.
+pub fn parse(raw: &[u8], generation: Generation) -> VmConfig {
+    parse_with(
+        raw,
+        Rules {
+            generation,
+            cpu_models: &[],
+        },
+    )
+}
+
+/// Parses a VM config on a node that has CPU models of its own.
+pub fn parse_with(raw: &[u8], rules: Rules<'_>) -> VmConfig {
+    let mut parser = Parser {
+        rules,
+        config: VmConfig::default(),
+        place: Place::Current,
+        description: None,
+    };
+    for (number, line) in raw.split(|b| *b == b'\n').enumerate() {
+        parser.line(number + 1, line);
+    }
+    parser.finish_description();
+    parser.config
+}
+
+/// Where the parser is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Current,
+    Pending,
+    /// A snapshot, a special section or an unknown one: nothing in them counts.
+    Other,
+}
+
+struct Parser<'a> {
+    rules: Rules<'a>,
+    config: VmConfig,
+    place: Place,
+    description: Option<Vec<u8>>,
+}
+
+/// The description is comments (or a `description:`), put together at the end of the section.
+const DESCRIPTION: &str = "description";
+
+impl Parser<'_> {
+    fn line(&mut self, number: usize, line: &[u8]) {
+        let line_end = trim_end(line);
+        if line_end.is_empty() || self.header(line_end) || self.place == Place::Other {
+            return;
+        }
+        if let Some(text) = line.strip_prefix(b"#") {
+            let description = self.description.get_or_insert_default();
+            decode_text(text, description);
+            description.push(b'\n');
+            return;
+        }
+        // In this order: a line may have several of these forms.
+        if let Some(text) = keyed(line, DESCRIPTION) {
+            decode_text(text, self.description.get_or_insert_default());
+            return;
+        }
+        if is_snapstate(line_end) {
+            if let Some((key, _)) = setting(line) {
+                self.ignore_hostpci(key, Reason::TakenAsSnapstate);
+            }
+            return;
+        }
+        if let Some(value) = keyed(line, "args") {
+            self.set("args", Value::from(value));
+            return;
+        }
+        if let Some(value) = keyed(line, "delete") {
+            match self.place {
+                Place::Pending => self.set("delete", Value::from(value)),
+                _ => self.ignore(number, Some("delete"), Reason::DeleteOutsidePending),
+            }
+            return;
+        }
+        let Some((key, value)) = setting(line) else {
+            return self.ignore(number, None, Reason::UnparsableLine);
+        };
+        match vmschema::check(key, value, self.rules) {
+            Ok(kept) => self.set(key, Value::from(kept)),
+            Err(reason) => {
+                self.ignore(number, Some(key), reason);
+                self.ignore_hostpci(key, reason);
+            }
+        }
+    }
+
+    /// Whether the line is a section header; if so the section begins.
+    fn header(&mut self, line: &[u8]) -> bool {
+        let Some(name) = line.strip_prefix(b"[").and_then(|l| l.strip_suffix(b"]")) else {
+            return false;
+        };
+        if name.contains(&b']') {
+            return false;
+        }
+        self.finish_description();
+        self.place = Place::Other;
+        if name.eq_ignore_ascii_case(b"PENDING") {
+            self.place = Place::Pending;
+            self.config.pending = Section::default(); // a second one starts over
+        } else if is_config_id(name) {
+            self.config.snapshots.insert(String::from_utf8_lossy(name).into_owned());
+        }
+        true
+    }
+
+    fn section(&mut self) -> &mut Section {
+        match self.place {
+            Place::Pending => &mut self.config.pending,
+            _ => &mut self.config.current,
+        }
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        if let Some(index) = hostpci_index(key) {
+            // The schema has taken it, so this does too.
+            if let Ok(entry) = HostPci::parse(index, value.as_bytes(), self.rules.generation) {
+                self.section().hostpci.insert(index, entry);
+                if self.place == Place::Current {
+                    self.config.ignored_hostpci.remove(key);
+                }
+            }
+        }
+        let key = if key == "cdrom" { "ide2" } else { key };
+        self.section().values.insert(key.to_owned(), value);
+    }
+
+    fn ignore(&mut self, line: usize, key: Option<&str>, reason: Reason) {
+        if self.place == Place::Current {
+            let key = key.map(str::to_owned);
+            self.config.ignored_lines.push(IgnoredLine { line, key, reason });
+        }
+    }
+
+    fn ignore_hostpci(&mut self, key: &str, reason: Reason) {
+        let digits = key.strip_prefix("hostpci");
+        let is_hostpci = digits.is_some_and(|d| d.bytes().all(|b| b.is_ascii_digit()));
+        let taken = hostpci_index(key).is_some_and(|i| self.config.current.hostpci.contains_key(&i));
+        if self.place == Place::Current && is_hostpci && !taken {
+            self.config.ignored_hostpci.insert(key.to_owned(), reason);
+        }
+    }
+
+    fn finish_description(&mut self) {
+        if let Some(text) = self.description.take() {
+            let text = String::from_utf8_lossy(&text);
+            self.set(DESCRIPTION, Value::from(text.trim_end_matches(is_text_space)));
+        }
+    }
+}
+
+/// Perl's `\s` in decoded text: Unicode's white space.
+fn is_text_space(c: char) -> bool {
+    c.is_whitespace()
+}
+
+/// The index of a hostpci key that exists.
+fn hostpci_index(key: &str) -> Option<u8> {
+    let digits = key.strip_prefix("hostpci")?;
+    let index = digits.parse::<u8>().ok().filter(|i| *i < MAX_HOSTPCI)?;
+    (index.to_string() == digits).then_some(index)
+}
+
+/// `key:`, optional blanks, and a value that is more than blanks.
+fn keyed<'a>(line: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    let rest = line.strip_prefix(key.as_bytes())?.strip_prefix(b":")?;
+    let value = trim(rest);
+    (!value.is_empty()).then_some(value)
+}
+
+/// A key of lower-case letters, `_` and `-`, then digits; at once a colon; then a value, which is a
+/// single blank where there are only blanks.
+fn setting(line: &[u8]) -> Option<(&str, &[u8])> {
+    if !line.first()?.is_ascii_lowercase() {
+        return None;
+    }
+    let run = |from: usize, is: fn(&u8) -> bool| line[from..].iter().take_while(|b| is(b)).count();
+    let letters = run(0, |b| b.is_ascii_lowercase() || matches!(b, b'_' | b'-'));
+    let end = letters + run(letters, u8::is_ascii_digit);
+    let rest = line[end..].strip_prefix(b":")?;
+    let value = trim(rest);
+    let value = if value.is_empty() {
+        &rest[rest.len().checked_sub(1)?..]
+    } else {
+        value
+    };
+    Some((std::str::from_utf8(&line[..end]).ok()?, value))
+}
+
+/// Whether a line (its trailing blanks removed) ends in `snapstate: prepare` or `snapstate: delete`.
+fn is_snapstate(line: &[u8]) -> bool {
+    [&b"prepare"[..], b"delete"]
+        .iter()
+        .filter_map(|word| line.strip_suffix(*word))
+        .any(|rest| trim_end(rest).ends_with(b"snapstate:"))
+}
+
+fn trim_end(text: &[u8]) -> &[u8] {
+    &text[..text.iter().rposition(|b| !is_space(*b)).map_or(0, |at| at + 1)]
+}
+
+fn trim(text: &[u8]) -> &[u8] {
+    let text = trim_end(text);
+    &text[text.iter().position(|b| !is_space(*b)).unwrap_or(text.len())..]
+}
+
+/// Undoes the URL encoding of descriptions (pve-common, PVE/Tools.pm, `decode_text`): `%` and two hex
+/// digits are a byte, everything else stays.
+fn decode_text(text: &[u8], to: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        let digit = |at: usize| tail.get(at).and_then(|b| char::from(*b).to_digit(16));
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                to.push((high * 16 + low) as u8);
+                rest = &tail[2..];
+            }
+            _ => {
+                to.push(*first);
+                rest = tail;
+            }
+        }
+    }
+}

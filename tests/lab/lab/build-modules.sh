@@ -1,0 +1,18 @@
+#!/bin/sh
+# In the toolbox, with a driver's folder on /build: compile its modules, put
+# them beside the kernel's own and write the index of both.
+# Arguments: the kernel's version, the compiler.
+set -e
+version=$1 compiler=$2
+headers=/usr/src/linux-headers-$version
+cd /build/source
+# SYSSRC and the rest are what the makefiles of NVIDIA's modules ask for.
+make -j2 KDIR="$headers" SYSSRC="$headers" CC="$compiler" \
+    IGNORE_CC_MISMATCH=1 KERNEL_UNAME="$version" modules
+updates=/build/root/usr/lib/modules/$version/updates
+mkdir -p "$updates"
+find . -name '*.ko' -exec cp {} "$updates/" \;
+strip --strip-debug "$updates"/*.ko
+ln -s usr/lib /build/root/lib # where depmod looks
+depmod -b /build/root "$version"
+rm /build/root/lib

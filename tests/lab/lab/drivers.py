@@ -1,0 +1,100 @@
+"""The driver's modules for a kernel, as a layer of the guest's root.
+
+The layer holds lib/modules/VERSION/updates and the index files that depmod
+wrote with the new modules in view; over the kernel's own layer they make one
+complete tree. The stub's source is tests/lab/stub; the real one is the source
+of NVIDIA's open modules as Debian packages it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import IO
+
+from . import cache, kernels, mirror, sandbox, toolbox, userland
+
+STUB = Path(__file__).parent.parent / "stub"
+REAL_SUITE, REAL_COMPONENTS = "trixie", "main contrib"
+REAL_PACKAGE = "nvidia-open-kernel-dkms"
+# Debian's kernels from 6.12.93 on carry the fourth argument of
+# pci_resize_resource (a mask of BARs to leave alone) that 6.19 brought; the
+# module's source knows only three.
+REAL_EDIT = r"s/\(pci_resize_resource([^;]*[a-z_]*size\))/\1, 0)/"
+BUILD_MODULES = Path(__file__).parent / "build-modules.sh"
+COMPILER = "gcc-14"  # the headers of 6.1 name one that the toolbox lacks
+RECIPE = "1"  # counts changes of _build that the inputs do not show
+TIMEOUTS = {"stub": 300.0, "real": 1800.0}
+
+
+def layer(driver: str, kernel: str) -> Path | None:
+    """The erofs image of a driver for a kernel; None where there is none."""
+    if driver == "none":
+        return None
+    return cache.obtain(artefact(driver, kernel)) / "driver.erofs"
+
+
+def artefact(driver: str, kernel: str) -> cache.Artefact:
+    """The artefact of one driver for one kernel."""
+    source = (
+        (cache.files_key(STUB),) if driver == "stub"
+        else (REAL_SUITE, REAL_COMPONENTS, REAL_PACKAGE, REAL_EDIT)
+    )
+
+    def build(folder: Path, log: IO[bytes]) -> None:
+        _build(driver, kernel, folder, log)
+
+    return cache.Artefact(
+        name=f"driver-{driver}-{kernel}",
+        inputs=(RECIPE, COMPILER, BUILD_MODULES.read_text(),
+                kernels.artefact(kernel).key, *source),
+        build=build,
+    )
+
+
+def _build(driver: str, name: str, folder: Path, log: IO[bytes]) -> None:
+    kernel = kernels.obtain(name)
+    source = folder / "source"
+    if driver == "stub":
+        shutil.copytree(STUB, source)
+    else:
+        _fetch_real(folder, source, log)
+    # All of the kernel's modules must be in view of depmod; links cost nothing.
+    tree = folder / "root/usr/lib/modules" / kernel.version
+    shutil.copytree(
+        kernel.folder / "root/usr/lib/modules" / kernel.version, tree,
+        copy_function=os.link,
+    )
+    for index in tree.glob("modules.*"):
+        # depmod rewrites these: never through a link into the kernel's tree.
+        content = index.read_bytes()
+        index.unlink()
+        index.write_bytes(content)
+    shutil.copy(BUILD_MODULES, folder / "build-modules")
+    headers = kernel.folder / "root"
+    binds = {"/build": folder, "/usr/src": headers / "usr/src"}
+    for tools in headers.glob("usr/lib/linux-kbuild-*"):
+        binds[f"/usr/lib/{tools.name}"] = tools
+        (toolbox.root() / "usr/lib" / tools.name).mkdir(exist_ok=True)
+    words = ["sh", "/build/build-modules", kernel.version, COMPILER]
+    sandbox.run(toolbox.command(words, binds), log, TIMEOUTS[driver])
+    shutil.rmtree(tree / "kernel")
+    userland.pack(folder, log, "driver.erofs")
+    shutil.rmtree(folder / "root")
+    shutil.rmtree(source)
+
+
+def _fetch_real(folder: Path, source: Path, log: IO[bytes]) -> None:
+    suite = mirror.Suite(folder / "apt", REAL_SUITE, log, REAL_COMPONENTS)
+    suite.update()
+    suite.unpack([REAL_PACKAGE], folder / "package")
+    shutil.rmtree(folder / "apt")
+    trees = list((folder / "package/usr/src").glob("nvidia*"))
+    if len(trees) != 1:
+        raise cache.LabError(f"{REAL_PACKAGE} holds {trees}, not one tree")
+    shutil.move(trees[0], source)
+    shutil.rmtree(folder / "package")
+    for file in source.rglob("nv-pci.c"):
+        edit = ["sed", "-i", REAL_EDIT, str(file)]
+        sandbox.run(sandbox.tied(edit), log, 10.0)

@@ -1,0 +1,45 @@
+#!/bin/sh
+# The guest's first program: bring its root together and hand over to systemd.
+#   lowest    userland (vda), a kernel's modules (vdb), the driver's (vdc)
+#   on top    a tmpfs, or the disk vdd where changes are to survive a reboot
+#   into it   tests/lab/guest and what this boot adds, from the 9p share
+export PATH=/bin:/sbin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+modprobe virtio_iommu 2>/dev/null # before anything looks at IOMMU groups
+for module in virtio_pci virtio_blk erofs overlay 9pnet_virtio 9p; do
+    modprobe "$module" || echo "initrd: no module $module"
+done
+mkdir -p /top /root /lower/vda /lower/vdb /lower/vdc
+waited=0
+while [ ! -b /dev/vdb ] && [ $waited -lt 100 ]; do
+    usleep 100000
+    waited=$((waited + 1))
+done
+lower=
+for disk in vda vdb vdc; do
+    [ -b /dev/$disk ] || continue
+    mount -t erofs -o ro /dev/$disk /lower/$disk || echo "initrd: no $disk"
+    lower=/lower/$disk${lower:+:$lower}
+done
+if [ -b /dev/vdd ]; then
+    modprobe ext4
+    mount -t ext4 /dev/vdd /top
+else
+    mount -t tmpfs -o size=75% top /top
+fi
+mkdir -p /top/upper /top/work
+mount -t overlay -o "lowerdir=$lower,upperdir=/top/upper,workdir=/top/work" \
+    root /root || exec sh
+mkdir -p /root/lab
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 lab /root/lab
+# Only once: later boots of the same disk find what the first one left.
+if [ ! -e /root/etc/lab-laid ]; then
+    cp -a /root/lab/guest/. /root/
+    touch /root/etc/lab-laid
+fi
+mount --move /dev /root/dev
+mount --move /proc /root/proc
+mount --move /sys /root/sys
+exec switch_root /root /sbin/init

@@ -1,0 +1,140 @@
+"""Debian packages, from the mirror that this machine's own apt uses.
+
+The address is read from the machine's apt sources; none is written down here.
+Packages are fetched with a private apt: its lists and its idea of what is
+installed are its own, the machine's are neither read nor changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+import subprocess
+
+from . import sandbox
+from .cache import LabError
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+SOURCES = Path("/etc/apt")
+# Suites that only the main archive carries.
+SUITES = {"bookworm", "trixie", "forky", "sid", "stable", "testing",
+          "unstable", "oldstable"}
+DOWNLOAD_TIMEOUT = 1200.0
+
+
+def uri() -> str:
+    """The URI of the main Debian archive in the machine's apt sources."""
+    files = [SOURCES / "sources.list"]
+    files += sorted(SOURCES.glob("sources.list.d/*.list"))
+    for path in files:
+        if path.is_file():
+            for found in one_line_style(path.read_text()):
+                return found
+    for path in sorted(SOURCES.glob("sources.list.d/*.sources")):
+        for found in deb822_style(path.read_text()):
+            return found
+    raise LabError(
+        "no Debian archive in the machine's apt sources\n"
+        "Hint: the lab fetches Debian packages from where the machine's own "
+        "apt does"
+    )
+
+
+def one_line_style(text: str) -> Iterator[str]:
+    """URIs of the main archive in a sources.list (sources.list(5))."""
+    for line in text.splitlines():
+        match = re.match(r"deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", line.strip())
+        if match and match[2] in SUITES and "://" in match[1]:
+            yield match[1]
+
+
+def deb822_style(text: str) -> Iterator[str]:
+    """URIs of the main archive in a .sources file (sources.list(5))."""
+    for stanza in re.split(r"\n\s*\n", text):
+        plain = "\n".join(
+            line for line in stanza.splitlines() if not line.startswith("#")
+        )
+        fields = {
+            key.lower(): value.split()
+            for key, value in re.findall(
+                r"^(\S+):((?:.*)(?:\n[ \t].*)*)", plain, re.MULTILINE
+            )
+        }
+        if "no" in fields.get("enabled", []):
+            continue
+        if "deb" in fields.get("types", []) and SUITES & set(fields.get("suites", [])):
+            yield from (u for u in fields.get("uris", []) if "://" in u)
+
+
+def source_line(suite: str, components: str = "main") -> str:
+    """A line of a sources.list for `suite` of that archive."""
+    return f"deb [signed-by={KEYRING}] {uri()} {suite} {components}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A private apt that knows one suite, in a folder of its own."""
+
+    folder: Path
+    name: str
+    log: IO[bytes]
+    components: str = "main"
+
+    def update(self) -> None:
+        """Fetch the suite's lists; to be called first."""
+        for sub in ("lists/partial", "archives/partial", "parts"):
+            (self.folder / sub).mkdir(parents=True)
+        (self.folder / "status").touch()
+        source = source_line(self.name, self.components)
+        (self.folder / "sources.list").write_text(source + "\n")
+        self._apt("apt-get", "update")
+
+    def depends(self, package: str) -> list[str]:
+        """Names in the Depends of a package; empty when there is none."""
+        text = self._output("apt-cache", "show", "--no-all-versions", package)
+        match = re.search(r"^Depends: (.*)$", text, re.MULTILINE)
+        return re.findall(r"(?:^|, )([a-z0-9.+-]+)", match[1]) if match else []
+
+    def exists(self, package: str) -> bool:
+        """Is there a package of that name?"""
+        return "Package: " in self._output("apt-cache", "show", package)
+
+    def unpack(self, packages: Sequence[str], into: Path) -> None:
+        """Download packages and unpack their files, without installing."""
+        self._apt("apt-get", "download", *packages)
+        for package in sorted(self.folder.glob("*.deb")):
+            sandbox.run(
+                sandbox.tied(["dpkg-deb", "--extract", str(package), str(into)]),
+                self.log, timeout=300.0,
+            )
+            package.unlink()
+
+    def _options(self) -> list[str]:
+        settings = {
+            "Dir::State": f"{self.folder}",
+            "Dir::State::lists": f"{self.folder}/lists",
+            "Dir::State::status": f"{self.folder}/status",
+            "Dir::Cache": f"{self.folder}",
+            "Dir::Etc::SourceList": f"{self.folder}/sources.list",
+            "Dir::Etc::SourceParts": f"{self.folder}/parts",
+            "Dir::Etc::Preferences": "/dev/null",
+            "Dir::Etc::PreferencesParts": f"{self.folder}/parts",
+            "APT::Sandbox::User": "root",
+            "APT::Architecture": "amd64",
+            "Acquire::Languages": "none",
+        }
+        return [f"-o{key}={value}" for key, value in settings.items()]
+
+    def _apt(self, program: str, *arguments: str) -> None:
+        command = [program, "-q", *self._options(), *arguments]
+        sandbox.run(sandbox.tied(command), self.log, DOWNLOAD_TIMEOUT, self.folder)
+
+    def _output(self, program: str, *arguments: str) -> str:
+        command = [program, *self._options(), *arguments]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=self.log, check=False
+        )
+        return done.stdout.decode()

@@ -1,0 +1,121 @@
+"""The command line of the virtual machine: pure text, nothing is started.
+
+The machine is a q35 with one root port per card. Devices of ours sit in high
+slots, so that no root port finds its slot taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from .images import Images
+from .options import Options
+
+# Folders as QEMU sees them, see toolbox.MOUNT_POINTS.
+RUN, CACHE = "/lab", "/cache"
+
+FIRST_PORT_SLOT = 0x4  # sixteen cards end at 0x13
+SLOT_IOMMU = 0x1
+SLOT_DISPLAY = 0x2
+SLOT_PERSIST = 0x19
+SLOT_SERIAL = 0x1A
+SLOTS_DISKS = (0x1C, 0x1B, 0x18)
+SLOT_SHARE = 0x1D
+CPUS = 2
+
+# IOMMU -> its device, the machine's chip set option, kernel arguments.
+# Interrupt remapping of Intel and AMD asks for a split interrupt controller.
+IOMMUS: dict[str, tuple[str, str, str]] = {
+    "intel": ("intel-iommu,intremap=on,caching-mode=on", "split",
+              "intel_iommu=on iommu=pt"),
+    "amd": ("amd-iommu,intremap=on,dma-remap=on", "split", "iommu=pt"),
+    "virtio": (f"virtio-iommu-pci,bus=pcie.0,addr={SLOT_IOMMU:#x}", "split",
+               "iommu=pt"),
+    "none": ("", "split", ""),
+}
+
+TCG = "tcg,thread=multi,tb-size=512"
+
+
+def command(
+    options: Options, images: Images, cache: Path, persist: bool, accel: str
+) -> list[str]:
+    """The words of the command line."""
+    iommu, irqchip, arguments = IOMMUS[options.iommu]
+    words = [
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config",
+        "-display", "none", "-vga", "none",
+        "-accel", accel, "-cpu", "max", "-smp", str(CPUS),
+        "-m", f"{options.memory}M",
+        # share=on: the device server reads and writes the guest's memory.
+        "-object", f"memory-backend-memfd,id=mem,size={options.memory}M,share=on",
+        "-machine", f"q35,kernel-irqchip={irqchip},memory-backend=mem",
+        "-kernel", _seen(images.kernel, cache),
+        "-initrd", _seen(images.initrd, cache),
+        "-append", kernel_arguments(options, arguments),
+        "-serial", f"file:{RUN}/console.log",
+    ]
+    if not options.persist:
+        words.append("-no-reboot")
+    if iommu:
+        words += ["-device", iommu]
+    if options.display == "bochs":
+        words += ["-device", f"VGA,bus=pcie.0,addr={SLOT_DISPLAY:#x}"]
+    for slot, disk in zip(SLOTS_DISKS, images.disks):
+        words += _disk(f"disk{slot:x}", _seen(disk, cache), slot, readonly=True)
+    if persist:
+        words += _disk("persist", f"{RUN}/persist.img", SLOT_PERSIST)
+    words += [
+        "-fsdev", f"local,id=share,path={RUN}/share,security_model=none",
+        "-device", f"virtio-9p-pci,fsdev=share,mount_tag=lab,bus=pcie.0,"
+                   f"addr={SLOT_SHARE:#x}",
+        "-device", f"virtio-serial-pci,bus=pcie.0,addr={SLOT_SERIAL:#x}",
+    ]
+    for port in ("agent", "inject"):
+        words += [
+            "-chardev", f"socket,id={port},path={RUN}/{port}.sock",
+            "-device", f"virtserialport,chardev={port},name=lab.{port}",
+        ]
+    return words + _cards(options)
+
+
+def kernel_arguments(options: Options, iommu: str) -> str:
+    """The kernel's command line."""
+    words = ["console=ttyS0", "panic=-1", "loglevel=4",
+             "systemd.show_status=0", "modprobe.blacklist=nouveau", iommu,
+             options.append]
+    return " ".join(word for word in words if word)
+
+
+def _seen(path: Path, cache: Path) -> str:
+    """A file of the cache as QEMU sees it."""
+    return f"{CACHE}/{path.relative_to(cache)}"
+
+
+def _disk(name: str, path: str, slot: int, readonly: bool = False) -> list[str]:
+    mode = "on" if readonly else "off"
+    return [
+        "-drive", f"file={path},if=none,id={name},format=raw,readonly={mode}",
+        "-device", f"virtio-blk-pci,drive={name},bus=pcie.0,addr={slot:#x}",
+    ]
+
+
+def _cards(options: Options) -> Sequence[str]:
+    words: list[str] = []
+    for card in range(options.cards):
+        words += ["-device", f"pcie-root-port,id=port{card},bus=pcie.0,"
+                             f"chassis={card + 1},slot={card + 1},"
+                             f"addr={FIRST_PORT_SLOT + card:#x}"]
+        for function in range(options.functions):
+            words += ["-device", json.dumps({
+                "driver": "vfio-user-pci",
+                "socket": {"type": "unix",
+                           "path": f"{RUN}/card{card}.{function}.sock"},
+                "bus": f"port{card}",
+                "addr": f"0.{function}",
+                # On each: a rescan makes two groups of them otherwise.
+                "multifunction": True,
+            })]
+    return words
