@@ -107,6 +107,7 @@ pub enum Command {
     Handoff {
         /// Where to
         to: Side,
+        /// Which GPUs.
         #[command(flatten)]
         target: Target,
     },
@@ -145,7 +146,8 @@ pub fn parse(args: &[OsString]) -> Result<Request, ParseError> {
     let phase = text.get(1).map(|name| Phase::from_name(name));
     let is_number = |t: &String| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
     let is_phase = phase.as_ref().is_some_and(|p| !matches!(p, Phase::Other(_)));
-    if !text.first().is_some_and(is_number) && !(is_phase && text.len() == 2) {
+    let hook_form = text.first().is_some_and(is_number) || (is_phase && text.len() == 2);
+    if !hook_form {
         let args = std::iter::once(OsString::from("gpu-handoff")).chain(args.iter().cloned());
         return Ok(Request::Command(Cli::try_parse_from(args).map_err(ParseError::Clap)?));
     }
@@ -164,7 +166,7 @@ pub fn parse(args: &[OsString]) -> Result<Request, ParseError> {
     }
     let vmid = text[0].parse().map_err(|_| {
         ParseError::Sentence(format!(
-            "'{}' is no VM id. Hint: VM ids are numbers from {} to {}; 'qm list' shows them",
+            "'{}' is not a VM id. Hint: VM ids are numbers from {} to {}; 'qm list' shows them",
             crate::report::foreign(&text[0]),
             VmId::MIN,
             VmId::MAX

@@ -5,11 +5,14 @@
 
 use std::collections::BTreeSet;
 
+use crate::choice::{self, Moment, Site};
 use crate::inventory::{Function, Snapshot};
+use crate::mapping::{self, HostFunction, Share};
 use crate::pci::{PciAddr, PciSlot};
 use crate::plan::Reason;
+use crate::pve::{Cluster, Config};
 use crate::report::{foreign, join};
-use crate::vmconf::{Driver, HostPci, VmConfig};
+use crate::vmconf::{Driver, VmId};
 
 /// What a VM is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,70 +25,88 @@ pub struct Given {
     pub left: Vec<String>,
 }
 
-/// Sorts the devices of a VM's entries into those that are ours and those left to Proxmox.
+/// Sorts the devices of a VM's entries into those that are ours and those left to Proxmox. Which devices they are is
+/// what Proxmox will choose itself, a moment after us.
 ///
 /// # Errors
-/// Every entry that cannot be resolved to devices, as [`Reason::Other`].
-pub fn of_vm(config: &VmConfig, snapshot: &Snapshot) -> Result<Given, Vec<Reason>> {
+/// Where Proxmox will not start the VM with its entries, and one of them could be a GPU of ours: taking the GPU off
+/// the host for that start would help nobody.
+pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) -> Result<Given, Reason> {
+    let config = &read.config;
     let mut given = Given::default();
-    let mut reasons = Vec::new();
     if config.template() {
         given
             .left
             .push("it is a template, which Proxmox starts without its PCI devices".to_owned());
         return Ok(given);
     }
+    let functions: Vec<HostFunction> = snapshot.functions.iter().map(as_proxmox_sees).collect();
+    let site = Site {
+        node: &cluster.node,
+        generation: read.generation,
+        mappings: &cluster.mappings,
+        functions: &functions,
+        reservations: &cluster.reservations,
+    };
+    let running = |vm: VmId| snapshot.vms.iter().find(|v| v.vmid == vm).map(|v| v.pid);
+    let start = choice::start(
+        config,
+        site,
+        Moment {
+            vmid,
+            now: cluster.now,
+            running: &running,
+        },
+    );
+    let mut possible = false;
     for entry in config.hostpci() {
         let key = entry.key();
-        if entry.mdev.is_some() {
-            given.left.push(format!(
-                "{key} is a mediated device or vGPU: the GPU stays on its host driver"
-            ));
-            continue;
-        }
-        if entry.driver == Some(Driver::Keep) {
+        let resolved = mapping::resolve_entry(entry, &cluster.mappings, &functions, &cluster.node);
+        let share = resolved.as_ref().map(|r| &r.share);
+        if entry.mdev.is_some() || share.is_ok_and(|s| *s != Share::Whole) {
+            let why = "is a mediated device or vGPU: the GPU stays on its host driver";
+            given.left.push(format!("{key} {why}"));
+        } else if entry.driver == Some(Driver::Keep) {
             given
                 .left
                 .push(format!("{key} says driver=keep: its driver is left as it is"));
-            continue;
-        }
-        match functions_of(entry, snapshot) {
-            Ok(functions) => sort_entry(&key, &functions, snapshot, &mut given),
-            Err(reason) => reasons.push(reason),
+        } else if let Err(error) = &resolved {
+            given.left.push(format!("{key}: {error}"));
+        } else if let (Some(chosen), None) = (start.chosen.get(&entry.index), &start.error) {
+            sort_entry(&key, &chosen.functions, snapshot, &mut given);
+        } else {
+            let alternatives = resolved.iter().flat_map(|r| r.alternatives.iter().flatten());
+            possible |= alternatives.into_iter().any(|a| has_gpu(snapshot, *a));
         }
     }
     given.gpus.sort_unstable();
     given.gpus.dedup();
-    if reasons.is_empty() { Ok(given) } else { Err(reasons) }
+    match &start.error {
+        Some(error) if possible => Err(Reason::ProxmoxRefuses(error.to_string())),
+        _ => Ok(given),
+    }
 }
 
-/// The functions of one entry. An element of host= matches sysfs names by prefix, with the domain 0000 implied
-/// (pve-common, SysFSTools.pm, lspci).
-fn functions_of(entry: &HostPci, snapshot: &Snapshot) -> Result<Vec<PciAddr>, Reason> {
-    if let Some(mapping) = &entry.mapping {
-        return Err(Reason::Other(format!(
-            "{}: the resource mapping '{mapping}' cannot be followed yet. Hint: name the card with host= instead",
-            entry.key()
-        )));
+fn as_proxmox_sees(function: &Function) -> HostFunction {
+    HostFunction {
+        addr: function.addr,
+        vendor: Some(function.vendor),
+        device: Some(function.device),
+        class: Some(function.class),
+        subsystem_vendor: function.subsystem.map(|s| s.0),
+        subsystem_device: function.subsystem.map(|s| s.1),
+        iommu_group: function.group,
+        mdev_types: function.mdev_types.clone(),
+        nvidia_vgpu: function.nvidia_vgpu.clone(),
+        physfn: function.physfn,
     }
-    let mut functions = Vec::new();
-    for text in &entry.host {
-        let matching = snapshot.functions.iter().map(|f| f.addr).filter(|a| {
-            let name = a.to_string();
-            name.starts_with(text.as_str()) || name.strip_prefix("0000:").is_some_and(|n| n.starts_with(text.as_str()))
-        });
-        functions.extend(matching);
-    }
-    Ok(functions)
+}
+
+fn has_gpu(snapshot: &Snapshot, addr: PciAddr) -> bool {
+    snapshot.slot(addr.slot()).any(Function::is_nvidia_gpu)
 }
 
 fn sort_entry(key: &str, functions: &[PciAddr], snapshot: &Snapshot, given: &mut Given) {
-    if functions.is_empty() {
-        given
-            .left
-            .push(format!("{key} names a device that is not there; Proxmox will say so"));
-        return;
-    }
     given.functions.extend(functions);
     // One function of a card is enough: Proxmox binds the whole group, and the card moves as a whole.
     let slots: BTreeSet<PciSlot> = functions.iter().map(|a| a.slot()).collect();

@@ -39,7 +39,7 @@ pub enum Error {
     Usage(String),
     /// The plan refused; nothing was touched. The refusal lists every reason found.
     #[error("{0}")]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
     /// An act failed and everything before it was undone.
     #[error("{what}; the host is as it was before")]
     Restored {
@@ -74,6 +74,13 @@ pub enum Error {
         /// The error of the system.
         source: std::io::Error,
     },
+}
+
+impl From<Refusal> for Error {
+    /// Not a source: the refusal's text is the whole message, and a chain would say it twice.
+    fn from(refusal: Refusal) -> Self {
+        Error::Refused(refusal)
+    }
 }
 
 impl Error {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::holders::{self, Holder};
 use crate::host::Root;
 use crate::pci::{PciAddr, PciClass, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex};
+use crate::vmconf::VmId;
 
 /// The host as it was when it was looked at.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -26,10 +27,21 @@ pub struct Snapshot {
     pub holders: Vec<Holder>,
     /// Processes whose descriptors could not be read: what they hold is not known.
     pub unreadable: Vec<i32>,
+    /// The VMs that run.
+    pub vms: Vec<RunningVm>,
     /// Whether the kernel has an IOMMU in use (/sys/class/iommu is populated, as Proxmox asks).
     pub iommu: bool,
     /// Whether the driver vfio-pci is there to be bound to.
     pub vfio_pci: bool,
+}
+
+/// A VM that runs on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningVm {
+    /// The VM.
+    pub vmid: VmId,
+    /// Its QEMU.
+    pub pid: u32,
 }
 
 /// One PCI function as sysfs shows it.
@@ -59,10 +71,13 @@ pub struct Function {
     pub linked: Vec<PciAddr>,
     /// The function was known to be stuck and was not looked at beyond its name.
     pub stuck: bool,
-    /// Offers classic mediated devices (`mdev_supported_types`).
-    pub mdev: bool,
-    /// Offers NVIDIA vGPU types (directory `nvidia`, kernel 6.8 and later).
-    pub nvidia_vgpu: bool,
+    /// Types of classic mediated devices, where the function offers any (`mdev_supported_types`).
+    pub mdev_types: Option<Vec<String>>,
+    /// Numbers of NVIDIA vGPU types that can be created, where it offers them (`nvidia/creatable_vgpu_types`, kernel
+    /// 6.8 and later).
+    pub nvidia_vgpu: Option<Vec<u32>>,
+    /// The physical function, if this is a virtual one.
+    pub physfn: Option<PciAddr>,
 }
 
 /// A loaded module.
@@ -166,6 +181,7 @@ pub fn read(root: &Root, stuck: &[PciAddr]) -> io::Result<Snapshot> {
         functions,
         modules,
         nvidia,
+        vms: read_vms(root)?,
         iommu: !root.names("/sys/class/iommu")?.is_empty(),
         vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
         ..Snapshot::default()
@@ -214,9 +230,55 @@ fn read_function(root: &Root, addr: PciAddr, stuck: bool) -> Option<Function> {
         bridge: root.exists(format!("{dir}/pci_bus")),
         linked,
         stuck,
-        mdev: root.exists(format!("{dir}/mdev_supported_types")),
-        nvidia_vgpu: root.exists(format!("{dir}/nvidia")),
+        mdev_types: root
+            .exists(format!("{dir}/mdev_supported_types"))
+            .then(|| root.names(format!("{dir}/mdev_supported_types")).unwrap_or_default()),
+        nvidia_vgpu: root.exists(format!("{dir}/nvidia")).then(|| {
+            vgpu_types(
+                &root
+                    .text(format!("{dir}/nvidia/creatable_vgpu_types"))
+                    .unwrap_or_default(),
+            )
+        }),
+        physfn: root.link_name(format!("{dir}/physfn")).and_then(|n| n.parse().ok()),
     })
+}
+
+/// Parses `creatable_vgpu_types`: a header, then `NUMBER : NAME` lines (NVIDIA vGPU software documentation, "Creating
+/// an NVIDIA vGPU on a Linux with KVM Hypervisor").
+fn vgpu_types(text: &str) -> Vec<u32> {
+    text.lines()
+        .filter_map(|l| l.split_once(':')?.0.trim().parse().ok())
+        .collect()
+}
+
+/// The VMs that run: a pidfile of qemu-server whose process is a QEMU with that pidfile in its command line and no
+/// zombie (qemu-server, PVE/QemuServer/Helpers.pm, vm_running_locally).
+fn read_vms(root: &Root) -> io::Result<Vec<RunningVm>> {
+    let mut vms = Vec::new();
+    for name in root.names("/run/qemu-server")? {
+        let Some(Ok(vmid)) = name.strip_suffix(".pid").map(str::parse::<VmId>) else {
+            continue;
+        };
+        let pidfile = format!("/run/qemu-server/{name}");
+        let pid = root.line(&pidfile).and_then(|t| t.trim().parse::<u32>().ok());
+        let Some(pid) = pid.filter(|p| *p > 0) else { continue };
+        let cmdline = root.text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if is_qemu_with(&cmdline, &name) {
+            vms.push(RunningVm { vmid, pid });
+        }
+    }
+    Ok(vms)
+}
+
+/// Whether a command line (words ended by NUL) is a QEMU's with `-pidfile .../VMID.pid`. A zombie has none.
+fn is_qemu_with(cmdline: &str, pidfile: &str) -> bool {
+    let words: Vec<&str> = cmdline.split('\0').collect();
+    let program = words[0].rsplit('/').next().unwrap_or_default();
+    let has_pidfile = words
+        .windows(2)
+        .any(|w| w[0].trim_start_matches('-') == "pidfile" && w[1].rsplit('/').next() == Some(pidfile));
+    (program == "kvm" || program.starts_with("qemu-system")) && has_pidfile
 }
 
 /// Parses /proc/modules: name, size, references, users with a comma behind each, state, address.
@@ -322,6 +384,22 @@ mod tests {
             ("NVRM version: something else", ""),
         ] {
             assert_eq!(parse_version(line), version);
+        }
+    }
+
+    #[test]
+    fn a_vm_runs_if_its_pidfile_is_in_the_command_line_of_a_qemu() {
+        for (cmdline, runs) in [
+            ("/usr/bin/kvm\0-pidfile\0/var/run/qemu-server/111.pid\0", true),
+            (
+                "/usr/bin/qemu-system-x86_64\0-pidfile\0/run/qemu-server/111.pid\0",
+                true,
+            ),
+            ("/usr/bin/kvm\0-pidfile\0/run/qemu-server/112.pid\0", false),
+            ("/usr/bin/vim\0-pidfile\0/run/qemu-server/111.pid\0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_qemu_with(cmdline, "111.pid"), runs, "{cmdline:?}");
         }
     }
 

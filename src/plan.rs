@@ -118,6 +118,8 @@ impl From<Reason> for Refusal {
 pub enum Reason {
     /// Refused before the host was looked at; the text says why.
     Other(String),
+    /// Proxmox will not start the VM; its reason.
+    ProxmoxRefuses(String),
     /// No IOMMU.
     IommuOff,
     /// The function has no IOMMU group.
@@ -173,6 +175,11 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Other(text) => f.write_str(text),
+            Reason::ProxmoxRefuses(why) => write!(
+                f,
+                "Proxmox will not start this VM: {why}. Hint: see its hostpci lines with 'qm config', and \
+                 'gpu-handoff status' for who has what"
+            ),
             Reason::IommuOff => write!(
                 f,
                 "the IOMMU is off, so that no device can be given to a guest. Hint: turn on VT-d (Intel) or AMD-Vi, \

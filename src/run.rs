@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -13,18 +12,17 @@ use crate::config::Budgets;
 use crate::devices::{self, Given};
 use crate::exec::Run;
 use crate::exit::Error;
+use crate::host::Root;
 use crate::inventory::Snapshot;
 use crate::journal::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::kernel::{ActError, Kernel};
 use crate::pci::PciAddr;
 use crate::plan::{self, Direction, Plan, Reason, Refusal};
+use crate::pve;
 use crate::record::{DIR, Guard, LockError, Owner, Record, Store};
 use crate::report::{self, join, millis, out};
-use crate::vmconf::{self, Generation, VmConfig, VmId};
+use crate::vmconf::VmId;
 use crate::worker::Linux;
-
-/// Where Proxmox mounts its cluster file system (pve-cluster, pmxcfs).
-const PVE: &str = "/etc/pve";
 
 /// Everything a run needs besides its request.
 struct Host {
@@ -101,8 +99,8 @@ pub fn hook(vmid: VmId, phase: &Phase) -> Result<(), Error> {
 
 fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let end = host.kernel.now() + host.budgets.way_out;
-    let config = read_config(vmid)?;
-    if config.hostpci().next().is_none() {
+    let read = read_config(vmid)?;
+    if read.config.hostpci().next().is_none() {
         info!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over");
         return Ok(());
     }
@@ -110,7 +108,7 @@ fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;
     let records = host.records()?;
     let snapshot = host.look(&records)?;
-    let given = devices::of_vm(&config, &snapshot).map_err(Refusal)?;
+    let given = of_vm(vmid, &read, &snapshot)?;
     for line in &given.left {
         info!("VM {vmid}: {line}; left to Proxmox");
     }
@@ -337,7 +335,7 @@ fn print<T: serde::Serialize>(cli: &Cli, value: &T, text: impl Fn() -> String) -
 fn given(target: &Target, snapshot: &Snapshot) -> Result<Given, Error> {
     let gpu = match (&target.vm, &target.gpu) {
         (Some(vmid), _) => {
-            let given = devices::of_vm(&read_config(*vmid)?, snapshot).map_err(Refusal)?;
+            let given = of_vm(*vmid, &read_config(*vmid)?, snapshot)?;
             if given.gpus.is_empty() {
                 let why = format!("VM {vmid} has no NVIDIA GPU to hand over ({})", given.left.join("; "));
                 return Err(Refusal::from(Reason::Other(why)).into());
@@ -418,41 +416,19 @@ fn must_be_root() -> Result<(), Error> {
     Err(Refusal::from(Reason::Other(why.to_owned())).into())
 }
 
-/// Reads the VM's config as Proxmox will: from the source node's directory during an incoming migration
-/// (qemu-server, QemuServer.pm, vm_start), from the local node's otherwise.
-fn read_config(vmid: VmId) -> Result<VmConfig, Error> {
+fn of_vm(vmid: VmId, read: &pve::Config, snapshot: &Snapshot) -> Result<Given, Error> {
+    let cluster = pve::cluster(&Root::real()).map_err(Refusal::from)?;
+    Ok(devices::of_vm(vmid, read, snapshot, &cluster).map_err(Refusal::from)?)
+}
+
+fn read_config(vmid: VmId) -> Result<pve::Config, Error> {
     let from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
-    let is_node = !from.is_empty() && from.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let dir = if is_node {
-        format!("{PVE}/nodes/{from}/qemu-server")
-    } else {
-        format!("{PVE}/qemu-server")
-    };
-    let path = PathBuf::from(format!("{dir}/{vmid}.conf"));
-    let bytes = fs::read(&path).map_err(|e| {
-        let hint = match e.kind() {
-            io::ErrorKind::NotFound if !path.parent().is_some_and(std::path::Path::exists) => {
-                "is pve-cluster.service running, and is this a Proxmox VE host?"
-            }
-            io::ErrorKind::NotFound => "'qm list' shows the VMs of this node",
-            _ => "see 'systemctl status pve-cluster'",
-        };
-        let why = format!(
-            "the config of VM {vmid} cannot be read: {}: {e}. Hint: {hint}",
-            path.display()
-        );
-        Refusal::from(Reason::Other(why))
-    })?;
-    let config = vmconf::parse(&bytes, Generation::Pve9);
-    for line in &config.ignored_lines {
-        debug!(
-            "{}:{}: ignored, as Proxmox does: {:?}",
-            path.display(),
-            line.line,
-            line.reason
-        );
+    let read = pve::vm_config(&Root::real(), vmid, &from).map_err(Refusal::from)?;
+    for line in pve::ignored(&read) {
+        warn!("{line}");
     }
-    Ok(config)
+    debug!("{} read by the rules of {:?}", read.path, read.generation);
+    Ok(read)
 }
 
 fn boot_id() -> String {

@@ -67,8 +67,9 @@ pub fn host(cards: u8) -> Model {
                 bridge: false,
                 linked: vec![addr(bus, 1 - n)],
                 stuck: false,
-                mdev: false,
-                nvidia_vgpu: false,
+                mdev_types: None,
+                nvidia_vgpu: None,
+                physfn: None,
             });
         }
         gpus.push(NvidiaGpu {

@@ -1,0 +1,202 @@
+//! Where Proxmox keeps things: the node's name, a VM's config file, which generation reads it.
+//!
+//! Readers over a root; the grammar is [`crate::vmconf`]'s.
+
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::choice::{RESERVATIONS, Reservations};
+use crate::host::Root;
+use crate::mapping::Mappings;
+use crate::plan::Reason;
+use crate::report::foreign;
+use crate::vmconf::{self, Generation, VmConfig, VmId};
+
+/// Where the cluster file system is mounted (pve-cluster, pmxcfs).
+const PVE: &str = "/etc/pve";
+
+/// The first qemu-server that knows `driver=` of a hostpci entry (qemu-server commit aa47045f).
+const KNOWS_DRIVER: [u32; 3] = [9, 0, 25];
+
+/// A VM's config, parsed, and where it was read.
+#[derive(Debug)]
+pub struct Config {
+    /// The path as on the host.
+    pub path: String,
+    /// What it says.
+    pub config: VmConfig,
+    /// The generation that was taken for granted.
+    pub generation: Generation,
+}
+
+/// What Proxmox's choice of devices depends on besides the VM's config and the host's devices.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// The local node's name.
+    pub node: String,
+    /// /etc/pve/mapping/pci.cfg.
+    pub mappings: Mappings,
+    /// The reservations of all VMs of this node.
+    pub reservations: Reservations,
+    /// Unix time, seconds.
+    pub now: u64,
+}
+
+/// Reads it. A file that is not there is one without entries, as for Proxmox.
+///
+/// # Errors
+/// A sentence, where a file is there and cannot be read.
+pub fn cluster(root: &Root) -> Result<Cluster, Reason> {
+    let file = |path: &str| match root.bytes(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Reason::Other(format!(
+            "{path} cannot be read: {e}. Hint: see 'systemctl status pve-cluster'"
+        ))),
+        Ok(bytes) => Ok(bytes),
+    };
+    // The node's name is the host's up to the first dot (pve-common, PVE/INotify.pm, nodename).
+    let host = root.line("/proc/sys/kernel/hostname").unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Ok(Cluster {
+        node: host.split('.').next().unwrap_or_default().to_owned(),
+        mappings: Mappings::parse(&file(&format!("{PVE}/mapping/pci.cfg"))?),
+        reservations: Reservations::parse(&file(RESERVATIONS)?),
+        now: now.map_or(0, |t| t.as_secs()),
+    })
+}
+
+/// Reads a VM's config as Proxmox will: from the source node's directory during an incoming migration, which
+/// `migrated_from` (PVE_MIGRATED_FROM) names, from the local node's otherwise (qemu-server, QemuServer.pm,
+/// vm_start).
+///
+/// # Errors
+/// A sentence that names the file and what may be wrong.
+pub fn vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Config, Reason> {
+    let path = if is_node_name(migrated_from) {
+        format!("{PVE}/nodes/{migrated_from}/qemu-server/{vmid}.conf")
+    } else {
+        format!("{PVE}/qemu-server/{vmid}.conf")
+    };
+    let bytes = root.bytes(&path).map_err(|e| {
+        let hint = match e.kind() {
+            io::ErrorKind::NotFound if root.names(PVE).is_ok_and(|names| names.is_empty()) => {
+                "/etc/pve is empty or absent: is this a Proxmox VE host, and does pve-cluster.service run?"
+            }
+            io::ErrorKind::NotFound => "'qm list' shows the VMs of this node",
+            _ => "see 'systemctl status pve-cluster'",
+        };
+        Reason::Other(format!(
+            "the config of VM {vmid} cannot be read: {path}: {e}. Hint: {hint}"
+        ))
+    })?;
+    let generation = generation(&root.text("/var/lib/dpkg/status").unwrap_or_default());
+    Ok(Config {
+        config: vmconf::parse(&bytes, generation),
+        path,
+        generation,
+    })
+}
+
+/// A node's name is a host name; anything else in the environment is not used as part of a path.
+fn is_node_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// The generation of the installed qemu-server, from dpkg's status file. Where it is not installed, the later one:
+/// its grammar is the wider one.
+fn generation(status: &str) -> Generation {
+    let version = status
+        .split("\n\n")
+        .find(|p| p.lines().any(|l| l == "Package: qemu-server"))
+        .and_then(|p| p.lines().find_map(|l| l.strip_prefix("Version: ")));
+    let Some(version) = version else {
+        return Generation::Pve9;
+    };
+    let numbers: Vec<u32> = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|n| n.parse().ok())
+        .collect();
+    if numbers.as_slice() < KNOWS_DRIVER.as_slice() {
+        Generation::Pve8
+    } else {
+        Generation::Pve9
+    }
+}
+
+/// A line for each hostpci entry that Proxmox ignores too, so that nobody wonders where the card is.
+pub fn ignored(config: &Config) -> Vec<String> {
+    let of_hostpci = |key: &&str| key.starts_with("hostpci");
+    let lines = config.config.ignored_lines.iter();
+    lines
+        .filter_map(|l| l.key.as_deref().filter(of_hostpci).map(|key| (l, key)))
+        .map(|(l, key)| {
+            format!(
+                "{}:{}: {} is ignored, as Proxmox does: {}",
+                config.path,
+                l.line,
+                foreign(key),
+                l.reason
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_installed_qemu_server_decides_the_generation() {
+        for (version, expected) in [
+            ("8.4.10", Generation::Pve8),
+            ("9.0.24", Generation::Pve8),
+            ("9.0.25", Generation::Pve9),
+            ("9.2.6~rc1", Generation::Pve9),
+            ("10.0.0", Generation::Pve9),
+        ] {
+            let status = format!(
+                "Package: pve-manager\nVersion: 1.0\n\nPackage: qemu-server\nStatus: install ok installed\nVersion: \
+                 {version}\n\nPackage: zlib1g\nVersion: 7\n"
+            );
+            assert_eq!(generation(&status), expected, "{version}");
+        }
+        assert_eq!(generation(""), Generation::Pve9);
+    }
+
+    #[test]
+    fn the_source_nodes_file_is_read_during_a_migration() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        for (path, text) in [
+            ("etc/pve/qemu-server/111.conf", "hostpci0: 01:00\n"),
+            ("etc/pve/nodes/pve2/qemu-server/111.conf", "hostpci0: 02:00\n"),
+        ] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let vmid = "111".parse().unwrap();
+        for (from, host) in [("", "01:00"), ("pve2", "02:00"), ("../../pve2", "01:00")] {
+            let read = vm_config(&root, vmid, from).unwrap();
+            assert_eq!(read.config.hostpci().next().unwrap().host, [host], "{from:?}");
+        }
+    }
+
+    #[test]
+    fn a_config_that_is_not_there_or_no_file_is_a_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let vmid = "111".parse().unwrap();
+        let text = vm_config(&root, vmid, "").unwrap_err().to_string();
+        assert!(text.contains("does pve-cluster.service run?"), "{text}");
+        std::fs::create_dir_all(dir.path().join("etc/pve/qemu-server/111.conf")).unwrap();
+        let text = vm_config(&root, vmid, "").unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "the config of VM 111 cannot be read: /etc/pve/qemu-server/111.conf: Is a directory (os error 21). Hint: \
+             see 'systemctl status pve-cluster'"
+        );
+        let text = vm_config(&root, "112".parse().unwrap(), "").unwrap_err().to_string();
+        assert!(text.ends_with("Hint: 'qm list' shows the VMs of this node"), "{text}");
+    }
+}

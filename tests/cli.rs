@@ -1,0 +1,98 @@
+//! The binary as a program: arguments, exit codes, and which stream says what. Nothing here needs a GPU, and
+//! nothing here touches one.
+
+use std::process::{Command, Output, Stdio};
+
+/// Runs the binary as Proxmox does: stdin at its end, LC_ALL=C.
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gpu-handoff"))
+        .args(args)
+        .env("LC_ALL", "C")
+        .env("PVE_MIGRATED_FROM", "")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn phases_that_do_nothing_say_so_in_one_line_and_succeed() {
+    for phase in ["post-start", "pre-stop", "post-stop", "some-future-phase"] {
+        let output = run(&["199999999", phase]);
+        assert_eq!(output.status.code(), Some(0), "{phase}");
+        assert_eq!(stderr(&output).lines().count(), 1, "{phase}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_wrong_hook_call_is_a_usage_error_with_a_hint() {
+    for (args, part) in [
+        (&["abc", "pre-start"][..], "'abc' is not a VM id"),
+        (&["99", "pre-start"], "'99' is not a VM id"),
+        (&["0111", "post-stop"], "'0111' is not a VM id"),
+        (&["1000000000", "pre-start"], "'1000000000' is not a VM id"),
+        (&["111"], "after 111 there is no phase"),
+        (&["111", ""], "after 111 there is no phase"),
+        (&["111", "pre-start", "x\ny"], "there is more: 'x\\ny'"),
+    ] {
+        let output = run(args);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        assert!(text.contains(part), "{args:?}: {text}");
+        assert!(text.contains("Hint: "), "{args:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn pre_start_of_a_vm_without_config_is_refused() {
+    let output = run(&["199999999", "pre-start"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("refused, nothing was changed: the config of VM 199999999 cannot be read"),
+        "{text}"
+    );
+    assert_eq!(text.matches("Hint: ").count(), 1, "{text}");
+}
+
+#[test]
+fn results_go_to_stdout_and_help_has_the_exit_codes() {
+    let output = run(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("Exit status: 0 done or nothing to do"), "{help}");
+    assert!(output.stderr.is_empty());
+    let output = run(&["status", "--json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(value.is_array());
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_panic() {
+    for args in [
+        &["--help"][..],
+        &["status"],
+        &["199999999", "pre-start"],
+        &["frobnicate"],
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_gpu-handoff"))
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        drop(child.stderr.take());
+        let status = child.wait().unwrap();
+        assert_ne!(status.code(), Some(101), "{args:?} panicked");
+        assert!(status.code().is_some(), "{args:?} was killed by a signal");
+    }
+}
