@@ -57,6 +57,7 @@ pub fn is_drive_file(value: &[u8]) -> bool {
     value == b"none" || value == b"cdrom" || value.starts_with(b"/") || is_volume_id(value)
 }
 
+/// The characters that URL encoding leaves, and `%`.
 pub fn is_urlencoded(value: &[u8]) -> bool {
     value
         .iter()
@@ -91,6 +92,7 @@ fn trim_end(value: &[u8], is: impl Fn(u8) -> bool) -> &[u8] {
     &value[..value.iter().rposition(|b| !is(*b)).map_or(0, |at| at + 1)]
 }
 
+/// A tag: letters, digits, `_`, and inside also `-`, `+` and `.`.
 pub fn is_tag(value: &[u8]) -> bool {
     let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
     value.first().is_some_and(word) && value.iter().all(|b| word(b) || b"-+.".contains(b))
@@ -136,10 +138,12 @@ fn not_below(a: &[u8], b: &[u8]) -> bool {
     (a.len(), a) >= (b.len(), b)
 }
 
+/// An IPv4 address.
 pub fn is_ipv4(value: &[u8]) -> bool {
     std::str::from_utf8(value).is_ok_and(|t| t.parse::<std::net::Ipv4Addr>().is_ok())
 }
 
+/// An IPv6 address.
 pub fn is_ipv6(value: &[u8]) -> bool {
     std::str::from_utf8(value).is_ok_and(|t| t.parse::<std::net::Ipv6Addr>().is_ok())
 }
@@ -156,10 +160,12 @@ fn is_cidr(value: &[u8], is_address: fn(&[u8]) -> bool, max: u32) -> bool {
     is_address(&value[..at]) && bits.is_some_and(|n| n > 7 && n <= max)
 }
 
+/// An IPv4 address with a prefix length, or `dhcp` or `manual`.
 pub fn is_ipv4_config(value: &[u8]) -> bool {
     value == b"dhcp" || value == b"manual" || is_cidr(value, is_ipv4, 32)
 }
 
+/// An IPv6 address with a prefix length, or `auto`, `dhcp` or `manual`.
 pub fn is_ipv6_config(value: &[u8]) -> bool {
     value == b"auto" || value == b"dhcp" || value == b"manual" || is_cidr(value, is_ipv6, 128)
 }
@@ -175,6 +181,7 @@ pub fn is_mac(value: &[u8]) -> bool {
     all && parts == 6 && b"02468aceACE".contains(&value[1])
 }
 
+/// The name of a bridge.
 pub fn is_bridge(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
@@ -202,6 +209,7 @@ pub fn is_host_id(value: &[u8]) -> bool {
     function_ok && two(slot) && two(bus) && domain.is_none_or(|d| d.len() >= 4 && is_hex(d))
 }
 
+/// One or more addresses joined by `;`.
 pub fn is_host(value: &[u8]) -> bool {
     value.split(|b| *b == b';').all(is_host_id)
 }
@@ -218,6 +226,7 @@ pub fn is_id_override(value: &[u8]) -> bool {
         .is_some_and(|h| h.len() == 4 && h.iter().all(u8::is_ascii_hexdigit))
 }
 
+/// A machine type (PVE/QemuServer/Machine.pm): `pc`, `q35`, `virt`, or one of these with a version.
 pub fn is_machine(value: &[u8]) -> bool {
     if value.len() > 40 {
         return false;
@@ -250,6 +259,7 @@ pub fn is_machine(value: &[u8]) -> bool {
     }
 }
 
+/// `host`, or a number of address bits, 8 to 64.
 pub fn is_phys_bits(value: &[u8]) -> bool {
     let number = std::str::from_utf8(value)
         .ok()
@@ -260,6 +270,7 @@ pub fn is_phys_bits(value: &[u8]) -> bool {
             .is_some_and(|n| (8..=64).contains(&n))
 }
 
+/// Flags with a leading `+` or `-`, joined by `;`.
 pub fn is_cpu_flags(value: &[u8]) -> bool {
     value.split(|b| *b == b';').all(|flag| {
         let name = flag.strip_prefix(b"+").or_else(|| flag.strip_prefix(b"-"));
@@ -267,6 +278,7 @@ pub fn is_cpu_flags(value: &[u8]) -> bool {
     })
 }
 
+/// A UUID in its usual groups.
 pub fn is_uuid(value: &[u8]) -> bool {
     let lengths = [8, 4, 4, 4, 12];
     let parts: Vec<&[u8]> = value.splitn(6, |b| *b == b'-').collect();
@@ -277,12 +289,14 @@ pub fn is_uuid(value: &[u8]) -> bool {
             .all(|(p, n)| p.len() == n && p.iter().all(u8::is_ascii_hexdigit))
 }
 
+/// Base64, its length not checked.
 pub fn is_base64(value: &[u8]) -> bool {
     let body = value.strip_suffix(b"=").unwrap_or(value);
     let body = body.strip_suffix(b"=").unwrap_or(body);
     !body.is_empty() && body.iter().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(b))
 }
 
+/// A USB device: `vendor:product`, `bus-port.port`, or `spice`.
 pub fn is_usb_host(value: &[u8]) -> bool {
     let id = |p: &[u8]| {
         let p = p.strip_prefix(b"0x").unwrap_or(p);
@@ -302,4 +316,172 @@ pub fn is_scsi_text(value: &[u8], max: usize) -> bool {
         && value
             .iter()
             .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(b) || is_space(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sort(accepts: fn(&[u8]) -> bool, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(accepts(text.as_bytes()), "{text:?} was refused");
+        }
+        for text in bad {
+            assert!(!accepts(text.as_bytes()), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn names() {
+        sort(
+            is_config_id,
+            &["ab", "A_-9", "gpu-a"],
+            &["", "a", "1a", "_a", "a.b", "a b", "\u{e4}b"],
+        );
+        sort(
+            is_dns_name,
+            &["a", "a.b", "a-b.C9"],
+            &["", "-a", "a-", "a..b", "a.", "a_b"],
+        );
+        sort(is_storage_id, &["ab", "local-lvm", "a.b"], &["a", "a-", "1a", "a/b"]);
+        sort(
+            is_volume_id,
+            &["local:snippets/a b", "aa::"],
+            &["local:", "l:x", "lo-:x", "/a:b", "local"],
+        );
+        sort(
+            is_drive_file,
+            &["none", "cdrom", "/dev/sda", "aa:b"],
+            &["", "disk", "dev/sda"],
+        );
+        sort(is_tag, &["a", "_", "9+x.y-z"], &["", "-a", ".a", "a b"]);
+        sort(is_bridge, &["vmbr0", "a.b-c_d"], &["", "a b", "a/b"]);
+    }
+
+    #[test]
+    fn lists_are_split_at_nul_or_at_blanks_commas_and_semicolons() {
+        let parts = |text: &'static str| split_list(text.as_bytes()).map(<[u8]>::len).collect::<Vec<_>>();
+        assert_eq!(parts(" a, bb;;ccc "), [1, 2, 3]);
+        assert_eq!(parts("a b\0cc\0\0"), [3, 2]);
+        assert_eq!(parts("\0a"), [0, 1]);
+        assert_eq!(parts(", ;"), [0; 0]);
+        sort(
+            is_hotplug,
+            &["0", "1", "disk,usb", "disk cpu;memory", ""],
+            &["2", "disks", "0,1"],
+        );
+    }
+
+    #[test]
+    fn numbers() {
+        sort(is_plain_number, &["0", "1.5"], &["", "1.", ".5", "+1", "1e3"]);
+        sort(is_disk_size, &["1", "32.5G", "4M"], &["G", "1g", "1.G", "1GB"]);
+        sort(
+            is_cpuset,
+            &["0", "0,5,8-11", "1 , 2", "1,,"],
+            &["", "a", ",1", "2-1", "10-9", "1-"].split_at(1).1,
+        );
+        sort(is_number_set, &["1", "1-2;5"], &["", "1;", "1-", "1,2"]);
+        sort(
+            is_startup,
+            &["1", "order=1,up=2,down=3", " ,1"],
+            &["0", "order=", "up= 1", "x=1"],
+        );
+        sort(is_phys_bits, &["host", "8", "64", "08"], &["7", "65", "064", "hosts"]);
+    }
+
+    #[test]
+    fn addresses() {
+        sort(
+            is_host_id,
+            &["01:00", "01:00.f", "0000:01:00.0", "10000:e1:00"],
+            &[
+                "1:00",
+                "01:0",
+                "000:01:00",
+                "01:00.",
+                "0A:00",
+                "01:00.10",
+                "01:00:00.0.0",
+            ],
+        );
+        sort(
+            is_host,
+            &["01:00;02:00.1"],
+            &["", ";", "01:00;", ";01:00", "01:00;;02:00", "01:00 "],
+        );
+        sort(
+            is_mac,
+            &["aa:BB:cc:dd:ee:ff", "00:00:00:00:00:00"],
+            &[
+                "ab:bb:cc:dd:ee:ff",
+                "aa:bb:cc:dd:ee",
+                "aa:bb:cc:dd:ee:ff:00",
+                "aabb:cc:dd:ee:f",
+            ],
+        );
+        sort(
+            is_ipv4_config,
+            &["dhcp", "10.0.0.1/24", "10.0.0.1/024"],
+            &["10.0.0.1", "10.0.0.1/7", "10.0.0.1/33", "10.0.0.256/24", "auto"],
+        );
+        sort(
+            is_ipv6_config,
+            &["auto", "fe80::1/64"],
+            &["fe80::1", "fe80::1/129", "::/+64"],
+        );
+        sort(
+            is_usb_host,
+            &["SPICE", "1-2.3", "0x1234:abcd"],
+            &["1-", "1-2.", "12:34", "0x0x1:1234"],
+        );
+        sort(
+            is_id_override,
+            &["0x10de", "0xABCD"],
+            &["10de", "0X10de", "0x10d", "0x10deg"],
+        );
+    }
+
+    #[test]
+    fn machines() {
+        sort(
+            is_machine,
+            &[
+                "pc",
+                "q35",
+                "virt",
+                "pc-9.0",
+                "pc-i440fx-8.1.pxe",
+                "pc-q35-9.0.1+pve1.pxe",
+                "virt+pve0",
+                "virt-9.0+pve1",
+            ],
+            &[
+                "pcx",
+                "q35-9.0",
+                "pc-q35-9",
+                "pc-q35-9.",
+                "pc-q35-9.0+pve",
+                "virt-9",
+                "virt.pxe",
+                "pc-q35-9.0+pve0+pve1",
+            ],
+        );
+        sort(
+            is_machine,
+            &["pc-q35-11111111111111111111111111111111.1"],
+            &["pc-q35-1111111111111111111111111111111111111.1"],
+        );
+    }
+
+    #[test]
+    fn smbios() {
+        sort(
+            is_uuid,
+            &["11111111-2222-3333-4444-555555555555"],
+            &["1", "11111111-2222-3333-4444-555555555555-"],
+        );
+        sort(is_base64, &["YQ==", "YWI=", "a"], &["", "=", "==", "a b", "a==="]);
+        sort(|v| is_scsi_text(v, 4), &["", "a b", "a-_9"], &["abcde", "a.b"]);
+    }
 }

@@ -197,3 +197,65 @@ impl fmt::Display for HostPci {
         f.write_str(&String::from_utf8_lossy(&self.to_bytes()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_taken_apart() {
+        let text = "host=01:00;0000:02:00.1,pcie=on,rombar=0,romfile=a b.rom,sub-device-id=0xDEF0,driver=keep";
+        let entry = HostPci::parse(3, text.as_bytes(), Generation::Pve9).unwrap();
+        let expected = HostPci {
+            index: 3,
+            host: vec!["01:00".into(), "0000:02:00.1".into()],
+            pcie: Some(true),
+            rombar: Some(false),
+            romfile: Some("a b.rom".into()),
+            sub_device_id: Some("0xDEF0".into()),
+            driver: Some(Driver::Keep),
+            ..HostPci::default()
+        };
+        assert_eq!(entry, expected);
+        assert_eq!(entry.key(), "hostpci3");
+    }
+
+    #[test]
+    fn the_printed_form_is_stable() {
+        for (text, printed) in [
+            ("pcie=1,01:00", "01:00,pcie=1"),
+            ("mapping=gpu,x-vga=yes", "mapping=gpu,x-vga=1"),
+            ("01:00,romfile=a ", "01:00,romfile=a ,"), // the comma keeps the blank
+            (" ", ""),
+            ("01:00,driver=vfio,mdev=x", "01:00,mdev=x,driver=vfio"),
+        ] {
+            let entry = HostPci::parse(0, text.as_bytes(), Generation::Pve9).unwrap();
+            assert_eq!(entry.to_string(), printed, "{text:?}");
+            assert_eq!(
+                HostPci::parse(0, printed.as_bytes(), Generation::Pve9),
+                Ok(entry),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_entries_are_refused_with_the_reason() {
+        for (text, reason) in [
+            ("01:00,02:00", Reason::DuplicateProperty),
+            ("01:00.0 ,pcie=1", Reason::InvalidPropertyValue),
+            ("01:00.0\r,pcie=1", Reason::LineBreakInValue),
+            ("01:00,driver=vfio-pci", Reason::InvalidPropertyValue),
+            ("01:00,mdev=a/b", Reason::InvalidPropertyValue),
+            ("\"01:00\"", Reason::InvalidPropertyValue),
+            ("mapping=g", Reason::InvalidPropertyValue),
+            ("01:00;pcie=1", Reason::UnknownProperty),
+        ] {
+            assert_eq!(
+                HostPci::parse(0, text.as_bytes(), Generation::Pve9),
+                Err(reason),
+                "{text:?}"
+            );
+        }
+    }
+}

@@ -404,16 +404,156 @@ fn trim(text: &[u8]) -> &[u8] {
 fn decode_text(text: &[u8], to: &mut Vec<u8>) {
     let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {
-        let digit = |at: usize| tail.get(at).and_then(|b| char::from(*b).to_digit(16));
-        match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                to.push((high * 16 + low) as u8);
-                rest = &tail[2..];
-            }
-            _ => {
-                to.push(*first);
-                rest = tail;
-            }
+        let digits = tail
+            .get(..2)
+            .filter(|d| *first == b'%' && d.iter().all(u8::is_ascii_hexdigit));
+        let byte = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok());
+        to.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> VmConfig {
+        parse(text.as_bytes(), Generation::Pve9)
+    }
+
+    fn hosts(config: &VmConfig) -> Vec<String> {
+        config.hostpci().map(|e| format!("{}={e}", e.index)).collect()
+    }
+
+    #[test]
+    fn vm_ids_have_a_range_and_one_spelling() {
+        for (text, id) in [
+            ("100", Some(100)),
+            ("999999999", Some(999_999_999)),
+            ("99", None),
+            ("0100", None),
+        ] {
+            assert_eq!(text.parse::<VmId>().ok().map(VmId::get), id, "{text:?}");
         }
+        for text in ["", "+100", "100 ", "1000000000", "99999999999999999999", "1e3"] {
+            assert!(text.parse::<VmId>().is_err(), "{text:?}");
+        }
+        assert_eq!(serde_json::to_string(&VmId(105)).unwrap(), "105");
+        assert!(serde_json::from_str::<VmId>("99").is_err());
+    }
+
+    #[test]
+    fn the_last_valid_line_of_a_key_counts() {
+        let config = config("hostpci1: 02:00\nhostpci0: 01:00\nhostpci0: 03:00,pcie=1\nhostpci0: 04:ZZ\n");
+        assert_eq!(hosts(&config), ["0=03:00,pcie=1", "1=02:00"]);
+        let reason = Reason::InvalidPropertyValue;
+        assert_eq!(
+            config.ignored_lines,
+            [IgnoredLine {
+                line: 4,
+                key: Some("hostpci0".into()),
+                reason
+            }]
+        );
+        assert!(config.ignored_hostpci.is_empty());
+    }
+
+    #[test]
+    fn an_ignored_entry_is_told_with_the_reason_of_its_last_line() {
+        let config = config("hostpci0: x\nhostpci0: 01:00,a=1\nhostpci16: 01:00\nhostpci2: 01:00 snapstate: delete\n");
+        let ignored: Vec<(&str, Reason)> = config.ignored_hostpci.iter().map(|(k, r)| (k.as_str(), *r)).collect();
+        let expected = [
+            ("hostpci0", Reason::UnknownProperty),
+            ("hostpci16", Reason::UnknownSetting),
+            ("hostpci2", Reason::TakenAsSnapstate),
+        ];
+        assert_eq!(ignored, expected);
+    }
+
+    #[test]
+    fn lines_are_cut_as_perl_cuts_them() {
+        for (line, key_and_value) in [
+            ("a:b", Some(("a", "b"))),
+            ("a: \t b c \u{b}\r", Some(("a", "b c"))),
+            ("a:  \t", Some(("a", "\t"))), // only blanks: the last one is the value
+            ("a-_b09: x", Some(("a-_b09", "x"))),
+            ("a:", None),
+            ("a :b", None),
+            ("A:b", None),
+            ("a0b:c", None),
+            ("9:c", None),
+            (":", None),
+        ] {
+            let expected = key_and_value.map(|(k, v): (&str, &str)| (k, v.as_bytes()));
+            assert_eq!(setting(line.as_bytes()), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_before_the_first_header_is_current() {
+        let text = "hostpci0: 01:00\r\n[PENDING] \r\nhostpci0: 02:00\ndelete: hostpci1,!memory\n[snap-1]\nhostpci2: 03:00\n\
+                    [x]\nhostpci3: 03:00\n[special:cloudinit]\nhostpci4: 03:00\n[snap2] x\n";
+        let config = config(text);
+        assert_eq!(hosts(&config), ["0=01:00"]);
+        assert_eq!(
+            config.pending.hostpci().map(ToString::to_string).collect::<Vec<_>>(),
+            ["02:00"]
+        );
+        assert_eq!(
+            config.pending_deletes(),
+            [("hostpci1".to_owned(), false), ("memory".to_owned(), true)]
+        );
+        assert_eq!(config.snapshots.iter().collect::<Vec<_>>(), ["snap-1"]);
+        assert!(config.ignored_lines.is_empty());
+    }
+
+    #[test]
+    fn a_second_pending_section_starts_over() {
+        let config = config("[PENDING]\nhostpci0: 01:00\n[pending]\nhostpci1: 02:00\n");
+        assert_eq!(config.pending.hostpci().map(|e| e.index).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn descriptions_are_decoded_and_trimmed() {
+        for (text, expected) in [
+            ("#a%3A b\n# c\n", "a: b\n c"),
+            ("#a\ndescription: b%0a\n", "a\nb"),
+            ("#%zz%4\n", "%zz%4"),
+            ("#caf%c3%a9%C2%A0\n", "caf\u{e9}"), // the blank that does not break is white space
+            ("#%ff\n", "\u{fffd}"),
+            ("#\n", ""),
+        ] {
+            let config = config(text);
+            assert_eq!(
+                config.current.get("description").map(Value::to_str).as_deref(),
+                Some(expected),
+                "{text:?}"
+            );
+        }
+        assert_eq!(config("memory: 512\n").current.get("description"), None);
+    }
+
+    #[test]
+    fn facts_are_at_hand() {
+        let config = config("template: yes\nlock: backup\nhookscript: local:snippets/x\nmachine: type=pc-q35-9.0\n");
+        assert!(config.template());
+        assert_eq!(config.lock().unwrap(), &"backup");
+        assert_eq!(config.hookscript().unwrap(), &"local:snippets/x");
+        assert!(config.is_q35(Generation::Pve9));
+        assert!(!parse(b"machine: viommu=virtio", Generation::Pve9).is_q35(Generation::Pve9));
+    }
+
+    #[test]
+    fn delete_belongs_to_pending() {
+        let config = config("delete: hostpci0\n");
+        let reason = Reason::DeleteOutsidePending;
+        assert_eq!(
+            config.ignored_lines,
+            [IgnoredLine {
+                line: 1,
+                key: Some("delete".into()),
+                reason
+            }]
+        );
     }
 }

@@ -68,6 +68,13 @@ pub fn check(key: &str, value: &[u8], rules: Rules<'_>) -> Result<Vec<u8>, Reaso
     }
 }
 
+fn either(generation: Generation, eight: Format, nine: Format) -> Kind {
+    match generation {
+        Generation::Pve8 => Kind::Props(eight),
+        Generation::Pve9 => Kind::Props(nine),
+    }
+}
+
 /// The format of a hostpci entry.
 pub fn hostpci_format(generation: Generation) -> Format {
     match generation {
@@ -127,7 +134,7 @@ fn kind(key: &str, generation: Generation) -> Option<Kind> {
         "amd-sev" => Kind::Props(SEV),
         "intel-tdx" if nine => Kind::Props(TDX),
         "boot" => Kind::Props(BOOT),
-        "agent" => Kind::Props(if nine { AGENT_9 } else { AGENT_8 }),
+        "agent" => either(generation, AGENT_8, AGENT_9),
         "vga" => Kind::Props(VGA),
         "watchdog" => Kind::Props(WATCHDOG),
         "machine" | "runningmachine" => Kind::Props(machine_format(generation)),
@@ -138,9 +145,9 @@ fn kind(key: &str, generation: Generation) -> Option<Kind> {
         "rng0" => Kind::Props(RNG),
         "meta" => Kind::Props(META),
         "cicustom" => Kind::Props(CICUSTOM),
-        "cdrom" => Kind::Props(IDE),
+        "cdrom" => either(generation, IDE_8, IDE_9),
         "efidisk0" => Kind::Props(EFIDISK),
-        "tpmstate0" => Kind::Props(TPMSTATE),
+        "tpmstate0" => either(generation, TPMSTATE_8, TPMSTATE_9),
         _ => return numbered(key, generation),
     };
     Some(kind)
@@ -162,10 +169,10 @@ fn numbered(key: &str, generation: Generation) -> Option<Kind> {
         "parallel" => (3, Kind::Text),
         "serial" => (4, Kind::Text),
         "usb" => (14, Kind::Props(USB)),
-        "ide" => (4, Kind::Props(IDE)),
-        "sata" => (6, Kind::Props(SATA)),
-        "scsi" => (31, Kind::Props(SCSI)),
-        "virtio" => (16, Kind::Props(VIRTIO)),
+        "ide" => (4, either(generation, IDE_8, IDE_9)),
+        "sata" => (6, either(generation, SATA_8, SATA_9)),
+        "scsi" => (31, either(generation, SCSI_8, SCSI_9)),
+        "virtio" => (16, either(generation, VIRTIO_8, VIRTIO_9)),
         "unused" => (256, Kind::Props(UNUSED)),
         _ => return None,
     };
@@ -463,10 +470,6 @@ const IMAGE_FORMAT: &[Prop] = &[Prop::new("format", OneOf("raw qcow qed qcow2 vm
 const SIZE: &[Prop] = &[Prop::new("size", Like(is_disk_size))];
 const DRIVE: &[Prop] = &[
     Prop::new("media", OneOf("cdrom disk")),
-    Prop::new("cyls", any_integer()),
-    Prop::new("heads", any_integer()),
-    Prop::new("secs", any_integer()),
-    Prop::new("trans", OneOf("none lba auto")),
     Prop::new("snapshot", Bool),
     Prop::new("cache", OneOf("none writethrough writeback unsafe directsync")),
     Prop::new("backup", Bool),
@@ -504,6 +507,13 @@ const DRIVE: &[Prop] = &[
     Prop::alias("iops_rd_length", "iops_rd_max_length"),
     Prop::alias("iops_wr_length", "iops_wr_max_length"),
 ];
+/// Gone in 9.
+const GEOMETRY: &[Prop] = &[
+    Prop::new("cyls", any_integer()),
+    Prop::new("heads", any_integer()),
+    Prop::new("secs", any_integer()),
+    Prop::new("trans", OneOf("none lba auto")),
+];
 const MODEL: &[Prop] = &[Prop::new("model", Like(|v| v.len() <= 120 && is_urlencoded(v)))];
 const SSD: &[Prop] = &[Prop::new("ssd", Bool)];
 const IOTHREAD: &[Prop] = &[Prop::new("iothread", Bool)];
@@ -522,9 +532,23 @@ const SCSI_ONLY: &[Prop] = &[
     Prop::new("queues", from(2.0)),
     Prop::new("scsiblock", Bool),
 ];
-const IDE: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, MODEL, SSD, WWN];
-const SATA: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, SSD, WWN];
-const SCSI: Format = &[
+const IDE_8: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, MODEL, SSD, WWN, GEOMETRY];
+const IDE_9: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, MODEL, SSD, WWN];
+const SATA_8: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, SSD, WWN, GEOMETRY];
+const SATA_9: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, SSD, WWN];
+const SCSI_8: Format = &[
+    FILE,
+    IMAGE_FORMAT,
+    SIZE,
+    DRIVE,
+    IOTHREAD,
+    SCSI_ONLY,
+    READ_ONLY,
+    SSD,
+    WWN,
+    GEOMETRY,
+];
+const SCSI_9: Format = &[
     FILE,
     IMAGE_FORMAT,
     SIZE,
@@ -535,7 +559,8 @@ const SCSI: Format = &[
     SSD,
     WWN,
 ];
-const VIRTIO: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, IOTHREAD, READ_ONLY];
+const VIRTIO_8: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, IOTHREAD, READ_ONLY, GEOMETRY];
+const VIRTIO_9: Format = &[FILE, IMAGE_FORMAT, SIZE, DRIVE, IOTHREAD, READ_ONLY];
 const EFIDISK: Format = &[
     FILE,
     IMAGE_FORMAT,
@@ -546,7 +571,9 @@ const EFIDISK: Format = &[
         Prop::new("ms-cert", OneOf("2011 2023 2023w 2023k")),
     ],
 ];
-const TPMSTATE: Format = &[FILE, SIZE, &[Prop::new("version", OneOf("v1.2 v2.0"))]];
+const TPM: &[Prop] = &[Prop::new("version", OneOf("v1.2 v2.0"))];
+const TPMSTATE_8: Format = &[FILE, SIZE, TPM];
+const TPMSTATE_9: Format = &[FILE, SIZE, TPM, &[Prop::new("format", OneOf("raw qcow2 vmdk"))]];
 const UNUSED: Format = &[&[
     Prop::alias("volume", "file"),
     Prop::new("file", Like(is_volume_id)).default_key().required(),
@@ -580,3 +607,107 @@ const CPU_MODELS_9: &str = "\
     EPYC-Rome-v5 EPYC-Milan-v3 EPYC-Genoa-v2 EPYC-Turin a64fx cortex-a35 cortex-a53 \
     cortex-a55 cortex-a57 cortex-a72 cortex-a76 cortex-a78ae cortex-a710 neoverse-n1 \
     neoverse-n2 neoverse-v1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NINE: Rules<'_> = Rules {
+        generation: Generation::Pve9,
+        cpu_models: &["mine"],
+    };
+    const EIGHT: Rules<'_> = Rules {
+        generation: Generation::Pve8,
+        cpu_models: &[],
+    };
+
+    fn kept(key: &str, value: &str, rules: Rules<'_>) -> Result<String, Reason> {
+        check(key, value.as_bytes(), rules).map(|v| String::from_utf8_lossy(&v).into_owned())
+    }
+
+    #[test]
+    fn values_are_kept_as_proxmox_keeps_them() {
+        for (key, value, expected) in [
+            ("template", "yes", "1"),
+            ("onboot", "OFF", "0"),
+            ("lock", "\"backup\"", "backup"),
+            ("bios", "coreboot", "coreboot"), // the parser does not check enumerations
+            ("cores", "0", "0"),
+            ("name", "a.b", "a.b"),
+            ("memory", "current=512", "current=512"),
+            (
+                "net31",
+                "virtio=aa:bb:cc:dd:ee:ff,bridge=vmbr0",
+                "virtio=aa:bb:cc:dd:ee:ff,bridge=vmbr0",
+            ),
+            (
+                "scsi30",
+                "local:vm-1-disk-0,iothread=1,size=32G",
+                "local:vm-1-disk-0,iothread=1,size=32G",
+            ),
+            ("unused255", "local:x", "local:x"),
+            ("boot", "order=scsi0;net0;hostpci15", "order=scsi0;net0;hostpci15"),
+            ("cpu", "custom-mine", "custom-mine"),
+            (
+                "cpu",
+                "cputype=EPYC-Turin,flags=+aes;-pcid",
+                "cputype=EPYC-Turin,flags=+aes;-pcid",
+            ),
+        ] {
+            assert_eq!(kept(key, value, NINE).as_deref(), Ok(expected), "{key}: {value}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_the_reason() {
+        use Reason::*;
+        for (key, value, reason) in [
+            ("hostpci16", "01:00", UnknownSetting),
+            ("hostpci00", "01:00", UnknownSetting),
+            ("hostpci", "01:00", UnknownSetting),
+            ("hostpci01", "a\rb", UnknownSetting),
+            ("net32", "virtio", UnknownSetting),
+            ("delete", " ", UnknownSetting),
+            ("bios", "a\rb", LineBreakInValue),
+            ("template", "2", InvalidValue),
+            ("cores", "+1", InvalidValue),
+            ("cpulimit", "1.", InvalidValue),
+            ("name", "a b", InvalidValue),
+            ("hookscript", "/usr/bin/hook", InvalidValue),
+            ("cpu", "host,reported-model=host", InvalidValue),
+            ("cpu", "host,flags=+sse9", InvalidValue),
+            ("cpu", "flags=+aes", InvalidValue),
+            ("cpu", "custom-other", InvalidValue),
+            ("cpu", "host,hidden=2", InvalidPropertyValue),
+            ("memory", "lots", InvalidPropertyValue),
+            ("memory", " ", InvalidPropertyValue),
+            ("net0", "bridge=vmbr0", InvalidPropertyValue),
+            ("net0", "virtio,e1000=aa:bb:cc:dd:ee:ff", DuplicateProperty),
+            ("spice_enhancements", "1", InvalidPropertyValue),
+            ("agent", "1,x=1", UnknownProperty),
+            ("boot", "order=efidisk0", InvalidPropertyValue),
+            ("boot", "order=hostpci16", InvalidPropertyValue),
+            ("ipconfig0", "gw=10.0.0.1", InvalidPropertyValue),
+        ] {
+            assert_eq!(kept(key, value, NINE), Err(reason), "{key}: {value}");
+        }
+    }
+
+    #[test]
+    fn some_settings_are_of_one_generation_only() {
+        for (key, value, reason) in [
+            ("allow-ksm", "1", Reason::UnknownSetting),
+            ("intel-tdx", "tdx,attestation=1", Reason::UnknownSetting),
+            ("cpu", "cortex-a57", Reason::InvalidValue),
+            ("hostpci0", "01:00,driver=keep", Reason::UnknownProperty),
+            ("machine", "q35,aw-bits=48", Reason::UnknownProperty),
+            ("agent", "1,guest-fsfreeze=1", Reason::UnknownProperty),
+            ("tpmstate0", "local:x,format=raw", Reason::UnknownProperty),
+        ] {
+            assert!(kept(key, value, NINE).is_ok(), "{key}: {value}");
+            assert_eq!(kept(key, value, EIGHT), Err(reason), "{key}: {value}");
+        }
+        assert!(kept("ide0", "none,cyls=1", EIGHT).is_ok());
+        assert_eq!(kept("ide0", "none,cyls=1", NINE), Err(Reason::UnknownProperty));
+    }
+}

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The guest's first program: bring its root together and hand over to systemd.
-#   lowest    userland (vda), a kernel's modules (vdb), the driver's (vdc)
-#   on top    a tmpfs, or the disk vdd where changes are to survive a reboot
+#   lowest    userland (layer0), a kernel's modules (layer1), a driver's (2)
+#   on top    a tmpfs, or the disk "top" where changes are to survive a reboot
 #   into it   tests/lab/guest and what this boot adds, from the 9p share
 export PATH=/bin:/sbin
 mount -t proc proc /proc
@@ -11,21 +11,23 @@ modprobe virtio_iommu 2>/dev/null # before anything looks at IOMMU groups
 for module in virtio_pci virtio_blk erofs overlay 9pnet_virtio 9p; do
     modprobe "$module" || echo "initrd: no module $module"
 done
-mkdir -p /top /root /lower/vda /lower/vdb /lower/vdc
-waited=0
-while [ ! -b /dev/vdb ] && [ $waited -lt 100 ]; do
-    usleep 100000
-    waited=$((waited + 1))
-done
+disk() { # SERIAL: the disk of that name
+    grep -lx "$1" /sys/block/vd*/serial 2>/dev/null |
+        sed 's,/sys/block/\(.*\)/serial,/dev/\1,'
+}
+mkdir -p /top /root
 lower=
-for disk in vda vdb vdc; do
-    [ -b /dev/$disk ] || continue
-    mount -t erofs -o ro /dev/$disk /lower/$disk || echo "initrd: no $disk"
-    lower=/lower/$disk${lower:+:$lower}
+for layer in layer0 layer1 layer2; do
+    device=$(disk $layer)
+    [ "$device" ] || continue
+    mkdir -p /lower/$layer
+    mount -t erofs -o ro "$device" /lower/$layer || echo "initrd: no $layer"
+    lower=/lower/$layer${lower:+:$lower}
 done
-if [ -b /dev/vdd ]; then
+device=$(disk top)
+if [ "$device" ]; then
     modprobe ext4
-    mount -t ext4 /dev/vdd /top
+    mount -t ext4 "$device" /top
 else
     mount -t tmpfs -o size=75% top /top
 fi

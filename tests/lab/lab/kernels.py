@@ -83,6 +83,7 @@ def _build(name: str, folder: Path, log: IO[bytes]) -> None:
     for link in ("bin", "sbin", "lib", "lib64"):  # the packages mix both
         (root / "usr" / link).mkdir(parents=True)
         (root / link).symlink_to(f"usr/{link}")
+    toolbox.root()
     suite = mirror.Suite(folder / "apt", SUITES[name], log)
     suite.update()
     suite.unpack(_packages(suite), root)

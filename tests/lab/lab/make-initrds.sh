@@ -14,7 +14,7 @@ base() { # FOLDER: busybox under all its names
     mkdir -p "$1/bin" "$1/dev" "$1/proc" "$1/sys" "$1/tmp"
     cp /bin/busybox "$1/bin/"
     for name in $(/bin/busybox --list); do
-        ln -sf busybox "$1/bin/$name"
+        [ -e "$1/bin/$name" ] || ln -s busybox "$1/bin/$name"
     done
     ln -s bin "$1/sbin"
 }

@@ -19,9 +19,9 @@ RUN, CACHE = "/lab", "/cache"
 FIRST_PORT_SLOT = 0x4  # sixteen cards end at 0x13
 SLOT_IOMMU = 0x1
 SLOT_DISPLAY = 0x2
-SLOT_PERSIST = 0x19
+SLOT_TOP = 0x19
 SLOT_SERIAL = 0x1A
-SLOTS_DISKS = (0x1C, 0x1B, 0x18)
+SLOTS_LAYERS = (0x16, 0x17, 0x18)
 SLOT_SHARE = 0x1D
 CPUS = 2
 
@@ -36,11 +36,23 @@ IOMMUS: dict[str, tuple[str, str, str]] = {
     "none": ("", "split", ""),
 }
 
+# Drivers of this machine's chip set and processor that udev would load, and
+# that do nothing for us but take an emulated processor's time; and nouveau,
+# which hosts with NVIDIA's driver keep out in the same way.
+NOT_LOADED = (
+    "nouveau", "ahci", "iTCO_wdt", "lpc_ich", "i2c_i801", "pcspkr", "psmouse",
+    "button", "evdev", "joydev", "parport_pc", "floppy", "serio_raw", "rapl",
+    "aesni_intel", "ghash_clmulni_intel", "sha512_ssse3", "sha256_ssse3",
+    "sha1_ssse3", "crct10dif_pclmul", "crc32_pclmul", "crc32c_intel",
+    "polyval_clmulni", "kvm_amd", "kvm_intel", "qemu_fw_cfg", "efi_pstore",
+    "intel_rapl_msr", "autofs4",
+)
+
 TCG = "tcg,thread=multi,tb-size=512"
 
 
 def command(
-    options: Options, images: Images, cache: Path, persist: bool, accel: str
+    options: Options, images: Images, cache: Path, accel: str
 ) -> list[str]:
     """The words of the command line."""
     iommu, irqchip, arguments = IOMMUS[options.iommu]
@@ -51,7 +63,8 @@ def command(
         "-m", f"{options.memory}M",
         # share=on: the device server reads and writes the guest's memory.
         "-object", f"memory-backend-memfd,id=mem,size={options.memory}M,share=on",
-        "-machine", f"q35,kernel-irqchip={irqchip},memory-backend=mem",
+        "-machine", f"q35,kernel-irqchip={irqchip},memory-backend=mem"
+                    ",sata=off,smbus=off,vmport=off",
         "-kernel", _seen(images.kernel, cache),
         "-initrd", _seen(images.initrd, cache),
         "-append", kernel_arguments(options, arguments),
@@ -63,10 +76,11 @@ def command(
         words += ["-device", iommu]
     if options.display == "bochs":
         words += ["-device", f"VGA,bus=pcie.0,addr={SLOT_DISPLAY:#x}"]
-    for slot, disk in zip(SLOTS_DISKS, images.disks):
-        words += _disk(f"disk{slot:x}", _seen(disk, cache), slot, readonly=True)
-    if persist:
-        words += _disk("persist", f"{RUN}/persist.img", SLOT_PERSIST)
+    for number, disk in enumerate(images.disks):
+        slot = SLOTS_LAYERS[number]
+        words += _disk(f"layer{number}", _seen(disk, cache), slot, readonly=True)
+    if options.persist:
+        words += _disk("top", f"{RUN}/top.img", SLOT_TOP)
     words += [
         "-fsdev", f"local,id=share,path={RUN}/share,security_model=none",
         "-device", f"virtio-9p-pci,fsdev=share,mount_tag=lab,bus=pcie.0,"
@@ -84,7 +98,8 @@ def command(
 def kernel_arguments(options: Options, iommu: str) -> str:
     """The kernel's command line."""
     words = ["console=ttyS0", "panic=-1", "loglevel=4",
-             "systemd.show_status=0", "modprobe.blacklist=nouveau", iommu,
+             "systemd.show_status=0",
+             "modprobe.blacklist=" + ",".join(NOT_LOADED), iommu,
              options.append]
     return " ".join(word for word in words if word)
 
@@ -98,7 +113,7 @@ def _disk(name: str, path: str, slot: int, readonly: bool = False) -> list[str]:
     mode = "on" if readonly else "off"
     return [
         "-drive", f"file={path},if=none,id={name},format=raw,readonly={mode}",
-        "-device", f"virtio-blk-pci,drive={name},bus=pcie.0,addr={slot:#x}",
+        "-device", f"virtio-blk-pci,drive={name},serial={name},bus=pcie.0,addr={slot:#x}",
     ]
 
 

@@ -55,6 +55,8 @@ def in_chroot(
     for inside, outside in {"/dev": Path("/dev"), **(binds or {})}.items():
         target = shlex.quote(f"{root}{inside}")
         lines.append(f"mount --rbind {shlex.quote(str(outside))} {target}")
+    # The tree is shared: what a program leaves in /tmp is its own.
+    lines.append(f"mount -t tmpfs tmp {shlex.quote(f'{root}/tmp')}")
     lines.append(f"mount -t proc proc {shlex.quote(f'{root}/proc')}")
     environment = [f"{key}={value}" for key, value in CHROOT_ENV.items()]
     lines.append(

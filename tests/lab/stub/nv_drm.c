@@ -3,13 +3,15 @@
  * Stand-in for nvidia-drm.ko: which GPUs have a DRM device, and what that means for their usage count
  * (kernel-open/nvidia-drm/nvidia-drm-drv.c).
  */
+#include <linux/aperture.h>
 #include <linux/console.h>
-#include <linux/console_struct.h>
 #include <linux/err.h>
 #include <linux/list.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
+#include <linux/tty.h>
+#include <linux/vt_kern.h>	/* brings console_struct.h with what that needs */
 #include <linux/workqueue.h>
 
 #include "nv_drm.h"
@@ -60,7 +62,7 @@ static struct nv_drm *find(struct nv_gpu *gpu)
 
 static void add(unsigned int minor)
 {
-	struct nv_gpu *gpu = nv_gpu_use(minor);
+	struct nv_gpu *gpu = nvkms_gpu_use(minor);
 	struct nv_drm *drm;
 
 	if (!gpu)
@@ -68,6 +70,8 @@ static void add(unsigned int minor)
 	drm = find(gpu) ? NULL : kzalloc(sizeof(*drm), GFP_KERNEL);
 	if (!drm)
 		goto err_unuse;
+	if (fbdev)	/* a firmware framebuffer on this GPU goes, and does not come back by itself */
+		aperture_remove_conflicting_pci_devices(gpu->pdev, "nvidia-drm");
 	drm->dev = nv_kms_create(&gpu->pdev->dev, fbdev);
 	if (IS_ERR(drm->dev)) {
 		pci_err(gpu->pdev, "[nvidia-drm] Failed to register device\n");
@@ -79,14 +83,14 @@ static void add(unsigned int minor)
 	return;
 
 err_unuse:
-	nv_gpu_unuse(gpu);
+	nvkms_gpu_unuse(gpu);
 }
 
 static void drop(struct nv_drm *drm)
 {
 	list_del(&drm->node);
 	nv_kms_destroy(drm->dev);
-	nv_gpu_unuse(drm->gpu);
+	nvkms_gpu_unuse(drm->gpu);
 	kfree(drm);
 }
 

@@ -29,6 +29,19 @@ void nvkms_unregister(void)
 }
 EXPORT_SYMBOL(nvkms_unregister);
 
+/* Through here, so that nvidia-drm holds nvidia-modeset and not nvidia itself: the chain that lsmod shows. */
+struct nv_gpu *nvkms_gpu_use(unsigned int minor)
+{
+	return nv_gpu_use(minor);
+}
+EXPORT_SYMBOL(nvkms_gpu_use);
+
+void nvkms_gpu_unuse(struct nv_gpu *gpu)
+{
+	nv_gpu_unuse(gpu);
+}
+EXPORT_SYMBOL(nvkms_gpu_unuse);
+
 static int __init nvkms_init(void)
 {
 	return nv_register_modeset_fops(&nvkms_fops);

@@ -50,6 +50,8 @@ void nv_modeset_remove(struct nv_gpu *gpu);
 /* nv_modeset.c, for nvidia-drm */
 int nvkms_register(const struct nv_modeset_callbacks *callbacks);
 void nvkms_unregister(void);
+struct nv_gpu *nvkms_gpu_use(unsigned int minor);
+void nvkms_gpu_unuse(struct nv_gpu *gpu);
 
 /* nv_pci.c */
 extern struct pci_driver nv_pci_driver;

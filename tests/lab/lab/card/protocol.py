@@ -132,9 +132,10 @@ def _answer(
     function: Function, command: int, body: bytes, files: list[int]
 ) -> Reply:
     if command == VERSION:
-        # Major 0, minor 1; then the capabilities as a C string of JSON.
+        # Major 0 and the lower minor; then capabilities as a C string of JSON.
+        _, minor = struct.unpack_from("<HH", body)
         text = json.dumps(CAPABILITIES).encode() + b"\0"
-        return Reply(struct.pack("<HH", 0, 1) + text)
+        return Reply(struct.pack("<HH", 0, min(minor, 1)) + text)
     if command == DMA_MAP:
         return _map(function, body, files)
     if command == DMA_UNMAP:

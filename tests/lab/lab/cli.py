@@ -1,0 +1,137 @@
+"""The commands run, demo and shell: switches, and the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from . import cache, options, scenarios, session
+from .channel import GuestDied
+from .progress import say, step
+
+LAB = Path(__file__).parent.parent
+BUILD_DEB = LAB.parent / "build-deb"
+RESULTS = LAB / "out"
+DEMO = LAB / "demo.sh"
+SCRIPT_TIMEOUT = 600.0
+
+RUN_TEXT = """
+Without --script: run the scenarios of tests/lab/scenarios, or those named,
+and end with a line "N passed, N failed".
+Exit status with --script: the script's own; 124 it took longer than
+--timeout, 125 the lab failed, 126 the guest died.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; returns its exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _leave)
+    command, rest = arguments[0], arguments[1:]
+    try:
+        return {"run": _run, "demo": _demo, "shell": _shell}[command](rest)
+    except cache.LabError as error:
+        say(f"error: {error}")
+        return session.LAB_FAILED
+    except GuestDied:
+        say("error: the guest died")
+        return session.GUEST_DIED
+
+
+def _leave(number: int, _: object) -> None:
+    # Not twice: what cleans up must not be interrupted by the same signal.
+    for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _parser(command: str, text: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"tests/lab/{command}", epilog=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_arguments(parser)
+    parser.add_argument(
+        "--timeout", type=float, default=SCRIPT_TIMEOUT, metavar="S",
+        help=f"seconds that a script may take ({SCRIPT_TIMEOUT:.0f})")
+    parser.add_argument(
+        "--keep", type=Path, default=RESULTS, metavar="DIR",
+        help="where console, journal and kernel log go (tests/lab/out)")
+    return parser
+
+
+def _run(rest: list[str]) -> int:
+    parser = _parser("run", RUN_TEXT)
+    parser.add_argument("scenario", nargs="*", help="names of scenarios")
+    parser.add_argument("--script", type=Path, metavar="FILE",
+                        help="run this file in the guest instead")
+    parser.add_argument("--list", action="store_true",
+                        help="list every switch and scenario")
+    parser.add_argument("--tier", choices=("fast", "full", "all"), default="fast",
+                        help="which scenarios, where none are named")
+    chosen = parser.parse_args(rest)
+    if chosen.list:
+        print(scenarios.listing(parser))
+        return 0
+    if chosen.script is None:
+        found = scenarios.select(chosen.scenario, chosen.tier)
+        return scenarios.run(found, chosen.keep, _package)
+    if not chosen.script.is_file():
+        raise cache.LabError(f"there is no file {chosen.script}")
+    return _run_script(chosen, chosen.script)
+
+
+def _run_script(chosen: argparse.Namespace, script: Path) -> int:
+    boot = options.from_arguments(chosen)
+    with session.Guest(boot, _package()) as guest:
+        try:
+            status = guest.run(script, session.to_stdout, chosen.timeout)
+        finally:
+            guest.keep_logs(chosen.keep / "script")
+    if status == session.TIMED_OUT:
+        say(f"the script was ended after {chosen.timeout:.0f} s")
+    say(f"exit status {status}; logs are in {chosen.keep / 'script'}")
+    return status
+
+
+def _demo(rest: list[str]) -> int:
+    started = time.monotonic()
+    parser = _parser("demo", "The main job, on screen, in a real guest.")
+    chosen = parser.parse_args([*rest, "--no-install"])
+    status = _run_script(chosen, DEMO)
+    print(f"total time: {time.monotonic() - started:.0f} s", flush=True)
+    return status
+
+
+def _shell(rest: list[str]) -> int:
+    parser = _parser("shell", "A prompt in the guest; end it with exit.")
+    chosen = parser.parse_args(rest)
+    if not sys.stdin.isatty():
+        raise cache.LabError("tests/lab/shell needs a terminal\n"
+                             "Hint: tests/lab/run --script FILE needs none")
+    with session.Guest(options.from_arguments(chosen), _package()) as guest:
+        return guest.shell(sys.stdin.buffer)
+
+
+def _package() -> Path | None:
+    """The package to test: LAB_DEB, or built from this tree."""
+    given = os.environ.get("LAB_DEB")
+    if given is not None:
+        return Path(given) if given else None
+    if not BUILD_DEB.exists():
+        say("no tests/build-deb: the guest gets no package")
+        return None
+    with step("building the package"):
+        done = subprocess.run([BUILD_DEB], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise cache.LabError("the package does not build")
+    return Path(done.stdout.decode().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,302 @@
+"""One booted guest: start it, run scripts in it, keep its logs, end it.
+
+A guest lives in a folder of its own below the cache's runs/:
+
+    share/        the guest's /lab: guest/ (laid over its root), deb/, script,
+                  env, out/ (kernel, journal, install)
+    *.sock        the agent's line, the faults, a socket per function
+    console.log   the serial console; qemu.log, server.log: of the processes
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from . import cache, images, qemu, sandbox
+from .channel import Channel, GuestDied, TooLate
+from .options import Options
+from .progress import say, step
+
+HERE = Path(__file__).parent
+GUEST_TREE = HERE.parent / "guest"
+
+# A boot takes 15 s on an idle machine, 25 s with sixteen cards.
+BOOT_TIMEOUT = 240.0
+SERVER_TIMEOUT = 20.0
+# How long a killed script may take to be reported, and logs to be written.
+GRACE = 10.0
+COLLECT_TIMEOUT = 40.0
+TOP_DISK = "4G"  # of a guest whose changes survive; sparse
+
+# Exit statuses of `run --script` that are not the script's own.
+TIMED_OUT, LAB_FAILED, GUEST_DIED = 124, 125, 126
+
+Sink = Callable[[bytes], None]
+
+
+class Guest:
+    """A running guest; use it in a `with` statement."""
+
+    def __init__(self, options: Options, package: Path | None) -> None:
+        self.options = options
+        self._package = package
+        self._images = images.obtain(options)
+        self.folder, self._alive = cache.new_run()
+        self.share = self.folder / "share"
+        self._server: subprocess.Popen[bytes] | None = None
+        self._qemu: subprocess.Popen[bytes] | None = None
+        self._kernel_at = 0
+        self._console_at = 0
+        self.boots = 0
+
+    def __enter__(self) -> Guest:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in (self._qemu, self._server):
+            if child:
+                sandbox.end(child)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._alive.close()
+
+    # Starting ---------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._fill_share()
+        if self.options.persist:
+            self._make_top_disk()
+        self._serve_cards()
+        self._channel = Channel.listen(self.folder / "agent.sock")
+        root = cache.root()
+        words = qemu.command(self.options, self._images, root, qemu.TCG)
+        binds = {qemu.RUN: self.folder, qemu.CACHE: root}
+        self._qemu = sandbox.start(
+            sandbox.in_chroot(self._images.toolbox, words, binds),
+            stdout=self._log("qemu.log"), stderr=subprocess.STDOUT,
+        )
+        with step(f"booting {self._images.version}, {self.describe()}"):
+            try:
+                self._channel.accept(SERVER_TIMEOUT)
+                self._wait_ready(BOOT_TIMEOUT)
+            except (TooLate, GuestDied) as error:
+                how = "is not up" if isinstance(error, TooLate) else "died"
+                raise cache.LabError(f"the guest {how}\n{self._last_words()}") from None
+
+    def describe(self) -> str:
+        """The boot in words."""
+        one = self.options
+        cards = "1 card" if one.cards == 1 else f"{one.cards} cards"
+        return f"{cards}, driver {one.driver}, iommu {one.iommu}"
+
+    def _fill_share(self) -> None:
+        for name in ("out", "deb"):
+            (self.share / name).mkdir(parents=True)
+        if self._package:
+            shutil.copy(self._package, self.share / "deb")
+        tree = self.share / "guest"
+        shutil.copytree(GUEST_TREE, tree, symlinks=True,
+                        ignore=shutil.ignore_patterns("__pycache__"))
+        self._write_modules_conf(tree)
+        # Whatever the clone's owner and umask: in the guest it is root's.
+        for path in [tree, *tree.rglob("*")]:
+            if not path.is_symlink():
+                runs = path.is_dir() or os.access(path, os.X_OK) and (
+                    path.stat().st_mode & 0o100)
+                path.chmod(0o755 if runs else 0o644)
+        values = {
+            "CARDS": self.options.cards, "FUNCTIONS": self.options.functions,
+            "DRIVER": self.options.driver, "KERNEL": self.options.kernel,
+            "IOMMU": self.options.iommu, "INSTALL": int(self.options.install),
+        }
+        (self.share / "env").write_text(
+            "".join(f"{key}={value}\n" for key, value in values.items())
+        )
+
+    def _write_modules_conf(self, tree: Path) -> None:
+        """What Debian's driver packages put there, and the stub's switches."""
+        if self.options.driver == "none":
+            return
+        load = tree / "etc/modules-load.d/nvidia.conf"
+        load.parent.mkdir(parents=True, exist_ok=True)
+        load.write_text("nvidia-uvm\nnvidia-drm\n")
+        lines = []
+        for switch in self.options.stub:
+            module, dot, rest = switch.partition(".")
+            if not dot or "=" in module:
+                module, rest = "nvidia", switch
+            lines.append(f"options {module} {rest}\n")
+        conf = tree / "etc/modprobe.d/lab-stub.conf"
+        conf.parent.mkdir(parents=True, exist_ok=True)
+        conf.write_text("".join(lines))
+
+    def _make_top_disk(self) -> None:
+        words = ["mke2fs", "-q", "-t", "ext4", f"{qemu.RUN}/top.img", TOP_DISK]
+        command = sandbox.in_chroot(
+            self._images.toolbox, words, {qemu.RUN: self.folder})
+        sandbox.run(command, self._log("mke2fs.log"), 60.0)
+
+    def _serve_cards(self) -> None:
+        words = ["/usr/bin/python3", "-m", "lab.card.server",
+                 str(self.options.cards), str(self.options.functions)]
+        if self.options.ids:
+            words.append(self.options.ids)
+        environment = dict(os.environ, PYTHONPATH=str(HERE.parent),
+                           PYTHONDONTWRITEBYTECODE="1")
+        self._server = sandbox.start(
+            sandbox.tied(words), cwd=self.folder, env=environment,
+            stdout=subprocess.PIPE, stderr=self._log("server.log"),
+        )
+        # Its first line says that all sockets are there.
+        assert self._server.stdout
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._server.stdout, selectors.EVENT_READ)
+            ready = waiting.select(SERVER_TIMEOUT)
+        if not ready or not self._server.stdout.readline():
+            raise cache.LabError("the device server does not start\n"
+                                 + self._tail("server.log"))
+
+    def _wait_ready(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            message, _ = self._channel.receive(deadline)
+            if message["event"] == "ready":
+                self._note_ready(message)
+                return
+
+    def _note_ready(self, message: dict[str, object]) -> None:
+        self.boots += 1
+        if message["install"]:
+            report = self.share / "out/install"
+            text = report.read_text(errors="replace") if report.exists() else ""
+            raise cache.LabError(f"the package does not install\n{text}")
+        say(f"guest is up, uptime {message['uptime']:.1f} s")
+
+    # Running ----------------------------------------------------------------
+
+    def run(self, script: Path, sink: Sink, timeout: float) -> int:
+        """Run a script to its end; its output goes to `sink`.
+
+        Returns its exit status, TIMED_OUT, or raises GuestDied. In a guest
+        that may reboot, the script is run again after each reboot.
+        """
+        copy = self.share / "script"
+        shutil.copyfile(script, copy)
+        copy.chmod(0o755)
+        deadline = time.monotonic() + timeout
+        self._send_run()
+        while True:
+            try:
+                message, data = self._channel.receive(deadline)
+            except TooLate:
+                self._kill(sink)
+                return TIMED_OUT
+            if message["event"] == "output":
+                sink(data)
+            elif message["event"] == "done":
+                return int(message["status"])
+            elif message["event"] == "ready":
+                self._note_ready(message)
+                self._send_run()
+
+    def _send_run(self) -> None:
+        self._channel.send({"do": "run", "words": ["/lab/script"],
+                            "env": self._environment()})
+
+    def _environment(self) -> dict[str, str]:
+        """Variables of a script, beside those of the agent."""
+        pairs = (line.split("=", 1) for line in
+                 (self.share / "env").read_text().splitlines())
+        return {f"LAB_{key}": value for key, value in pairs} | {
+            "LAB_BOOT": str(self.boots)}
+
+    def _kill(self, sink: Sink) -> None:
+        """End what runs; give up on what the kernel does not let go."""
+        self._channel.send({"do": "kill"})
+        deadline = time.monotonic() + GRACE
+        try:
+            while True:
+                message, data = self._channel.receive(deadline)
+                if message["event"] == "output":
+                    sink(data)
+                elif message["event"] == "done":
+                    return
+        except TooLate:
+            say("the script does not die: a process of it is stuck in the kernel")
+
+    def shell(self, terminal: IO[bytes]) -> int:
+        """A prompt in the guest on our own terminal."""
+        from . import terminal as tty
+
+        return tty.converse(self._channel, terminal, self._environment())
+
+    # Logs -------------------------------------------------------------------
+
+    def keep_logs(self, into: Path) -> None:
+        """Write what happened since the last call into a folder."""
+        into.mkdir(parents=True, exist_ok=True)
+        collected = self._collect()
+        self._kernel_at = _rest(
+            self.share / "out/kernel", self._kernel_at, into / "kernel.log")
+        self._console_at = _rest(
+            self.folder / "console.log", self._console_at, into / "console.log")
+        journal = self.share / "out/journal"
+        if journal.exists():
+            shutil.copyfile(journal, into / "journal.log")
+        if not collected:
+            say("the agent no longer answers: no journal of the last part")
+        for name in ("qemu.log", "server.log"):
+            if (self.folder / name).stat().st_size:
+                shutil.copyfile(self.folder / name, into / name)
+
+    def _collect(self) -> bool:
+        try:
+            self._channel.send({"do": "collect"})
+            deadline = time.monotonic() + COLLECT_TIMEOUT
+            while True:
+                message, _ = self._channel.receive(deadline)
+                if message["event"] == "collected":
+                    return True
+        except (GuestDied, TooLate):
+            return False
+
+    def _log(self, name: str) -> IO[bytes]:
+        return (self.folder / name).open("wb")
+
+    def _tail(self, name: str, lines: int = 15) -> str:
+        path = self.folder / name
+        text = path.read_text(errors="replace") if path.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _last_words(self) -> str:
+        return "\n".join(f"--- {name}\n{self._tail(name)}" for name in
+                         ("qemu.log", "server.log", "console.log"))
+
+
+def _rest(source: Path, start: int, target: Path) -> int:
+    """Copy a file from `start` on; returns where it ended."""
+    if not source.exists():
+        return start
+    with source.open("rb") as log:
+        log.seek(start)
+        data = log.read()
+    target.write_bytes(data)
+    return start + len(data)
+
+
+def to_stdout(data: bytes) -> None:
+    """The sink of `run --script`: our own standard output, at once."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
