@@ -69,6 +69,16 @@ impl Reservations {
         Reservations(raw.split(|b| *b == b'\n').filter_map(reservation).collect())
     }
 
+    /// How many functions are spelled in the file.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is reserved.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The functions a VM has reserved, live or not, that are spelled as full names.
     pub fn of(&self, vmid: VmId) -> Vec<PciAddr> {
         let own = self.0.iter().filter(|(_, r)| r.vmid == u64::from(vmid.get()));
@@ -452,4 +462,260 @@ fn has_vgpu_type(functions: &[HostFunction], device: PciAddr, model: &str) -> bo
         .find(|f| f.addr == device)
         .and_then(|f| f.nvidia_vgpu.as_ref());
     types.is_some_and(|types| types.iter().any(|t| t.to_string() == model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::PciClass;
+
+    fn function(addr: &str, group: u32) -> HostFunction {
+        HostFunction {
+            addr: addr.parse().unwrap(),
+            vendor: Some(0x10de),
+            device: Some(0x2204),
+            class: Some(PciClass(0x030000)),
+            subsystem_vendor: None,
+            subsystem_device: None,
+            iommu_group: Some(group),
+            mdev_types: None,
+            nvidia_vgpu: None,
+            physfn: None,
+        }
+    }
+
+    /// Three cards in a pool, the IGD, and a pool of two virtual functions with a vGPU type each.
+    fn host() -> Vec<HostFunction> {
+        vec![
+            function("0000:00:02.0", 1),
+            function("0000:81:00.0", 30),
+            function("0000:82:00.0", 31),
+            function("0000:c1:00.0", 32),
+            HostFunction {
+                nvidia_vgpu: Some(vec![557]),
+                ..function("0000:41:00.4", 61)
+            },
+            HostFunction {
+                nvidia_vgpu: Some(vec![558]),
+                ..function("0000:41:00.5", 62)
+            },
+            HostFunction {
+                mdev_types: Some(vec!["a".into()]),
+                ..function("0000:42:00.0", 70)
+            },
+        ]
+    }
+
+    const MAPPINGS: &str = "pool
+\tmap id=10de:2204,iommugroup=30,node=pve1,path=0000:81:00
+\tmap id=10de:2204,iommugroup=31,node=pve1,path=0000:82:00
+\tmap id=10de:2204,iommugroup=32,node=pve1,path=0000:c1:00
+
+vgpu
+\tmdev 1
+\tmap id=10de:2204,iommugroup=61,node=pve1,path=0000:41:00.4
+\tmap id=10de:2204,iommugroup=62,node=pve1,path=0000:41:00.5
+";
+
+    /// VM 100 starts at 1000; VM 201 runs as 4711.
+    fn outcome(conf: &str, reservations: &str) -> String {
+        let config = crate::vmconf::parse(conf.as_bytes(), Generation::Pve9);
+        let functions = host();
+        let mappings = Mappings::parse(MAPPINGS.as_bytes());
+        let reservations = Reservations::parse(reservations.as_bytes());
+        let site = Site {
+            node: "pve1",
+            generation: Generation::Pve9,
+            mappings: &mappings,
+            functions: &functions,
+            reservations: &reservations,
+        };
+        let vmid = VmId::try_from(100).unwrap();
+        let running = |id: VmId| (id.get() == 201).then_some(4711);
+        let start = start(
+            &config,
+            site,
+            Moment {
+                vmid,
+                now: 1000,
+                running: &running,
+            },
+        );
+        match &start.error {
+            Some(error) => format!("{}: {error}", start.stage.code()),
+            None => {
+                let one = |(index, chosen): (&u8, &Chosen)| {
+                    let list: Vec<String> = chosen.functions.iter().map(ToString::to_string).collect();
+                    format!("{index}={}", list.join("+"))
+                };
+                start.chosen.iter().map(one).collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_free_alternative_is_taken_in_index_order() {
+        for (conf, reservations, expected) in [
+            ("hostpci0: mapping=pool", "", "0=0000:81:00.0"),
+            (
+                "hostpci9: mapping=pool\nhostpci1: mapping=pool",
+                "",
+                "1=0000:81:00.0 9=0000:82:00.0",
+            ),
+            (
+                "hostpci0: 81:00\nhostpci1: mapping=pool",
+                "",
+                "0=0000:81:00.0 1=0000:82:00.0",
+            ),
+            ("hostpci0: mapping=pool", "0000:81:00.0 201 pid:4711", "0=0000:82:00.0"),
+            (
+                "hostpci0: mapping=pool",
+                "0000:81:00.0 202 time:1001\n0000:82:00.0 202 time:1000\n",
+                "0=0000:82:00.0",
+            ),
+            ("hostpci0: mapping=vgpu,mdev=nvidia-558", "", "0=0000:41:00.5"),
+            (
+                "hostpci0: 42:00.0,mdev=a\nhostpci1: 42:00.0,mdev=a",
+                "0000:42:00.0 201 pid:4711",
+                "0=0000:42:00.0 1=0000:42:00.0",
+            ),
+        ] {
+            assert_eq!(outcome(conf, reservations), expected, "{conf:?} {reservations:?}");
+        }
+    }
+
+    #[test]
+    fn reservations_that_do_not_hold_are_no_obstacle() {
+        for line in [
+            "0000:81:00.0 201 pid:4712",
+            "0000:81:00.0 202 pid:4711",
+            "0000:81:00.0 100 pid:4711",
+            "0000:81:00.0 0201 pid:4711", // no process is found under that name
+            "0000:81:00.0 202 time:1000",
+            "0000:81:00.0  201 pid:4711",
+            "0000:81:00.0 201 pid:4711 ",
+            "0000:81:00.0 201 pid:4711\r",
+            "0000:81:00 201 pid:4711",
+            "81:00.0 201 pid:4711",
+            "0000:81:00.0 201 until:9999",
+            "0000:81:00.0 201 time:",
+            "0000:81:00.0 201 pid:4711\n0000:81:00.0 203 pid:1", // the last line counts
+            "0000:81:00.0 20",
+        ] {
+            assert_eq!(outcome("hostpci0: mapping=pool", line), "0=0000:81:00.0", "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_stops_a_start_is_told_in_a_sentence() {
+        for (conf, reservations, expected) in [
+            (
+                "hostpci0: 77:00",
+                "",
+                "check: hostpci0: the host has no PCI device '77:00'",
+            ),
+            (
+                "hostpci3: mapping=xy",
+                "",
+                "check: hostpci3: the resource mapping 'xy' has no device on this node",
+            ),
+            (
+                "hostpci0: 81:00,pcie=1",
+                "",
+                "check: hostpci0: 'pcie' needs a q35 machine",
+            ),
+            (
+                "hostpci0: 81:00\nhostpci1: 81:00.0",
+                "",
+                "choose: 0000:81:00.0 is assigned twice",
+            ),
+            (
+                "hostpci0: 81:00;82:00;81:00",
+                "",
+                "choose: 0000:81:00.0 is assigned twice",
+            ),
+            (
+                "hostpci0: 82:00",
+                "0000:82:00.0 201 pid:4711",
+                "reserve: 0000:82:00.0 is in use by VM 201",
+            ),
+            (
+                "hostpci0: 82:00",
+                "0000:82:00.0 202 time:1001",
+                "reserve: 0000:82:00.0 is reserved by VM 202, which is starting",
+            ),
+            (
+                "hostpci0: mapping=vgpu,mdev=nvidia-9",
+                "",
+                "choose: hostpci0: none of its devices is free",
+            ),
+            (
+                "hostpci0: 41:00.4,mdev=nvidia-9",
+                "",
+                "choose: 0000:41:00.4 cannot become a vGPU of type 9",
+            ),
+            (
+                "hostpci0: 41:00.4,mdev=nvidia-557",
+                "0000:41:00.4 201 pid:4711",
+                "choose: 0000:41:00.4 is in use by VM 201",
+            ),
+        ] {
+            assert_eq!(outcome(conf, reservations), expected, "{conf:?} {reservations:?}");
+        }
+    }
+
+    #[test]
+    fn legacy_igd_has_rules() {
+        for (conf, expected) in [
+            ("vga: none\nhostpci0: 00:02.0,legacy-igd=1", "0=0000:00:02.0"),
+            (
+                "hostpci0: 00:02.0,legacy-igd=1",
+                "check: hostpci0: legacy-igd needs 'vga: none'",
+            ),
+            (
+                "vga: type=none\nhostpci0: 00:02.0,legacy-igd=1",
+                "check: hostpci0: legacy-igd needs 'vga: none'",
+            ),
+            (
+                "vga: none\nhostpci0: 00:02,legacy-igd=1,rombar=0",
+                "check: hostpci0: legacy-igd needs rombar",
+            ),
+            (
+                "vga: none\nhostpci0: 00:02,legacy-igd=1,x-vga=1",
+                "check: hostpci0: legacy-igd does not go with x-vga",
+            ),
+            (
+                "vga: none\nmachine: q35\nhostpci0: 00:02,legacy-igd=1",
+                "check: hostpci0: legacy-igd does not go with a q35 machine",
+            ),
+            (
+                "vga: none\nhostpci0: 00:02.0;81:00.0,legacy-igd=1",
+                "check: hostpci0: legacy-igd does not go with several functions",
+            ),
+            (
+                "vga: none\nhostpci0: mapping=pool,legacy-igd=1",
+                "check: hostpci0: legacy-igd does not go with several alternatives",
+            ),
+            (
+                "vga: none\nhostpci0: 81:00.0,legacy-igd=1",
+                "check: hostpci0: legacy-igd is for the device 00:02.0",
+            ),
+            (
+                "vga: none\nhostpci0: 00:02,legacy-igd=1\nhostpci1: 81:00,legacy-igd=1",
+                "check: hostpci1: only one entry may use legacy-igd",
+            ),
+        ] {
+            assert_eq!(outcome(conf, ""), expected, "{conf:?}");
+        }
+    }
+
+    #[test]
+    fn the_real_choice_is_what_a_vm_has_reserved() {
+        let file = b"0000:81:00.0 100 pid:5\n0000:82:00.0 201 pid:6\n0000:82:00.1 100 time:7\n83:00.0 100 pid:5\n";
+        let own = Reservations::parse(file).of(VmId::try_from(100).unwrap());
+        assert_eq!(
+            own.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["0000:81:00.0", "0000:82:00.1"]
+        );
+    }
 }

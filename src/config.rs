@@ -1,11 +1,46 @@
-//! How long things may take. The settings file will set these; until it exists they are constants with reasons.
+//! Settings: /etc/gpu-handoff/config.toml and conf.d/*.toml, every key optional, with a section per VM.
 //!
-//! Every value is printed where it is in force, and kept in the record of a handoff, so that the way home does
-//! not depend on what is configured by then.
+//! ```toml
+//! on-backup = "if-free"
+//! [deadlines]              # seconds
+//! way-out = 60
+//! [vm.111]                 # the same keys again, for one VM
+//! on-backup = "handoff"
+//! deadlines.way-out = 90
+//! ```
+//!
+//! A key or value that is not understood is an error with its file and line, and refuses the way out. The way home
+//! never reads these files: the record of a handoff keeps what was in force.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::host::Root;
+use crate::report::foreign;
+use crate::vmconf::VmId;
+
+/// The directory of our settings.
+const DIR: &str = "/etc/gpu-handoff";
+
+/// Longest deadline that can be set, seconds: a day, so that a typing error is not "for ever".
+const LONGEST: u64 = 86_400;
+
+/// What to do when a VM is started for the backup of its stopped self (`lock: backup`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBackup {
+    /// Hand the GPU over if nobody uses it; refuse otherwise, which fails that VM's backup.
+    IfFree,
+    /// As for any other start.
+    Handoff,
+    /// Never hand it over; the backup of that VM fails.
+    Refuse,
+}
 
 /// Bounds on the whole run and on each kind of act.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,5 +81,336 @@ impl Default for Budgets {
             unload: s(20),
             unload_per_gpu: s(5),
         }
+    }
+}
+
+/// The settings in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long things may take.
+    pub budgets: Budgets,
+    /// What to do at a backup of the stopped VM.
+    pub on_backup: OnBackup,
+    /// Where each value that is not the default came from: `file:line`, by key.
+    pub origins: BTreeMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            budgets: Budgets::default(),
+            on_backup: OnBackup::IfFree,
+            origins: BTreeMap::new(),
+        }
+    }
+}
+
+/// The keys, as they are written.
+const KEYS: [&str; 10] = [
+    "on-backup",
+    "deadlines.way-out",
+    "deadlines.way-home",
+    "deadlines.lock",
+    "deadlines.look",
+    "deadlines.attribute",
+    "deadlines.bind",
+    "deadlines.load",
+    "deadlines.unload",
+    "deadlines.unload-per-gpu",
+];
+
+impl Settings {
+    /// Each key with its value in force and where it came from, for `plan`.
+    pub fn listed(&self) -> Vec<(&'static str, String, &str)> {
+        let value = |key: &str| match self.budget(key) {
+            Some(deadline) => format!("{} s", deadline.as_secs()),
+            None => word(self.on_backup).to_owned(),
+        };
+        let origin = |key: &str| self.origins.get(key).map_or("default", String::as_str);
+        KEYS.iter().map(|key| (*key, value(key), origin(key))).collect()
+    }
+
+    fn budget(&self, key: &str) -> Option<Duration> {
+        let mut copy = self.budgets.clone();
+        budget_of(&mut copy, key).copied()
+    }
+
+    fn set(&mut self, key: &str, value: &DeValue<'_>) -> Result<(), String> {
+        if let Some(budget) = budget_of(&mut self.budgets, key) {
+            *budget = seconds(value)?;
+            return Ok(());
+        }
+        self.on_backup = match value {
+            DeValue::String(text) => [OnBackup::IfFree, OnBackup::Handoff, OnBackup::Refuse]
+                .into_iter()
+                .find(|choice| word(*choice) == text.as_ref()),
+            _ => None,
+        }
+        .ok_or("it must be \"if-free\", \"handoff\" or \"refuse\"")?;
+        Ok(())
+    }
+}
+
+fn word(choice: OnBackup) -> &'static str {
+    match choice {
+        OnBackup::IfFree => "if-free",
+        OnBackup::Handoff => "handoff",
+        OnBackup::Refuse => "refuse",
+    }
+}
+
+fn budget_of<'a>(budgets: &'a mut Budgets, key: &str) -> Option<&'a mut Duration> {
+    Some(match key {
+        "deadlines.way-out" => &mut budgets.way_out,
+        "deadlines.way-home" => &mut budgets.way_home,
+        "deadlines.lock" => &mut budgets.lock,
+        "deadlines.look" => &mut budgets.look,
+        "deadlines.attribute" => &mut budgets.attribute,
+        "deadlines.bind" => &mut budgets.bind,
+        "deadlines.load" => &mut budgets.load,
+        "deadlines.unload" => &mut budgets.unload,
+        "deadlines.unload-per-gpu" => &mut budgets.unload_per_gpu,
+        _ => return None,
+    })
+}
+
+fn seconds(value: &DeValue<'_>) -> Result<Duration, String> {
+    let number = match value {
+        DeValue::Integer(n) => u64::from_str_radix(n.as_str(), n.radix()).ok(),
+        _ => None,
+    };
+    number
+        .filter(|n| (1..=LONGEST).contains(n))
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("it must be a whole number of seconds from 1 to {LONGEST}"))
+}
+
+/// Reads the settings for a VM, or those of no VM in particular: config.toml, then conf.d in the order of the names;
+/// of a key given twice the later one counts, and a VM's section counts more than the rest.
+///
+/// # Errors
+/// A sentence for the first thing that is not understood, with its file and line.
+pub fn load(root: &Root, vmid: Option<VmId>) -> Result<Settings, String> {
+    let mut files = vec![format!("{DIR}/config.toml")];
+    let more = root.names(format!("{DIR}/conf.d"));
+    let more = more.map_err(|e| format!("{DIR}/conf.d cannot be read: {e}"))?;
+    files.extend(
+        more.iter()
+            .filter(|n| n.ends_with(".toml"))
+            .map(|n| format!("{DIR}/conf.d/{n}")),
+    );
+    let mut all = Vec::new();
+    for path in files {
+        match root.text(&path) {
+            Ok(text) => all.push((path, text)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(format!("{path} cannot be read: {e}")),
+        }
+    }
+    let mut settings = Settings::default();
+    let mut own = Vec::new();
+    for (path, text) in &all {
+        let file = File { path, text };
+        let table = DeTable::parse(text).map_err(|e| file.error(e.span().unwrap_or(0..0).start, e.message()))?;
+        file.apply(&mut settings, table.get_ref(), "", vmid, &mut own)?;
+    }
+    for (key, value, at) in own {
+        settings
+            .set(&key, &value)
+            .map_err(|why| format!("{at}: {key}: {why}"))?;
+        settings.origins.insert(key, at);
+    }
+    Ok(settings)
+}
+
+struct File<'a> {
+    path: &'a str,
+    text: &'a str,
+}
+
+/// A key of a VM's own section, its value, and where it stands.
+type Own<'a> = (String, DeValue<'a>, String);
+
+impl<'a> File<'a> {
+    fn at(&self, offset: usize) -> String {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        format!("{}:{}", self.path, 1 + before.matches('\n').count())
+    }
+
+    fn error(&self, offset: usize, why: &str) -> String {
+        format!("{}: {}", self.at(offset), crate::report::one_line(why))
+    }
+
+    /// Applies a table; what belongs to the VM is only collected, to count more than what other files say to all.
+    /// Sections of other VMs are checked too: an error in one is not to come out on the night that VM starts.
+    fn apply(
+        &self,
+        settings: &mut Settings,
+        table: &DeTable<'a>,
+        prefix: &str,
+        vmid: Option<VmId>,
+        own: &mut Vec<Own<'a>>,
+    ) -> Result<(), String> {
+        for (name, value) in table {
+            let key = format!("{prefix}{}", name.get_ref());
+            match value.get_ref() {
+                DeValue::Table(vms) if key == "vm" => self.vms(vms, vmid, own)?,
+                DeValue::Table(inner) if KEYS.iter().any(|k| k.starts_with(&format!("{key}."))) => {
+                    self.apply(settings, inner, &format!("{key}."), vmid, own)?;
+                }
+                value => {
+                    self.known(&key, name)?;
+                    let start = name.span().start;
+                    settings
+                        .set(&key, value)
+                        .map_err(|why| self.error(start, &format!("{key}: {why}")))?;
+                    settings.origins.insert(key, self.at(start));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn vms(&self, vms: &DeTable<'a>, vmid: Option<VmId>, own: &mut Vec<Own<'a>>) -> Result<(), String> {
+        for (name, value) in vms {
+            let start = name.span().start;
+            let DeValue::Table(table) = value.get_ref() else {
+                return Err(self.error(start, &format!("vm.{} must be a section", foreign(name.get_ref()))));
+            };
+            let id = name.get_ref().parse::<VmId>();
+            let id = id.map_err(|_| self.error(start, &format!("'{}' is not a VM id", foreign(name.get_ref()))))?;
+            let mut probe = Settings::default();
+            self.apply(&mut probe, table, "", None, &mut Vec::new())?;
+            if Some(id) == vmid {
+                self.collect(table, "", own);
+            }
+        }
+        Ok(())
+    }
+
+    fn collect(&self, table: &DeTable<'a>, prefix: &str, own: &mut Vec<Own<'a>>) {
+        for (name, value) in table {
+            let key = format!("{prefix}{}", name.get_ref());
+            match value.get_ref() {
+                DeValue::Table(inner) => self.collect(inner, &format!("{key}."), own),
+                value => own.push((key, value.clone(), self.at(name.span().start))),
+            }
+        }
+    }
+
+    fn known(&self, key: &str, name: &Spanned<std::borrow::Cow<'_, str>>) -> Result<(), String> {
+        if KEYS.contains(&key) {
+            return Ok(());
+        }
+        let nearest = KEYS.iter().min_by_key(|k| distance(k, key)).unwrap_or(&KEYS[0]);
+        let why = format!(
+            "there is no setting '{}'. Hint: the nearest one is '{nearest}'",
+            foreign(key)
+        );
+        Err(self.error(name.span().start, &why))
+    }
+}
+
+/// How many letters have to be changed, added or removed to make one word of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_files(files: &[(&str, &str)], vmid: Option<&str>) -> Result<Settings, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("etc/gpu-handoff");
+        std::fs::create_dir_all(base.join("conf.d")).unwrap();
+        for (name, text) in files {
+            std::fs::write(base.join(name), text).unwrap();
+        }
+        load(&Root::at(dir.path()), vmid.map(|v| v.parse().unwrap()))
+    }
+
+    #[test]
+    fn no_file_is_all_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load(&Root::at(dir.path()), None).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_vms_own_section_counts_more_than_any_file() {
+        let files = [
+            (
+                "config.toml",
+                "on-backup = \"refuse\"\n[vm.111]\non-backup = \"handoff\"\n",
+            ),
+            (
+                "conf.d/50-more.toml",
+                "on-backup = \"if-free\"\n\n[deadlines]\nway-out = 90\n",
+            ),
+        ];
+        let settings = load_files(&files, Some("111")).unwrap();
+        assert_eq!(settings.on_backup, OnBackup::Handoff);
+        assert_eq!(settings.budgets.way_out, Duration::from_secs(90));
+        assert_eq!(settings.origins["on-backup"], "/etc/gpu-handoff/config.toml:3");
+        assert_eq!(
+            settings.origins["deadlines.way-out"],
+            "/etc/gpu-handoff/conf.d/50-more.toml:4"
+        );
+        let others = load_files(&files, Some("112")).unwrap();
+        assert_eq!(others.on_backup, OnBackup::IfFree);
+        assert_eq!(
+            others.listed()[0],
+            (
+                "on-backup",
+                "if-free".to_owned(),
+                "/etc/gpu-handoff/conf.d/50-more.toml:1"
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_with_file_line_and_the_nearest_key() {
+        for (text, message) in [
+            (
+                "\non-bakup = \"refuse\"\n",
+                "config.toml:2: there is no setting 'on-bakup'. Hint: the nearest one is 'on-backup'",
+            ),
+            (
+                "[deadlines]\nwayout = 3\n",
+                "config.toml:2: there is no setting 'deadlines.wayout'. Hint: the nearest one is 'deadlines.way-out'",
+            ),
+            (
+                "on-backup = 7\n",
+                "config.toml:1: on-backup: it must be \"if-free\", \"handoff\" or \"refuse\"",
+            ),
+            (
+                "deadlines.load = 0\n",
+                "config.toml:1: deadlines.load: it must be a whole number of seconds from 1 to 86400",
+            ),
+            (
+                "deadlines.load = \"5\"\n",
+                "config.toml:1: deadlines.load: it must be a whole number of seconds from 1 to 86400",
+            ),
+            ("[vm.99]\n", "config.toml:1: '99' is not a VM id"),
+            ("[vm]\n111 = 5\n", "config.toml:2: vm.111 must be a section"),
+            (
+                "[vm.112]\nx = 1\n",
+                "config.toml:2: there is no setting 'x'. Hint: the nearest one is 'on-backup'",
+            ),
+        ] {
+            let error = load_files(&[("config.toml", text)], Some("111")).unwrap_err();
+            assert_eq!(error, format!("/etc/gpu-handoff/{message}"), "{text:?}");
+        }
+        let error = load_files(&[("config.toml", "a = = 1\n")], None).unwrap_err();
+        assert!(error.starts_with("/etc/gpu-handoff/config.toml:1: "), "{error}");
     }
 }

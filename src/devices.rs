@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use crate::choice::{self, Moment, Site};
 use crate::inventory::{Function, Snapshot};
 use crate::mapping::{self, HostFunction, Share};
@@ -21,25 +23,55 @@ pub struct Given {
     pub gpus: Vec<PciAddr>,
     /// All functions.
     pub functions: BTreeSet<PciAddr>,
-    /// One line for each entry that is left to Proxmox.
-    pub left: Vec<String>,
+    /// The entries, in the order of their numbers.
+    pub entries: Vec<Entry>,
+    /// Why nothing of the VM is ours at all, whatever its entries.
+    pub template: bool,
+    /// Why Proxmox will not start the VM, where an entry could be a GPU of ours.
+    pub refused: Option<Reason>,
+}
+
+/// One hostpci entry and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// `hostpciN`.
+    pub key: String,
+    /// Its value, as Proxmox would write it.
+    pub value: String,
+    /// The functions that each of its alternatives means.
+    pub alternatives: Vec<Vec<PciAddr>>,
+    /// Those of the alternative that Proxmox will choose.
+    pub chosen: Vec<PciAddr>,
+    /// The GPUs among them that are handed over.
+    pub ours: Vec<PciAddr>,
+    /// Why it is left to Proxmox, if it is.
+    pub left: Option<String>,
+}
+
+impl Given {
+    /// One line for each entry that is left to Proxmox, and one for a template.
+    pub fn left(&self) -> Vec<String> {
+        if self.template {
+            return vec!["it is a template, which Proxmox starts without its PCI devices".to_owned()];
+        }
+        let entries = self.entries.iter();
+        entries
+            .filter_map(|e| Some(format!("{} {}", e.key, e.left.as_ref()?)))
+            .collect()
+    }
 }
 
 /// Sorts the devices of a VM's entries into those that are ours and those left to Proxmox. Which devices they are is
 /// what Proxmox will choose itself, a moment after us.
 ///
-/// # Errors
-/// Where Proxmox will not start the VM with its entries, and one of them could be a GPU of ours: taking the GPU off
-/// the host for that start would help nobody.
-pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) -> Result<Given, Reason> {
+/// Where Proxmox will not start the VM with its entries, and one of them could be a GPU of ours, the result says so:
+/// taking the GPU off the host for that start would help nobody.
+pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) -> Given {
     let config = &read.config;
-    let mut given = Given::default();
-    if config.template() {
-        given
-            .left
-            .push("it is a template, which Proxmox starts without its PCI devices".to_owned());
-        return Ok(given);
-    }
+    let mut given = Given {
+        template: config.template(),
+        ..Given::default()
+    };
     let functions: Vec<HostFunction> = snapshot.functions.iter().map(as_proxmox_sees).collect();
     let site = Site {
         node: &cluster.node,
@@ -49,42 +81,51 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
         reservations: &cluster.reservations,
     };
     let running = |vm: VmId| snapshot.vms.iter().find(|v| v.vmid == vm).map(|v| v.pid);
-    let start = choice::start(
-        config,
-        site,
-        Moment {
-            vmid,
-            now: cluster.now,
-            running: &running,
-        },
-    );
-    let mut possible = false;
-    for entry in config.hostpci() {
-        let key = entry.key();
-        let resolved = mapping::resolve_entry(entry, &cluster.mappings, &functions, &cluster.node);
+    let moment = Moment {
+        vmid,
+        now: cluster.now,
+        running: &running,
+    };
+    let start = choice::start(config, site, moment);
+    for hostpci in config.hostpci() {
+        let resolved = mapping::resolve_entry(hostpci, &cluster.mappings, &functions, &cluster.node);
+        let mut entry = Entry {
+            key: hostpci.key(),
+            value: hostpci.to_string(),
+            alternatives: resolved.as_ref().map(|r| r.alternatives.clone()).unwrap_or_default(),
+            chosen: start
+                .chosen
+                .get(&hostpci.index)
+                .map(|c| c.functions.clone())
+                .unwrap_or_default(),
+            ours: Vec::new(),
+            left: None,
+        };
         let share = resolved.as_ref().map(|r| &r.share);
-        if entry.mdev.is_some() || share.is_ok_and(|s| *s != Share::Whole) {
-            let why = "is a mediated device or vGPU: the GPU stays on its host driver";
-            given.left.push(format!("{key} {why}"));
-        } else if entry.driver == Some(Driver::Keep) {
-            given
-                .left
-                .push(format!("{key} says driver=keep: its driver is left as it is"));
+        let could_be_ours = entry.alternatives.iter().flatten().any(|a| has_gpu(snapshot, *a));
+        if hostpci.mdev.is_some() || share.is_ok_and(|s| *s != Share::Whole) {
+            entry.left = Some("is a mediated device or vGPU: the GPU stays on its host driver".to_owned());
+        } else if hostpci.driver == Some(Driver::Keep) {
+            entry.left = Some("says driver=keep: its driver is left as it is".to_owned());
         } else if let Err(error) = &resolved {
-            given.left.push(format!("{key}: {error}"));
-        } else if let (Some(chosen), None) = (start.chosen.get(&entry.index), &start.error) {
-            sort_entry(&key, &chosen.functions, snapshot, &mut given);
-        } else {
-            let alternatives = resolved.iter().flat_map(|r| r.alternatives.iter().flatten());
-            possible |= alternatives.into_iter().any(|a| has_gpu(snapshot, *a));
+            entry.left = Some(format!("cannot be resolved: {error}"));
+        } else if !could_be_ours {
+            entry.left = Some(format!(
+                "is no NVIDIA GPU ({})",
+                join(entry.alternatives.iter().flatten())
+            ));
+        } else if let Some(error) = start.error.as_ref().filter(|_| !given.template) {
+            given.refused = Some(Reason::ProxmoxRefuses(error.to_string()));
+        } else if !given.template {
+            entry.ours = gpus_of(snapshot, &entry.chosen);
         }
+        given.functions.extend(&entry.chosen);
+        given.gpus.extend(&entry.ours);
+        given.entries.push(entry);
     }
     given.gpus.sort_unstable();
     given.gpus.dedup();
-    match &start.error {
-        Some(error) if possible => Err(Reason::ProxmoxRefuses(error.to_string())),
-        _ => Ok(given),
-    }
+    given
 }
 
 fn as_proxmox_sees(function: &Function) -> HostFunction {
@@ -106,19 +147,12 @@ fn has_gpu(snapshot: &Snapshot, addr: PciAddr) -> bool {
     snapshot.slot(addr.slot()).any(Function::is_nvidia_gpu)
 }
 
-fn sort_entry(key: &str, functions: &[PciAddr], snapshot: &Snapshot, given: &mut Given) {
-    given.functions.extend(functions);
-    // One function of a card is enough: Proxmox binds the whole group, and the card moves as a whole.
+/// The GPUs whose cards these functions belong to. One function of a card is enough: Proxmox binds the whole group,
+/// and the card moves as a whole.
+fn gpus_of(snapshot: &Snapshot, functions: &[PciAddr]) -> Vec<PciAddr> {
     let slots: BTreeSet<PciSlot> = functions.iter().map(|a| a.slot()).collect();
-    let gpus: Vec<PciAddr> = snapshot
-        .gpus()
-        .filter(|f| slots.contains(&f.addr.slot()))
-        .map(|f| f.addr)
-        .collect();
-    if gpus.is_empty() {
-        given.left.push(format!("{key} ({}) is no NVIDIA GPU", join(functions)));
-    }
-    given.gpus.extend(gpus);
+    let gpus = snapshot.gpus().filter(|f| slots.contains(&f.addr.slot()));
+    gpus.map(|f| f.addr).collect()
 }
 
 /// The GPU a person names: an address with or without domain and function, an index in bus order (as nvidia-smi

@@ -42,6 +42,8 @@ pub struct RunningVm {
     pub vmid: VmId,
     /// Its QEMU.
     pub pid: u32,
+    /// When that process started, clock ticks after boot: with the pid it names one process and no later one.
+    pub started: u64,
 }
 
 /// One PCI function as sysfs shows it.
@@ -78,6 +80,10 @@ pub struct Function {
     pub nvidia_vgpu: Option<Vec<u32>>,
     /// The physical function, if this is a virtual one.
     pub physfn: Option<PciAddr>,
+    /// How many virtual functions it has now (`sriov_numvfs`).
+    pub vfs: u32,
+    /// Its group is one of VFIO's unsafe mode without an IOMMU (`iommu_group/name` is vfio-noiommu).
+    pub noiommu: bool,
 }
 
 /// A loaded module.
@@ -113,6 +119,8 @@ pub struct NvidiaGpu {
     pub model: String,
     /// UUID as NVIDIA prints it, GPU-....
     pub uuid: String,
+    /// It is split into MIG instances (capabilities/gpuN/mig/gi*).
+    pub mig: bool,
 }
 
 impl Function {
@@ -240,6 +248,11 @@ fn read_function(root: &Root, addr: PciAddr, stuck: bool) -> Option<Function> {
                     .unwrap_or_default(),
             )
         }),
+        vfs: root
+            .line(format!("{dir}/sriov_numvfs"))
+            .and_then(|t| t.parse().ok())
+            .unwrap_or(0),
+        noiommu: root.line(format!("{dir}/iommu_group/name")).as_deref() == Some("vfio-noiommu"),
         physfn: root.link_name(format!("{dir}/physfn")).and_then(|n| n.parse().ok()),
     })
 }
@@ -265,7 +278,12 @@ fn read_vms(root: &Root) -> io::Result<Vec<RunningVm>> {
         let Some(pid) = pid.filter(|p| *p > 0) else { continue };
         let cmdline = root.text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         if is_qemu_with(&cmdline, &name) {
-            vms.push(RunningVm { vmid, pid });
+            let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
+            vms.push(RunningVm {
+                vmid,
+                pid,
+                started: start_time(&stat).unwrap_or(0),
+            });
         }
     }
     Ok(vms)
@@ -279,6 +297,11 @@ fn is_qemu_with(cmdline: &str, pidfile: &str) -> bool {
         .windows(2)
         .any(|w| w[0].trim_start_matches('-') == "pidfile" && w[1].rsplit('/').next() == Some(pidfile));
     (program == "kvm" || program.starts_with("qemu-system")) && has_pidfile
+}
+
+/// Field 22 of /proc/PID/stat, counted from behind the name, which may contain anything (proc(5)).
+fn start_time(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// Parses /proc/modules: name, size, references, users with a comma behind each, state, address.
@@ -308,7 +331,12 @@ fn read_nvidia(root: &Root) -> io::Result<Option<NvidiaDriver>> {
     for name in root.names(format!("{dir}/gpus"))? {
         let Ok(addr) = name.parse() else { continue };
         let text = root.text(format!("{dir}/gpus/{name}/information")).unwrap_or_default();
-        gpus.push(parse_information(addr, &text));
+        let mut gpu = parse_information(addr, &text);
+        if let Some(minor) = gpu.minor {
+            let instances = root.names(format!("{dir}/capabilities/gpu{minor}/mig"))?;
+            gpu.mig = instances.iter().any(|n| n.starts_with("gi"));
+        }
+        gpus.push(gpu);
     }
     Ok(Some(NvidiaDriver {
         version: parse_version(&root.text(format!("{dir}/version")).unwrap_or_default()),
@@ -333,6 +361,7 @@ fn parse_information(addr: PciAddr, text: &str) -> NvidiaGpu {
         minor: value("Device Minor").and_then(|v| v.parse().ok()),
         model: value("Model").unwrap_or_default(),
         uuid: value("GPU UUID").unwrap_or_default(),
+        mig: false,
     }
 }
 
@@ -401,6 +430,13 @@ mod tests {
         ] {
             assert_eq!(is_qemu_with(cmdline, "111.pid"), runs, "{cmdline:?}");
         }
+    }
+
+    #[test]
+    fn a_name_with_blanks_and_brackets_does_not_shift_the_start_time() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
+        assert_eq!(start_time(stat), Some(98765));
+        assert_eq!(start_time(""), None);
     }
 
     #[test]

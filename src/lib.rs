@@ -4,8 +4,10 @@
 
 pub mod cli; // arguments -> a request
 pub mod exit; // exit codes and the error the administrator reads
-pub mod config; // how long things may take
-pub mod run; // a run from request to end
+pub mod config; // the settings
+pub mod phases; // what each phase of a VM does
+pub mod commands; // what a person can ask for
+pub mod run; // what every run does
 
 pub mod pci; // addresses, ids, classes
 pub mod formats; // names, numbers and lists in Proxmox's configs

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use gpu_handoff::cli::{self, ParseError, Request};
 use gpu_handoff::exit::{Error, Exit};
 use gpu_handoff::journal::{self, MESSAGE_FAILED, MESSAGE_REFUSED};
-use gpu_handoff::{report, run, worker};
+use gpu_handoff::{commands, phases, report, worker};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info_span};
 
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Request::Hook { vmid, phase } => {
             journal::init(LevelFilter::INFO);
             let _span = info_span!("handoff", vmid = vmid.get(), phase = %phase).entered();
-            run::hook(vmid, &phase)
+            phases::run(vmid, &phase)
         }
         Request::Command(cli) => {
             journal::init(match (cli.quiet, cli.verbose) {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
                 (_, true) => LevelFilter::DEBUG,
                 _ => LevelFilter::INFO,
             });
-            run::command(&cli)
+            commands::run(&cli)
         }
     })
 }

@@ -479,3 +479,184 @@ fn is_map_path(value: &[u8]) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmconf::Generation;
+
+    fn function(addr: &str, device: u16, group: u32) -> HostFunction {
+        HostFunction {
+            addr: addr.parse().unwrap(),
+            vendor: Some(0x10de),
+            device: Some(device),
+            class: Some(PciClass(0x030000)),
+            subsystem_vendor: Some(0x1458),
+            subsystem_device: Some(0x40bf),
+            iommu_group: Some(group),
+            mdev_types: None,
+            nvidia_vgpu: None,
+            physfn: None,
+        }
+    }
+
+    fn host() -> Vec<HostFunction> {
+        vec![
+            function("0000:01:00.0", 0x2684, 14),
+            function("0000:01:00.1", 0x22ba, 14),
+            function("0000:02:00.0", 0x2684, 15),
+            function("0001:01:00.0", 0x2684, 16),
+            function("10000:e1:00.0", 0x2684, 17),
+            HostFunction {
+                mdev_types: Some(vec!["nvidia-222".into()]),
+                ..function("0000:42:00.0", 0x1eb8, 70)
+            },
+            HostFunction {
+                nvidia_vgpu: Some(vec![557]),
+                ..function("0000:41:00.4", 0x2236, 61)
+            },
+        ]
+    }
+
+    fn resolved(entry: &str, cfg: &str) -> Result<String, String> {
+        let entry = HostPci::parse(0, entry.as_bytes(), Generation::Pve9).unwrap();
+        let found = resolve_entry(&entry, &Mappings::parse(cfg.as_bytes()), &host(), "pve1");
+        let found = found.map_err(|e| e.code().to_owned())?;
+        let list = |a: &Vec<PciAddr>| a.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let alternatives = found.alternatives.iter().map(list).collect::<Vec<_>>().join(" | ");
+        Ok(match found.share {
+            Share::Whole => alternatives,
+            Share::Mdev(model) => format!("{alternatives} as mdev {model}"),
+            Share::NvidiaVgpu(number) => format!("{alternatives} as vgpu {number}"),
+        })
+    }
+
+    #[test]
+    fn addresses_match_by_their_beginning() {
+        for (entry, expected) in [
+            ("01:00", Ok("0000:01:00.0 0000:01:00.1")),
+            ("0000:01:00", Ok("0000:01:00.0 0000:01:00.1")),
+            ("01:00.1", Ok("0000:01:00.1")),
+            ("0001:01:00", Ok("0001:01:00.0")),
+            ("10000:e1:00", Ok("10000:e1:00.0")),
+            ("02:00;01:00.0", Ok("0000:02:00.0 0000:01:00.0")),
+            ("e1:00", Err("device-not-found")),
+            ("00000:01:00", Err("device-not-found")),
+            ("01:00;77:00", Err("device-not-found")),
+            ("42:00.0,mdev=nvidia-222", Ok("0000:42:00.0 as mdev nvidia-222")),
+            ("41:00.4,mdev=nvidia-557", Ok("0000:41:00.4 as vgpu 557")),
+            ("41:00.4,mdev=other", Ok("0000:41:00.4 as mdev other")),
+            ("01:00,mdev=x", Err("mdev-with-multifunction")),
+            ("pcie=1", Err("neither-host-nor-mapping")),
+            ("01:00,mapping=gpu", Err("both-host-and-mapping")),
+        ] {
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(resolved(entry, ""), expected, "{entry}");
+        }
+    }
+
+    /// A map line that is right for 0000:01:00.
+    const GOOD: &str = "map id=10de:2684,iommugroup=14,node=pve1,path=0000:01:00,subsystem-id=1458:40bf";
+
+    #[test]
+    fn map_lines_have_to_fit_the_hardware() {
+        let two = "0000:01:00.0 0000:01:00.1";
+        for (from, to, expected) in [
+            ("", "", Ok(two)),
+            ("id=10de:2684", "id=10DE:2684", Err("mapping-property-mismatch")),
+            ("iommugroup=14", "iommugroup=014", Err("mapping-property-mismatch")),
+            ("iommugroup=14,", "", Err("mapping-property-missing")),
+            (",subsystem-id=1458:40bf", "", Err("mapping-property-missing")),
+            ("path=0000:01:00", "path=0000:77:00", Err("mapping-device-missing")),
+            (
+                "path=0000:01:00",
+                "path=0000:01:00.0;0000:02:00.0",
+                Ok("0000:01:00.0 0000:02:00.0"),
+            ),
+            (
+                "path=0000:01:00",
+                "path=0000:01:00.0;0000:01:00.1",
+                Err("mapping-property-mismatch"),
+            ),
+            ("path=0000:01:00", "path=0000:01:00x0", Err("mapping-device-missing")), // the pattern's dot
+            ("path=0000:01:00", "path=0000:01:00;0", Err("mapping-device-missing")),
+            ("path=0000:01:00", "path=01:00", Err("mapping-not-found")),
+            ("node=pve1", "node=pve2", Err("mapping-not-found")),
+            ("node=pve1", "node=PVE1", Err("mapping-not-found")),
+            ("node=pve1", "node=pve1,color=red", Err("mapping-not-found")),
+            ("40bf", "40bf\n\tmdev 1", Err("mapping-property-mismatch")),
+        ] {
+            let cfg = format!("gpu\n\t{}\n", GOOD.replace(from, to));
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(resolved("mapping=gpu", &cfg), expected, "{cfg}");
+        }
+    }
+
+    #[test]
+    fn sections_begin_and_end_as_proxmox_reads_them() {
+        let count = |cfg: &str| {
+            let cfg = cfg.replace("GOOD", GOOD);
+            Mappings::parse(cfg.as_bytes())
+                .get("gpu")
+                .map_or(0, |m| m.entries.len())
+        };
+        for (cfg, entries) in [
+            ("gpu\n\tGOOD\n\tGOOD", 2),
+            ("gpu \r\n GOOD\r\n", 1),
+            ("# x\ngpu\n # y\n\tGOOD\n", 1),
+            ("gpu\n\tGOOD\n\n\tGOOD\n", 1),  // an empty line ends it,
+            ("gpu\n\tGOOD\n0\n\tGOOD\n", 1), // and so does a 0,
+            ("gpu\n\tGOOD\n \n\tGOOD\n", 2), // but not a blank
+            ("gpu\n\tGOOD\nother\n\tGOOD\n", 2),
+            ("9gpu\n\tGOOD\ngpu\n\tGOOD\n", 0), // a bad name swallows all to the next empty line
+            ("gpu\nGOOD\n", 0),
+            ("gpu\n\tGOOD\n\ngpu\n\tdescription x\n", 0), // a later section replaces, even if it is broken
+            (" gpu\n\tGOOD\n", 0),
+            ("gpu\n\tmap\n\tmap x\n", 0),
+        ] {
+            assert_eq!(count(cfg), entries, "{cfg:?}");
+        }
+    }
+
+    #[test]
+    fn flags_of_a_section_are_digits_or_nothing() {
+        for (line, on) in [
+            ("mdev", true),
+            ("mdev 1", true),
+            ("mdev 0", false),
+            ("mdev yes", false),
+            ("mdev 0\n\tmdev 1", false),
+            ("mdev x\n\tmdev 1", true),
+        ] {
+            let cfg = format!("gpu\n\t{line}\n\t{GOOD}\n\tlive-migration-capable 1\n");
+            let mappings = Mappings::parse(cfg.as_bytes());
+            let mapping = mappings.get("gpu").unwrap();
+            assert_eq!((mapping.mdev, mapping.live_migration_capable), (on, true), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn paths_have_a_domain_and_any_sign_before_the_function() {
+        for text in [
+            "0000:01:00",
+            "0000:01:00.0",
+            "10000:e1:00.f;0000:01:00",
+            "0000:01:00:0",
+            "0000:01:00;0",
+        ] {
+            assert!(is_map_path(text.as_bytes()), "{text:?}");
+        }
+        for text in [
+            "",
+            "01:00",
+            "000:01:00",
+            "0000:01:00.",
+            "0000:01:00.0;",
+            "0000:01:00.00",
+            "0000:0A:00",
+            "\u{e4}",
+        ] {
+            assert!(!is_map_path(text.as_bytes()), "{text:?}");
+        }
+    }
+}

@@ -128,6 +128,17 @@ pub enum Reason {
     Absent(PciAddr),
     /// A call on this function is stuck in the kernel.
     Stuck(PciAddr),
+    /// The function is split, or is a part of a split one: SR-IOV, MIG.
+    Split {
+        /// The function.
+        addr: PciAddr,
+        /// How it is split, and the remedy.
+        how: String,
+    },
+    /// The group is one of VFIO's unsafe mode.
+    NoIommuGroup(PciAddr),
+    /// The start is for a backup of the stopped VM, and something speaks against it.
+    Backup(String),
     /// The group has a member that is not of the card and was not given to the VM.
     Stranger {
         /// The card's function.
@@ -199,6 +210,17 @@ impl fmt::Display for Reason {
                 f,
                 "a call on {addr} is stuck in the kernel, and every other one would be too. Hint: end the process \
                  that 'gpu-handoff status' names; if that does not help, sync and power-cycle (a reboot will hang)"
+            ),
+            Reason::Split { addr, how } => write!(f, "{addr} {how}"),
+            Reason::NoIommuGroup(addr) => write!(
+                f,
+                "{addr} is in a group of VFIO's unsafe no-IOMMU mode, which gives a guest the host's memory. Hint: turn \
+                 the IOMMU on instead of vfio's enable_unsafe_noiommu_mode"
+            ),
+            Reason::Backup(why) => write!(
+                f,
+                "this start is for a backup of the stopped VM, which fails with it ({why}). Hint: 'on-backup' in \
+                 /etc/gpu-handoff/config.toml decides, also for one VM; a backup of the running VM starts nothing"
             ),
             Reason::Stranger {
                 of,
@@ -314,6 +336,10 @@ pub fn out(
         if function.stuck {
             reasons.push(Reason::Stuck(function.addr));
         }
+        reasons.extend(split(snapshot, function));
+        if function.noiommu {
+            reasons.push(Reason::NoIommuGroup(function.addr));
+        }
         let other = records.iter().find(|r| r.owner != owner && r.has(function.addr));
         if let Some(other) = other {
             reasons.push(Reason::Taken {
@@ -374,6 +400,27 @@ pub fn out(
         }
     }
     Ok(plan)
+}
+
+/// Whether a function is shared in a way that taking it would destroy.
+fn split(snapshot: &Snapshot, function: &Function) -> Option<Reason> {
+    let addr = function.addr;
+    let how = if function.vfs > 0 {
+        format!(
+            "has {} virtual functions, which would vanish under whoever uses them. Hint: write 0 to its sriov_numvfs \
+             once they are free",
+            function.vfs
+        )
+    } else if let Some(physfn) = function.physfn {
+        format!("is a virtual function of {physfn}, not a card. Hint: give vGPUs to a VM with mdev=")
+    } else if snapshot.nvidia_gpu(addr).is_some_and(|g| g.mig) {
+        "is split into MIG instances. Hint: destroy them with 'nvidia-smi mig -dci' and '-dgi', then 'nvidia-smi -mig \
+         0'"
+        .to_owned()
+    } else {
+        return None;
+    };
+    Some(Reason::Split { addr, how })
 }
 
 /// What speaks against the group of a function.
@@ -779,6 +826,7 @@ pub fn inferred(snapshot: &Snapshot, gpus: &[PciAddr], mut record: Record) -> Re
     for function in set.iter().filter_map(|a| snapshot.function(*a)) {
         let (driver, module) = natural_driver(function);
         let on_vfio = function.driver.as_deref() == Some(VFIO_PCI);
+        record.taken.retain(|t| t.addr != function.addr);
         record.taken.push(Taken {
             addr: function.addr,
             driver: if on_vfio || function.driver.is_none() {
@@ -790,7 +838,8 @@ pub fn inferred(snapshot: &Snapshot, gpus: &[PciAddr], mut record: Record) -> Re
             driver_override: None,
         });
     }
-    if snapshot.gpus().any(|f| set.contains(&f.addr)) {
+    record.taken.sort_by_key(|t| t.addr);
+    if record.modules.is_empty() && snapshot.gpus().any(|f| set.contains(&f.addr)) {
         record.modules = ["nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia"]
             .map(str::to_owned)
             .to_vec();

@@ -78,6 +78,15 @@ pub struct Taken {
     pub driver_override: Option<String>,
 }
 
+/// A process that is told from every other one since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Qemu {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, clock ticks after boot.
+    pub started: u64,
+}
+
 /// One handoff.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -101,6 +110,8 @@ pub struct Record {
     pub stuck: Vec<PciAddr>,
     /// The process of ours that is stuck, where there is one.
     pub stuck_pid: Option<u32>,
+    /// The VM's QEMU, once post-start has seen it.
+    pub qemu: Option<Qemu>,
     /// The bounds that were in force when the devices left.
     pub budgets: Budgets,
 }
@@ -119,6 +130,7 @@ impl Record {
             under_way: None,
             stuck: Vec::new(),
             stuck_pid: None,
+            qemu: None,
             budgets,
         }
     }

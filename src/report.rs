@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::devices::Entry;
 use crate::inventory::{Function, Snapshot};
 use crate::plan::{Direction, Plan, card, use_of};
 use crate::record::Record;
@@ -75,6 +76,26 @@ pub fn millis(duration: Duration) -> String {
         ms if ms < 10_000.0 => format!("{ms:.0} ms"),
         ms => format!("{:.1} s", ms / 1e3),
     }
+}
+
+/// A hostpci entry as `plan` shows it: what it says, what it means, what becomes of it.
+pub fn entry_text(entry: &Entry) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{}: {}", entry.key, foreign(&entry.value));
+    for (n, alternative) in (1..).zip(&entry.alternatives) {
+        let chosen = if *alternative == entry.chosen {
+            "  <- Proxmox's choice"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "  alternative {n}: {}{chosen}", join(alternative));
+    }
+    match &entry.left {
+        Some(why) => _ = writeln!(text, "  {why}; left to Proxmox"),
+        None if entry.ours.is_empty() => {}
+        None => _ = writeln!(text, "  handed over: the card of {}", join(&entry.ours)),
+    }
+    text
 }
 
 /// What `plan` and `--dry-run` print: the steps in the executor's own words.

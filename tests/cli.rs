@@ -1,6 +1,8 @@
 //! The binary as a program: arguments, exit codes, and which stream says what. Nothing here needs a GPU, and
 //! nothing here touches one.
 
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
+
 use std::process::{Command, Output, Stdio};
 
 /// Runs the binary as Proxmox does: stdin at its end, LC_ALL=C.

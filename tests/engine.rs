@@ -1,5 +1,7 @@
 //! Plan and executor on the model kernel: the order of acts, and that a failure at any act ends as it should.
 
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
+
 mod common;
 
 use std::time::Duration;

@@ -70,6 +70,8 @@ pub fn host(cards: u8) -> Model {
                 mdev_types: None,
                 nvidia_vgpu: None,
                 physfn: None,
+                vfs: 0,
+                noiommu: false,
             });
         }
         gpus.push(NvidiaGpu {
@@ -77,6 +79,7 @@ pub fn host(cards: u8) -> Model {
             minor: Some(u32::from(bus) - 1),
             model: "NVIDIA GeForce RTX 3090".to_owned(),
             uuid: format!("GPU-{bus}"),
+            mig: false,
         });
     }
     let module = |name: &str, users: &[&str]| Module {

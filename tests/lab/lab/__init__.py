@@ -5,6 +5,7 @@ Modules, in the order in which a run uses them:
     cli        the commands run, demo and shell: switches and exit codes
     options    what a boot is made of: the switches, and their tables
     scenarios  scenario files: reading, grouping, running, reporting
+    terminal   the raw terminal of tests/lab/shell
     session    one booted guest: start, run scripts, keep its logs, end
     channel    the line between this side and the agent in the guest
     qemu       the command line of the virtual machine

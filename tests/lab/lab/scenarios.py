@@ -1,2 +1,203 @@
-"""stub"""
-def listing(p): return ""
+"""Scenario files: reading their headers, grouping, running, reporting.
+
+A scenario is an executable script in tests/lab/scenarios. Comment lines at
+its top say what it is:
+
+    # What it shows, in one line.
+    # lab: --cards 2 --stub remove_wait=forever     (switches; optional)
+    # tier: full                                    (fast where absent)
+    # may-skip: why                                 (exit 77 is no failure)
+
+Exit status 0 is a pass. Those with equal switches share a boot; between two
+of them /usr/local/sbin/lab-reset of the guest makes its state as at boot, and
+where it cannot, the next one gets a boot of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import cache, options, session
+from .channel import GuestDied
+from .progress import say
+
+FOLDER = Path(__file__).parent.parent / "scenarios"
+RESET = "/usr/local/sbin/lab-reset"
+RESET_TIMEOUT = 60.0
+TIMEOUT = 600.0
+SKIPPED = 77
+TAIL = 30  # lines of a failed scenario's output on the terminal
+TIERS = ("fast", "full")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario file and what its header says."""
+
+    path: Path
+    shows: str
+    tier: str
+    boot: options.Options
+    timeout: float
+    switches: str
+    may_skip: bool
+
+    @property
+    def name(self) -> str:
+        """How it is named on the command line."""
+        return self.path.stem
+
+
+def read(path: Path) -> Scenario:
+    """Read the header of one scenario file."""
+    shows, tier, switches, may_skip = "", "fast", "", False
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.lstrip("#").strip()
+        if line.startswith("#!") or not text:
+            continue
+        key, colon, value = text.partition(":")
+        if colon and key == "lab":
+            switches = value.strip()
+        elif colon and key == "tier":
+            tier = value.strip()
+        elif colon and key == "may-skip":
+            may_skip = True
+        elif not shows:
+            shows = text
+    if tier not in TIERS:
+        raise cache.LabError(f"{path.name}: there is no tier {tier}")
+    parser = argparse.ArgumentParser(prog=path.name)
+    options.add_arguments(parser)
+    parser.add_argument("--timeout", type=float, default=TIMEOUT)
+    parsed = parser.parse_args(shlex.split(switches))
+    return Scenario(path, shows, tier, options.from_arguments(parsed),
+                    parsed.timeout, switches, may_skip)
+
+
+def all_of_them() -> list[Scenario]:
+    """Every scenario, by name."""
+    return [read(path) for path in sorted(FOLDER.glob("*.sh"))]
+
+
+def select(names: list[str], tier: str) -> list[Scenario]:
+    """Those named; without names those of a tier (all: of every tier)."""
+    known = {one.name: one for one in all_of_them()}
+    if not names:
+        return [one for one in known.values() if tier in (one.tier, "all")]
+    for name in names:
+        if name not in known:
+            raise cache.LabError(
+                f"there is no scenario {name}\n"
+                "Hint: tests/lab/run --list names them all")
+    return [known[name] for name in names]
+
+
+def listing(parser: argparse.ArgumentParser) -> str:
+    """Every switch and every scenario, one line each."""
+    lines = ["Switches:"]
+    for action in parser._actions:
+        if action.option_strings:
+            name = action.option_strings[-1]
+            value = action.metavar or (
+                "|".join(map(str, action.choices)) if action.choices else "")
+            lines.append(f"  {f'{name} {value}':<30} {action.help}")
+    lines.append("Scenarios (tier, name, what it shows):")
+    for one in all_of_them():
+        lines.append(f"  {one.tier} {one.name:<25} {one.shows}")
+    return "\n".join(lines)
+
+
+def run(
+    chosen: list[Scenario], results: Path, package: Callable[[], Path | None]
+) -> int:
+    """Run scenarios, print a line for each and the count; 1 if any failed."""
+    made = package() if chosen else None
+    boots: dict[options.Options, list[Scenario]] = {}
+    for one in chosen:
+        boots.setdefault(one.boot, []).append(one)
+    passed = failed = 0
+    for boot, group in boots.items():
+        waiting = list(group)
+        while waiting:
+            for ok in _run_in_one_guest(boot, waiting, results, made):
+                passed, failed = passed + ok, failed + (not ok)
+    print(f"{passed} passed, {failed} failed", flush=True)
+    return 1 if failed else 0
+
+
+def _run_in_one_guest(
+    boot: options.Options, waiting: list[Scenario], results: Path,
+    package: Path | None,
+) -> list[bool]:
+    """Run as many of `waiting` as one guest can; takes those from the list."""
+    outcomes: list[bool] = []
+    try:
+        with session.Guest(boot, package) as guest:
+            while waiting:
+                one = waiting.pop(0)
+                outcomes.append(False)
+                outcomes[-1] = _run_one(one, guest, results / one.name)
+                if waiting and not _reset(guest, results / one.name):
+                    say("the guest cannot be made as new: another boot")
+                    break
+    except cache.LabError as error:
+        # The boot failed: so did the one it was for.
+        if waiting and not outcomes:
+            one = waiting.pop(0)
+            _report(one, "FAILED", 0.0, f"the lab: {error}")
+            outcomes.append(False)
+        else:
+            say(str(error))
+    except GuestDied:
+        pass  # the scenario that it died in counts as failed
+    return outcomes
+
+
+def _run_one(one: Scenario, guest: session.Guest, folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    with (folder / "output.log").open("wb") as output:
+        try:
+            status = guest.run(one.path, output.write, one.timeout)
+            why = f"exit status {status}"
+            if status == session.TIMED_OUT:
+                why = f"ended after {one.timeout:.0f} s"
+        except GuestDied:
+            status, why = session.GUEST_DIED, "the guest died"
+    seconds = time.monotonic() - started
+    guest.keep_logs(folder)
+    if status == 0:
+        _report(one, "ok", seconds)
+        return True
+    if status == SKIPPED and one.may_skip:
+        _report(one, "ok (skipped, as its header allows)", seconds)
+        return True
+    tail = (folder / "output.log").read_text(errors="replace").splitlines()
+    _report(one, "FAILED", seconds,
+            "\n".join([*tail[-TAIL:], f"{why}; output and logs are in {folder}"]))
+    if status == session.GUEST_DIED:
+        raise GuestDied
+    return False
+
+
+def _reset(guest: session.Guest, folder: Path) -> bool:
+    try:
+        with (folder / "reset.log").open("wb") as output:
+            return guest.reset(RESET, output.write, RESET_TIMEOUT) == 0
+    except GuestDied:
+        return False
+
+
+def _report(one: Scenario, verdict: str, seconds: float, detail: str = "") -> None:
+    print(f"{one.name}: {verdict} ({seconds:.1f} s)", flush=True)
+    for line in detail.splitlines():
+        print(f"    {line}", flush=True)

@@ -195,8 +195,15 @@ class Guest:
         copy = self.share / "script"
         shutil.copyfile(script, copy)
         copy.chmod(0o755)
+        return self._run(["/lab/script"], sink, timeout)
+
+    def reset(self, hook: str, sink: Sink, timeout: float) -> int:
+        """Make the guest as it was after its boot; 0 if that worked."""
+        return self._run([hook], sink, timeout)
+
+    def _run(self, words: list[str], sink: Sink, timeout: float) -> int:
         deadline = time.monotonic() + timeout
-        self._send_run()
+        self._send_run(words)
         while True:
             try:
                 message, data = self._channel.receive(deadline)
@@ -209,10 +216,10 @@ class Guest:
                 return int(message["status"])
             elif message["event"] == "ready":
                 self._note_ready(message)
-                self._send_run()
+                self._send_run(words)
 
-    def _send_run(self) -> None:
-        self._channel.send({"do": "run", "words": ["/lab/script"],
+    def _send_run(self, words: list[str]) -> None:
+        self._channel.send({"do": "run", "words": words,
                             "env": self._environment()})
 
     def _environment(self) -> dict[str, str]:

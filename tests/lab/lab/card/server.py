@@ -75,13 +75,20 @@ def slow(card: Card, words: list[str]) -> str:
     return "ok"
 
 
+def well(card: Card, words: list[str]) -> str:
+    """every fault of the card is undone"""
+    slow(card, ["0"])
+    flr(card, [])
+    return alive(card, [])
+
+
 def stat(card: Card, words: list[str]) -> str:
     """what has happened to the card, as JSON"""
     return json.dumps({one.name: one.statistics() for one in card})
 
 
 COMMANDS: dict[str, Callable[[Card, list[str]], str]] = {
-    one.__name__: one for one in (dead, alive, noflr, flr, noflrcap, slow, stat)
+    one.__name__: one for one in (dead, alive, noflr, flr, noflrcap, slow, well, stat)
 }
 
 

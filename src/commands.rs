@@ -1,0 +1,202 @@
+//! The commands a person types: handoffs by hand, plan, status.
+
+use std::io;
+
+use serde::Serialize;
+use tracing::info;
+
+use crate::cli::{Cli, Command, Side, Target};
+use crate::config::Settings;
+use crate::devices::{self, Entry, Given};
+use crate::exit::Error;
+use crate::inventory::Snapshot;
+use crate::kernel::Kernel;
+use crate::pci::PciAddr;
+use crate::plan::{self, Plan, Reason, Refusal};
+use crate::record::{Owner, Record};
+use crate::report::{self, join, out};
+use crate::run::{Host, boot_id, must_be_root};
+
+/// Runs a command.
+///
+/// # Errors
+/// As each command has it.
+pub fn run(cli: &Cli) -> Result<(), Error> {
+    let mut host = Host::real();
+    match &cli.command {
+        Command::ToVfio(target) | Command::Handoff { to: Side::Vfio, target } => to_vfio(&mut host, cli, target),
+        Command::ToNvidia(target)
+        | Command::Handoff {
+            to: Side::Nvidia,
+            target,
+        } => to_nvidia(&mut host, cli, target),
+        Command::Plan(target) => show_plan(&mut host, cli, target),
+        Command::Status => {
+            let records = host.records()?;
+            let cards = report::status(&host.look(&records)?, &records);
+            print(cli, &cards, || report::status_text(&cards))
+        }
+    }
+}
+
+fn print<T: Serialize>(cli: &Cli, value: &T, text: impl Fn() -> String) -> Result<(), Error> {
+    let text = if cli.json {
+        let json = serde_json::to_string_pretty(value).map_err(io::Error::from);
+        json.map_err(|e| Error::io("writing JSON", e))? + "\n"
+    } else {
+        text()
+    };
+    out(&text).map_err(|e| Error::io("writing to stdout", e))
+}
+
+/// What a target means on this host.
+fn given(host: &Host, target: &Target, snapshot: &Snapshot) -> Result<Given, Error> {
+    let gpu = match (&target.vm, &target.gpu) {
+        (Some(vmid), _) => return host.devices_of(*vmid, &host.vm_config(*vmid)?, snapshot),
+        (None, Some(name)) => devices::named(name, snapshot),
+        (None, None) => devices::only(snapshot),
+    };
+    Ok(Given {
+        gpus: vec![gpu.map_err(Refusal::from)?],
+        ..Given::default()
+    })
+}
+
+/// The GPUs of a target that has to have some.
+fn some_gpus(target: &Target, given: &Given) -> Result<(), Error> {
+    if let Some(reason) = &given.refused {
+        return Err(Refusal::from(reason.clone()).into());
+    }
+    match (&target.vm, given.gpus.is_empty()) {
+        (Some(vmid), true) => {
+            let why = format!("VM {vmid} has no NVIDIA GPU to hand over. Hint: see 'gpu-handoff plan --vm {vmid}'");
+            Err(Refusal::from(Reason::Other(why)).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What `plan` shows.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    /// The VM's entries, where a VM was named.
+    entries: &'a [Entry],
+    /// The VM is a template.
+    template: bool,
+    /// What would be done; None: nothing, or it is refused.
+    plan: Option<&'a Plan>,
+    /// Every reason why not.
+    refused: Vec<String>,
+    /// Each setting with its value and where it came from.
+    settings: Vec<(&'static str, String, &'a str)>,
+}
+
+/// Shows the plan. A refusal is a result too: it is shown, and the exit code is that of the refusal.
+fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
+    let settings = host.settings(target.vm)?;
+    let records = host.records()?;
+    let snapshot = host.look(&records)?;
+    let given = given(host, target, &snapshot)?;
+    let refusal = given.refused.clone().map(Refusal::from);
+    let plan = match refusal {
+        Some(refusal) => Some(Err(refusal)),
+        None if given.gpus.is_empty() => None,
+        None => {
+            let owner = target.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm);
+            let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+            Some(plan::out(
+                &snapshot,
+                owner,
+                &given.gpus,
+                &functions,
+                &records,
+                &host.budgets,
+            ))
+        }
+    };
+    let refused = match &plan {
+        Some(Err(refusal)) => refusal.0.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    };
+    let shown = Shown {
+        entries: &given.entries,
+        template: given.template,
+        plan: plan.as_ref().and_then(|p| p.as_ref().ok()),
+        refused,
+        settings: settings.listed(),
+    };
+    print(cli, &shown, || shown_text(&shown, &given, &settings))?;
+    match plan {
+        Some(Err(refusal)) => Err(refusal.into()),
+        _ => Ok(()),
+    }
+}
+
+fn shown_text(shown: &Shown<'_>, given: &Given, settings: &Settings) -> String {
+    let mut text = String::new();
+    for entry in shown.entries {
+        text += &report::entry_text(entry);
+    }
+    if given.template {
+        text += &format!("{}\n", given.left().join("\n"));
+    }
+    match shown.plan {
+        Some(plan) => text += &report::plan_text(plan),
+        None if shown.refused.is_empty() => text += "Nothing to do: no NVIDIA GPU is handed over.\n",
+        None => {}
+    }
+    for reason in &shown.refused {
+        text += &format!("Refused: {reason}\n");
+    }
+    for (key, value, origin) in settings.listed() {
+        text += &format!("Setting: {key:<24} {value:<8} ({origin})\n");
+    }
+    text
+}
+
+fn to_vfio(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
+    if cli.dry_run {
+        return show_plan(host, cli, target);
+    }
+    must_be_root()?;
+    host.settings(target.vm)?;
+    let end = host.kernel.now() + host.budgets.way_out;
+    let guard = host.lock("to_vfio by hand", end)?;
+    let records = host.records()?;
+    let snapshot = host.look(&records)?;
+    let given = given(host, target, &snapshot)?;
+    some_gpus(target, &given)?;
+    let by_hand = records.iter().filter(|r| matches!(r.owner, Owner::ByHand(_)));
+    let earlier = by_hand.into_iter().find(|r| r.has(given.gpus[0]));
+    let owner = earlier.map_or(Owner::ByHand(given.gpus[0]), |r| r.owner);
+    host.way_out(&guard, &snapshot, &records, owner, &given, end)
+}
+
+fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
+    let end = host.kernel.now() + host.budgets.way_home;
+    let guard = if cli.dry_run {
+        None
+    } else {
+        must_be_root()?;
+        Some(host.lock("to_nvidia by hand", end)?)
+    };
+    let records = host.records()?;
+    let snapshot = host.look(&records)?;
+    let given = given(host, target, &snapshot)?;
+    some_gpus(target, &given)?;
+    let gpus = given.gpus;
+    let found = records.iter().find(|r| gpus.iter().any(|g| r.has(*g)));
+    let record = found.cloned().unwrap_or_else(|| {
+        info!(
+            "no record says where {} came from: its drivers are inferred from what it is",
+            join(&gpus)
+        );
+        let empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
+        plan::inferred(&snapshot, &gpus, empty)
+    });
+    let plan = plan::home(&snapshot, &record)?;
+    match guard {
+        Some(guard) => host.execute(&guard, record, None, &plan, end),
+        None => print(cli, &plan, || report::plan_text(&plan)),
+    }
+}

@@ -1,0 +1,283 @@
+//! The phases of a VM, as Proxmox calls them.
+//!
+//! | phase | what is done | what a failure means to Proxmox |
+//! |---|---|---|
+//! | pre-start | the VM's GPUs go to vfio-pci | the start is aborted |
+//! | post-start | what Proxmox chose is compared with what was handed over | a warning |
+//! | pre-stop | nothing | |
+//! | post-stop | what the record says goes home | a warning |
+//! | any other | nothing | |
+//!
+//! Any of them may come twice, out of order, or never (qemu-server, QemuServer.pm, the callers of
+//! exec_hookscript).
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::cli::Phase;
+use crate::config::OnBackup;
+use crate::exit::Error;
+use crate::inventory::{RunningVm, Snapshot};
+use crate::kernel::Kernel;
+use crate::pci::PciAddr;
+use crate::plan::{self, Reason, Refusal, VFIO_PCI};
+use crate::pve;
+use crate::record::{Guard, Owner, Qemu, Record, State};
+use crate::report::join;
+use crate::run::{Host, must_be_root};
+use crate::vmconf::VmId;
+
+/// Runs a phase.
+///
+/// # Errors
+/// Those of pre-start and post-stop; the others only say what they find.
+pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
+    let mut host = Host::real();
+    match phase {
+        Phase::PreStart => pre_start(&mut host, vmid),
+        Phase::PostStop => post_stop(&mut host, vmid),
+        Phase::PostStart => post_start(&mut host, vmid),
+        Phase::PreStop | Phase::Other(_) => {
+            info!("VM {vmid} {phase}: nothing to do");
+            Ok(())
+        }
+    }
+}
+
+fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
+    let read = host.vm_config(vmid)?;
+    if read.config.hostpci().next().is_none() {
+        info!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over");
+        return Ok(());
+    }
+    must_be_root()?;
+    let settings = host.settings(Some(vmid))?;
+    let end = host.kernel.now() + host.budgets.way_out;
+    let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;
+    let records = host.records()?;
+    let snapshot = host.look(&records)?;
+    let given = host.devices_of(vmid, &read, &snapshot)?;
+    for line in given.left() {
+        info!("VM {vmid}: {line}; left to Proxmox");
+    }
+    let backup = read.config.lock().is_some_and(|l| *l == "backup");
+    if let Some(reason) = &given.refused {
+        return Err(refused(backup, reason.clone().into()));
+    }
+    if given.gpus.is_empty() {
+        info!("VM {vmid} pre-start: no NVIDIA GPU to hand over");
+        return Ok(());
+    }
+    if backup && settings.on_backup == OnBackup::Refuse {
+        return Err(Refusal::from(Reason::Backup("on-backup is \"refuse\"".to_owned())).into());
+    }
+    if let Some(by_hand) = lent_by_hand(&records, &snapshot, &given.gpus) {
+        info!("VM {vmid} pre-start: {by_hand} was handed over by hand already, and stays so when the VM stops");
+        return Ok(());
+    }
+    let out = host.way_out(&guard, &snapshot, &records, Owner::Vm(vmid), &given, end);
+    out.map_err(|e| match e {
+        Error::Refused(refusal) => refused(backup, refusal),
+        e => e,
+    })
+}
+
+/// A refusal that says what else it fails, if it is a backup's.
+fn refused(backup: bool, mut refusal: Refusal) -> Error {
+    if backup {
+        let why = "the GPU is not free".to_owned();
+        refusal.0.push(Reason::Backup(why));
+    }
+    refusal.into()
+}
+
+/// The GPUs, if all of them were taken by hand and are on vfio-pci: a VM that starts on them leaves them so.
+fn lent_by_hand(records: &[Record], snapshot: &Snapshot, gpus: &[PciAddr]) -> Option<String> {
+    let lent = gpus.iter().all(|gpu| {
+        let by_hand = records
+            .iter()
+            .any(|r| matches!(r.owner, Owner::ByHand(_)) && r.has(*gpu));
+        by_hand && is_on_vfio(snapshot, *gpu)
+    });
+    lent.then(|| join(gpus))
+}
+
+fn is_on_vfio(snapshot: &Snapshot, addr: PciAddr) -> bool {
+    snapshot
+        .function(addr)
+        .is_some_and(|f| f.driver.as_deref() == Some(VFIO_PCI))
+}
+
+/// Compares what Proxmox chose with what pre-start handed over. It never fails the start: QEMU runs already.
+fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
+    let owner = Owner::Vm(vmid);
+    if !host.records()?.iter().any(|r| r.owner == owner) {
+        info!("VM {vmid} post-start: nothing was handed over, nothing to verify");
+        return Ok(());
+    }
+    let end = host.kernel.now() + host.budgets.way_home;
+    let guard = host.lock(&format!("VM {vmid} post-start"), end)?;
+    let records = host.records()?;
+    let Some(record) = records.iter().find(|r| r.owner == owner) else {
+        return Ok(());
+    };
+    let snapshot = host.look(&records)?;
+    let mut record = record.clone();
+    let qemu = snapshot.vms.iter().find(|v| v.vmid == vmid);
+    record.qemu = qemu.map(|RunningVm { pid, started, .. }| Qemu {
+        pid: *pid,
+        started: *started,
+    });
+    let cluster = pve::cluster(&host.root).map_err(Refusal::from)?;
+    let reserved = cluster.reservations.of(vmid);
+    let used: Vec<PciAddr> = record
+        .taken
+        .iter()
+        .filter(|t| reserved.iter().any(|r| r.slot() == t.addr.slot()))
+        .map(|t| t.addr)
+        .collect();
+    adopt(vmid, &snapshot, &reserved, &mut record);
+    // Without a reservation of this VM there is nothing to compare with: Proxmox may have changed how it keeps them.
+    let unused = if used.is_empty() {
+        Vec::new()
+    } else {
+        unused_gpus(&snapshot, &record, &reserved)
+    };
+    host_is_as_expected(vmid, &snapshot, &record);
+    guard.save(&record).map_err(|e| Error::io("writing the record", e))?;
+    if unused.is_empty() {
+        return Ok(());
+    }
+    info!(
+        "VM {vmid} post-start: Proxmox chose another card than {}, which goes home",
+        join(&unused)
+    );
+    partly_home(host, &guard, &snapshot, &record, &unused, end)
+}
+
+/// Cards that Proxmox took off the host itself, because its choice was another one than ours by then: they come home
+/// with the rest.
+fn adopt(vmid: VmId, snapshot: &Snapshot, reserved: &[PciAddr], record: &mut Record) {
+    let strangers: Vec<PciAddr> = snapshot
+        .gpus()
+        .map(|f| f.addr)
+        .filter(|gpu| reserved.iter().any(|r| r.slot() == gpu.slot()) && !record.has(*gpu))
+        .filter(|gpu| is_on_vfio(snapshot, *gpu))
+        .collect();
+    if !strangers.is_empty() {
+        warn!(
+            "VM {vmid} post-start: Proxmox took {} off the host itself; its drivers are inferred from what it is",
+            join(&strangers)
+        );
+        *record = plan::inferred(snapshot, &strangers, record.clone());
+    }
+}
+
+/// The GPUs of the record that the VM did not get.
+fn unused_gpus(snapshot: &Snapshot, record: &Record, reserved: &[PciAddr]) -> Vec<PciAddr> {
+    snapshot
+        .gpus()
+        .map(|f| f.addr)
+        .filter(|gpu| record.has(*gpu) && !reserved.iter().any(|r| r.slot() == gpu.slot()))
+        .collect()
+}
+
+fn host_is_as_expected(vmid: VmId, snapshot: &Snapshot, record: &Record) {
+    let addrs = || record.taken.iter().map(|t| t.addr);
+    let elsewhere: Vec<PciAddr> = addrs().filter(|a| !is_on_vfio(snapshot, *a)).collect();
+    if !elsewhere.is_empty() {
+        warn!("VM {vmid} post-start: not on vfio-pci: {}", join(elsewhere));
+    } else if let Some(qemu) = record.qemu {
+        let n = record.taken.len();
+        info!(
+            "VM {vmid} post-start: {n} functions are on vfio-pci, QEMU is process {}",
+            qemu.pid
+        );
+    } else {
+        warn!("VM {vmid} post-start: no QEMU of this VM is running");
+    }
+}
+
+/// Brings some cards of a record home. The whole record stays on file until they are.
+fn partly_home(
+    host: &mut Host,
+    guard: &Guard,
+    snapshot: &Snapshot,
+    record: &Record,
+    gpus: &[PciAddr],
+    end: Duration,
+) -> Result<(), Error> {
+    let goes = |addr: PciAddr| gpus.iter().any(|g| g.slot() == addr.slot());
+    let mut part = record.clone();
+    part.taken.retain(|t| goes(t.addr));
+    let mut rest = record.clone();
+    rest.taken.retain(|t| !goes(t.addr));
+    rest.state = State::Away;
+    let plan = plan::home(snapshot, &part)?;
+    host.execute(guard, record.clone(), Some(rest), &plan, end)
+}
+
+fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
+    let owner = Owner::Vm(vmid);
+    let records = host.records()?;
+    let Some(record) = records.iter().find(|r| r.owner == owner) else {
+        info!("VM {vmid} post-stop: nothing was handed over, nothing to bring home");
+        return Ok(());
+    };
+    must_be_root()?;
+    // What was in force when the devices left, whatever the settings say by now.
+    host.budgets = record.budgets.clone();
+    let end = host.kernel.now() + host.budgets.way_home;
+    await_vfio(host, owner, end)?;
+    let guard = host.lock(&format!("VM {vmid} post-stop"), end)?;
+    let records = host.records()?;
+    let Some(record) = records.iter().find(|r| r.owner == owner) else {
+        info!("VM {vmid} post-stop: another run has brought everything home meanwhile");
+        return Ok(());
+    };
+    let snapshot = host.look(&records)?;
+    let plan = plan::home(&snapshot, record)?;
+    host.execute(&guard, record.clone(), None, &plan, end)
+}
+
+/// Waits, without the lock, for the VM's own QEMU to let go of the VFIO nodes: post-stop may come while it is still
+/// unpinning memory, since QEMU removes its pidfile before it is gone.
+fn await_vfio(host: &mut Host, owner: Owner, end: Duration) -> Result<(), Error> {
+    loop {
+        let records = host.records()?;
+        let Some(record) = records.iter().find(|r| r.owner == owner) else {
+            return Ok(());
+        };
+        let snapshot = host.look(&records)?;
+        let addrs = record.taken.iter().map(|t| t.addr);
+        let on_vfio: Vec<PciAddr> = addrs.filter(|a| is_on_vfio(&snapshot, *a)).collect();
+        let mut pids = Vec::new();
+        for reason in plan::use_of(&snapshot, &on_vfio) {
+            match &reason {
+                Reason::Held { holder, .. } if !is_another_vm(&holder.belongs_to, owner) => pids.push(holder.pid),
+                _ => return Err(Refusal::from(reason).into()),
+            }
+        }
+        if pids.is_empty() {
+            return Ok(());
+        }
+        let left = end.saturating_sub(host.kernel.now());
+        info!(
+            "{owner}: waiting for process {} to let go of the VFIO group, at most {} s",
+            join(&pids),
+            left.as_secs()
+        );
+        if !host.kernel.await_exit(&pids, left) {
+            return Err(Error::Overdue {
+                what: format!("process {} did not let go of the VFIO group", join(&pids)),
+                within: host.budgets.way_home,
+                hint: "end it, then run 'gpu-handoff to_nvidia'".to_owned(),
+            });
+        }
+    }
+}
+
+fn is_another_vm(belongs_to: &str, owner: Owner) -> bool {
+    belongs_to.starts_with("VM ") && belongs_to != owner.to_string()
+}

@@ -1,0 +1,31 @@
+#!/bin/bash
+# The main job, step by step, as somebody at the prompt of a Proxmox VE host
+# would do it: each command is shown, then run for real. Stops at the first
+# command that fails.
+set -eu
+card=01:00
+show() { # COMMAND: print it as typed at a root prompt, run it
+    printf '\n\033[1m# %s\033[0m\n' "$1"
+    eval "$1"
+}
+
+# A VM with the card as its PCI device, as Proxmox's own dialog would make it.
+cat > /etc/pve/qemu-server/111.conf <<CONF
+name: gaming
+memory: 512
+machine: q35
+hostpci0: 0000:$card,pcie=1
+CONF
+
+show "lspci -nnk -s $card"
+show 'apt install -y ./gpu-handoff_*.deb'
+show 'qm config 111'
+show 'qm set 111 --hookscript local:snippets/gpu-handoff'
+show 'qm start 111'
+show "lspci -nnk -s $card"
+group=$(basename "$(readlink /sys/bus/pci/devices/0000:$card.0/iommu_group)")
+show "fuser -v /dev/vfio/$group"
+show 'gpu-handoff status'
+show 'qm stop 111'
+show "lspci -nnk -s $card"
+show "cat /sys/bus/pci/devices/0000:$card.?/driver_override"

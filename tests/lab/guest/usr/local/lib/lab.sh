@@ -1,0 +1,37 @@
+# Helpers for scenarios: `. /usr/local/lib/lab.sh`. A scenario passes if it exits 0.
+set -u
+devices=/sys/bus/pci/devices
+
+say() { printf '%s\n' "-- $*"; }
+fail() { printf '%s\n' "FAILED: $*"; exit 1; }
+
+# The BDFs of the lab's GPUs and of the audio function of one.
+gpus() { grep -l '^0x030[02]' $devices/*/class | while read -r f; do d=${f%/class}
+	[ "$(cat "$d/vendor")" = 0x10de ] && echo "${d##*/}"; done; }
+audio_of() { echo "${1%.*}.1"; }
+driver_of() { [ -e "$devices/$1/driver" ] && basename "$(readlink "$devices/$1/driver")" || echo none; }
+override_of() { cat "$devices/$1/driver_override"; }
+group_of() { basename "$(readlink "$devices/$1/iommu_group")"; }
+state_of() { sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null; }
+
+# is ACTUAL EXPECTED WHAT
+is() { [ "$1" = "$2" ] || fail "$3: is '$1', should be '$2'"; say "$3: $1"; }
+# wait_for SECONDS CONDITION...: a command that is tried until it succeeds
+wait_for() { _end=$(($(date +%s) + $1)); shift
+	until "$@" >/dev/null 2>&1; do [ "$(date +%s)" -le $_end ] || fail "not within its time: $*"; sleep 0.1; done; }
+# expect_rc N COMMAND...
+expect_rc() { _want=$1; shift; "$@"; _rc=$?; [ $_rc -eq "$_want" ] || fail "exit status $_rc, should be $_want: $*"; }
+# expect_text TEXT COMMAND...: the output contains TEXT
+expect_text() { _text=$1; shift; _out=$("$@" 2>&1); printf '%s\n' "$_out"
+	case $_out in *"$_text"*) ;; *) fail "'$_text' is not in the output of: $*" ;; esac; }
+
+# mkvm VMID [HOSTPCI...]: a VM with one hostpciN per argument, such as 01:00,pcie=1
+mkvm() { _vm=$1; shift; qm create "$_vm" --name "vm$_vm" --machine q35 >/dev/null || fail "qm create $_vm"; _n=0
+	for _dev; do qm set "$_vm" "--hostpci$_n" "$_dev" >/dev/null || fail "hostpci $_dev"; _n=$((_n + 1)); done; }
+# mkhook NAME: a snippet from standard input
+mkhook() { mkdir -p /var/lib/vz/snippets; cat >"/var/lib/vz/snippets/$1" && chmod 755 "/var/lib/vz/snippets/$1"; }
+# stub KEY VALUE: a fault of the stub driver, at run time
+stub() { echo "$2" >"/sys/module/nvidia/parameters/$1" || fail "stub $1=$2"; }
+# hold_open PATH...: a process that holds them; its pid in $holder
+hold_open() { hold "$@" >/run/lab-hold.out & holder=$!; wait_for 10 grep -q . /run/lab-hold.out; }
+unload_nvidia() { modprobe -r nvidia_uvm nvidia_drm nvidia_modeset nvidia; }
