@@ -52,6 +52,9 @@ pub struct Budgets {
     pub way_home: Duration,
     /// Waiting for another run of ours to finish.
     pub lock: Duration,
+    /// Waiting for holders to let go before the way out is refused: long enough for a query of a monitoring tool
+    /// to end, short enough for somebody who waits for an answer.
+    pub holder_wait: Duration,
     /// Reading the host once, every process's descriptors included.
     pub look: Duration,
     /// A write that only changes an attribute.
@@ -74,6 +77,7 @@ impl Default for Budgets {
             way_out: s(60),
             way_home: s(120),
             lock: s(30),
+            holder_wait: s(5),
             look: s(10),
             attribute: s(5),
             bind: s(20),
@@ -106,11 +110,12 @@ impl Default for Settings {
 }
 
 /// The keys, as they are written.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "on-backup",
     "deadlines.way-out",
     "deadlines.way-home",
     "deadlines.lock",
+    "deadlines.holder-wait",
     "deadlines.look",
     "deadlines.attribute",
     "deadlines.bind",
@@ -164,6 +169,7 @@ fn budget_of<'a>(budgets: &'a mut Budgets, key: &str) -> Option<&'a mut Duration
         "deadlines.way-out" => &mut budgets.way_out,
         "deadlines.way-home" => &mut budgets.way_home,
         "deadlines.lock" => &mut budgets.lock,
+        "deadlines.holder-wait" => &mut budgets.holder_wait,
         "deadlines.look" => &mut budgets.look,
         "deadlines.attribute" => &mut budgets.attribute,
         "deadlines.bind" => &mut budgets.bind,

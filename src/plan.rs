@@ -89,6 +89,17 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal(pub Vec<Reason>);
 
+impl Refusal {
+    /// The processes in the way, if they are all that is: they may let go in a moment.
+    pub fn only_holders(&self) -> Option<Vec<i32>> {
+        let pid = |reason: &Reason| match reason {
+            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => Some(holder.pid),
+            _ => None,
+        };
+        self.0.iter().map(pid).collect()
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_slice() {

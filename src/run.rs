@@ -20,9 +20,12 @@ use crate::pci::PciAddr;
 use crate::plan::{self, Direction, Plan, Reason, Refusal};
 use crate::pve;
 use crate::record::{DIR, Guard, LockError, Owner, Record, Store};
-use crate::report::millis;
+use crate::report::{join, millis};
 use crate::vmconf::VmId;
 use crate::worker::Linux;
+
+/// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
+const HOLDER_POLL: Duration = Duration::from_millis(500);
 
 /// The host and what we know of it besides the request.
 #[derive(Debug)]
@@ -158,8 +161,7 @@ impl Host {
         given: &Given,
         end: Duration,
     ) -> Result<(), Error> {
-        let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
-        let plan = plan::out(snapshot, owner, &given.gpus, &functions, records, &self.budgets)?;
+        let plan = self.plan_out(snapshot, records, owner, given, end)?;
         let before = records.iter().find(|r| r.owner == owner).cloned();
         let mut record = before
             .clone()
@@ -168,6 +170,41 @@ impl Host {
         record.taken.clone_from(&plan.taken);
         record.modules.clone_from(&plan.modules);
         self.execute(guard, record, before, &plan, end)
+    }
+
+    /// The plan of a way out. Where only holders are in the way, they get a moment to let go: a monitoring tool's
+    /// query should not fail the start of a VM.
+    fn plan_out(
+        &mut self,
+        snapshot: &Snapshot,
+        records: &[Record],
+        owner: Owner,
+        given: &Given,
+        end: Duration,
+    ) -> Result<Plan, Error> {
+        let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+        let until = end.min(self.kernel.now() + self.budgets.holder_wait);
+        let mut planned = plan::out(snapshot, owner, &given.gpus, &functions, records, &self.budgets);
+        let mut said = false;
+        while let Err(refusal) = &planned {
+            let left = until.saturating_sub(self.kernel.now());
+            let Some(pids) = refusal.only_holders().filter(|_| !left.is_zero()) else {
+                break;
+            };
+            if !said {
+                info!(
+                    "{owner}: waiting up to {} for process {} to let go",
+                    millis(left),
+                    join(&pids)
+                );
+                said = true;
+            }
+            // A process may let go without ending, and there is no event for that.
+            self.kernel.await_exit(&pids, left.min(HOLDER_POLL));
+            let snapshot = self.look(records)?;
+            planned = plan::out(&snapshot, owner, &given.gpus, &functions, records, &self.budgets);
+        }
+        Ok(planned?)
     }
 
     /// Carries a plan out and says how it went. `rest` is the record that is to be on file when nothing of this run

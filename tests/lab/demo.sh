@@ -3,9 +3,10 @@
 # would do it: each command is shown, then run for real. Stops at the first
 # command that fails.
 set -eu
+export DEBIAN_FRONTEND=noninteractive # there is no terminal to ask at
 card=01:00
 show() { # COMMAND: print it as typed at a root prompt, run it
-    printf '\n\033[1m# %s\033[0m\n' "$1"
+    printf '\n# %s\n' "$1"
     eval "$1"
 }
 
@@ -18,7 +19,7 @@ hostpci0: 0000:$card,pcie=1
 CONF
 
 show "lspci -nnk -s $card"
-show 'apt install -y ./gpu-handoff_*.deb'
+show 'apt install ./gpu-handoff_*.deb'
 show 'qm config 111'
 show 'qm set 111 --hookscript local:snippets/gpu-handoff'
 show 'qm start 111'

@@ -6,10 +6,12 @@ set -e
 version=$1 compiler=$2
 headers=/usr/src/linux-headers-$version
 cd /build/source
-# SYSSRC and the rest are what the makefiles of NVIDIA's modules ask for.
-# Type information of the modules (BTF) would need pahole; nobody reads it.
-make -j2 CONFIG_DEBUG_INFO_BTF_MODULES= KDIR="$headers" SYSSRC="$headers" CC="$compiler" \
-    IGNORE_CC_MISMATCH=1 KERNEL_UNAME="$version"
+# Debian splits the headers in two; KDIR is what the stub's makefile asks for,
+# the others what those of NVIDIA's modules do. Type information of the modules
+# (BTF) would need pahole, and nobody reads it.
+make -j2 KDIR="$headers" SYSOUT="$headers" SYSSRC="${headers%-amd64}-common" \
+    CC="$compiler" IGNORE_CC_MISMATCH=1 KERNEL_UNAME="$version" \
+    CONFIG_DEBUG_INFO_BTF_MODULES=
 updates=/build/root/usr/lib/modules/$version/updates
 mkdir -p "$updates"
 find . -name '*.ko' -exec cp {} "$updates/" \;

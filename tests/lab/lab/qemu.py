@@ -135,9 +135,7 @@ def _disk(name: str, path: str, slot: int, readonly: bool = False) -> list[str]:
 def _cards(options: Options) -> Sequence[str]:
     words: list[str] = []
     for card in range(options.cards):
-        words += ["-device", f"pcie-root-port,id=port{card},bus=pcie.0,"
-                             f"chassis={card + 1},slot={card + 1},"
-                             f"addr={FIRST_PORT_SLOT + card:#x}"]
+        words += _port(options, card)
         for function in range(options.functions):
             words += ["-device", json.dumps({
                 "driver": "vfio-user-pci",
@@ -148,4 +146,29 @@ def _cards(options: Options) -> Sequence[str]:
                 # On each: a rescan makes two groups of them otherwise.
                 "multifunction": True,
             })]
+    if options.group == "stranger":
+        # A network card behind a port of the first card's slot.
+        words += _port_at(options.cards, FIRST_PORT_SLOT, 1, acs=False)
+        words += ["-device", f"e1000e,bus=port{options.cards}"]
     return words
+
+
+def _port(options: Options, card: int) -> list[str]:
+    """The root port of a card.
+
+    Functions of one slot that lack ACS, and all that is behind them, are one
+    IOMMU group (Linux, pci_device_group): that is how real boards do it too.
+    """
+    if options.group == "shared":
+        return _port_at(card, FIRST_PORT_SLOT + card // 2, card % 2, acs=False)
+    if options.group == "stranger" and card == 0:
+        return _port_at(card, FIRST_PORT_SLOT, 0, acs=False)
+    return _port_at(card, FIRST_PORT_SLOT + card, 0, acs=True)
+
+
+def _port_at(number: int, slot: int, function: int, acs: bool) -> list[str]:
+    # QEMU's own root port has ACS, its model of Intel's 3420 has not.
+    kind = "pcie-root-port" if acs else "ioh3420"
+    return ["-device", f"{kind},id=port{number},bus=pcie.0,"
+                       f"chassis={number + 1},slot={number + 1},"
+                       f"addr={slot:#x}.{function},multifunction=on"]

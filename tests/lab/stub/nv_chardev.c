@@ -18,7 +18,7 @@ static struct class *nv_class;
 static const struct file_operations *modeset_fops;
 static DEFINE_MUTEX(modeset_fops_lock);
 
-/* /dev/nvidia-modeset has a minor of this major but belongs to nvidia-modeset.ko (nvidia_register_module, 570 and before). */
+/* /dev/nvidia-modeset has a minor of this major but belongs to nvidia-modeset.ko: its module is the one held. */
 static int open_modeset(struct inode *inode, struct file *file)
 {
 	const struct file_operations *fops;

@@ -26,7 +26,7 @@ def main(argv):
         return 255
 
 
-def _arguments(argv, *options):
+def arguments(argv, *options):
     """VMID and options such as `--timeout 5`; flags may come bare, as `--skiplock`."""
     parser = argparse.ArgumentParser(prog="qm", allow_abbrev=False)
     parser.add_argument("vmid", type=int)
@@ -40,13 +40,13 @@ def _must_exist(vmid):
 
 
 def start(argv):
-    options = _arguments(argv, "skiplock", "timeout")
+    options = arguments(argv, "skiplock", "timeout")
     _must_exist(options.vmid)
     return task.run(options.vmid, lambda: vm.start(options.vmid, skiplock=bool(options.skiplock)))
 
 
 def stop(argv):
-    options = _arguments(argv, "skiplock", "timeout")
+    options = arguments(argv, "skiplock", "timeout")
     _must_exist(options.vmid)
     timeout = options.timeout and int(options.timeout)
     return task.run(options.vmid, lambda: vm.stop(options.vmid, bool(options.skiplock), timeout=timeout))
@@ -54,7 +54,7 @@ def stop(argv):
 
 def shutdown(argv):
     """[API2/Qemu.pm vm_shutdown]: a paused VM cannot answer, so it is an error or a stop."""
-    options = _arguments(argv, "skiplock", "timeout", "forceStop")
+    options = arguments(argv, "skiplock", "timeout", "forceStop")
     vmid, force = options.vmid, options.forceStop == "1"
     _must_exist(vmid)
     if not qemu.running_pid(vmid):
@@ -70,7 +70,7 @@ def shutdown(argv):
 
 def reboot(argv):
     """pre-stop and QEMU's end in the task, the start in `qm cleanup`. lab: a paused VM is ended at once."""
-    options = _arguments(argv, "timeout")
+    options = arguments(argv, "timeout")
     write(run_path(options.vmid, "reboot"), "")
     paused = qemu.is_paused(options.vmid)
     return task.run(options.vmid, lambda: vm.stop(options.vmid, shutdown=not paused))
@@ -123,7 +123,7 @@ def create(argv):
 
 
 def destroy(argv):
-    vmid = _arguments(argv, "purge").vmid
+    vmid = arguments(argv, "purge").vmid
     _must_exist(vmid)
     if qemu.running_pid(vmid):
         raise Died(f"VM {vmid} is running - destroy failed")
@@ -135,7 +135,7 @@ def destroy(argv):
 
 def config(argv):
     """Shows pending values where there are any, unless --current."""
-    options = _arguments(argv, "current")
+    options = arguments(argv, "current")
     loaded = vmconfig.load(options.vmid)
     if not options.current:
         loaded.apply_pending()
@@ -147,7 +147,7 @@ def config(argv):
 
 
 def status(argv):
-    vmid = _arguments(argv, "verbose").vmid
+    vmid = arguments(argv, "verbose").vmid
     _must_exist(vmid)
     say("status: " + ("running" if qemu.running_pid(vmid) else "stopped"))
     return 0
@@ -166,7 +166,7 @@ def list_(argv):
 
 def showcmd(argv):
     """Never reserves [QS9, dry run]."""
-    vmid = _arguments(argv, "pretty").vmid
+    vmid = arguments(argv, "pretty").vmid
     loaded = vmconfig.load(vmid)
     say(shlex.join(qemu.command(vmid, loaded, hostpci.parse(loaded, vmid, lambda id_: False))))
     return 0
@@ -187,7 +187,7 @@ COMMANDS = {
 def vzdump(argv):
     """lab: `vzdump VMID` of a stopped VM only."""
     make_directories()
-    vmid = _arguments(argv[1:], "mode", "storage").vmid
+    vmid = arguments(argv[1:], "mode", "storage").vmid
     if qemu.running_pid(vmid):
         raise Died("lab: vzdump of a running VM is not modelled")
     return task.run(vmid, lambda: vm.backup_stopped(vmid))

@@ -116,13 +116,13 @@ def flock(vmid, timeout=10):
     path = f"{LOCKS}/lock-{vmid}.conf"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)     # close-on-exec: no hook inherits it
     try:
-        _acquire(fd, path, timeout)
+        acquire(fd, path, timeout)
         yield
     finally:
         os.close(fd)
 
 
-def _acquire(fd, path, timeout):
+def acquire(fd, path, timeout):
     end, told = time.monotonic() + timeout, False
     while True:
         try:

@@ -35,7 +35,9 @@ def _worker(vmid, work):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, _interrupted)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    write(run_path(vmid, "task"), f"{os.getpid()}\n")
+    earlier = (read(run_path(vmid, "task")) or "").strip()
+    if not earlier or not os.path.exists(f"/proc/{earlier}"):   # a second task only waits for the flock
+        write(run_path(vmid, "task"), f"{os.getpid()}\n")
     try:
         work()
         return 0
