@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::time::Instant;
 
 use gpu_handoff::choice::Reservations;
+use gpu_handoff::containers;
 use gpu_handoff::mapping::Mappings;
 use gpu_handoff::vmconf::{Generation, parse};
 
@@ -50,7 +51,10 @@ fn main() -> std::io::Result<()> {
         mappings,
     )?;
     measure("mappings: many", &fill(names), mappings)?;
-    measure("reservations", &fill(reserved), reservations)
+    measure("reservations", &fill(reserved), reservations)?;
+    let containers = |raw: &[u8]| containers::parse(raw).len();
+    let rule = "lxc.cgroup2.devices.allow: c 195:* rwm\nlxc.environment:\ndev0: /dev/nvidia0\n";
+    measure("container", &repeat(rule), containers)
 }
 
 fn repeat(piece: &str) -> Vec<u8> {

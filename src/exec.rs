@@ -141,7 +141,9 @@ impl Run<'_> {
     /// Takes back the steps in reverse, the failed one included: it may have had half its effect.
     fn undo(&mut self, done: &[Step], failed: &Act, why: &ActError) -> Error {
         let what = format!("{failed}: {why}");
-        info!("undoing {} steps", done.len() - 1);
+        if done.len() > 1 {
+            info!("undoing {} steps", done.len() - 1);
+        }
         let mut left = Vec::new();
         for step in done.iter().rev() {
             for act in &step.inverse {

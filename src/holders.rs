@@ -225,40 +225,34 @@ fn has_gone(error: &io::Error) -> bool {
 
 /// The nodes one process holds by descriptor or by mapping.
 ///
-/// `other_files` remembers mapped files (file system and inode) that are no device, so that the libraries that
-/// every process maps are looked at once.
-fn held_by(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<(String, String)>) -> io::Result<Vec<Node>> {
+/// `other_files` remembers mapped files that are no device, so that the libraries that every process maps are looked
+/// at once.
+fn held_by(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<FileId>) -> io::Result<Vec<Node>> {
     let mut held = Vec::new();
-    let dir = root.path(format!("/proc/{pid}/fd"));
-    for entry in std::fs::read_dir(&dir)? {
+    for entry in std::fs::read_dir(root.path(format!("/proc/{pid}/fd")))? {
         let path = entry?.path();
-        let Ok(target) = std::fs::read_link(&path) else {
-            continue;
-        };
+        let target = std::fs::read_link(&path);
         // Sockets, pipes and anonymous inodes have no path; only what has one can be a device node.
-        if target.is_absolute() {
-            match device_at(&path) {
-                Ok(rdev) => held.extend(rdev.and_then(|rdev| nodes.of(rdev))),
-                Err(e) if has_gone(&e) => {}
-                Err(e) => return Err(e),
-            }
+        if target.is_ok_and(|t| t.is_absolute())
+            && let Seen::Device(rdev) = look_at(&path)
+        {
+            held.extend(nodes.of(rdev));
         }
     }
     let maps = root.bytes(format!("/proc/{pid}/maps"))?;
-    for line in String::from_utf8_lossy(&maps).lines() {
-        let Some((range, file)) = mapped_file(line) else {
+    for line in maps.split(|b| *b == b'\n') {
+        // Only the path can be foreign text, and it is not used.
+        let line = String::from_utf8_lossy(line);
+        let Some((range, file)) = mapped_file(&line) else {
             continue;
         };
         if other_files.contains(&file) {
             continue;
         }
-        match device_at(&root.path(format!("/proc/{pid}/map_files/{range}"))) {
-            Ok(Some(rdev)) => held.extend(nodes.of(rdev)),
-            Ok(None) => {
-                other_files.insert(file);
-            }
-            Err(e) if has_gone(&e) => {}
-            Err(e) => return Err(e),
+        match look_at(&root.path(format!("/proc/{pid}/map_files/{range}"))) {
+            Seen::Device(rdev) => held.extend(nodes.of(rdev)),
+            Seen::NoDevice => _ = other_files.insert(file),
+            Seen::Nothing => {}
         }
     }
     held.sort_unstable();
@@ -266,20 +260,37 @@ fn held_by(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<(Stri
     Ok(held)
 }
 
-/// The device number behind a link of /proc, if it leads to a character device.
-fn device_at(path: &std::path::Path) -> io::Result<Option<u64>> {
-    let meta = std::fs::metadata(path)?;
-    Ok(meta.file_type().is_char_device().then(|| meta.rdev()))
+/// What a link of /proc leads to.
+enum Seen {
+    /// A character device of this number.
+    Device(u64),
+    /// Something else.
+    NoDevice,
+    /// Nothing that can be told: it was closed meanwhile, or its file system does not answer to root (FUSE without
+    /// allow_other, a dead network mount). Such file systems carry no usable device nodes.
+    Nothing,
 }
 
-/// Address range and (device, inode) of a line of /proc/PID/maps that maps a file.
-fn mapped_file(line: &str) -> Option<(&str, (String, String))> {
+fn look_at(link: &std::path::Path) -> Seen {
+    match std::fs::metadata(link) {
+        Ok(meta) if meta.file_type().is_char_device() => Seen::Device(meta.rdev()),
+        Ok(_) => Seen::NoDevice,
+        Err(_) => Seen::Nothing,
+    }
+}
+
+/// File system (major and minor) and inode: what tells one mapped file from another.
+type FileId = (u32, u32, u64);
+
+/// Address range and file of a line of /proc/PID/maps that maps one (proc(5)).
+fn mapped_file(line: &str) -> Option<(&str, FileId)> {
     let mut fields = line.split_ascii_whitespace();
     let range = fields.next()?;
-    let device = fields.nth(2)?;
-    let inode = fields.next()?;
-    let path = fields.next()?;
-    (inode != "0" && path.starts_with('/')).then(|| (range, (device.to_owned(), inode.to_owned())))
+    let (major, minor) = fields.nth(2)?.split_once(':')?;
+    let inode = fields.next()?.parse().ok().filter(|n| *n != 0)?;
+    fields.next().filter(|path| path.starts_with('/'))?;
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    Some((range, (number(major)?, number(minor)?, inode)))
 }
 
 /// What a process belongs to, from /proc/PID/cgroup.
@@ -359,10 +370,7 @@ mod tests {
     #[test]
     fn only_lines_with_a_file_are_mappings_of_one() {
         let line = "7f00-7f10 rw-s 00000000 00:05 123   /dev/nvidia0";
-        assert_eq!(
-            mapped_file(line),
-            Some(("7f00-7f10", ("00:05".to_owned(), "123".to_owned())))
-        );
+        assert_eq!(mapped_file(line), Some(("7f00-7f10", (0, 5, 123))));
         assert_eq!(mapped_file("7f00-7f10 rw-p 00000000 00:00 0"), None);
         assert_eq!(mapped_file("7f00-7f10 rw-p 00000000 00:00 0   [heap]"), None);
     }

@@ -7,9 +7,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Longest file read from procfs or sysfs, bytes. Attributes are a page; /proc/modules of a large host is tens
-/// of kilobytes. A bound, so that a fixture or a broken mount cannot fill the memory.
-const LONGEST: u64 = 4 << 20;
+/// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
+/// the kernel allows (vm.max_map_count, 65530 by default), some 10 MB. A bound, so that a broken mount cannot fill the
+/// memory.
+const LONGEST: u64 = 256 << 20;
 
 /// A root directory below which the host's files are read.
 #[derive(Clone, Debug)]
@@ -38,6 +39,9 @@ impl Root {
     }
 
     /// The file's bytes.
+    ///
+    /// # Errors
+    /// Those of reading, and FileTooLarge instead of a part of a file.
     pub fn bytes(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         use std::io::Read;
         let mut bytes = Vec::new();

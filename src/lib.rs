@@ -17,6 +17,7 @@ pub mod vmschema; // which keys and values a VM's config file may have
 pub mod vmconf; // a VM's config file
 pub mod mapping; // the functions an entry means, and resource mappings
 pub mod choice; // reservations, and the choice Proxmox will make
+pub mod containers; // which devices a container's config gives it
 pub mod pve; // where Proxmox keeps these files
 
 pub mod host; // files below a root

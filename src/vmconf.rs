@@ -383,7 +383,7 @@ fn setting(line: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// Whether a line (its trailing blanks removed) ends in `snapstate: prepare` or `snapstate: delete`.
-fn is_snapstate(line: &[u8]) -> bool {
+pub fn is_snapstate(line: &[u8]) -> bool {
     [&b"prepare"[..], b"delete"]
         .iter()
         .filter_map(|word| line.strip_suffix(*word))

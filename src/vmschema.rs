@@ -184,13 +184,17 @@ fn numbered(key: &str, generation: Generation) -> Option<Kind> {
 fn is_cpu(value: &[u8], rules: Rules<'_>) -> Result<bool, Reason> {
     let nine = rules.generation == Generation::Pve9;
     let fields = parse(if nine { CPU_9 } else { CPU_8 }, value)?;
+    let of_qemu = |model: &[u8]| is_word_of(CPU_MODELS, model) || (nine && is_word_of(CPU_MODELS_9, model));
+    // For models of one's own; in a VM's config any is wrong, but one that does not exist first of all.
+    if fields.get("reported-model").is_some_and(|m| !of_qemu(m)) {
+        return Err(Reason::InvalidPropertyValue);
+    }
     let Some(model) = fields.get("cputype").filter(|m| *m != b"0") else {
         return Ok(false);
     };
-    let known = |list: &str| is_word_of(list, model);
     let model_ok = match model.strip_prefix(b"custom-") {
         Some(custom) => rules.cpu_models.iter().any(|m| m.as_bytes() == custom),
-        None => known(CPU_MODELS) || (nine && known(CPU_MODELS_9)),
+        None => of_qemu(model) || is_word_of(BUILTIN_MODELS, model),
     };
     let flags_ok = fields.get("flags").is_none_or(|flags| {
         flags.split(|b| *b == b';').all(|flag| {
@@ -585,8 +589,11 @@ const CPU_FLAGS: &str = "\
     nested-virt md-clear pcid spec-ctrl ssbd ibpb virt-ssbd amd-ssbd amd-no-ssb pdpe1gb \
     hv-tlbflush hv-evmcs aes";
 
+/// Models of Proxmox, made of flags.
+const BUILTIN_MODELS: &str = "x86-64-v2 x86-64-v2-AES x86-64-v3 x86-64-v4";
+/// Models of QEMU.
 const CPU_MODELS: &str = "\
-    x86-64-v2 x86-64-v2-AES x86-64-v3 x86-64-v4 486 pentium pentium2 pentium3 coreduo \
+    486 pentium pentium2 pentium3 coreduo \
     core2duo Conroe Penryn Nehalem Nehalem-IBRS Westmere Westmere-IBRS SandyBridge \
     SandyBridge-IBRS IvyBridge IvyBridge-IBRS Haswell Haswell-IBRS Haswell-noTSX \
     Haswell-noTSX-IBRS Broadwell Broadwell-IBRS Broadwell-noTSX Broadwell-noTSX-IBRS \
@@ -675,7 +682,9 @@ mod tests {
             ("name", "a b", InvalidValue),
             ("hookscript", "/usr/bin/hook", InvalidValue),
             ("cpu", "host,reported-model=host", InvalidValue),
+            ("cpu", "host,reported-model=none", InvalidPropertyValue),
             ("cpu", "host,flags=+sse9", InvalidValue),
+            ("cpu", "host,flags=aes", InvalidPropertyValue),
             ("cpu", "flags=+aes", InvalidValue),
             ("cpu", "custom-other", InvalidValue),
             ("cpu", "host,hidden=2", InvalidPropertyValue),

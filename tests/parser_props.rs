@@ -2,6 +2,7 @@
 //! to itself, and a part of a file means the same whatever else is in the file.
 
 use gpu_handoff::choice::{Moment, Reservations, Site, start};
+use gpu_handoff::containers;
 use gpu_handoff::hostpci::{Driver, HostPci, Value};
 use gpu_handoff::mapping::{HostFunction, Mappings};
 use gpu_handoff::pci::PciClass;
@@ -73,6 +74,11 @@ const PIECES: &[&str] = &[
     "\tmdev 1",
     " 201 ",
     "pid:4711",
+    "dev0: /dev/nvidia0",
+    "lxc.include",
+    "lxc.cgroup2.devices.allow: c 195:",
+    "lxc.mount.entry: ",
+    "mp0: ",
     "time:1900000000",
     "\"",
     "-",
@@ -157,7 +163,7 @@ proptest! {
     #[test]
     fn every_input_is_taken(conf in file(), cfg in file(), reserved in file(), generation in generation()) {
         let config = parse(&conf, generation);
-        let _ = config.pending_deletes();
+        let _ = (config.pending_deletes(), containers::parse(&conf));
         let functions = functions();
         let (mappings, reservations) = (Mappings::parse(&cfg), Reservations::parse(&reserved));
         let site = Site {

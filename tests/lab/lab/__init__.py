@@ -9,6 +9,7 @@ Modules, in the order in which a run uses them:
     session    one booted guest: start, run scripts, keep its logs, end
     channel    the line between this side and the agent in the guest
     qemu       the command line of the virtual machine
+    accel      TCG, or KVM where it really boots something
     card/      the pretend card: a vfio-user server, one for all functions
     images     what a boot needs, built or taken from the cache
     drivers    a layer with the driver's modules, per kernel and driver

@@ -28,6 +28,8 @@ from .sandbox import CommandFailed
 KEEP_DAYS = 30
 # The longest build takes a few minutes; a lock held longer is not a build.
 LOCK_PATIENCE = 1800.0
+# The longest run of scenarios in one guest takes less.
+TURN_PATIENCE = 3600.0
 # How many lines of a failed build's log are shown.
 TAIL = 25
 
@@ -96,6 +98,10 @@ def sweep() -> None:
             with _locked(folder.name, wait=False) as mine:
                 if mine:
                     _remove(folder)
+    just_now = time.time() - 60
+    for folder in root().glob("run-*"):  # see new_run
+        if folder.stat().st_mtime < just_now:
+            shutil.rmtree(folder, ignore_errors=True)
     for folder in runs().glob("*"):
         if not _alive(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -115,6 +121,30 @@ def new_run() -> tuple[Path, IO[bytes]]:
     final = runs() / f"{os.getpid()}-{folder.name[4:]}"
     folder.rename(final)
     return final, lock
+
+
+def take_turn() -> IO[bytes]:
+    """Wait for one of the machine's places for a guest; closing it gives it up.
+
+    A guest keeps two cores busy while it boots. More at once than the machine
+    has cores for are each so slow that their deadlines pass.
+    """
+    locks = root() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    places = [(locks / f"guest-{n}").open("wb")
+              for n in range(max(1, (os.cpu_count() or 1) // 2))]
+    deadline = time.monotonic() + TURN_PATIENCE
+    told = False
+    while time.monotonic() < deadline:
+        for place in places:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return place
+        if not told:
+            say("waiting for another lab's guest to end ...")
+            told = True
+        time.sleep(0.5)  # flock has no wait with a deadline
+    raise LabError(f"other guests were running for {TURN_PATIENCE:.0f} s")
 
 
 def files_key(folder: Path) -> str:

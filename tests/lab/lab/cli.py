@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import cache, options, scenarios, session
+from . import cache, options, sandbox, scenarios, session
 from .channel import GuestDied
 from .progress import say, step
 
@@ -19,6 +19,7 @@ BUILD_DEB = LAB.parent / "build-deb"
 RESULTS = LAB / "out"
 DEMO = LAB / "demo.sh"
 SCRIPT_TIMEOUT = 600.0
+PACKAGE_TIMEOUT = 1800.0
 
 RUN_TEXT = """
 Without --script: run the scenarios of tests/lab/scenarios, or those named,
@@ -115,7 +116,10 @@ def _shell(rest: list[str]) -> int:
         raise cache.LabError("tests/lab/shell needs a terminal\n"
                              "Hint: tests/lab/run --script FILE needs none")
     with session.Guest(options.from_arguments(chosen), _package()) as guest:
-        return guest.shell(sys.stdin.buffer)
+        try:
+            return guest.shell(sys.stdin.buffer)
+        finally:
+            guest.keep_logs(chosen.keep / "shell")
 
 
 def _package() -> Path | None:
@@ -127,10 +131,18 @@ def _package() -> Path | None:
         say("no tests/build-deb: the guest gets no package")
         return None
     with step("building the package"):
-        done = subprocess.run([BUILD_DEB], stdout=subprocess.PIPE, check=False)
-    if done.returncode:
+        # Isolated, for the compilers that it starts must end with us, too.
+        build = sandbox.start(
+            sandbox.isolated([str(BUILD_DEB)]), stdout=subprocess.PIPE)
+        try:
+            output, _ = build.communicate(timeout=PACKAGE_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise cache.LabError("the package is not built in time") from None
+        finally:
+            sandbox.end(build)
+    if build.returncode:
         raise cache.LabError("the package does not build")
-    return Path(done.stdout.decode().splitlines()[-1])
+    return Path(output.decode().splitlines()[-1])
 
 
 if __name__ == "__main__":

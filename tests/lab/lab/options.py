@@ -24,7 +24,7 @@ IOMMUS = {
 GROUPS = {
     "own": "each card has an IOMMU group of its own",
     "shared": "two cards at a time share a group (ports without ACS)",
-    "stranger": "a foreign network card is in the first card's group",
+    "stranger": "a foreign USB controller is in the first card's group",
 }
 MOST_CARDS = 16
 

@@ -49,7 +49,7 @@ NOT_LOADED = (
 )
 # Units that prepare what no scenario looks at; each costs a second here.
 MASKED = (
-    "systemd-logind.service", "modprobe@configfs.service",
+    "modprobe@configfs.service",
     "modprobe@efi_pstore.service", "modprobe@fuse.service",
     "modprobe@drm.service", "modprobe@dm_mod.service", "modprobe@loop.service",
     "dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount",
@@ -58,11 +58,11 @@ MASKED = (
     "systemd-update-utmp.service", "systemd-user-sessions.service",
     "systemd-remount-fs.service", "kmod-static-nodes.service",
 )
+# A machine that reboots wants it; the others get along.
+LOGIND = "systemd-logind.service"
 # Checks of the kernel that take long on an emulated processor, and nothing
 # that a device or its driver can tell the difference by.
 QUICKER = "lsm=capability audit=0 mitigations=off cryptomgr.notests nowatchdog"
-
-TCG = "tcg,thread=multi,tb-size=512"
 
 
 def command(
@@ -111,10 +111,11 @@ def command(
 
 def kernel_arguments(options: Options, iommu: str) -> str:
     """The kernel's command line."""
+    masked = MASKED if options.persist else (*MASKED, LOGIND)
     words = ["console=ttyS0", "panic=-1", "loglevel=4",
              "systemd.show_status=0",
              "modprobe.blacklist=" + ",".join(NOT_LOADED),
-             *(f"systemd.mask={unit}" for unit in MASKED), QUICKER, iommu,
+             *(f"systemd.mask={unit}" for unit in masked), QUICKER, iommu,
              options.append]
     return " ".join(word for word in words if word)
 
@@ -147,9 +148,9 @@ def _cards(options: Options) -> Sequence[str]:
                 "multifunction": True,
             })]
     if options.group == "stranger":
-        # A network card behind a port of the first card's slot.
+        # A USB controller behind a port of the first card's slot.
         words += _port_at(options.cards, FIRST_PORT_SLOT, 1, acs=False)
-        words += ["-device", f"e1000e,bus=port{options.cards}"]
+        words += ["-device", f"qemu-xhci,bus=port{options.cards}"]
     return words
 
 

@@ -69,7 +69,10 @@ def in_chroot(
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a command line made by one of the functions above."""
     assert threading.current_thread() is threading.main_thread()
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+    # A session of its own: an interrupt from the terminal is for us alone,
+    # and we end the children in order.
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
 
 
 def run(

@@ -111,7 +111,7 @@ def listing(parser: argparse.ArgumentParser) -> str:
             lines.append(f"  {f'{name} {value}':<30} {action.help}")
     lines.append("Scenarios (tier, name, what it shows):")
     for one in all_of_them():
-        lines.append(f"  {one.tier} {one.name:<25} {one.shows}")
+        lines.append(f"  {one.tier} {one.name:<25} {one.shows} {one.switches}")
     return "\n".join(lines)
 
 

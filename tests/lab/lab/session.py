@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from . import cache, images, qemu, sandbox
+from . import accel, cache, images, qemu, sandbox
 from .channel import Channel, GuestDied, TooLate
 from .options import Options
 from .progress import say, step
@@ -53,12 +53,14 @@ class Guest:
         self.share = self.folder / "share"
         self._server: subprocess.Popen[bytes] | None = None
         self._qemu: subprocess.Popen[bytes] | None = None
+        self._turn: IO[bytes] | None = None
         self._kernel_at = 0
         self._console_at = 0
         self.boots = 0
 
     def __enter__(self) -> Guest:
         try:
+            self._turn = cache.take_turn()
             self._start()
         except BaseException:
             self.__exit__()
@@ -71,6 +73,8 @@ class Guest:
                 sandbox.end(child)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._alive.close()
+        if self._turn:
+            self._turn.close()
 
     # Starting ---------------------------------------------------------------
 
@@ -81,7 +85,8 @@ class Guest:
         self._serve_cards()
         self._channel = Channel.listen(self.folder / "agent.sock")
         root = cache.root()
-        words = qemu.command(self.options, self._images, root, qemu.TCG)
+        chosen = accel.choose(self.options.accel, self._images, root)
+        words = qemu.command(self.options, self._images, root, chosen)
         binds = {qemu.RUN: self.folder, qemu.CACHE: root}
         self._qemu = sandbox.start(
             sandbox.in_chroot(self._images.toolbox, words, binds),
@@ -110,6 +115,10 @@ class Guest:
         shutil.copytree(GUEST_TREE, tree, symlinks=True,
                         ignore=shutil.ignore_patterns("__pycache__"))
         self._write_modules_conf(tree)
+        if self.options.persist:
+            conf = tree / "etc/systemd/journald.conf.d/lab.conf"
+            conf.parent.mkdir(parents=True, exist_ok=True)
+            conf.write_text("[Journal]\nRateLimitBurst=0\nStorage=persistent\n")
         # Whatever the clone's owner and umask: in the guest it is root's.
         for path in [tree, *tree.rglob("*")]:
             if not path.is_symlink():

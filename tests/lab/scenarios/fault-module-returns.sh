@@ -9,6 +9,9 @@ home() { [ "$(driver_of "$gpu")" = nvidia ]; }
 wait_for 10 home
 say "back on nvidia through udev"
 unload_nvidia || fail "unload"
+autoload off; udevadm trigger --action=add --subsystem-match=pci; udevadm settle
+[ ! -e /sys/module/nvidia ] || fail "loaded in spite of the blacklist"
+autoload on
 echo vfio-pci >"$devices/$gpu/driver_override"
 udevadm trigger --action=add --subsystem-match=pci; udevadm settle
 [ "$(driver_of "$gpu")" != nvidia ] || fail "nvidia took the GPU in spite of the override"

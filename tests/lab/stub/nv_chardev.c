@@ -8,13 +8,20 @@
 #include <linux/cdev.h>
 #include <linux/device.h>
 #include <linux/fs.h>
+#include <linux/ioctl.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/slab.h>
 
 #include "compat.h"
 #include "nv_stub.h"
 
+#define NV_IOCTL_MAGIC			'F'	/* kernel-open/common/inc/nv-ioctl-numbers.h */
+#define NV_ESC_ATTACH_GPUS_TO_FD	212
+
 static struct class *nv_class;
+static DEFINE_MUTEX(attach_lock);
 static const struct file_operations *modeset_fops;
 static DEFINE_MUTEX(modeset_fops_lock);
 
@@ -32,24 +39,76 @@ static int open_modeset(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* nvidiactl counts for the module only, nvidiaN for its GPU as well (nvidia_open, nvidia_ctl_open). */
+/* What one open file uses: nvidiaN its own GPU, nvidiactl those that were attached to it. */
+struct nv_file {
+	bool ctl;
+	struct nv_gpu *gpus[NV_MAX_GPUS];
+};
+
+/* An open of nvidiactl counts for the module only, one of nvidiaN for its GPU as well (nvidia_open, nvidia_ctl_open). */
 static int nv_open(struct inode *inode, struct file *file)
 {
 	unsigned int minor = iminor(inode);
+	struct nv_file *nvf;
 
-	file->private_data = NULL;
-	if (minor == NV_CTL_MINOR)
-		return 0;
 	if (minor == NV_MODESET_MINOR)
 		return open_modeset(inode, file);
-	file->private_data = nv_gpu_use(minor);
-	return file->private_data ? 0 : -ENODEV;
+	nvf = kzalloc(sizeof(*nvf), GFP_KERNEL);
+	if (!nvf)
+		return -ENOMEM;
+	nvf->ctl = minor == NV_CTL_MINOR;
+	if (!nvf->ctl)
+		nvf->gpus[0] = nv_gpu_use(minor);
+	if (!nvf->ctl && !nvf->gpus[0]) {
+		kfree(nvf);
+		return -ENODEV;
+	}
+	file->private_data = nvf;
+	return 0;
 }
 
 static int nv_release(struct inode *inode, struct file *file)
 {
-	if (file->private_data)
-		nv_gpu_unuse(file->private_data);
+	struct nv_file *nvf = file->private_data;
+	unsigned int i;
+
+	for (i = 0; i < NV_MAX_GPUS; i++)
+		if (nvf->gpus[i])
+			nv_gpu_unuse(nvf->gpus[i]);
+	kfree(nvf);
+	return 0;
+}
+
+/*
+ * NV_ESC_ATTACH_GPUS_TO_FD on nvidiactl raises the usage count of GPUs whose nodes the process need not have open
+ * (nvidia_ioctl). The stub attaches all of them and reads no argument.
+ */
+static long nv_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct nv_file *nvf = file->private_data;
+	unsigned int i;
+
+	if (_IOC_TYPE(cmd) != NV_IOCTL_MAGIC || _IOC_NR(cmd) != NV_ESC_ATTACH_GPUS_TO_FD || !nvf->ctl)
+		return -EINVAL;
+	mutex_lock(&attach_lock);
+	for (i = 0; i < NV_MAX_GPUS; i++)
+		if (!nvf->gpus[i])
+			nvf->gpus[i] = nv_gpu_use(i);
+	mutex_unlock(&attach_lock);
+	return 0;
+}
+
+/* A mapping keeps its file, and so the GPU, in use after the descriptor was closed. There is nothing to see in it. */
+static vm_fault_t nv_fault(struct vm_fault *vmf)
+{
+	return VM_FAULT_SIGBUS;
+}
+
+static const struct vm_operations_struct nv_vm_ops = { .fault = nv_fault };
+
+static int nv_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	vma->vm_ops = &nv_vm_ops;
 	return 0;
 }
 
@@ -57,6 +116,8 @@ static const struct file_operations nv_fops = {
 	.owner = THIS_MODULE,
 	.open = nv_open,
 	.release = nv_release,
+	.unlocked_ioctl = nv_ioctl,
+	.mmap = nv_mmap,
 };
 
 int nv_register_modeset_fops(const struct file_operations *fops)

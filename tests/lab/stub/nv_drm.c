@@ -36,7 +36,7 @@ static bool modeset_ref = true;
 module_param(modeset_ref, bool, 0644);
 MODULE_PARM_DESC(modeset_ref, "the DRM device holds its GPU until nvidia_drm is unloaded");
 
-/* Whether a console on the framebuffer keeps the real module loaded is reported by users, and not settled: see below. */
+/* Whether a console on the framebuffer keeps the real module loaded is not settled: see pin_look(). */
 static bool fbcon_pin;
 module_param(fbcon_pin, bool, 0444);
 MODULE_PARM_DESC(fbcon_pin, "nvidia_drm cannot be unloaded while a text console is bound");

@@ -34,4 +34,7 @@ mkhook() { mkdir -p /var/lib/vz/snippets; cat >"/var/lib/vz/snippets/$1" && chmo
 stub() { echo "$2" >"/sys/module/nvidia/parameters/$1" || fail "stub $1=$2"; }
 # hold_open PATH...: a process that holds them; its pid in $holder
 hold_open() { hold "$@" >/run/lab-hold.out & holder=$!; wait_for 10 grep -q . /run/lab-hold.out; }
+# autoload on|off: whether udev loads nvidia by its alias; modprobe by name works either way
+autoload() { rm -f /etc/modprobe.d/scenario-autoload.conf
+	[ "$1" = on ] || echo blacklist nvidia >/etc/modprobe.d/scenario-autoload.conf; udevadm control --reload; }
 unload_nvidia() { modprobe -r nvidia_uvm nvidia_drm nvidia_modeset nvidia; }

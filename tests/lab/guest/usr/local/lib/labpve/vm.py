@@ -66,12 +66,13 @@ def start_nolock(vmid, config, paused=False):
         fail_point(vmid, "qemu")
         if paused:
             config.values["freeze"] = "1"
+        # A QEMU that dies after it has greeted qmeventd gets a `qm cleanup`, and with the old mechanism its post-stop.
+        write(run_path(vmid, "lab-mechanism"), mechanism() + "\n")
         pid = qemu.start(vmid, config, devices)
         reservations.reserve(ids, vmid, pid=pid)
     except (Died, OSError):
         reservations.remove(vmid)                   # nothing is bound back, and no hook is called
         raise
-    write(run_path(vmid, "lab-mechanism"), mechanism() + "\n")
     if mechanism() == "new":
         write(run_path(vmid, "cleanup"), "")
     exec_hookscript(config, vmid, "post-start")

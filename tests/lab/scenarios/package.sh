@@ -1,0 +1,23 @@
+#!/bin/sh
+# The package: the snippet's link is made where its name is free, never over somebody's file, and goes with the package.
+# lab: --no-install
+. /usr/local/lib/lab.sh
+export DEBIAN_FRONTEND=noninteractive
+deb=$(echo /root/gpu-handoff_*_amd64.deb) link=/var/lib/vz/snippets/gpu-handoff
+install() { apt-get -qq install "$deb" >/root/apt 2>&1 || { cat /root/apt; fail "apt install"; }; }
+remove() { apt-get -qq "$1" gpu-handoff >/root/apt 2>&1 || { cat /root/apt; fail "apt $1"; }; }
+install
+is "$(readlink $link)" /usr/sbin/gpu-handoff "the link"
+is "$(stat -c '%a %U' /run/gpu-handoff)" "700 root" "/run/gpu-handoff"
+expect_rc 0 gpu-handoff --version
+mkvm 111; expect_rc 0 qm set 111 --hookscript local:snippets/gpu-handoff
+remove remove
+is "$(cat /root/apt | grep -c 'VM 111 will not start until you run: qm set 111 --delete hookscript')" 1 "warnings"
+[ ! -L $link ] || fail "the link is still there"
+say "the administrator's own file of that name is left alone"
+echo mine >$link; install; is "$(cat $link)" mine "the file"; grep -q "is not ours" /root/apt || fail "nothing said"
+remove purge; is "$(cat $link)" mine "the file"; rm $link
+say "no snippets folder yet, as on a fresh host; and none at all"
+rmdir /var/lib/vz/snippets; install; is "$(readlink $link)" /usr/sbin/gpu-handoff "the link"
+remove purge; mv /var/lib/vz /var/lib/vz.away; install; grep -q "link /usr/sbin/gpu-handoff" /root/apt || fail "nothing said"
+mv /var/lib/vz.away /var/lib/vz; install; dpkg --configure -a || fail "configure"
