@@ -13,6 +13,7 @@ use crate::inventory::Snapshot;
 use crate::kernel::Kernel;
 use crate::pci::PciAddr;
 use crate::plan::{self, Plan, Reason, Refusal};
+use crate::pve::{self, GpuContainer};
 use crate::record::{Owner, Record};
 use crate::report::{self, join, out};
 use crate::run::{Host, boot_id, must_be_root};
@@ -87,6 +88,8 @@ struct Shown<'a> {
     plan: Option<&'a Plan>,
     /// Every reason why not.
     refused: Vec<String>,
+    /// Containers that are given a GPU when they run.
+    containers: &'a [GpuContainer],
     /// Each setting with its value and where it came from.
     settings: Vec<(&'static str, String, &'a str)>,
 }
@@ -118,11 +121,13 @@ fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
         Some(Err(refusal)) => refusal.0.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),
     };
+    let containers = pve::gpu_containers(&host.root).map_err(Refusal::from)?;
     let shown = Shown {
         entries: &given.entries,
         template: given.template,
         plan: plan.as_ref().and_then(|p| p.as_ref().ok()),
         refused,
+        containers: &containers,
         settings: settings.listed(),
     };
     print(cli, &shown, || shown_text(&shown, &given, &settings))?;
@@ -147,6 +152,13 @@ fn shown_text(shown: &Shown<'_>, given: &Given, settings: &Settings) -> String {
     }
     for reason in &shown.refused {
         text += &format!("Refused: {reason}\n");
+    }
+    for container in shown.containers {
+        text += &format!(
+            "Container {} is given a GPU: {}\n",
+            container.ctid,
+            container.lines.join("; ")
+        );
     }
     for (key, value, origin) in settings.listed() {
         text += &format!("Setting: {key:<24} {value:<8} ({origin})\n");

@@ -5,7 +5,10 @@
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
+
 use crate::choice::{RESERVATIONS, Reservations};
+use crate::containers::{self, GpuReference};
 use crate::host::Root;
 use crate::mapping::Mappings;
 use crate::plan::Reason;
@@ -14,6 +17,11 @@ use crate::vmconf::{self, Generation, VmConfig, VmId};
 
 /// Where the cluster file system is mounted (pve-cluster, pmxcfs).
 const PVE: &str = "/etc/pve";
+
+/// Major number of /dev/nvidiaN (open-gpu-kernel-modules, nv-chardev-numbers.h).
+const NVIDIA_MAJOR: u32 = 195;
+/// Major number of /dev/dri nodes (linux, include/drm/drm_drv.h, DRM_MAJOR); render nodes from minor 128 on.
+const DRM_MAJOR: u32 = 226;
 
 /// The first qemu-server that knows `driver=` of a hostpci entry (qemu-server commit aa47045f).
 const KNOWS_DRIVER: [u32; 3] = [9, 0, 25];
@@ -63,6 +71,65 @@ pub fn cluster(root: &Root) -> Result<Cluster, Reason> {
         reservations: Reservations::parse(&file(RESERVATIONS)?),
         now: now.map_or(0, |t| t.as_secs()),
     })
+}
+
+/// A container whose config gives it a GPU, and by which lines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GpuContainer {
+    /// Its id.
+    pub ctid: VmId,
+    /// The lines, as they were understood.
+    pub lines: Vec<String>,
+}
+
+/// The containers of this node that are given a GPU when they run. Device numbers of NVIDIA's and of DRM's nodes are
+/// fixed (195 and 226); others are given out when a module is loaded, and only a scan of who has them open tells.
+///
+/// # Errors
+/// A sentence, where a config is there and cannot be read.
+pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Reason> {
+    let dir = format!("{PVE}/lxc");
+    let unreadable = |path: &str, e: io::Error| Reason::Other(format!("{path} cannot be read: {e}"));
+    let mut found = Vec::new();
+    for name in root.names(&dir).map_err(|e| unreadable(&dir, e))? {
+        let Some(Ok(ctid)) = name.strip_suffix(".conf").map(str::parse::<VmId>) else {
+            continue;
+        };
+        let path = format!("{dir}/{name}");
+        let mut references = containers::parse(&root.bytes(&path).map_err(|e| unreadable(&path, e))?);
+        for include in references.clone() {
+            if let GpuReference::Include { path } = include {
+                references.extend(included(root, &path));
+            }
+        }
+        references.retain(|r| match r {
+            GpuReference::Allow { .. } => {
+                r.allows(NVIDIA_MAJOR, 0) || r.allows(DRM_MAJOR, 0) || r.allows(DRM_MAJOR, 128)
+            }
+            GpuReference::Include { .. } => false,
+            _ => true,
+        });
+        if !references.is_empty() {
+            let lines = references.iter().map(|r| foreign(&r.to_string())).collect();
+            found.push(GpuContainer { ctid, lines });
+        }
+    }
+    Ok(found)
+}
+
+/// What an `lxc.include` brings in: a file, or all files of a folder that end in .conf (lxc.container.conf(5)). One
+/// level: an include within it is not followed, and one that cannot be read keeps its container from starting.
+fn included(root: &Root, path: &str) -> Vec<GpuReference> {
+    let files = match root.names(path) {
+        Ok(names) => names
+            .iter()
+            .filter(|n| n.ends_with(".conf"))
+            .map(|n| format!("{path}/{n}"))
+            .collect(),
+        Err(_) => vec![path.to_owned()],
+    };
+    let read = files.iter().filter_map(|file| root.bytes(file).ok());
+    read.flat_map(|bytes| containers::parse(&bytes)).collect()
 }
 
 /// Reads a VM's config as Proxmox will: from the source node's directory during an incoming migration, which
@@ -180,6 +247,38 @@ mod tests {
             let read = vm_config(&root, vmid, from).unwrap();
             assert_eq!(read.config.hostpci().next().unwrap().host, [host], "{from:?}");
         }
+    }
+
+    #[test]
+    fn containers_with_a_gpu_are_found_through_includes_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        for (path, text) in [
+            (
+                "etc/pve/lxc/104.conf",
+                "dev0: /dev/nvidia0\n[before]\ndev1: /dev/nvidia1\n",
+            ),
+            ("etc/pve/lxc/105.conf", "lxc.include: /etc/lxc/gpu.d\n"),
+            (
+                "etc/pve/lxc/106.conf",
+                "lxc.cgroup2.devices.allow: c 10:200 rwm\nlxc.include: /nowhere\n",
+            ),
+            ("etc/lxc/gpu.d/nvidia.conf", "lxc.cgroup2.devices.allow = c 195:* rwm\n"),
+            ("etc/lxc/gpu.d/readme", "lxc.mount.entry = /dev/nvidia9 x none bind\n"),
+        ] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let found = gpu_containers(&root).unwrap();
+        let found: Vec<_> = found.iter().map(|c| (c.ctid.get(), c.lines.join("; "))).collect();
+        assert_eq!(
+            found,
+            [
+                (104, "dev0: /dev/nvidia0".to_owned()),
+                (105, "devices.allow: c 195:*".to_owned())
+            ]
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ of NVIDIA's open modules as Debian packages it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import IO
@@ -22,6 +23,7 @@ REAL_PACKAGE = "nvidia-open-kernel-dkms"
 # pci_resize_resource (a mask of BARs to leave alone) that 6.19 brought; the
 # module's source knows only three.
 REAL_EDIT = r"s/\(pci_resize_resource([^;]*[a-z_]*size\))/\1, 0)/"
+FOUR_ARGUMENTS = re.compile(r"pci_resize_resource\([^)]*int exclude_bars\)")
 BUILD_MODULES = Path(__file__).parent / "build-modules.sh"
 COMPILER = "gcc-14"  # the headers of 6.1 name one that the toolbox lacks
 RECIPE = "1"  # counts changes of _build that the inputs do not show
@@ -59,7 +61,7 @@ def _build(driver: str, name: str, folder: Path, log: IO[bytes]) -> None:
     if driver == "stub":
         shutil.copytree(STUB, source)
     else:
-        _fetch_real(folder, source, log)
+        _fetch_real(folder, source, kernel, log)
     # All of the kernel's modules must be in view of depmod; links cost nothing.
     tree = folder / "root/usr/lib/modules" / kernel.version
     shutil.copytree(
@@ -85,7 +87,15 @@ def _build(driver: str, name: str, folder: Path, log: IO[bytes]) -> None:
     shutil.rmtree(source)
 
 
-def _fetch_real(folder: Path, source: Path, log: IO[bytes]) -> None:
+def _pci_header(kernel: kernels.Kernel) -> str:
+    """linux/pci.h of a kernel."""
+    headers = (kernel.folder / "root/usr/src").glob("*-common")
+    return (next(headers) / "include/linux/pci.h").read_text()
+
+
+def _fetch_real(
+    folder: Path, source: Path, kernel: kernels.Kernel, log: IO[bytes]
+) -> None:
     suite = mirror.Suite(folder / "apt", REAL_SUITE, log, REAL_COMPONENTS)
     suite.update()
     suite.unpack([REAL_PACKAGE], folder / "package")
@@ -95,6 +105,8 @@ def _fetch_real(folder: Path, source: Path, log: IO[bytes]) -> None:
         raise cache.LabError(f"{REAL_PACKAGE} holds {trees}, not one tree")
     shutil.move(trees[0], source)
     shutil.rmtree(folder / "package")
+    if not FOUR_ARGUMENTS.search(_pci_header(kernel)):
+        return
     for file in source.rglob("nv-pci.c"):
         edit = ["sed", "-i", REAL_EDIT, str(file)]
         sandbox.run(sandbox.tied(edit), log, 10.0)

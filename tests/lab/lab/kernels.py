@@ -80,14 +80,13 @@ def artefact(name: str) -> cache.Artefact:
 def _build(name: str, folder: Path, log: IO[bytes]) -> None:
     root = folder / "root"
     root.mkdir()
-    for link in ("bin", "sbin", "lib", "lib64"):  # the packages mix both
-        (root / "usr" / link).mkdir(parents=True)
-        (root / link).symlink_to(f"usr/{link}")
+    (root / "usr/lib").mkdir(parents=True)
     toolbox.root()
     suite = mirror.Suite(folder / "apt", SUITES[name], log)
     suite.update()
     suite.unpack(_packages(suite), root)
     shutil.rmtree(folder / "apt")
+    _merge_usr(root)
     version = _version(root)
     if not version.startswith(name):
         raise cache.LabError(
@@ -137,6 +136,16 @@ def _packages(suite: mirror.Suite) -> list[str]:
         found.append(package)
         todo += suite.depends(package)
     return found
+
+
+def _merge_usr(root: Path) -> None:
+    """Move lib into usr/lib: bookworm's packages still have the old places."""
+    old, new = root / "lib", root / "usr/lib"
+    if old.is_dir() and not old.is_symlink():
+        shutil.copytree(old, new, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(old)
+    old.unlink(missing_ok=True)
+    old.symlink_to("usr/lib")
 
 
 def _version(root: Path) -> str:

@@ -40,7 +40,7 @@ class Kill(unittest.TestCase):
 
     def start(self, script: str) -> subprocess.Popen[bytes]:
         """A run of a script that we can be sure to be in when it prints."""
-        file = Path(self.keep) / "script"
+        file = Path(self.keep) / "script.sh"
         file.write_text(f"#!/bin/sh\n{script}\n")
         return subprocess.Popen(
             [LAB / "run", "--driver", "none", "--keep", self.keep,

@@ -11,7 +11,7 @@ import urllib.parse
 from . import propstring
 from .paths import LOCKS, Died, config_path, node_name, read, say, unlink, warn, write
 
-LINE = re.compile(r"([a-z][a-z_-]*\d*):[ \t]*(.+?)\s*")
+LINE = re.compile(r"([a-z][a-z_-]*\d*):\s*(.+?)\s*", re.ASCII)
 HOSTPCI_KEY = re.compile(r"hostpci(\d|1[0-5])")
 # Options that apply at once to a running VM [QS9 QemuServer.pm $fast_plug_option]; the rest waits in [PENDING].
 FAST_PLUG = {"name", "onboot", "startup", "description", "protection", "hookscript", "tags", "lock"}
@@ -24,7 +24,7 @@ class Config:
         self.values, self.pending, self.rest, self.description = {}, {}, "", ""
         section = self.values
         for line in text.split("\n"):
-            bracket = re.fullmatch(r"\[(.+?)\]\s*", line)
+            bracket = re.fullmatch(r"\[(.*?)\]\s*", line, re.ASCII)
             if bracket:
                 section = self.pending if bracket[1].upper() == "PENDING" else None
             if section is None:
@@ -33,7 +33,7 @@ class Config:
                 self._line(line, section)
 
     def _line(self, line, section):
-        if not line.strip():
+        if not line.strip() or re.search(r"snapstate:\s*\S+$", line):
             return
         if line.startswith("#"):
             self.description += urllib.parse.unquote(line[1:].rstrip()) + "\n"

@@ -41,6 +41,8 @@ def parse(text, schema, default_key=None):
         if not re.fullmatch(schema[key], value):
             raise ValueError(f"{key}: value '{value}' does not match the regex pattern")
         found[key] = value
+    if not found:
+        raise ValueError("no properties")
     return found
 
 

@@ -91,8 +91,11 @@ def start(vmid, config, devices):
     scope = ["systemd-run", "--quiet", "--scope", "--collect", "--unit", str(vmid), "--slice", "qemu",
              "--description", f"Proxmox VE VM {vmid}", "--property", "KillMode=process",
              "--property", "TimeoutStopSec=infinity"]
-    result = subprocess.run(scope + command(vmid, config, devices), stdin=subprocess.DEVNULL,
-                            timeout=start_timeout(config), check=False)
+    try:
+        result = subprocess.run(scope + command(vmid, config, devices), stdin=subprocess.DEVNULL,
+                                timeout=start_timeout(config), check=False)
+    except subprocess.TimeoutExpired:
+        raise Died("start failed: got timeout") from None
     if result.returncode:
         raise Died(f"start failed: QEMU exited with code {result.returncode}")
     return running_pid(vmid)
