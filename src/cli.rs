@@ -132,7 +132,7 @@ pub struct Target {
     /// The GPUs of this VM's hostpci lines
     #[arg(long, value_name = "VMID", conflicts_with = "gpu")]
     pub vm: Option<VmId>,
-    /// One GPU: address (0000:01:00.0 or 01:00), index (nvidia's order of /dev/nvidiaN) or UUID
+    /// One GPU: address (0000:01:00.0, 01:00), index in bus order, or UUID
     #[arg(long, value_name = "GPU")]
     pub gpu: Option<String>,
 }

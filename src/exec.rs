@@ -123,7 +123,7 @@ impl Run<'_> {
         let line = format!("{prefix}{:<14} {}", act.subject(), act.verb());
         let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         match &result {
-            Ok(()) => info!(device = act.subject(), duration_usec, "{line:<60} {:>8}", millis(took)),
+            Ok(()) => info!(device = act.subject(), duration_usec, "{line:<59} {:>7}", millis(took)),
             Err(error) => warn!(
                 device = act.subject(),
                 duration_usec,

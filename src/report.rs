@@ -122,7 +122,7 @@ pub fn plan_text(plan: &Plan) -> String {
     let width = plan.steps.len().to_string().len();
     for (n, step) in (1..).zip(&plan.steps) {
         let line = format!("{n:>width$}. {:<14} {}", step.act.subject(), step.act.verb());
-        let _ = writeln!(text, "{line:<60} at most {} s", step.deadline.as_secs());
+        let _ = writeln!(text, "{line:<59} at most {} s", step.deadline.as_secs());
     }
     for note in &plan.notes {
         let _ = writeln!(text, "Note: {note}");
