@@ -82,6 +82,9 @@ pub struct Holder {
 pub struct Scan {
     /// The holders, by pid.
     pub holders: Vec<Holder>,
+    /// Processes that are ending: their descriptors are gone from sight while the kernel still closes them, which
+    /// for a GPU or a VFIO group takes as long as a reset of the device. Without nodes, since none can be seen.
+    pub ending: Vec<Holder>,
     /// Processes whose descriptors could not be read.
     pub unreadable: Vec<i32>,
 }
@@ -202,20 +205,50 @@ pub fn scan(root: &Root, nodes: &Nodes) -> io::Result<Scan> {
         let Ok(pid) = name.parse::<i32>() else {
             continue;
         };
+        let holder = |nodes| Holder {
+            pid,
+            comm: root.line(format!("/proc/{pid}/comm")).unwrap_or_default(),
+            belongs_to: belongs_to(&root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default()),
+            nodes,
+        };
         match held_by(root, pid, nodes, &mut other_files) {
-            Ok(held) if held.is_empty() => {}
-            Ok(held) => scan.holders.push(Holder {
-                pid,
-                comm: root.line(format!("/proc/{pid}/comm")).unwrap_or_default(),
-                belongs_to: belongs_to(&root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default()),
-                nodes: held,
-            }),
+            Ok(held) if held.is_empty() => {
+                let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
+                if is_ending(&stat) {
+                    scan.ending.push(holder(Vec::new()));
+                }
+            }
+            Ok(held) => scan.holders.push(holder(held)),
             Err(e) if has_gone(&e) => {}
             Err(_) => scan.unreadable.push(pid),
         }
     }
     scan.holders.sort_by_key(|h| h.pid);
     Ok(scan)
+}
+
+/// Whether /proc/PID/stat (proc(5)) is that of a process which has begun to exit and has not finished: a thread of it
+/// still closes files. In the kernel files are closed after they are taken out of sight and before the process can
+/// be waited for (linux, kernel/exit.c, do_exit: exit_files, exit_task_work, exit_notify).
+fn is_ending(stat: &str) -> bool {
+    /// PF_EXITING and PF_KTHREAD of include/linux/sched.h.
+    const EXITING: u64 = 0x4;
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let Some((_, rest)) = stat.rsplit_once(')') else {
+        return false;
+    };
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    let (state, flags, threads) = (fields.first().copied().unwrap_or("X"), number(6), number(17));
+    if flags & KERNEL_THREAD != 0 {
+        return false;
+    }
+    match state {
+        // A leader that has ended before its last thread.
+        "Z" => threads > 1,
+        "X" => false,
+        _ => flags & EXITING != 0,
+    }
 }
 
 /// The process ended while it was looked at.
@@ -373,6 +406,28 @@ mod tests {
         assert_eq!(mapped_file(line), Some(("7f00-7f10", (0, 5, 123))));
         assert_eq!(mapped_file("7f00-7f10 rw-p 00000000 00:00 0"), None);
         assert_eq!(mapped_file("7f00-7f10 rw-p 00000000 00:00 0   [heap]"), None);
+    }
+
+    #[test]
+    fn a_process_is_ending_until_its_last_thread_has_closed_its_files() {
+        let stat = |state: &str, flags: u64, threads: u64| {
+            format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 {threads} 0 98765 1000 10")
+        };
+        for (state, flags, threads, ending) in [
+            ("S", 0x0040_0000, 1, false),
+            ("D", 0x0040_0004, 1, true),
+            ("R", 0x4, 3, true),
+            ("Z", 0x4, 1, false),
+            ("Z", 0x4, 2, true),
+            ("I", 0x0020_8040, 1, false),
+        ] {
+            assert_eq!(
+                is_ending(&stat(state, flags, threads)),
+                ending,
+                "{state} {flags:x} {threads}"
+            );
+        }
+        assert!(!is_ending(""));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub nvidia: Option<NvidiaDriver>,
     /// Processes that use a GPU, its audio or a VFIO node.
     pub holders: Vec<Holder>,
+    /// Processes that are ending and may not have let go yet.
+    pub ending: Vec<Holder>,
     /// Processes whose descriptors could not be read: what they hold is not known.
     pub unreadable: Vec<i32>,
     /// The VMs that run.
@@ -173,12 +175,24 @@ impl Snapshot {
 /// Where /sys/bus/pci/devices or /proc cannot be listed. A single attribute that cannot be read is not an error:
 /// devices come and go while we read.
 pub fn read(root: &Root, stuck: &[PciAddr]) -> io::Result<Snapshot> {
+    read_except(root, |addr| stuck.contains(&addr))
+}
+
+/// As [`read`], without the attributes that can block: enough to see who uses what, whatever is stuck.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_uses(root: &Root) -> io::Result<Snapshot> {
+    read_except(root, |_| true)
+}
+
+fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
     let mut functions = Vec::new();
     for name in root.names("/sys/bus/pci/devices")? {
         let Ok(addr) = name.parse::<PciAddr>() else {
             continue;
         };
-        if let Some(function) = read_function(root, addr, stuck.contains(&addr)) {
+        if let Some(function) = read_function(root, addr, stuck(addr)) {
             functions.push(function);
         }
     }
@@ -197,6 +211,7 @@ pub fn read(root: &Root, stuck: &[PciAddr]) -> io::Result<Snapshot> {
     let nodes = holders::nodes(root, &snapshot)?;
     let scan = holders::scan(root, &nodes)?;
     snapshot.holders = scan.holders;
+    snapshot.ending = scan.ending;
     snapshot.unreadable = scan.unreadable;
     Ok(snapshot)
 }

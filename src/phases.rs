@@ -255,7 +255,11 @@ fn await_vfio(host: &mut Host, owner: Owner, end: Duration) -> Result<(), Error>
         let mut pids = Vec::new();
         for reason in plan::use_of(&snapshot, &on_vfio) {
             match &reason {
-                Reason::Held { holder, .. } if !is_another_vm(&holder.belongs_to, owner) => pids.push(holder.pid),
+                Reason::Held { holder, .. } | Reason::Ending(holder) if !is_another_vm(&holder.belongs_to, owner) => {
+                    pids.push(holder.pid);
+                }
+                // Another VM that is ending has nothing of ours.
+                Reason::Ending(_) => {}
                 _ => return Err(Refusal::from(reason).into()),
             }
         }

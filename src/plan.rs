@@ -93,7 +93,7 @@ impl Refusal {
     /// The processes in the way, if they are all that is: they may let go in a moment.
     pub fn only_holders(&self) -> Option<Vec<i32>> {
         let pid = |reason: &Reason| match reason {
-            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => Some(holder.pid),
+            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => Some(holder.pid),
             _ => None,
         };
         self.0.iter().map(pid).collect()
@@ -175,6 +175,8 @@ pub enum Reason {
         /// Which nodes.
         nodes: Vec<Node>,
     },
+    /// A process that is ending, and what it still closes cannot be seen.
+    Ending(Holder),
     /// Processes that could not be looked into.
     Unreadable(Vec<i32>),
     /// A module is in use and no process accounts for it.
@@ -258,6 +260,12 @@ impl fmt::Display for Reason {
                 join(nodes),
                 describe(holder),
                 remedy(holder)
+            ),
+            Reason::Ending(holder) => write!(
+                f,
+                "{} is ending and may not have let go of the device yet. Hint: try again when it has gone; if it stays, \
+                 see 'journalctl -k' for what holds it up",
+                describe(holder)
             ),
             Reason::Unreadable(pids) => write!(
                 f,
@@ -597,10 +605,26 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
             reasons.push(Reason::Doubtful { holder, nodes });
         }
     }
+    // What a guest held is on vfio-pci; what the host's programs held is not.
+    let (on_vfio, on_host): (Vec<&Function>, Vec<&Function>) =
+        functions.iter().partition(|f| f.driver.as_deref() == Some(VFIO_PCI));
+    let counts = |h: &&Holder| {
+        if is_guest(h) {
+            !on_vfio.is_empty()
+        } else {
+            !on_host.is_empty()
+        }
+    };
+    reasons.extend(snapshot.ending.iter().filter(counts).cloned().map(Reason::Ending));
     if !snapshot.unreadable.is_empty() {
         reasons.push(Reason::Unreadable(snapshot.unreadable.clone()));
     }
     reasons
+}
+
+/// Whether a process is a QEMU: by its cgroup, or, started by hand, by its name.
+fn is_guest(holder: &Holder) -> bool {
+    holder.belongs_to.starts_with("VM ") || holder.comm.starts_with("qemu") || holder.comm == "kvm"
 }
 
 /// Collects steps with the deadline that belongs to each kind of act.

@@ -28,7 +28,7 @@ use crate::host::Root;
 use crate::inventory::{self, Snapshot};
 use crate::kernel::{ActError, Kernel};
 use crate::pci::PciAddr;
-use crate::plan;
+use crate::plan::{self, Reason};
 use crate::step::{Act, Expect};
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
@@ -40,6 +40,9 @@ const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
 /// How long a killed worker gets to disappear before it counts as stuck in the kernel. SIGKILL ends anything
 /// that is not in an uninterruptible call at once; the rest is scheduling on a loaded host.
 const AFTER_KILL: Duration = Duration::from_millis(1000);
+
+/// Nothing is waited for longer, whatever a deadline says: an `Instant` cannot hold every `Duration`.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 /// How much of a program's stderr an error quotes, bytes: modprobe says what is wrong in one line.
 const STDERR_TAIL: usize = 400;
@@ -124,24 +127,13 @@ impl Kernel for Linux {
     }
 
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {
-        let mut fds = Vec::new();
-        for pid in pids {
-            let Some(pid) = rustix::process::Pid::from_raw(*pid) else {
-                continue;
-            };
-            match pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(fd) => fds.push(fd),
-                Err(_) => return true, // it has ended already
-            }
-        }
-        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        poll_readable(&fds, within)
+        await_one(pids, within)
     }
 }
 
 /// Waits until one of the descriptors is readable or hung up. Signals do not end the wait.
 fn poll_readable(fds: &[BorrowedFd<'_>], within: Duration) -> bool {
-    let end = Instant::now() + within;
+    let end = Instant::now() + within.min(LONGEST_WAIT);
     loop {
         let left = end.saturating_duration_since(Instant::now());
         // Rounded up, so that a wait of less than a millisecond is no busy loop.
@@ -288,14 +280,7 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
             &format!("/sys/bus/pci/devices/{addr}/driver_override"),
             &format!("{}\n", driver.as_deref().unwrap_or_default()),
         )?,
-        Act::ProveFree { addrs } => {
-            let snapshot =
-                inventory::read(root, &[]).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
-            let held = plan::use_of(&snapshot, addrs);
-            if let Some(reason) = held.first() {
-                return Err(ActError::Failed(reason.to_string()));
-            }
-        }
+        Act::ProveFree { addrs } => prove_free(root, addrs)?,
         Act::Unbind { addr, driver } => write_sysfs(
             root,
             &format!("/sys/bus/pci/drivers/{driver}/unbind"),
@@ -304,6 +289,43 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
         Act::Probe { addr, .. } => write_sysfs(root, "/sys/bus/pci/drivers_probe", &addr.to_string())?,
     }
     verify(root, &expect)
+}
+
+/// Looks until nobody uses the functions. Only processes that are ending are waited for, one after the other: on a busy
+/// host some process always is, for a moment. The caller's deadline ends a wait that does not.
+fn prove_free(root: &Root, addrs: &[PciAddr]) -> Result<(), ActError> {
+    loop {
+        let snapshot =
+            inventory::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
+        let reasons = plan::use_of(&snapshot, addrs);
+        let mut ending = Vec::new();
+        for reason in &reasons {
+            match reason {
+                Reason::Ending(holder) => ending.push(holder.pid),
+                reason => return Err(ActError::Failed(reason.to_string())),
+            }
+        }
+        if ending.is_empty() {
+            return Ok(());
+        }
+        await_one(&ending, LONGEST_WAIT);
+    }
+}
+
+/// Waits until one of these processes has ended. Returns whether one has.
+fn await_one(pids: &[i32], within: Duration) -> bool {
+    let mut fds = Vec::new();
+    for pid in pids {
+        let Some(pid) = rustix::process::Pid::from_raw(*pid) else {
+            continue;
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => fds.push(fd),
+            Err(_) => return true, // it has ended already
+        }
+    }
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    poll_readable(&fds, within)
 }
 
 /// Reads a post-condition back.

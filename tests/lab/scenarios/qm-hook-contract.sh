@@ -50,6 +50,11 @@ for point in before-reserve before-prepare qemu; do
 	: >/root/calls; expect_rc 255 env LAB_FAIL=$point qm start 111
 	is "$(phases)" "pre-start " "phases of a start that failed at $point"
 done
+qm set 111 --args --no-such-option >/dev/null; : >/root/calls
+expect_text "start failed: QEMU exited with code 1" qm start 111
+is "$(phases)" "pre-start " "phases of a start whose QEMU failed"
+is "$(grep -c . /run/qemu-server/pci-id-reservations)" 0 "reservations left"
+qm set 111 --delete args
 
 say "a child that keeps the hook's output open keeps the start waiting"
 touch /root/linger; begun=$(date +%s); expect_rc 0 qm start 111

@@ -3,7 +3,7 @@
 # lab: --cards 2
 . /usr/local/lib/lab.sh
 first=$(gpus | sed -n 1p) second=$(gpus | sed -n 2p)
-mkdir -p /etc/lab
+mkdir -p /etc/lab; dmesg -C
 for mechanism in new old; do
 	echo $mechanism >/etc/lab/cleanup-mechanism
 	for vm in 111 112; do mkvm $vm "${first%.*},pcie=1"; qm set $vm --hookscript local:snippets/gpu-handoff >/dev/null; done
