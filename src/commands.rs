@@ -174,7 +174,7 @@ fn to_vfio(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
     host.settings(target.vm)?;
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock("to_vfio by hand", end)?;
-    let records = host.records()?;
+    let records = host.readable_records()?;
     let snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
     some_gpus(target, &given)?;
@@ -182,6 +182,24 @@ fn to_vfio(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
     let earlier = by_hand.into_iter().find(|r| r.has(given.gpus[0]));
     let owner = earlier.map_or(Owner::ByHand(given.gpus[0]), |r| r.owner);
     host.way_out(&guard, &snapshot, &records, owner, &given, end)
+}
+
+/// The record that a target's GPUs are in, or the GPUs where there is none. With a VM its own record comes first: its
+/// config may have changed since.
+fn recorded<'a>(
+    host: &Host,
+    target: &Target,
+    records: &'a [Record],
+    snapshot: &Snapshot,
+) -> Result<Result<&'a Record, Vec<PciAddr>>, Error> {
+    let of_vm = |r: &&Record| target.vm.is_some_and(|vmid| r.owner == Owner::Vm(vmid));
+    if let Some(record) = records.iter().find(of_vm) {
+        return Ok(Ok(record));
+    }
+    let given = given(host, target, snapshot)?;
+    some_gpus(target, &given)?;
+    let found = records.iter().find(|r| given.gpus.iter().any(|g| r.has(*g)));
+    Ok(found.ok_or(given.gpus))
 }
 
 fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
@@ -194,18 +212,23 @@ fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
     };
     let records = host.records()?;
     let snapshot = host.look(&records)?;
-    let given = given(host, target, &snapshot)?;
-    some_gpus(target, &given)?;
-    let gpus = given.gpus;
-    let found = records.iter().find(|r| gpus.iter().any(|g| r.has(*g)));
-    let record = found.cloned().unwrap_or_else(|| {
-        info!(
-            "no record says where {} came from: its drivers are inferred from what it is",
-            join(&gpus)
-        );
-        let empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
-        plan::inferred(&snapshot, &gpus, empty)
-    });
+    let record = match recorded(host, target, &records, &snapshot)? {
+        Ok(record) => record.clone(),
+        Err(gpus) => {
+            info!(
+                "no record says where {} came from: its drivers are inferred from what it is",
+                join(&gpus)
+            );
+            let empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
+            plan::inferred(&snapshot, &gpus, empty)
+        }
+    };
+    if let Owner::Vm(vmid) = record.owner
+        && host.vm_is_busy(vmid)
+    {
+        let why = format!("VM {vmid} is starting or stopping. Hint: wait until that is over");
+        return Err(Refusal::from(Reason::Other(why)).into());
+    }
     let plan = plan::home(&snapshot, &record)?;
     match guard {
         Some(guard) => host.execute(&guard, record, None, &plan, end),

@@ -44,6 +44,7 @@ pub enum OnBackup {
 
 /// Bounds on the whole run and on each kind of act.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)] // a record of an earlier version lacks what it did not know
 pub struct Budgets {
     /// The whole way out. Proxmox itself waits without limit for a hook (pve-guest-common, GuestHelpers.pm), so
     /// this is about the patience of the person at `qm start`.

@@ -119,13 +119,31 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
         } else if !given.template {
             entry.ours = gpus_of(snapshot, &entry.chosen);
         }
-        given.functions.extend(&entry.chosen);
+        // What Proxmox will bind to vfio-pci: the groups of these functions, whatever else is in them.
+        let keeps = hostpci.driver == Some(Driver::Keep) || share.is_ok_and(|s| *s != Share::Whole);
+        if !keeps && !given.template {
+            given.functions.extend(&entry.chosen);
+        }
         given.gpus.extend(&entry.ours);
         given.entries.push(entry);
     }
     given.gpus.sort_unstable();
     given.gpus.dedup();
+    if given.refused.is_none() {
+        given.refused = gpu_in_group(snapshot, &given);
+    }
     given
+}
+
+/// A GPU that Proxmox would take along, because it is in the group of a device of the VM, and that is not handed over.
+fn gpu_in_group(snapshot: &Snapshot, given: &Given) -> Option<Reason> {
+    let ours = |gpu: PciAddr| given.gpus.iter().any(|g| g.slot() == gpu.slot());
+    given.functions.iter().find_map(|of| {
+        let group = snapshot.function(*of)?.group?;
+        let mut members = snapshot.group(group);
+        let gpu = members.find(|f| f.is_nvidia_gpu() && !ours(f.addr))?.addr;
+        Some(Reason::GpuInGroup { of: *of, gpu, group })
+    })
 }
 
 fn as_proxmox_sees(function: &Function) -> HostFunction {

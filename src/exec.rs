@@ -56,25 +56,38 @@ impl Run<'_> {
         self.record.state = State::Leaving;
         for (at, step) in plan.steps.iter().enumerate() {
             if let Err(error) = self.step(at, plan.steps.len(), step) {
-                return Err(self.undo(&plan.steps[..=at], &step.act, &error));
+                return Err(self.undo(&plan.steps[..=at], &step.act.to_string(), &error));
             }
         }
         self.record.state = State::Away;
         self.record.under_way = None;
-        self.save()
+        self.record.worker = None;
+        let Err(error) = self.save() else {
+            return Ok(());
+        };
+        // A card that is away without a record would not come home by itself.
+        let why = ActError::Failed(format!("{error:#}"));
+        let what = "writing the record of the finished handoff";
+        Err(self.undo(&plan.steps, what, &why))
     }
 
     fn way_home(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Returning;
         let mut failed = BTreeSet::new();
-        let mut errors = Vec::new();
+        let mut errors: Vec<String> = plan
+            .missing
+            .iter()
+            .map(|a| format!("{a} is not there any more"))
+            .collect();
+        failed.extend(&plan.missing);
         for (at, step) in plan.steps.iter().enumerate() {
             let addr = function_of(&step.act);
             let hopeless = matches!(step.act, Act::Unbind { .. } | Act::Probe { .. });
             if hopeless && addr.is_some_and(|a| failed.contains(&a)) {
                 continue;
             }
-            if addr.is_some_and(|a| self.record.stuck.contains(&a)) {
+            if self.barred(&step.act) {
+                errors.push(format!("{}: left out, the kernel is stuck", step.act));
                 continue;
             }
             if let Err(error) = self.step(at, plan.steps.len(), step) {
@@ -87,6 +100,7 @@ impl Run<'_> {
         }
         self.record.state = State::Stranded;
         self.record.under_way = None;
+        self.record.worker = None;
         let what = format!("the way home failed ({})", errors.join("; "));
         let left = names(&failed).unwrap_or_else(|| "modules".to_owned());
         if let Err(error) = self.save() {
@@ -106,6 +120,7 @@ impl Run<'_> {
             return Err(ActError::Failed("the time for the whole run is over".to_owned()));
         }
         self.record.under_way = Some(step.act.clone());
+        self.record.worker = self.kernel.worker();
         self.save().map_err(|e| ActError::Failed(format!("{e:#}")))?;
         let width = of.to_string().len();
         self.act(
@@ -131,27 +146,46 @@ impl Run<'_> {
                 millis(took)
             ),
         }
-        if let Err(ActError::Overdue { stuck: Some(pid), .. }) = &result {
-            self.record.stuck.extend(function_of(act));
-            self.record.stuck_pid = Some(*pid);
+        if let Err(ActError::Overdue { stuck: Some(group), .. }) = &result {
+            let stuck = self.record.touched_by(act);
+            if !stuck.is_empty() {
+                self.record.stuck.extend(stuck);
+                self.record.stuck_group = Some(*group);
+            }
         }
         result
     }
 
+    /// Whether an act would run into a call that is stuck: on the same function, or through a module, whose drivers
+    /// try every device and wait for its lock (linux, drivers/base/dd.c, __driver_attach).
+    fn barred(&self, act: &Act) -> bool {
+        match act {
+            Act::LoadModule { .. } | Act::UnloadModule { .. } => !self.record.stuck.is_empty(),
+            act => function_of(act).is_some_and(|a| self.record.stuck.contains(&a)),
+        }
+    }
+
     /// Takes back the steps in reverse, the failed one included: it may have had half its effect.
-    fn undo(&mut self, done: &[Step], failed: &Act, why: &ActError) -> Error {
+    fn undo(&mut self, done: &[Step], failed: &str, why: &ActError) -> Error {
         let what = format!("{failed}: {why}");
         if done.len() > 1 {
-            info!("undoing {} steps", done.len() - 1);
+            let within = self.record.budgets.way_out.as_secs();
+            info!("undoing {} steps, at most {within} s", done.len() - 1);
         }
         let mut left = Vec::new();
+        let until = self.kernel.now() + self.record.budgets.way_out;
         for step in done.iter().rev() {
             for act in &step.inverse {
-                if function_of(act).is_some_and(|a| self.record.stuck.contains(&a)) {
+                let remaining = until.saturating_sub(self.kernel.now());
+                if self.barred(act) {
                     left.push(format!("{act}: left alone, the kernel is stuck there"));
                     continue;
                 }
-                let within = deadline(act, &self.record.budgets, 1);
+                if remaining.is_zero() {
+                    left.push(format!("{act}: no time was left"));
+                    continue;
+                }
+                let within = deadline(act, &self.record.budgets, 1).min(remaining);
                 if let Err(error) = self.act(act, within, "undo: ") {
                     left.push(format!("{act}: {error}"));
                 }
@@ -165,6 +199,7 @@ impl Run<'_> {
         }
         self.record.state = State::Stranded;
         self.record.under_way = None;
+        self.record.worker = None;
         if let Err(error) = self.save() {
             warn!("{error:#}");
         }
@@ -176,10 +211,11 @@ impl Run<'_> {
     }
 
     fn hint(&self) -> String {
-        match self.record.stuck_pid {
-            Some(pid) => format!(
-                "end whoever uses the device ('gpu-handoff status' names them); process {pid} of ours waits in the \
-                 kernel until then. A reboot would hang: sync and power-cycle if nothing helps"
+        match self.record.stuck_group {
+            Some(group) => format!(
+                "end whoever uses the device ('gpu-handoff status' names them); process group {group} of ours waits \
+                 in the kernel until then, and 'gpu-handoff to_nvidia' works when it has gone. A reboot would hang: \
+                 sync and power-cycle if nothing helps"
             ),
             None => "see 'journalctl -k' for what the driver says, then run 'gpu-handoff to_nvidia' again".to_owned(),
         }

@@ -6,9 +6,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use nix::sys::stat::{major, minor};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
 use crate::host::Root;
@@ -97,8 +96,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    fn of(&self, rdev: u64) -> Option<Node> {
-        let (major, minor) = (major(rdev), minor(rdev));
+    fn of(&self, major: u64, minor: u64) -> Option<Node> {
         if let Some(node) = self.exact.get(&(major, minor)) {
             return Some(*node);
         }
@@ -211,10 +209,9 @@ pub fn scan(root: &Root, nodes: &Nodes) -> io::Result<Scan> {
             belongs_to: belongs_to(&root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default()),
             nodes,
         };
-        match held_by(root, pid, nodes, &mut other_files) {
+        match held_by_threads(root, pid, nodes, &mut other_files) {
             Ok(held) if held.is_empty() => {
-                let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
-                if is_ending(&stat) {
+                if is_ending(root, pid) {
                     scan.ending.push(holder(Vec::new()));
                 }
             }
@@ -227,27 +224,48 @@ pub fn scan(root: &Root, nodes: &Nodes) -> io::Result<Scan> {
     Ok(scan)
 }
 
-/// Whether /proc/PID/stat (proc(5)) is that of a process which has begun to exit and has not finished: a thread of it
-/// still closes files. In the kernel files are closed after they are taken out of sight and before the process can
-/// be waited for (linux, kernel/exit.c, do_exit: exit_files, exit_task_work, exit_notify).
-fn is_ending(stat: &str) -> bool {
+/// Whether a process has begun to exit and has not finished: a thread of it still closes files.
+fn is_ending(root: &Root, pid: i32) -> bool {
+    let stat = |dir: &str| root.line(format!("{dir}/stat")).unwrap_or_default();
+    match exit_state(&stat(&format!("/proc/{pid}"))) {
+        ExitState::Exiting => true,
+        ExitState::Zombie => {
+            // A leader that has ended before its last thread.
+            let threads = root.names(format!("/proc/{pid}/task")).unwrap_or_default();
+            let mut states = threads
+                .iter()
+                .map(|t| exit_state(&stat(&format!("/proc/{pid}/task/{t}"))));
+            states.any(|s| s == ExitState::Exiting)
+        }
+        ExitState::Other => false,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum ExitState {
+    Exiting,
+    Zombie,
+    Other,
+}
+
+/// How far /proc/PID/stat (proc(5)) says a thread is with its exit. In the kernel files are closed after they are taken
+/// out of sight and before the process can be waited for (linux, kernel/exit.c, do_exit: exit_files,
+/// exit_task_work, exit_notify).
+fn exit_state(stat: &str) -> ExitState {
     /// PF_EXITING and PF_KTHREAD of include/linux/sched.h.
     const EXITING: u64 = 0x4;
     const KERNEL_THREAD: u64 = 0x0020_0000;
     let Some((_, rest)) = stat.rsplit_once(')') else {
-        return false;
+        return ExitState::Other;
     };
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let number = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    let (state, flags, threads) = (fields.first().copied().unwrap_or("X"), number(6), number(17));
-    if flags & KERNEL_THREAD != 0 {
-        return false;
-    }
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next().unwrap_or("X");
+    let flags = fields.nth(5).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
     match state {
-        // A leader that has ended before its last thread.
-        "Z" => threads > 1,
-        "X" => false,
-        _ => flags & EXITING != 0,
+        "Z" => ExitState::Zombie,
+        "X" => ExitState::Other,
+        _ if flags & EXITING != 0 && flags & KERNEL_THREAD == 0 => ExitState::Exiting,
+        _ => ExitState::Other,
     }
 }
 
@@ -256,23 +274,44 @@ fn has_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
 }
 
-/// The nodes one process holds by descriptor or by mapping.
+/// The nodes a process holds. Its threads share one table of descriptors, which shows below the leader; where that
+/// one has ended before the others, it shows below theirs alone.
+fn held_by_threads(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<FileId>) -> io::Result<Vec<Node>> {
+    let held = held_by(root, &format!("/proc/{pid}"), nodes, other_files)?;
+    let state = || root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
+    if !held.is_empty() || !state().rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")) {
+        return Ok(held);
+    }
+    let mut all = Vec::new();
+    for thread in root.names(format!("/proc/{pid}/task"))? {
+        match held_by(root, &format!("/proc/{pid}/task/{thread}"), nodes, other_files) {
+            Ok(held) => all.extend(held),
+            Err(e) if has_gone(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
+/// The nodes that one thread's table and memory show.
 ///
 /// `other_files` remembers mapped files that are no device, so that the libraries that every process maps are looked
 /// at once.
-fn held_by(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<FileId>) -> io::Result<Vec<Node>> {
+fn held_by(root: &Root, dir: &str, nodes: &Nodes, other_files: &mut HashSet<FileId>) -> io::Result<Vec<Node>> {
     let mut held = Vec::new();
-    for entry in std::fs::read_dir(root.path(format!("/proc/{pid}/fd")))? {
+    for entry in std::fs::read_dir(root.path(format!("{dir}/fd")))? {
         let path = entry?.path();
         let target = std::fs::read_link(&path);
         // Sockets, pipes and anonymous inodes have no path; only what has one can be a device node.
         if target.is_ok_and(|t| t.is_absolute())
-            && let Seen::Device(rdev) = look_at(&path)
+            && let Seen::Device(major, minor) = look_at(&path)
         {
-            held.extend(nodes.of(rdev));
+            held.extend(nodes.of(major, minor));
         }
     }
-    let maps = root.bytes(format!("/proc/{pid}/maps"))?;
+    let maps = root.bytes(format!("{dir}/maps"))?;
     for line in maps.split(|b| *b == b'\n') {
         // Only the path can be foreign text, and it is not used.
         let line = String::from_utf8_lossy(line);
@@ -282,8 +321,8 @@ fn held_by(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<FileI
         if other_files.contains(&file) {
             continue;
         }
-        match look_at(&root.path(format!("/proc/{pid}/map_files/{range}"))) {
-            Seen::Device(rdev) => held.extend(nodes.of(rdev)),
+        match look_at(&root.path(format!("{dir}/map_files/{range}"))) {
+            Seen::Device(major, minor) => held.extend(nodes.of(major, minor)),
             Seen::NoDevice => _ = other_files.insert(file),
             Seen::Nothing => {}
         }
@@ -295,8 +334,8 @@ fn held_by(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<FileI
 
 /// What a link of /proc leads to.
 enum Seen {
-    /// A character device of this number.
-    Device(u64),
+    /// A character device of this major and minor number.
+    Device(u64, u64),
     /// Something else.
     NoDevice,
     /// Nothing that can be told: it was closed meanwhile, or its file system does not answer to root (FUSE without
@@ -304,9 +343,13 @@ enum Seen {
     Nothing,
 }
 
+/// Without asking a server: what is cached tells a device node from a file, and a dead server answers never.
 fn look_at(link: &std::path::Path) -> Seen {
-    match std::fs::metadata(link) {
-        Ok(meta) if meta.file_type().is_char_device() => Seen::Device(meta.rdev()),
+    let seen = statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+    match seen {
+        Ok(meta) if FileType::from_raw_mode(u32::from(meta.stx_mode)) == FileType::CharacterDevice => {
+            Seen::Device(u64::from(meta.stx_rdev_major), u64::from(meta.stx_rdev_minor))
+        }
         Ok(_) => Seen::NoDevice,
         Err(_) => Seen::Nothing,
     }
@@ -363,7 +406,12 @@ pub fn belongs_to(cgroup: &str) -> String {
             }
         }
         if part.ends_with(".service") {
-            found = part.to_owned();
+            let of_user = found.starts_with("user");
+            found = if of_user {
+                format!("user service {part}")
+            } else {
+                part.to_owned()
+            };
         }
     }
     found
@@ -390,7 +438,7 @@ mod tests {
             ("0::/user.slice/user-0.slice/session-3.scope\n", "login session 3"),
             (
                 "0::/user.slice/user-1000.slice/user@1000.service/app.slice/pipewire.service\n",
-                "pipewire.service",
+                "user service pipewire.service",
             ),
             ("0::/\n", ""),
             ("", ""),
@@ -410,24 +458,32 @@ mod tests {
 
     #[test]
     fn a_process_is_ending_until_its_last_thread_has_closed_its_files() {
-        let stat = |state: &str, flags: u64, threads: u64| {
-            format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 {threads} 0 98765 1000 10")
-        };
-        for (state, flags, threads, ending) in [
-            ("S", 0x0040_0000, 1, false),
-            ("D", 0x0040_0004, 1, true),
-            ("R", 0x4, 3, true),
-            ("Z", 0x4, 1, false),
-            ("Z", 0x4, 2, true),
-            ("I", 0x0020_8040, 1, false),
+        let stat = |state: &str, flags: u64| format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 9");
+        for (state, flags, expected) in [
+            ("S", 0x0040_0000, ExitState::Other),
+            ("D", 0x0040_0004, ExitState::Exiting),
+            ("R", 0x4, ExitState::Exiting),
+            ("Z", 0x4, ExitState::Zombie),
+            ("I", 0x0020_8044, ExitState::Other),
         ] {
-            assert_eq!(
-                is_ending(&stat(state, flags, threads)),
-                ending,
-                "{state} {flags:x} {threads}"
-            );
+            assert_eq!(exit_state(&stat(state, flags)), expected, "{state} {flags:x}");
         }
-        assert!(!is_ending(""));
+        assert_eq!(exit_state(""), ExitState::Other);
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        for (path, text) in [
+            ("proc/7/stat", stat("Z", 0x4)),
+            ("proc/7/task/7/stat", stat("Z", 0x4)),
+            ("proc/7/task/8/stat", stat("D", 0x4)),
+            ("proc/9/stat", stat("Z", 0x4)),
+            ("proc/9/task/9/stat", stat("Z", 0x4)),
+        ] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        assert!(is_ending(&root, 7));
+        assert!(!is_ending(&root, 9));
     }
 
     #[test]
@@ -440,7 +496,7 @@ mod tests {
     #[test]
     fn a_gpu_node_without_an_owner_is_still_a_gpu_node() {
         let nodes = Nodes::default();
-        let rdev = nix::sys::stat::makedev(195, 7);
-        assert_eq!(nodes.of(rdev), Some(Node::UnknownGpu(7)));
+        assert_eq!(nodes.of(195, 7), Some(Node::UnknownGpu(7)));
+        assert_eq!(nodes.of(1, 3), None);
     }
 }

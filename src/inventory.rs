@@ -263,10 +263,14 @@ fn read_function(root: &Root, addr: PciAddr, stuck: bool) -> Option<Function> {
                     .unwrap_or_default(),
             )
         }),
-        vfs: root
-            .line(format!("{dir}/sriov_numvfs"))
-            .and_then(|t| t.parse().ok())
-            .unwrap_or(0),
+        // Takes the device's lock on some kernels (linux commit 35ff867b7657).
+        vfs: if stuck {
+            None
+        } else {
+            root.line(format!("{dir}/sriov_numvfs"))
+        }
+        .and_then(|t| t.parse().ok())
+        .unwrap_or(0),
         noiommu: root.line(format!("{dir}/iommu_group/name")).as_deref() == Some("vfio-noiommu"),
         physfn: root.link_name(format!("{dir}/physfn")).and_then(|n| n.parse().ok()),
     })

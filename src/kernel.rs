@@ -25,13 +25,13 @@ pub enum ActError {
         /// What was read back.
         observed: String,
     },
-    /// No answer within the deadline. `stuck` is the pid of the process left behind in the kernel; None if it
+    /// No answer within the deadline. `stuck` is the process group left behind in the kernel; None if all of it
     /// could be ended, so that nothing goes on.
     #[error("no answer within {} ms", .within.as_millis())]
     Overdue {
         /// The deadline.
         within: Duration,
-        /// The process that is still in the kernel.
+        /// The process group that is still in the kernel.
         stuck: Option<u32>,
     },
 }
@@ -40,6 +40,11 @@ pub enum ActError {
 pub trait Kernel {
     /// Time since some fixed moment; only differences mean anything.
     fn now(&self) -> Duration;
+
+    /// The process group that carries out acts now, which may outlive this process by one act.
+    fn worker(&self) -> Option<u32> {
+        None
+    }
 
     /// Reads a snapshot, leaving the attributes of `stuck` functions alone.
     ///

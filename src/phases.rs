@@ -55,7 +55,7 @@ fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let settings = host.settings(Some(vmid))?;
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;
-    let records = host.records()?;
+    let records = host.readable_records()?;
     let snapshot = host.look(&records)?;
     let given = host.devices_of(vmid, &read, &snapshot)?;
     for line in given.left() {
@@ -86,8 +86,7 @@ fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
 /// A refusal that says what else it fails, if it is a backup's.
 fn refused(backup: bool, mut refusal: Refusal) -> Error {
     if backup {
-        let why = "the GPU is not free".to_owned();
-        refusal.0.push(Reason::Backup(why));
+        refusal.0.push(Reason::Backup("see the reason before".to_owned()));
     }
     refusal.into()
 }
@@ -137,7 +136,13 @@ fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
         .filter(|t| reserved.iter().any(|r| r.slot() == t.addr.slot()))
         .map(|t| t.addr)
         .collect();
-    adopt(vmid, &snapshot, &reserved, &mut record);
+    let others = || records.iter().filter(|r| r.owner != owner);
+    let free: Vec<PciAddr> = reserved
+        .iter()
+        .copied()
+        .filter(|a| !others().any(|r| r.has(*a)))
+        .collect();
+    adopt(vmid, &snapshot, &free, &mut record);
     // Without a reservation of this VM there is nothing to compare with: Proxmox may have changed how it keeps them.
     let unused = if used.is_empty() {
         Vec::new()
@@ -220,11 +225,12 @@ fn partly_home(
 
 fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
-    let records = host.records()?;
+    let records = host.readable_records()?;
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
         info!("VM {vmid} post-stop: nothing was handed over, nothing to bring home");
         return Ok(());
     };
+    let generation = record.generation;
     must_be_root()?;
     // What was in force when the devices left, whatever the settings say by now.
     host.budgets = record.budgets.clone();
@@ -236,6 +242,10 @@ fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
         info!("VM {vmid} post-stop: another run has brought everything home meanwhile");
         return Ok(());
     };
+    if record.generation != generation {
+        info!("VM {vmid} post-stop: the VM has been started again meanwhile, its GPU stays");
+        return Ok(());
+    }
     let snapshot = host.look(&records)?;
     let plan = plan::home(&snapshot, record)?;
     host.execute(&guard, record.clone(), None, &plan, end)

@@ -32,6 +32,10 @@ pub const VFIO_PCI: &str = "vfio-pci";
 /// use for as long as that module is loaded.
 const DRM_LETS_GO: [u32; 2] = [590, 44];
 
+/// From this driver on an unbind that meets a user never ends, even when the user does: the GPU is taken off the
+/// driver's list before the wait (open-gpu-kernel-modules 595.45.04, kernel-open/nvidia/nv-pci.c; issue 1119).
+const ONE_SHOT: [u32; 1] = [595];
+
 /// How the GPUs leave their host driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -79,6 +83,8 @@ pub struct Plan {
     pub taken: Vec<Taken>,
     /// Modules that are loaded again at home, in the order of unloading.
     pub modules: Vec<String>,
+    /// Taken functions that are not there any more (home).
+    pub missing: Vec<PciAddr>,
     /// The acts, in order.
     pub steps: Vec<Step>,
     /// What else the reader should know.
@@ -186,6 +192,20 @@ pub enum Reason {
         /// References that no module and no process accounts for.
         refs: u32,
     },
+    /// Some GPUs stay on a driver whose unbind must not meet a user.
+    OneShot {
+        /// The driver's version.
+        version: String,
+    },
+    /// A device of the VM shares its group with a GPU that the VM was not given.
+    GpuInGroup {
+        /// The VM's device.
+        of: PciAddr,
+        /// The GPU.
+        gpu: PciAddr,
+        /// The group.
+        group: u32,
+    },
     /// Another handoff has the device.
     Taken {
         /// The function.
@@ -279,9 +299,22 @@ impl fmt::Display for Reason {
                  by the console. Hint: find the 'frame buffer device' among /sys/class/vtconsole/*/name and write 0 \
                  to its 'bind'"
             ),
+            Reason::OneShot { version } => write!(
+                f,
+                "other GPUs stay on the driver, and an unbind by driver {version} never ends if anybody turns out to \
+                 use the GPU. Hint: give the VM all GPUs of the driver, so that it can be unloaded, or use a driver \
+                 before 595"
+            ),
+            Reason::GpuInGroup { of, gpu, group } => write!(
+                f,
+                "IOMMU group {group} of {of}, which the VM is given, also has the GPU {gpu}: Proxmox would take it off \
+                 its driver without looking who uses it. Hint: give the GPU to the VM as well, or put one of them \
+                 into another slot"
+            ),
             Reason::Taken { addr, owner } => write!(
                 f,
-                "{addr} is taken already ({owner}). Hint: 'gpu-handoff status' shows who has what"
+                "{addr} is taken already ({owner}). Hint: 'gpu-handoff status' shows who has what, 'gpu-handoff \
+                 to_nvidia' brings it home"
             ),
         }
     }
@@ -305,7 +338,11 @@ fn remedy(holder: &Holder) -> String {
     if let Some(vmid) = name.strip_prefix("VM ") {
         return format!("qm shutdown {vmid}");
     }
-    if name.ends_with(".service") && name != "pvedaemon.service" {
+    let untouchable = ["pvedaemon.service", "systemd-logind.service", "dbus.service"].contains(&name.as_str());
+    if let Some(unit) = name.strip_prefix("user service ") {
+        return format!("systemctl --user stop {} as that user", foreign(unit));
+    }
+    if name.ends_with(".service") && !untouchable {
         return format!("systemctl stop {}", foreign(name));
     }
     "end that process, then start again".to_owned()
@@ -391,13 +428,20 @@ pub fn out(
         way: way(snapshot, &leaving),
         taken,
         modules: earlier.map(|r| r.modules.clone()).unwrap_or_default(),
+        missing: Vec::new(),
         steps: Vec::new(),
         notes: Vec::new(),
     };
+    let on_nvidia = leaving.iter().any(|f| is_on_nvidia(f));
+    if plan.way == Way::Unbind && on_nvidia && version(snapshot).as_slice() >= ONE_SHOT.as_slice() {
+        reasons.push(Reason::OneShot {
+            version: snapshot.nvidia.as_ref().map(|n| n.version.clone()).unwrap_or_default(),
+        });
+    }
     let mut modules = Vec::new();
     match plan.way {
         Way::Unload => modules = users_first(snapshot, "nvidia"),
-        Way::Unbind if drm_holds_gpus(snapshot) && leaving.iter().any(|f| is_on_nvidia(f)) => {
+        Way::Unbind if drm_holds_gpus(snapshot) && on_nvidia => {
             modules = users_first(snapshot, "nvidia_drm");
             reasons.extend(drm_needed(snapshot, &set));
             plan.notes.push(format!(
@@ -503,8 +547,13 @@ fn drm_holds_gpus(snapshot: &Snapshot) -> bool {
     let Some(driver) = &snapshot.nvidia else {
         return false;
     };
-    let version: Vec<u32> = driver.version.split('.').filter_map(|p| p.parse().ok()).collect();
-    driver.modeset && snapshot.module("nvidia_drm").is_some() && version.as_slice() < DRM_LETS_GO.as_slice()
+    driver.modeset && snapshot.module("nvidia_drm").is_some() && version(snapshot).as_slice() < DRM_LETS_GO.as_slice()
+}
+
+/// The numbers of the driver's version; none where it is not known, which is less than any.
+fn version(snapshot: &Snapshot) -> Vec<u32> {
+    let version = snapshot.nvidia.as_ref().map_or("", |n| n.version.as_str());
+    version.split('.').filter_map(|p| p.parse().ok()).collect()
 }
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
@@ -714,12 +763,14 @@ fn out_steps(snapshot: &Snapshot, leaving: &[&Function], way: Way, modules: &[St
         push_unbind(&mut steps, function.addr, driver);
     }
     for name in modules {
-        let mut inverse = vec![load(name)];
+        let mut inverse = Vec::new();
         if name == "nvidia" {
-            for addr in &on_nvidia {
-                inverse.push(set_override(*addr, Some("nvidia")));
-                inverse.push(probe(*addr, "nvidia"));
-            }
+            // First, because nvidia does not load where no GPU lets itself be bound.
+            inverse.extend(on_nvidia.iter().map(|a| set_override(*a, Some("nvidia"))));
+            inverse.push(load(name));
+            inverse.extend(on_nvidia.iter().map(|a| probe(*a, "nvidia")));
+        } else {
+            inverse.push(load(name));
         }
         steps.push(unload(name), inverse);
     }
@@ -779,13 +830,17 @@ pub fn home(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
         way: Way::AlreadyThere,
         taken: record.taken.clone(),
         modules: record.modules.clone(),
+        missing: Vec::new(),
         steps: Vec::new(),
         notes: Vec::new(),
     };
     let gpus = snapshot.gpus().filter(|f| addrs.contains(&f.addr)).count();
     let mut steps = Steps::new(&record.budgets, gpus);
     for taken in &record.taken {
-        home_steps(snapshot, taken, &mut steps, &mut plan.notes);
+        match snapshot.function(taken.addr) {
+            Some(function) => home_steps(snapshot, taken, function, &mut steps),
+            None => plan.missing.push(taken.addr),
+        }
     }
     // nvidia itself was loaded for its GPU; the others come after it, because nvidia_drm before 590 takes only the
     // GPUs that are there when it is loaded.
@@ -815,12 +870,8 @@ fn driver_of(snapshot: &Snapshot, addr: PciAddr) -> Option<String> {
     snapshot.function(addr)?.driver.clone()
 }
 
-fn home_steps(snapshot: &Snapshot, taken: &Taken, steps: &mut Steps<'_>, notes: &mut Vec<String>) {
+fn home_steps(snapshot: &Snapshot, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
     let addr = taken.addr;
-    let Some(function) = snapshot.function(addr) else {
-        notes.push(format!("{addr} is not there any more"));
-        return;
-    };
     let was = taken.driver_override.as_deref();
     let current = function.driver.as_deref();
     if current == taken.driver.as_deref() {

@@ -108,8 +108,10 @@ pub struct Record {
     pub under_way: Option<Act>,
     /// Functions with a call stuck in the kernel: their attributes are not to be touched.
     pub stuck: Vec<PciAddr>,
-    /// The process of ours that is stuck, where there is one.
-    pub stuck_pid: Option<u32>,
+    /// The process group of ours that is stuck, where there is one. Once it has gone nothing is stuck any more.
+    pub stuck_group: Option<u32>,
+    /// The worker that does the act under way: it may outlive the run by that one act.
+    pub worker: Option<u32>,
     /// The VM's QEMU, once post-start has seen it.
     pub qemu: Option<Qemu>,
     /// The bounds that were in force when the devices left.
@@ -129,10 +131,52 @@ impl Record {
             modules: Vec::new(),
             under_way: None,
             stuck: Vec::new(),
-            stuck_pid: None,
+            stuck_group: None,
+            worker: None,
             qemu: None,
             budgets,
         }
+    }
+
+    /// The functions of this record that an act touches: those of its driver, for a module.
+    pub fn touched_by(&self, act: &Act) -> Vec<PciAddr> {
+        match act {
+            Act::SetOverride { addr, .. } | Act::Unbind { addr, .. } | Act::Probe { addr, .. } => vec![*addr],
+            Act::ProveFree { .. } => Vec::new(),
+            Act::LoadModule { name } | Act::UnloadModule { name } => {
+                let of = |t: &&Taken| {
+                    let driver = t.driver.as_deref() == Some("nvidia") && name.starts_with("nvidia");
+                    driver || t.module.as_ref() == Some(name)
+                };
+                let touched: Vec<PciAddr> = self.taken.iter().filter(of).map(|t| t.addr).collect();
+                // A module that is nobody's driver (vfio_pci) could have been after any of them.
+                if touched.is_empty() {
+                    self.taken.iter().map(|t| t.addr).collect()
+                } else {
+                    touched
+                }
+            }
+        }
+    }
+
+    /// Forgets what was stuck in a process group that has gone, and takes over as stuck what a run that was killed
+    /// has left its worker with.
+    pub fn settle(&mut self, is_alive: impl Fn(u32) -> bool) {
+        if self.stuck_group.is_some_and(|group| !is_alive(group)) {
+            self.stuck_group = None;
+            self.stuck.clear();
+        }
+        match self.worker {
+            Some(group) if is_alive(group) => {
+                if let Some(act) = &self.under_way {
+                    self.stuck.extend(self.touched_by(act));
+                    self.stuck_group = Some(group);
+                }
+            }
+            _ => self.worker = None,
+        }
+        self.stuck.sort_unstable();
+        self.stuck.dedup();
     }
 
     /// Whether this function is in the record.
@@ -321,6 +365,25 @@ mod tests {
         guard.remove(record().owner).unwrap();
         guard.remove(record().owner).unwrap();
         assert!(store.load().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn what_is_stuck_is_so_for_as_long_as_the_process_group_lives() {
+        let gpu = record().taken[0].addr;
+        let mut stuck = record();
+        (stuck.stuck, stuck.stuck_group) = (vec![gpu], Some(77));
+        stuck.settle(|group| group == 77);
+        assert_eq!(stuck.stuck, [gpu]);
+        stuck.settle(|_| false);
+        assert_eq!((stuck.stuck, stuck.stuck_group), (Vec::new(), None));
+
+        let mut killed = record();
+        killed.worker = Some(78);
+        killed.under_way = Some(Act::UnloadModule {
+            name: "nvidia".to_owned(),
+        });
+        killed.settle(|_| true);
+        assert_eq!((killed.stuck, killed.stuck_group), (vec![gpu], Some(78)));
     }
 
     #[test]

@@ -141,6 +141,8 @@ pub struct CardStatus {
     pub functions: Vec<FunctionStatus>,
     /// Whose handoff it is in, and how far that is.
     pub owner: Option<String>,
+    /// What is stuck in the kernel.
+    pub stuck: Vec<String>,
     /// Who uses it, and what is not known.
     pub in_use: Vec<String>,
 }
@@ -200,11 +202,20 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
             group: f.group,
         })
         .collect();
+    let stuck = records
+        .iter()
+        .filter_map(|r| Some((r.stuck_group?, &r.stuck)))
+        .flat_map(|(group, stuck)| {
+            let here = stuck.iter().filter(|a| addrs.contains(a));
+            here.map(move |a| format!("a call on {a} is stuck in the kernel, in process group {group} of ours"))
+        });
+    let stuck: Vec<String> = stuck.collect();
     CardStatus {
         slot: gpu.addr.slot().to_string(),
         name,
         functions,
         owner,
+        stuck,
         in_use: use_of(snapshot, &addrs)
             .iter()
             .map(|r| {
@@ -242,6 +253,9 @@ pub fn status_text(cards: &[CardStatus]) -> String {
         let _ = writeln!(text, "  lent to: {}", card.owner.as_deref().unwrap_or("nobody"));
         if card.in_use.is_empty() {
             let _ = writeln!(text, "  in use:  no");
+        }
+        for line in &card.stuck {
+            let _ = writeln!(text, "  wedged:  {line}");
         }
         for line in &card.in_use {
             let _ = writeln!(text, "  in use:  {line}");

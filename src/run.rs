@@ -22,7 +22,7 @@ use crate::pve;
 use crate::record::{DIR, Guard, LockError, Owner, Record, Store};
 use crate::report::{join, millis};
 use crate::vmconf::VmId;
-use crate::worker::Linux;
+use crate::worker::{Linux, group_is_alive};
 
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
 const HOLDER_POLL: Duration = Duration::from_millis(500);
@@ -73,14 +73,41 @@ impl Host {
     /// # Errors
     /// Where the directory cannot be read.
     pub fn records(&self) -> Result<Vec<Record>, Error> {
-        let (records, problems) = self
-            .store
-            .load()
-            .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
+        let (records, problems) = self.load()?;
         for problem in problems {
             warn!("{problem}");
         }
         Ok(records)
+    }
+
+    /// All records, for a run that may write one: what cannot be read could be of a device that is away, and its
+    /// drivers would be forgotten.
+    ///
+    /// # Errors
+    /// A refusal that names the file, besides those of [`Host::records`].
+    pub fn readable_records(&self) -> Result<Vec<Record>, Error> {
+        let (records, problems) = self.load()?;
+        match problems.first() {
+            None => Ok(records),
+            Some(problem) => {
+                let why = format!(
+                    "{problem}. Hint: bring its GPU home with 'gpu-handoff to_nvidia', which infers the drivers, and \
+                     remove the file"
+                );
+                Err(Refusal::from(Reason::Other(why)).into())
+            }
+        }
+    }
+
+    fn load(&self) -> Result<(Vec<Record>, Vec<String>), Error> {
+        let (mut records, problems) = self
+            .store
+            .load()
+            .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
+        for record in &mut records {
+            record.settle(|group| Some(group) != self.kernel.worker() && group_is_alive(group));
+        }
+        Ok((records, problems))
     }
 
     /// A snapshot, in which devices known to be stuck are left alone.
@@ -113,16 +140,38 @@ impl Host {
     ///
     /// # Errors
     /// [`Error::Overdue`] with who has it.
-    pub fn lock(&self, who: &str, end: Duration) -> Result<Guard, Error> {
+    pub fn lock(&mut self, who: &str, end: Duration) -> Result<Guard, Error> {
         let left = end.saturating_sub(self.kernel.now()).min(self.budgets.lock);
-        self.store.lock(who, left).map_err(|e| match e {
+        let guard = self.store.lock(who, left).map_err(|e| match e {
             LockError::Held(by) => Error::Overdue {
                 what: format!("another run did not finish ({by})"),
                 within: left,
                 hint: "wait for it, or see what holds it up with 'gpu-handoff status'".to_owned(),
             },
             LockError::Io(e) => Error::io(format!("locking {DIR}"), e),
-        })
+        })?;
+        self.await_leftovers(end)?;
+        Ok(guard)
+    }
+
+    /// Waits for the worker of a run that was killed: it finishes the one act it is at. The lock is ours, so no other
+    /// run is alive that it could belong to. One that does not finish counts as stuck from here on.
+    fn await_leftovers(&mut self, end: Duration) -> Result<(), Error> {
+        for record in self.store.load().map_err(|e| Error::io("reading the records", e))?.0 {
+            let Some(group) = record.worker.filter(|g| group_is_alive(*g)) else {
+                continue;
+            };
+            let left = end.saturating_sub(self.kernel.now()).min(self.budgets.lock);
+            info!(
+                "{}: waiting up to {} for what an interrupted run has left",
+                record.owner,
+                millis(left)
+            );
+            if let Ok(pid) = i32::try_from(group) {
+                self.kernel.await_exit(&[pid], left);
+            }
+        }
+        Ok(())
     }
 
     /// A VM's config. Lines about PCI devices that Proxmox ignores are said.
@@ -137,6 +186,14 @@ impl Host {
         }
         debug!("{} read by the rules of {:?}", read.path, read.generation);
         Ok(read)
+    }
+
+    /// Whether a task of Proxmox holds the VM's lock, as it does through a whole start or stop (pve-guest-common,
+    /// AbstractConfig.pm, lock_config). The file is not made if it is not there, and let go at once.
+    pub fn vm_is_busy(&self, vmid: VmId) -> bool {
+        let path = self.root.path(format!("/var/lock/qemu-server/lock-{vmid}.conf"));
+        let file = fs::File::open(path);
+        file.is_ok_and(|f| matches!(f.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
     }
 
     /// What a VM's entries mean on this host.
@@ -167,7 +224,19 @@ impl Host {
             .clone()
             .unwrap_or_else(|| Record::new(owner, boot_id(), self.budgets.clone()));
         record.generation += u64::from(before.is_some());
-        record.taken.clone_from(&plan.taken);
+        // What an earlier handoff of this owner took and this one does not want is still away: it comes home with the
+        // rest.
+        record
+            .taken
+            .retain(|t| !plan.taken.iter().any(|new| new.addr == t.addr));
+        if !record.taken.is_empty() {
+            warn!(
+                "{owner}: {} is away from an earlier handoff and comes home with the rest",
+                join(record.taken.iter().map(|t| t.addr))
+            );
+        }
+        record.taken.extend(plan.taken.iter().cloned());
+        record.taken.sort_by_key(|t| t.addr);
         record.modules.clone_from(&plan.modules);
         self.execute(guard, record, before, &plan, end)
     }

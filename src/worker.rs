@@ -41,6 +41,9 @@ const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
 /// that is not in an uninterruptible call at once; the rest is scheduling on a loaded host.
 const AFTER_KILL: Duration = Duration::from_millis(1000);
 
+/// How often it is looked whether a killed process group has gone.
+const GROUP_POLL: Duration = Duration::from_millis(10);
+
 /// Nothing is waited for longer, whatever a deadline says: an `Instant` cannot hold every `Duration`.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
@@ -91,7 +94,7 @@ impl Linux {
             }),
             Err(e) => {
                 let stuck = worker.abandon();
-                let stuck = stuck.map_or(String::new(), |pid| format!(", process {pid} is stuck"));
+                let stuck = stuck.map_or(String::new(), |group| format!(", process group {group} is stuck"));
                 Err(ActError::Failed(format!("the worker ended: {e}{stuck}")))
             }
         }
@@ -107,6 +110,10 @@ impl Default for Linux {
 impl Kernel for Linux {
     fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    fn worker(&self) -> Option<u32> {
+        self.worker.as_ref().map(|w| w.child.id())
     }
 
     fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError> {
@@ -202,23 +209,35 @@ impl Worker {
         }
     }
 
-    /// Kills the worker and what it started. Returns its pid if it does not end: it is stuck in the kernel.
+    /// Kills the worker and what it started (modprobe). Returns their process group if any of it does not end: it is
+    /// stuck in the kernel.
     fn abandon(mut self) -> Option<u32> {
-        let pid = self.child.id();
-        let raw = i32::try_from(pid).ok()?;
+        let group = self.child.id();
+        let end = Instant::now() + AFTER_KILL;
         // The worker leads a session of its own; before it has made one, only its own pid works.
+        let raw = i32::try_from(group).ok()?;
         let _ = nix::sys::signal::killpg(Pid::from_raw(raw), Signal::SIGKILL);
         let _ = self.child.kill();
-        let ended = match rustix::process::Pid::from_raw(raw).map(|p| pidfd_open(p, PidfdFlags::empty())) {
-            Some(Ok(fd)) => poll_readable(&[fd.as_fd()], AFTER_KILL),
-            _ => true,
-        };
-        if ended {
-            let _ = self.child.wait();
-            return None;
+        loop {
+            let reaped = self.child.try_wait().is_ok_and(|status| status.is_some());
+            if reaped && !group_is_alive(group) {
+                return None;
+            }
+            if Instant::now() >= end {
+                return Some(group);
+            }
+            // There is no event for the end of somebody else's child.
+            std::thread::sleep(GROUP_POLL);
         }
-        Some(pid)
     }
+}
+
+/// Whether a process group still has a process.
+pub fn group_is_alive(group: u32) -> bool {
+    let Ok(raw) = i32::try_from(group) else {
+        return false;
+    };
+    nix::sys::signal::killpg(Pid::from_raw(raw), None) != Err(nix::errno::Errno::ESRCH)
 }
 
 impl Drop for Worker {
@@ -338,8 +357,11 @@ fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
     let (reached, observed) = match expect {
         Expect::Nothing => (true, String::new()),
         Expect::Loaded(name) => {
-            let there = root.exists(format!("/sys/module/{}", name.replace('-', "_")));
-            (there, format!("{name} is not loaded"))
+            let module = format!("/sys/module/{}", name.replace('-', "_"));
+            let state = root.line(format!("{module}/initstate"));
+            // A built-in module has no such file; one that comes or goes is not to be relied on.
+            let live = root.exists(&module) && state.is_none_or(|s| s == "live");
+            (live, format!("{name} is not loaded"))
         }
         Expect::Override(addr, wanted) => {
             let read = root

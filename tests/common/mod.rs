@@ -143,7 +143,7 @@ impl Model {
 
     fn effect(&mut self, act: &Act) -> Result<(), ActError> {
         match act {
-            Act::LoadModule { name } => self.load(name),
+            Act::LoadModule { name } => self.load(name)?,
             Act::UnloadModule { name } => self.unload(name)?,
             Act::SetOverride { addr, driver } => self.function(*addr)?.driver_override.clone_from(driver),
             Act::ProveFree { addrs } => {
@@ -169,9 +169,14 @@ impl Model {
         }
     }
 
-    fn load(&mut self, name: &str) {
+    fn load(&mut self, name: &str) -> Result<(), ActError> {
         if self.host.module(name).is_some() {
-            return;
+            return Ok(());
+        }
+        // nvidia's init gives up where it can bind no GPU (nv.c, nvidia_init_module: "No NVIDIA devices probed").
+        let free = |f: &Function| f.driver.is_none() && f.driver_override.as_deref().is_none_or(|d| d == "nvidia");
+        if name == "nvidia" && !self.host.gpus().any(free) {
+            return Err(ActError::Failed("modprobe nvidia: No such device".to_owned()));
         }
         let needs: &[&str] = match name {
             "nvidia_uvm" | "nvidia_modeset" => &["nvidia"],
@@ -179,7 +184,7 @@ impl Model {
             _ => &[],
         };
         for need in needs {
-            self.load(need);
+            self.load(need)?;
             let module = self.host.modules.iter_mut().find(|m| m.name == *need).unwrap();
             module.users.push(name.to_owned());
             module.refs = module.refs.map(|r| r + 1);
@@ -201,6 +206,7 @@ impl Model {
                 function.module = Some(name.to_owned());
             }
         }
+        Ok(())
     }
 
     fn unload(&mut self, name: &str) -> Result<(), ActError> {
