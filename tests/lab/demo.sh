@@ -30,3 +30,10 @@ show 'gpu-handoff status'
 show 'qm stop 111'
 show "lspci -nnk -s $card"
 show "cat /sys/bus/pci/devices/0000:$card.?/driver_override"
+
+# What was shown must be so, or the demo has failed.
+for function in 0=nvidia 1=snd_hda_intel; do
+    driver=$(basename "$(readlink "/sys/bus/pci/devices/0000:$card.${function%=*}/driver")")
+    [ "$driver" = "${function#*=}" ] || { echo "FAILED: $card.${function%=*} is on $driver"; exit 1; }
+done
+[ "$(sort -u /sys/bus/pci/devices/0000:$card.?/driver_override)" = "(null)" ] || { echo "FAILED: an override is left"; exit 1; }

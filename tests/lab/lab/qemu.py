@@ -31,8 +31,9 @@ IOMMUS: dict[str, tuple[str, str, str]] = {
     "intel": ("intel-iommu,intremap=on,caching-mode=on", "split",
               "intel_iommu=on iommu=pt"),
     "amd": ("amd-iommu,intremap=on,dma-remap=on", "split", "iommu=pt"),
+    # It does not remap interrupts, and vfio asks for that unless told not to.
     "virtio": (f"virtio-iommu-pci,bus=pcie.0,addr={SLOT_IOMMU:#x}", "split",
-               "iommu=pt"),
+               "iommu=pt vfio_iommu_type1.allow_unsafe_interrupts=1"),
     "none": ("", "split", ""),
 }
 
