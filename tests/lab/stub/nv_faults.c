@@ -63,7 +63,21 @@ module_param_named(proc_late_ms, nv_proc_late_ms, uint, 0644);
 MODULE_PARM_DESC(proc_late_ms, "remove() keeps /proc/driver/nvidia/gpus/<BDF> for so long after its wait");
 
 char nv_version[32] = NV_RELEASE;
-module_param_string(version, nv_version, sizeof(nv_version), 0644);
+
+static int version_set(const char *value, const struct kernel_param *kp)
+{
+	/* without the newline that echo writes */
+	strscpy(nv_version, value, min(sizeof(nv_version), strcspn(value, "\n") + 1));
+	return 0;
+}
+
+static int version_get(char *buffer, const struct kernel_param *kp)
+{
+	return sprintf(buffer, "%s\n", nv_version);
+}
+
+static const struct kernel_param_ops version_ops = { .set = version_set, .get = version_get };
+module_param_cb(version, &version_ops, NULL, 0644);
 MODULE_PARM_DESC(version, "release shown in /proc/driver/nvidia/version");
 
 bool nv_no_nodes;
