@@ -229,7 +229,7 @@ fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
         let why = format!("VM {vmid} is starting or stopping. Hint: wait until that is over");
         return Err(Refusal::from(Reason::Other(why)).into());
     }
-    let plan = plan::home(&snapshot, &record)?;
+    let plan = host.plan_home(&record, &records, end)?;
     match guard {
         Some(guard) => host.execute(&guard, record, None, &plan, end),
         None => print(cli, &plan, || report::plan_text(&plan)),

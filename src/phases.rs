@@ -246,8 +246,7 @@ fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
         info!("VM {vmid} post-stop: the VM has been started again meanwhile, its GPU stays");
         return Ok(());
     }
-    let snapshot = host.look(&records)?;
-    let plan = plan::home(&snapshot, record)?;
+    let plan = host.plan_home(record, &records, end)?;
     host.execute(&guard, record.clone(), None, &plan, end)
 }
 

@@ -106,6 +106,17 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// The processes in the way, if all that is in the way is processes that are ending anyway.
+    pub fn only_ending(&self) -> Option<Vec<i32>> {
+        let pid = |reason: &Reason| match reason {
+            Reason::Ending(holder) => Some(holder.pid),
+            _ => None,
+        };
+        self.0.iter().map(pid).collect()
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_slice() {

@@ -276,6 +276,31 @@ impl Host {
         Ok(planned?)
     }
 
+    /// The plan of a way home. A guest that is just ending is waited for.
+    ///
+    /// # Errors
+    /// A refusal: somebody uses a device, or does not end in time.
+    pub fn plan_home(&mut self, record: &Record, records: &[Record], end: Duration) -> Result<Plan, Error> {
+        loop {
+            let snapshot = self.look(records)?;
+            let refusal = match plan::home(&snapshot, record) {
+                Ok(plan) => return Ok(plan),
+                Err(refusal) => refusal,
+            };
+            let left = end.saturating_sub(self.kernel.now());
+            let Some(pids) = refusal.only_ending().filter(|_| !left.is_zero()) else {
+                return Err(refusal.into());
+            };
+            info!(
+                "{}: waiting up to {} for process {} to end",
+                record.owner,
+                millis(left),
+                join(&pids)
+            );
+            self.kernel.await_exit(&pids, left);
+        }
+    }
+
     /// Carries a plan out and says how it went. `rest` is the record that is to be on file when nothing of this run
     /// is left to say.
     ///
@@ -298,10 +323,11 @@ impl Host {
         let steps = plan.steps.len();
         if steps > 0 {
             let left = end.saturating_sub(start).as_secs();
-            info!(
-                "{}: {cards}: {steps} steps, way: {}, at most {left} s",
-                plan.owner, plan.way
-            );
+            let how = match plan.direction {
+                Direction::Out => format!("to vfio-pci by {}", plan.way),
+                Direction::Home => "home".to_owned(),
+            };
+            info!("{}: {cards} {how}: {steps} steps, at most {left} s", plan.owner);
         }
         for note in &plan.notes {
             info!("note: {note}");

@@ -68,8 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stub", action="append", default=[], metavar="KEY=VALUE",
         help="module parameter of the stub; nvidia-drm.KEY=VALUE for another "
         "of its modules than nvidia")
-    add("--display", default=standard.display, choices=("none", "bochs"),
-        help="a second display card, which is then the boot VGA")
+    add("--display", default=standard.display, choices=("none", "bochs", "firmware"),
+        help="bochs: a second display card, which is then the boot VGA; "
+        "firmware: the same card with the firmware's framebuffer on it")
     add("--append", default=standard.append, metavar="WORDS",
         help="more words for the kernel's command line")
     add("--persist", action="store_true",

@@ -65,6 +65,10 @@ LOGIND = "systemd-logind.service"
 # that a device or its driver can tell the difference by.
 QUICKER = "lsm=capability audit=0 mitigations=off cryptomgr.notests nowatchdog"
 
+# QEMU hands vga= to the kernel's setup code, which has the BIOS set the mode
+# (1024x768, 24 bits); without the card's own driver the picture stays its.
+FIRMWARE = "vga=0x318 modprobe.blacklist=bochs"
+
 
 def command(
     options: Options, images: Images, cache: Path, accel: str
@@ -89,7 +93,7 @@ def command(
         words.append("-no-reboot")
     if iommu:
         words += ["-device", iommu]
-    if options.display == "bochs":
+    if options.display != "none":
         words += ["-device", f"VGA,bus=pcie.0,addr={SLOT_DISPLAY:#x}"]
     for number, disk in enumerate(images.disks):
         slot = SLOTS_LAYERS[number]
@@ -117,6 +121,7 @@ def kernel_arguments(options: Options, iommu: str) -> str:
              "systemd.show_status=0",
              "modprobe.blacklist=" + ",".join(NOT_LOADED),
              *(f"systemd.mask={unit}" for unit in masked), QUICKER, iommu,
+             FIRMWARE if options.display == "firmware" else "",
              options.append]
     return " ".join(word for word in words if word)
 

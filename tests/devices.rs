@@ -1,0 +1,163 @@
+//! From a VM's hostpci lines, mappings and reservations to what is handed over, with the exact words of each refusal.
+
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
+
+mod common;
+
+use common::{Model, addr, host};
+use gpu_handoff::choice::Reservations;
+use gpu_handoff::devices::{self, Given};
+use gpu_handoff::inventory::RunningVm;
+use gpu_handoff::mapping::Mappings;
+use gpu_handoff::pve::{Cluster, Config};
+use gpu_handoff::vmconf::{self, Generation};
+
+/// Two same-model cards as one mapping. The model's cards have no subsystem ids.
+const MAPPING: &str = "gpu\n\
+    \tmap node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00\n\
+    \tmap node=pve1,id=10de:2204,iommugroup=22,path=0000:02:00\n\
+    \tmap node=pve2,id=10de:2204,path=0000:41:00\n";
+
+fn given(model: &Model, conf: &str, mappings: &str, reservations: &str) -> Given {
+    let read = Config {
+        path: "/etc/pve/qemu-server/111.conf".to_owned(),
+        config: vmconf::parse(conf.as_bytes(), Generation::Pve9),
+        generation: Generation::Pve9,
+    };
+    let cluster = Cluster {
+        node: "pve1".to_owned(),
+        mappings: Mappings::parse(mappings.as_bytes()),
+        reservations: Reservations::parse(reservations.as_bytes()),
+        now: 1000,
+    };
+    devices::of_vm("111".parse().unwrap(), &read, &model.host, &cluster)
+}
+
+fn refused(given: &Given) -> String {
+    given.refused.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+#[test]
+fn the_first_alternative_that_is_free_is_handed_over() {
+    for (reservations, gpu) in [
+        ("", addr(1, 0)),
+        ("0000:01:00.0 112 time:1001\n", addr(2, 0)),
+        ("0000:01:00.1 112 pid:4711\n", addr(2, 0)),
+        // Expired, of a VM that does not run, our own, and half a line: no obstacle.
+        ("0000:01:00.0 112 time:999\n", addr(1, 0)),
+        ("0000:01:00.0 113 pid:4711\n", addr(1, 0)),
+        ("0000:01:00.0 111 time:1001\n", addr(1, 0)),
+        ("0000:01:00.0 112 time:10", addr(1, 0)),
+        ("0000:01:00.0 112 ti", addr(1, 0)),
+    ] {
+        let mut model = host(2);
+        model.host.vms.push(RunningVm {
+            vmid: "112".parse().unwrap(),
+            pid: 4711,
+            started: 1,
+        });
+        let given = given(
+            &model,
+            "hostpci0: mapping=gpu,pcie=1\nmachine: q35\n",
+            MAPPING,
+            reservations,
+        );
+        assert_eq!(given.gpus, [gpu], "{reservations:?}: {}", refused(&given));
+        assert_eq!(given.entries[0].alternatives.len(), 2);
+    }
+}
+
+#[test]
+fn what_proxmox_will_refuse_is_refused_in_its_reason() {
+    let two_reserved = "0000:01:00.0 112 time:1001\n0000:02:00.0 112 time:1001\n";
+    for (conf, reservations, why) in [
+        (
+            "hostpci0: 01:00\n",
+            "0000:01:00.0 112 time:1001\n",
+            "0000:01:00.0 is reserved by VM 112, which is starting",
+        ),
+        (
+            "hostpci0: mapping=gpu\n",
+            two_reserved,
+            "hostpci0: none of its devices is free",
+        ),
+        (
+            "hostpci0: 01:00\nhostpci1: 01:00.0\n",
+            "",
+            "0000:01:00.0 is assigned twice",
+        ),
+        ("hostpci0: 01:00,pcie=1\n", "", "hostpci0: 'pcie' needs a q35 machine"),
+        (
+            "hostpci0: 01:00\nhostpci1: 09:00\n",
+            "",
+            "hostpci1: the host has no PCI device '09:00'",
+        ),
+    ] {
+        let given = given(&host(2), conf, MAPPING, reservations);
+        assert_eq!(
+            refused(&given),
+            format!(
+                "Proxmox will not start this VM: {why}. Hint: see its hostpci lines with 'qm config', and 'gpu-handoff \
+                 status' for who has what"
+            )
+        );
+    }
+}
+
+#[test]
+fn what_is_no_gpu_of_ours_is_left_with_one_line() {
+    for (conf, line) in [
+        (
+            "hostpci0: mapping=other\n",
+            "hostpci0 cannot be resolved: the resource mapping 'other' has no device on this node",
+        ),
+        (
+            "hostpci0: mapping=stale\n",
+            "hostpci0 cannot be resolved: the resource mapping is stale: its 'id' is 10de:1111, the device's 10de:2204",
+        ),
+        (
+            "hostpci0: mapping=moved\n",
+            "hostpci0 cannot be resolved: the resource mapping is stale: the host has no PCI device '0000:07:00.0'",
+        ),
+        (
+            "hostpci0: 09:00\n",
+            "hostpci0 cannot be resolved: the host has no PCI device '09:00'",
+        ),
+        (
+            "hostpci0: 01:00,driver=keep\n",
+            "hostpci0 says driver=keep: its driver is left as it is",
+        ),
+        (
+            "hostpci0: 01:00.0,mdev=nvidia-63\n",
+            "hostpci0 is a mediated device or vGPU: the GPU stays on its host driver",
+        ),
+        (
+            "hostpci0: 01:00\ntemplate: 1\n",
+            "it is a template, which Proxmox starts without its PCI devices",
+        ),
+    ] {
+        let mappings = "stale\n\tmap node=pve1,id=10de:1111,iommugroup=21,path=0000:01:00\n\n\
+                        moved\n\tmap node=pve1,id=10de:2204,iommugroup=21,path=0000:07:00\n";
+        let given = given(&host(1), conf, mappings, "");
+        assert_eq!(given.left(), [line]);
+        assert_eq!(given.gpus, []);
+        assert_eq!(refused(&given), "");
+    }
+}
+
+/// Proxmox binds the whole group of every device it passes through, without looking who uses what.
+#[test]
+fn a_gpu_in_the_group_of_another_device_is_not_left_to_proxmox() {
+    let mut model = host(1);
+    let mut nic = model.host.functions[1].clone();
+    nic.addr = addr(3, 0);
+    nic.class = gpu_handoff::pci::PciClass(0x02_0000);
+    model.host.functions.push(nic);
+    let given = given(&model, "hostpci0: 03:00.0\n", "", "");
+    assert_eq!(
+        refused(&given),
+        "IOMMU group 21 of 0000:03:00.0, which the VM is given, also has the GPU 0000:01:00.0: Proxmox would take it \
+         off its driver without looking who uses it. Hint: give the GPU to the VM as well, or put one of them into \
+         another slot"
+    );
+}
