@@ -22,7 +22,7 @@ use crate::pve;
 use crate::record::{DIR, Guard, LockError, Owner, Record, Store};
 use crate::report::{join, millis};
 use crate::vmconf::VmId;
-use crate::worker::{Linux, group_is_alive};
+use crate::worker::{Linux, alive_in_group};
 
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
 const HOLDER_POLL: Duration = Duration::from_millis(500);
@@ -105,7 +105,8 @@ impl Host {
             .load()
             .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
         for record in &mut records {
-            record.settle(|group| Some(group) != self.kernel.worker() && group_is_alive(group));
+            let ours = self.kernel.worker();
+            record.settle(|group| Some(group) != ours && !alive_in_group(&self.root, group).is_empty());
         }
         Ok((records, problems))
     }
@@ -158,17 +159,24 @@ impl Host {
     /// run is alive that it could belong to. One that does not finish counts as stuck from here on.
     fn await_leftovers(&mut self, end: Duration) -> Result<(), Error> {
         for record in self.store.load().map_err(|e| Error::io("reading the records", e))?.0 {
-            let Some(group) = record.worker.filter(|g| group_is_alive(*g)) else {
-                continue;
-            };
-            let left = end.saturating_sub(self.kernel.now()).min(self.budgets.lock);
-            info!(
-                "{}: waiting up to {} for what an interrupted run has left",
-                record.owner,
-                millis(left)
-            );
-            if let Ok(pid) = i32::try_from(group) {
-                self.kernel.await_exit(&[pid], left);
+            let Some(group) = record.worker else { continue };
+            let until = end.min(self.kernel.now() + self.budgets.lock);
+            let mut said = false;
+            loop {
+                let alive = alive_in_group(&self.root, group);
+                let left = until.saturating_sub(self.kernel.now());
+                if alive.is_empty() || left.is_zero() {
+                    break;
+                }
+                if !said {
+                    info!(
+                        "{}: waiting up to {} for what an interrupted run has left",
+                        record.owner,
+                        millis(left)
+                    );
+                    said = true;
+                }
+                self.kernel.await_exit(&alive, left);
             }
         }
         Ok(())

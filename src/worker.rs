@@ -220,7 +220,7 @@ impl Worker {
         let _ = self.child.kill();
         loop {
             let reaped = self.child.try_wait().is_ok_and(|status| status.is_some());
-            if reaped && !group_is_alive(group) {
+            if reaped && alive_in_group(&Root::real(), group).is_empty() {
                 return None;
             }
             if Instant::now() >= end {
@@ -232,12 +232,24 @@ impl Worker {
     }
 }
 
-/// Whether a process group still has a process.
-pub fn group_is_alive(group: u32) -> bool {
-    let Ok(raw) = i32::try_from(group) else {
-        return false;
+/// The processes of a group that have not ended. A zombie has: it only waits for its parent to notice.
+pub fn alive_in_group(root: &Root, group: u32) -> Vec<i32> {
+    let is_member = |pid: &i32| {
+        let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // State, parent, process group behind the name (proc(5)).
+        let mut fields = stat
+            .rsplit_once(')')
+            .map_or("", |(_, rest)| rest)
+            .split_ascii_whitespace();
+        let ended = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
+        !ended && fields.nth(1) == Some(group.to_string().as_str())
     };
-    nix::sys::signal::killpg(Pid::from_raw(raw), None) != Err(nix::errno::Errno::ESRCH)
+    let processes = root.names("/proc").unwrap_or_default();
+    processes
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .filter(is_member)
+        .collect()
 }
 
 impl Drop for Worker {
@@ -429,4 +441,26 @@ fn modprobe(name: &str) -> Result<(), ActError> {
         output.status,
         crate::report::one_line(&String::from_utf8_lossy(stderr))
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zombie_is_not_alive_in_its_group() {
+        let dir = tempfile::tempdir().unwrap();
+        for (pid, stat) in [
+            (70, "70 (gpu-handoff) Z 1 70 70 0"),
+            (71, "71 (mod) probe) D 70 70 70 0"),
+            (72, "72 (sh) S 1 72 72 0"),
+        ] {
+            let path = dir.path().join(format!("proc/{pid}"));
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("stat"), stat).unwrap();
+        }
+        let root = Root::at(dir.path());
+        assert_eq!(alive_in_group(&root, 70), [71]);
+        assert_eq!(alive_in_group(&root, 7), [0; 0]);
+    }
 }
