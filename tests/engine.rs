@@ -370,6 +370,33 @@ fn a_stranger_in_the_group_refuses_unless_the_vm_was_given_it() {
 }
 
 #[test]
+fn a_card_that_is_split_or_without_an_iommu_is_refused_with_the_remedy() {
+    type Change = fn(&mut Model);
+    let cases: [(Change, &str); 4] = [
+        (|m| m.host.functions[0].vfs = 4, "0000:01:00.0 has 4 virtual functions"),
+        (
+            |m| m.host.functions[0].physfn = Some(addr(9, 0)),
+            "0000:01:00.0 is a virtual function of 0000:09:00.0",
+        ),
+        (
+            |m| m.host.nvidia.as_mut().unwrap().gpus[0].mig = true,
+            "0000:01:00.0 is split into MIG instances",
+        ),
+        (
+            |m| m.host.functions[1].noiommu = true,
+            "0000:01:00.1 is in a group of VFIO's unsafe no-IOMMU mode",
+        ),
+    ];
+    for (change, text) in cases {
+        let mut model = host(1);
+        change(&mut model);
+        let refusal = plan_out(&model, &[addr(1, 0)]).unwrap_err().to_string();
+        assert!(refusal.starts_with(text), "{refusal}");
+        assert!(refusal.contains("Hint: "), "{refusal}");
+    }
+}
+
+#[test]
 fn what_another_handoff_has_is_not_taken() {
     let model = host(1);
     let mut record = Record::new(Owner::Vm("112".parse().unwrap()), "boot".to_owned(), Budgets::default());

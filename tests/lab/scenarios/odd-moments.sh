@@ -1,10 +1,14 @@
 #!/bin/sh
-# Phases twice, out of order and at the wrong time; a config that changes meanwhile; backups, templates, driver=keep, mdev.
+# Phases twice, out of order and at the wrong time; a config that changes meanwhile; backups, templates, driver=keep, mdev; by both ways to post-stop.
 # lab: --cards 2
 . /usr/local/lib/lab.sh
 first=$(gpus | sed -n 1p) second=$(gpus | sed -n 2p)
 conf=/etc/pve/qemu-server/111.conf hook=/var/lib/vz/snippets/gpu-handoff
 at() { is "$(driver_of "$first") $(driver_of "$second")" "$1" "$2"; }
+home() { wait_for 60 test ! -e /run/gpu-handoff/vm-111.json; at "nvidia nvidia" "$1"; }
+mkdir -p /etc/lab
+for mechanism in new old; do
+say "by the $mechanism way to post-stop"; echo $mechanism >/etc/lab/cleanup-mechanism
 mkvm 111 "${first%.*},pcie=1"; qm set 111 --hookscript local:snippets/gpu-handoff >/dev/null
 say "twice, and without each other"
 expect_rc 0 $hook 111 pre-start; expect_text "already" $hook 111 pre-start; at "vfio-pci nvidia" "pre-start twice"
@@ -13,7 +17,7 @@ say "the config names another card, and a snapshot section a third, by the time 
 expect_rc 0 qm start 111
 sed -i "s/^hostpci0:.*/hostpci0: ${second%.*},pcie=1/" $conf
 printf '\n[before]\nhostpci0: 00:02.0\nsnaptime: 1\n' >>$conf
-expect_rc 0 qm stop 111; at "nvidia nvidia" "what was taken came home"
+expect_rc 0 qm stop 111; home "what was taken came home"
 is "$(override_of "$first") $(override_of "$second")" "(null) (null)" "overrides"
 sed -i '/^\[before\]/,$d' $conf
 say "the config has gone by then"
@@ -33,8 +37,10 @@ echo "hostpci0: ${first%.*}" >>$conf; echo "template: 1" >>$conf
 expect_text "it is a template" $hook 111 pre-start; at "nvidia nvidia" "after all of them"
 sed -i '/^template/d; /mdev\|keep\|1f.7/d' $conf
 say "backup of the stopped VM: free, busy, refused by setting"
-expect_rc 0 vzdump 111; at "nvidia nvidia" "after a backup"
+expect_rc 0 vzdump 111; home "after a backup"
 hold_open /dev/nvidiactl; expect_text "fails with it" vzdump 111; at "nvidia nvidia" "busy"; kill $holder
 mkdir -p /etc/gpu-handoff/conf.d; printf '[vm.111]\non-backup = "refuse"\n' >/etc/gpu-handoff/conf.d/60-vm.toml
 expect_text 'on-backup is "refuse"' vzdump 111; at "nvidia nvidia" "refused"
-printf 'on-backup = "handoff"\n' >/etc/gpu-handoff/conf.d/60-vm.toml; expect_rc 0 vzdump 111; at "nvidia nvidia" "handoff"
+printf 'on-backup = "handoff"\n' >/etc/gpu-handoff/conf.d/60-vm.toml; expect_rc 0 vzdump 111; home "handoff"
+rm -r /etc/gpu-handoff/conf.d; rm -f /etc/pve/qemu-server/111.conf
+done
