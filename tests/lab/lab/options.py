@@ -9,6 +9,7 @@ import argparse
 from dataclasses import dataclass, fields
 
 from . import kernels
+from .cache import LabError
 
 DRIVERS = {
     "stub": "stand-ins for NVIDIA's modules; every fault can be made",
@@ -88,6 +89,10 @@ def from_arguments(arguments: argparse.Namespace) -> Options:
     """The boot that a command line asks for."""
     values = {one.name: getattr(arguments, one.name) for one in fields(Options)}
     values["stub"] = tuple(values["stub"])
+    if (values["kernel"], values["iommu"]) == ("6.1", "virtio"):
+        raise LabError("Debian's 6.1 has no driver for virtio-iommu "
+                       "(CONFIG_VIRTIO_IOMMU is not set)\n"
+                       "Hint: --kernel 6.12 or 7.2")
     return Options(**values)
 
 
