@@ -6,17 +6,18 @@ use serde::Serialize;
 use tracing::info;
 
 use crate::cli::{Cli, Command, Side, Target};
-use crate::config::Settings;
 use crate::devices::{self, Entry, Given};
 use crate::exit::Error;
 use crate::inventory::Snapshot;
 use crate::kernel::Kernel;
 use crate::pci::PciAddr;
-use crate::plan::{self, Plan, Reason, Refusal};
+use crate::plan::Plan;
 use crate::pve::{self, GpuContainer};
 use crate::record::{Owner, Record};
+use crate::refusal::{Reason, Refusal};
 use crate::report::{self, join, out};
 use crate::run::{Host, boot_id, must_be_root};
+use crate::way_home;
 
 /// Runs a command.
 ///
@@ -96,7 +97,7 @@ struct Shown<'a> {
 
 /// Shows the plan. A refusal is a result too: it is shown, and the exit code is that of the refusal.
 fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
-    let settings = host.settings(target.vm)?;
+    host.read_settings(target.vm)?;
     let records = host.records()?;
     let snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
@@ -106,15 +107,7 @@ fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
         None if given.gpus.is_empty() => None,
         None => {
             let owner = target.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm);
-            let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
-            Some(plan::out(
-                &snapshot,
-                owner,
-                &given.gpus,
-                &functions,
-                &records,
-                &host.budgets,
-            ))
+            Some(host.judge_out(snapshot, &records, owner, &given)?)
         }
     };
     let refused = match &plan {
@@ -128,16 +121,16 @@ fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
         plan: plan.as_ref().and_then(|p| p.as_ref().ok()),
         refused,
         containers: &containers,
-        settings: settings.listed(),
+        settings: host.settings.listed(),
     };
-    print(cli, &shown, || shown_text(&shown, &given, &settings))?;
+    print(cli, &shown, || shown_text(&shown, &given))?;
     match plan {
         Some(Err(refusal)) => Err(refusal.into()),
         _ => Ok(()),
     }
 }
 
-fn shown_text(shown: &Shown<'_>, given: &Given, settings: &Settings) -> String {
+fn shown_text(shown: &Shown<'_>, given: &Given) -> String {
     let mut text = String::new();
     for entry in shown.entries {
         text += &report::entry_text(entry);
@@ -160,7 +153,7 @@ fn shown_text(shown: &Shown<'_>, given: &Given, settings: &Settings) -> String {
             container.lines.join("; ")
         );
     }
-    for (key, value, origin) in settings.listed() {
+    for (key, value, origin) in &shown.settings {
         text += &format!("Setting: {key:<24} {value:<8} ({origin})\n");
     }
     text
@@ -171,7 +164,7 @@ fn to_vfio(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
         return show_plan(host, cli, target);
     }
     must_be_root()?;
-    host.settings(target.vm)?;
+    host.read_settings(target.vm)?;
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock("to_vfio by hand", end)?;
     let records = host.readable_records()?;
@@ -181,7 +174,7 @@ fn to_vfio(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
     let by_hand = records.iter().filter(|r| matches!(r.owner, Owner::ByHand(_)));
     let earlier = by_hand.into_iter().find(|r| r.has(given.gpus[0]));
     let owner = earlier.map_or(Owner::ByHand(given.gpus[0]), |r| r.owner);
-    host.way_out(&guard, &snapshot, &records, owner, &given, end)
+    host.way_out(&guard, snapshot, &records, owner, &given, end)
 }
 
 /// The record that a target's GPUs are in, or the GPUs where there is none. With a VM its own record comes first: its
@@ -220,7 +213,7 @@ fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
                 join(&gpus)
             );
             let empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
-            plan::inferred(&snapshot, &gpus, empty)
+            way_home::inferred(&snapshot, &gpus, empty)
         }
     };
     if let Owner::Vm(vmid) = record.owner

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::facts::{self, Fact};
 use crate::host::Root;
 use crate::report::foreign;
 use crate::vmconf::VmId;
@@ -40,6 +41,117 @@ pub enum OnBackup {
     Handoff,
     /// Never hand it over; the backup of that VM fails.
     Refuse,
+}
+
+/// How GPUs leave their host driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WayOut {
+    /// By unloading the driver where all its GPUs leave, by unbind otherwise.
+    Auto,
+    /// Only by unloading the driver: the kernel itself refuses if anybody is left.
+    Unload,
+    /// Only by unbind: faster, and as safe as the look for holders before it.
+    Unbind,
+}
+
+/// What to do where it cannot be known whether a process uses the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doubt {
+    /// Refuse.
+    Refuse,
+    /// Go on, at the risk of an unbind that waits for that process. Refused nevertheless from driver 595 on.
+    GoOn,
+}
+
+/// The words of a setting that is a choice.
+trait Choice: Copy + PartialEq + 'static {
+    /// Each value with its word.
+    const WORDS: &'static [(Self, &'static str)];
+
+    fn word(self) -> &'static str {
+        let found = Self::WORDS.iter().find(|(value, _)| *value == self);
+        found.map_or("", |(_, word)| word)
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let DeValue::String(text) = value else {
+            return Err(Self::must());
+        };
+        let found = Self::WORDS.iter().find(|(_, word)| *word == text.as_ref());
+        found.map(|(value, _)| *value).ok_or_else(Self::must)
+    }
+
+    fn must() -> String {
+        let words: Vec<String> = Self::WORDS.iter().map(|(_, w)| format!("\"{w}\"")).collect();
+        let (last, rest) = words.split_last().map_or(("", &[][..]), |(l, r)| (l.as_str(), r));
+        format!("it must be {} or {last}", rest.join(", "))
+    }
+}
+
+impl Choice for OnBackup {
+    const WORDS: &'static [(Self, &'static str)] = &[
+        (OnBackup::IfFree, "if-free"),
+        (OnBackup::Handoff, "handoff"),
+        (OnBackup::Refuse, "refuse"),
+    ];
+}
+
+impl Choice for WayOut {
+    const WORDS: &'static [(Self, &'static str)] = &[
+        (WayOut::Auto, "auto"),
+        (WayOut::Unload, "unload"),
+        (WayOut::Unbind, "unbind"),
+    ];
+}
+
+impl Choice for Doubt {
+    const WORDS: &'static [(Self, &'static str)] = &[(Doubt::Refuse, "refuse"), (Doubt::GoOn, "go-on")];
+}
+
+/// How a GPU may be reset while it is away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// As the kernel has it, or as [`crate::facts`] knows better.
+    Auto,
+    /// We never ask for a reset ourselves, and change nothing about those of VFIO.
+    Never,
+    /// By these methods only, in this order.
+    By(String),
+}
+
+/// The reset methods of the kernel (linux, drivers/pci/pci.c, pci_reset_fn_methods).
+const RESET_METHODS: [&str; 7] = ["device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"];
+
+impl Reset {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let must = || {
+            format!(
+                "it must be \"auto\", \"never\", or methods out of: {}",
+                RESET_METHODS.join(" ")
+            )
+        };
+        let DeValue::String(text) = value else {
+            return Err(must());
+        };
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        match words.as_slice() {
+            [] => Err(must()),
+            ["auto"] => Ok(Reset::Auto),
+            ["never"] => Ok(Reset::Never),
+            words if words.iter().all(|w| RESET_METHODS.contains(w)) => Ok(Reset::By(words.join(" "))),
+            _ => Err(must()),
+        }
+    }
+
+    fn word(&self) -> &str {
+        match self {
+            Reset::Auto => "auto",
+            Reset::Never => "never",
+            Reset::By(methods) => methods,
+        }
+    }
 }
 
 /// Bounds on the whole run and on each kind of act.
@@ -65,6 +177,8 @@ pub struct Budgets {
     pub bind: Duration,
     /// Loading a module, its probes of all devices included.
     pub load: Duration,
+    /// Stopping or starting a service.
+    pub unit: Duration,
     /// Unloading the driver's modules: this much ...
     pub unload: Duration,
     /// ... and this much for each GPU that it lets go.
@@ -83,6 +197,7 @@ impl Default for Budgets {
             attribute: s(5),
             bind: s(20),
             load: s(45),
+            unit: s(15),
             unload: s(20),
             unload_per_gpu: s(5),
         }
@@ -96,6 +211,14 @@ pub struct Settings {
     pub budgets: Budgets,
     /// What to do at a backup of the stopped VM.
     pub on_backup: OnBackup,
+    /// How GPUs leave their host driver.
+    pub way: WayOut,
+    /// What to do where it cannot be known whether a process uses the GPU.
+    pub doubt: Doubt,
+    /// How a GPU may be reset while it is away.
+    pub reset: Reset,
+    /// What is known of some models: our table, and what the settings add.
+    pub facts: Vec<Fact>,
     /// Where each value that is not the default came from: `file:line`, by key.
     pub origins: BTreeMap<String, String>,
 }
@@ -105,14 +228,21 @@ impl Default for Settings {
         Settings {
             budgets: Budgets::default(),
             on_backup: OnBackup::IfFree,
+            way: WayOut::Auto,
+            doubt: Doubt::Refuse,
+            reset: Reset::Auto,
+            facts: facts::known(),
             origins: BTreeMap::new(),
         }
     }
 }
 
 /// The keys, as they are written.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 15] = [
     "on-backup",
+    "way",
+    "doubt",
+    "reset",
     "deadlines.way-out",
     "deadlines.way-home",
     "deadlines.lock",
@@ -121,6 +251,7 @@ const KEYS: [&str; 11] = [
     "deadlines.attribute",
     "deadlines.bind",
     "deadlines.load",
+    "deadlines.unit",
     "deadlines.unload",
     "deadlines.unload-per-gpu",
 ];
@@ -130,7 +261,13 @@ impl Settings {
     pub fn listed(&self) -> Vec<(&'static str, String, &str)> {
         let value = |key: &str| match self.budget(key) {
             Some(deadline) => format!("{} s", deadline.as_secs()),
-            None => word(self.on_backup).to_owned(),
+            None => match key {
+                "way" => self.way.word(),
+                "doubt" => self.doubt.word(),
+                "reset" => self.reset.word(),
+                _ => self.on_backup.word(),
+            }
+            .to_owned(),
         };
         let origin = |key: &str| self.origins.get(key).map_or("default", String::as_str);
         KEYS.iter().map(|key| (*key, value(key), origin(key))).collect()
@@ -146,22 +283,13 @@ impl Settings {
             *budget = seconds(value)?;
             return Ok(());
         }
-        self.on_backup = match value {
-            DeValue::String(text) => [OnBackup::IfFree, OnBackup::Handoff, OnBackup::Refuse]
-                .into_iter()
-                .find(|choice| word(*choice) == text.as_ref()),
-            _ => None,
+        match key {
+            "way" => self.way = Choice::read(value)?,
+            "doubt" => self.doubt = Choice::read(value)?,
+            "reset" => self.reset = Reset::read(value)?,
+            _ => self.on_backup = Choice::read(value)?,
         }
-        .ok_or("it must be \"if-free\", \"handoff\" or \"refuse\"")?;
         Ok(())
-    }
-}
-
-fn word(choice: OnBackup) -> &'static str {
-    match choice {
-        OnBackup::IfFree => "if-free",
-        OnBackup::Handoff => "handoff",
-        OnBackup::Refuse => "refuse",
     }
 }
 
@@ -175,6 +303,7 @@ fn budget_of<'a>(budgets: &'a mut Budgets, key: &str) -> Option<&'a mut Duration
         "deadlines.attribute" => &mut budgets.attribute,
         "deadlines.bind" => &mut budgets.bind,
         "deadlines.load" => &mut budgets.load,
+        "deadlines.unit" => &mut budgets.unit,
         "deadlines.unload" => &mut budgets.unload,
         "deadlines.unload-per-gpu" => &mut budgets.unload_per_gpu,
         _ => return None,
@@ -261,6 +390,11 @@ impl<'a> File<'a> {
         for (name, value) in table {
             let key = format!("{prefix}{}", name.get_ref());
             match value.get_ref() {
+                DeValue::Array(devices) if key == "device" => {
+                    for device in devices {
+                        settings.facts.push(self.device(device)?);
+                    }
+                }
                 DeValue::Table(vms) if key == "vm" => self.vms(vms, vmid, own)?,
                 DeValue::Table(inner) if KEYS.iter().any(|k| k.starts_with(&format!("{key}."))) => {
                     self.apply(settings, inner, &format!("{key}."), vmid, own)?;
@@ -276,6 +410,45 @@ impl<'a> File<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A `[[device]]` section: one more row of [`crate::facts`].
+    fn device(&self, section: &Spanned<DeValue<'a>>) -> Result<Fact, String> {
+        const DEVICE_KEYS: [&str; 4] = ["ids", "note", "reset", "d3cold"];
+        let start = section.span().start;
+        let DeValue::Table(table) = section.get_ref() else {
+            return Err(self.error(start, "device must be a section, [[device]]"));
+        };
+        let mut fact = Fact {
+            first: 1,
+            last: 0,
+            note: "as the settings say".to_owned(),
+            reset: None,
+            d3cold: None,
+        };
+        for (name, value) in table {
+            let wrong =
+                |why: &str| self.error(name.span().start, &format!("device.{}: {why}", foreign(name.get_ref())));
+            match (name.get_ref().as_ref(), value.get_ref()) {
+                ("ids", DeValue::String(text)) => {
+                    let ids =
+                        device_ids(text).ok_or_else(|| wrong("it must be ids such as \"2b85\" or \"2b80-2bff\""))?;
+                    (fact.first, fact.last) = ids;
+                }
+                ("note", DeValue::String(text)) => fact.note = foreign(text),
+                ("reset", value) => match Reset::read(value).map_err(|why| wrong(&why))? {
+                    Reset::By(methods) => fact.reset = Some(methods),
+                    _ => return Err(wrong("it must be reset methods")),
+                },
+                ("d3cold", DeValue::Boolean(allowed)) => fact.d3cold = Some(*allowed),
+                (key, _) if DEVICE_KEYS.contains(&key) => return Err(wrong("it is of another type")),
+                (key, _) => return Err(self.unknown(key, name.span().start, &DEVICE_KEYS)),
+            }
+        }
+        if fact.first > fact.last {
+            return Err(self.error(start, "a [[device]] section needs 'ids'"));
+        }
+        Ok(fact)
     }
 
     fn vms(&self, vms: &DeTable<'a>, vmid: Option<VmId>, own: &mut Vec<Own<'a>>) -> Result<(), String> {
@@ -309,13 +482,25 @@ impl<'a> File<'a> {
         if KEYS.contains(&key) {
             return Ok(());
         }
-        let nearest = KEYS.iter().min_by_key(|k| distance(k, key)).unwrap_or(&KEYS[0]);
+        Err(self.unknown(key, name.span().start, &KEYS))
+    }
+
+    fn unknown(&self, key: &str, offset: usize, keys: &[&str]) -> String {
+        let nearest = keys.iter().min_by_key(|k| distance(k, key)).unwrap_or(&keys[0]);
         let why = format!(
             "there is no setting '{}'. Hint: the nearest one is '{nearest}'",
             foreign(key)
         );
-        Err(self.error(name.span().start, &why))
+        self.error(offset, &why)
     }
+}
+
+/// One device id or a range of them, hexadecimal.
+fn device_ids(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let id = |text: &str| u16::from_str_radix(text.trim(), 16).ok();
+    let (first, last) = (id(first)?, id(last)?);
+    (first <= last).then_some((first, last))
 }
 
 /// How many letters have to be changed, added or removed to make one word of the other (Levenshtein).
@@ -385,6 +570,23 @@ mod tests {
     }
 
     #[test]
+    fn a_device_section_adds_to_what_is_known() {
+        let text =
+            "reset = \"bus flr\"\n[[device]]\nids = \"2204\"\nreset = \"bus\"\nd3cold = false\nnote = \"mine\"\n";
+        let settings = load_files(&[("config.toml", text)], None).unwrap();
+        assert_eq!(settings.reset, Reset::By("bus flr".to_owned()));
+        let mine = Fact {
+            first: 0x2204,
+            last: 0x2204,
+            note: "mine".to_owned(),
+            reset: Some("bus".to_owned()),
+            d3cold: Some(false),
+        };
+        assert_eq!(settings.facts.last(), Some(&mine));
+        assert_eq!(settings.facts.len(), facts::known().len() + 1);
+    }
+
+    #[test]
     fn what_is_not_understood_is_named_with_file_line_and_the_nearest_key() {
         for (text, message) in [
             (
@@ -411,7 +613,28 @@ mod tests {
             ("[vm]\n111 = 5\n", "config.toml:2: vm.111 must be a section"),
             (
                 "[vm.112]\nx = 1\n",
-                "config.toml:2: there is no setting 'x'. Hint: the nearest one is 'on-backup'",
+                "config.toml:2: there is no setting 'x'. Hint: the nearest one is 'way'",
+            ),
+            (
+                "way = \"unlod\"\n",
+                "config.toml:1: way: it must be \"auto\", \"unload\" or \"unbind\"",
+            ),
+            (
+                "reset = \"flr fast\"\n",
+                "config.toml:1: reset: it must be \"auto\", \"never\", or methods out of: device_specific acpi flr af_flr \
+                 pm bus cxl_bus",
+            ),
+            (
+                "[[device]]\nnote = \"x\"\n",
+                "config.toml:1: a [[device]] section needs 'ids'",
+            ),
+            (
+                "[[device]]\nids = \"2bff-2b80\"\n",
+                "config.toml:2: device.ids: it must be ids such as \"2b85\" or \"2b80-2bff\"",
+            ),
+            (
+                "[[device]]\nid = \"2b80\"\n",
+                "config.toml:2: there is no setting 'id'. Hint: the nearest one is 'ids'",
             ),
         ] {
             let error = load_files(&[("config.toml", text)], Some("111")).unwrap_err();

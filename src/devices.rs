@@ -11,8 +11,8 @@ use crate::choice::{self, Moment, Site};
 use crate::inventory::{Function, Snapshot};
 use crate::mapping::{self, HostFunction, Share};
 use crate::pci::{PciAddr, PciSlot};
-use crate::plan::Reason;
 use crate::pve::{Cluster, Config};
+use crate::refusal::Reason;
 use crate::report::{foreign, join};
 use crate::vmconf::{Driver, VmId};
 

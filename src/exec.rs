@@ -12,7 +12,7 @@ use crate::exit::Error;
 use crate::kernel::{ActError, Kernel};
 use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan, deadline};
-use crate::record::{Guard, Record, State};
+use crate::record::{Ledger, Record, State};
 use crate::report::millis;
 use crate::step::{Act, Step};
 
@@ -20,8 +20,8 @@ use crate::step::{Act, Step};
 pub struct Run<'a> {
     /// The host.
     pub kernel: &'a mut dyn Kernel,
-    /// The right to write records.
-    pub guard: &'a Guard,
+    /// Where the record is kept.
+    pub ledger: &'a dyn Ledger,
     /// The record of this handoff.
     pub record: Record,
     /// The record that is to be on file when this run leaves nothing to say: after a way home, and after a failed
@@ -81,7 +81,7 @@ impl Run<'_> {
             .collect();
         failed.extend(&plan.missing);
         for (at, step) in plan.steps.iter().enumerate() {
-            let addr = function_of(&step.act);
+            let addr = step.act.function();
             let hopeless = matches!(step.act, Act::Unbind { .. } | Act::Probe { .. });
             if hopeless && addr.is_some_and(|a| failed.contains(&a)) {
                 continue;
@@ -161,7 +161,7 @@ impl Run<'_> {
     fn barred(&self, act: &Act) -> bool {
         match act {
             Act::LoadModule { .. } | Act::UnloadModule { .. } => !self.record.stuck.is_empty(),
-            act => function_of(act).is_some_and(|a| self.record.stuck.contains(&a)),
+            act => act.function().is_some_and(|a| self.record.stuck.contains(&a)),
         }
     }
 
@@ -224,24 +224,15 @@ impl Run<'_> {
     /// Nothing of this run is left to be written down.
     fn close(&self) -> std::io::Result<()> {
         match &self.rest {
-            Some(record) => self.guard.save(record),
-            None => self.guard.remove(self.record.owner),
+            Some(record) => self.ledger.save(record),
+            None => self.ledger.remove(self.record.owner),
         }
     }
 
     fn save(&self) -> Result<(), Error> {
-        self.guard
+        self.ledger
             .save(&self.record)
             .map_err(|e| Error::io("writing the record", e))
-    }
-}
-
-/// The function an act is about, if it is about one.
-fn function_of(act: &Act) -> Option<PciAddr> {
-    match act {
-        Act::SetOverride { addr, .. } | Act::Unbind { addr, .. } | Act::Probe { addr, .. } => Some(*addr),
-        Act::ProveFree { addrs } => addrs.first().copied(),
-        Act::LoadModule { .. } | Act::UnloadModule { .. } => None,
     }
 }
 

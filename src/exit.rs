@@ -1,11 +1,11 @@
 //! How a run ends: the exit codes, and the one error type whose text the administrator reads.
 //!
-//! Not for control flow inside a run: a plan that refuses is a value ([`crate::plan::Refusal`]), an act that
+//! Not for control flow inside a run: a plan that refuses is a value ([`crate::refusal::Refusal`]), an act that
 //! fails is a value ([`crate::kernel::ActError`]); they become an [`Error`] once, at the end.
 
 use std::process::ExitCode;
 
-use crate::plan::Refusal;
+use crate::refusal::Refusal;
 
 /// The exit codes, each one of the ends a run can have. Documented in the README and the man page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

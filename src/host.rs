@@ -12,6 +12,17 @@ use std::path::{Path, PathBuf};
 /// memory.
 const LONGEST: u64 = 256 << 20;
 
+/// What a program said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// It ended with exit status 0.
+    pub ok: bool,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
 /// A root directory below which the host's files are read.
 #[derive(Clone, Debug)]
 pub struct Root(PathBuf);
@@ -67,6 +78,50 @@ impl Root {
     pub fn link_name(&self, path: impl AsRef<Path>) -> Option<String> {
         let target = fs::read_link(self.path(path)).ok()?;
         Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// The last but one component of where a symbolic link points to: the device above, for a link of a bus to its
+    /// device.
+    pub fn link_parent(&self, path: impl AsRef<Path>) -> Option<String> {
+        let target = fs::read_link(self.path(path)).ok()?;
+        Some(target.parent()?.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Where a symbolic link leads to in the end, by its last component.
+    pub fn resolved_name(&self, path: impl AsRef<Path>) -> Option<String> {
+        let target = fs::canonicalize(self.path(path)).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// What a program of the host says: its standard output and error, and whether it ended with 0.
+    ///
+    /// Below another root than `/` the answer is a file `programs/WORDS`, the words with blanks between them and `!`
+    /// for each `/`: recorded standard output, of a program that ended well.
+    ///
+    /// There is no deadline here: it is run in a worker, which has one.
+    ///
+    /// # Errors
+    /// Where it cannot be started, or no answer was recorded.
+    pub fn program(&self, words: &[&str]) -> io::Result<Said> {
+        if !self.is_real() {
+            let name = words.join(" ").replace('/', "!");
+            let stdout = self.text(format!("/programs/{name}"))?;
+            return Ok(Said {
+                ok: true,
+                stdout,
+                stderr: String::new(),
+            });
+        }
+        let output = std::process::Command::new(words[0])
+            .args(&words[1..])
+            .stdin(std::process::Stdio::null())
+            .output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Said {
+            ok: output.status.success(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        })
     }
 
     /// Whether something is there (links followed).

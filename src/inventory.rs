@@ -9,10 +9,16 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::display::{self, Console, Framebuffer};
+use crate::driver::{self, NvidiaDriver, NvidiaGpu};
 use crate::holders::{self, Holder};
 use crate::host::Root;
-use crate::pci::{PciAddr, PciClass, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex};
+use crate::loadable::{Loadable, Signatures};
+use crate::pci::{PciAddr, PciClass, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex, parse_sysfs_hex64};
 use crate::vmconf::VmId;
+
+/// The driver that a guest's device is bound to.
+pub const VFIO_PCI: &str = "vfio-pci";
 
 /// The host as it was when it was looked at.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -35,6 +41,14 @@ pub struct Snapshot {
     pub iommu: bool,
     /// Whether the driver vfio-pci is there to be bound to.
     pub vfio_pci: bool,
+    /// The framebuffers, by number.
+    pub framebuffers: Vec<Framebuffer>,
+    /// The drivers of the virtual consoles, by number.
+    pub consoles: Vec<Console>,
+    /// Whether the kernel loads modules without a signature.
+    pub signatures: Signatures,
+    /// Of the modules that were asked about ([`crate::loadable`]): whether they can be loaded.
+    pub loadable: Vec<Loadable>,
 }
 
 /// A VM that runs on this node.
@@ -77,6 +91,8 @@ pub struct Function {
     pub stuck: bool,
     /// Types of classic mediated devices, where the function offers any (`mdev_supported_types`).
     pub mdev_types: Option<Vec<String>>,
+    /// How many mediated devices it has: children named by a UUID.
+    pub mdevs: usize,
     /// Numbers of NVIDIA vGPU types that can be created, where it offers them (`nvidia/creatable_vgpu_types`, kernel
     /// 6.8 and later).
     pub nvidia_vgpu: Option<Vec<u32>>,
@@ -86,6 +102,22 @@ pub struct Function {
     pub vfs: u32,
     /// Its group is one of VFIO's unsafe mode without an IOMMU (`iommu_group/name` is vfio-noiommu).
     pub noiommu: bool,
+    /// The bridge it hangs below; None on a root bus.
+    pub parent: Option<PciAddr>,
+    /// It is the display the firmware booted with (`boot_vga`).
+    pub boot_vga: bool,
+    /// How it can be reset, in the kernel's order (`reset_method`, linux 5.15 and later); empty where it cannot.
+    pub reset_methods: Vec<String>,
+    /// `d3cold_allowed`: the platform may cut its power while it idles.
+    pub d3cold: bool,
+    /// `power/control`: "auto" (it may sleep) or "on".
+    pub power_control: String,
+    /// `power/runtime_status`, such as "active" or "suspended".
+    pub power: String,
+    /// Start and end (inclusive) of its memory regions (`resource`).
+    pub regions: Vec<(u64, u64)>,
+    /// Its VFIO character devices (`vfio-dev`), such as vfio0, where it is on a VFIO driver and the kernel makes them.
+    pub vfio_devices: Vec<String>,
 }
 
 /// A loaded module.
@@ -99,33 +131,49 @@ pub struct Module {
     pub users: Vec<String>,
 }
 
-/// NVIDIA's driver, from /proc/driver/nvidia.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NvidiaDriver {
-    /// Version, such as 580.95.05; empty where the file is not as we know it.
-    pub version: String,
-    /// nvidia_drm drives displays (its parameter `modeset`); false where it is not loaded.
-    pub modeset: bool,
-    /// Which /dev/nvidiaN belongs to which GPU.
-    pub gpus: Vec<NvidiaGpu>,
-}
-
-/// One GPU of NVIDIA's driver, from /proc/driver/nvidia/gpus/BDF/information.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NvidiaGpu {
-    /// The GPU's function.
-    pub addr: PciAddr,
-    /// N of /dev/nvidiaN. Not the index order.
-    pub minor: Option<u32>,
-    /// Marketing name.
-    pub model: String,
-    /// UUID as NVIDIA prints it, GPU-....
-    pub uuid: String,
-    /// It is split into MIG instances (capabilities/gpuN/mig/gi*).
-    pub mig: bool,
-}
-
 impl Function {
+    /// A function of which only its address, ids and class are known.
+    pub fn new(addr: PciAddr, vendor: u16, device: u16, class: PciClass) -> Self {
+        Function {
+            addr,
+            vendor,
+            device,
+            subsystem: None,
+            class,
+            driver: None,
+            module: None,
+            driver_override: None,
+            group: None,
+            bridge: false,
+            linked: Vec::new(),
+            stuck: false,
+            mdev_types: None,
+            mdevs: 0,
+            nvidia_vgpu: None,
+            physfn: None,
+            vfs: 0,
+            noiommu: false,
+            parent: None,
+            boot_vga: false,
+            reset_methods: Vec::new(),
+            d3cold: false,
+            power_control: String::new(),
+            power: String::new(),
+            regions: Vec::new(),
+            vfio_devices: Vec::new(),
+        }
+    }
+
+    /// It is bound to vfio-pci.
+    pub fn is_on_vfio(&self) -> bool {
+        self.driver.as_deref() == Some(VFIO_PCI)
+    }
+
+    /// It is bound to NVIDIA's driver.
+    pub fn is_on_nvidia(&self) -> bool {
+        self.driver.as_deref() == Some("nvidia")
+    }
+
     /// An NVIDIA display controller: what makes a card ours.
     pub fn is_nvidia_gpu(&self) -> bool {
         self.vendor == VENDOR_NVIDIA && self.class.is_gpu()
@@ -198,7 +246,7 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
     }
     functions.sort_by_key(|f| f.addr);
     let modules = parse_modules(&root.text("/proc/modules").unwrap_or_default());
-    let nvidia = read_nvidia(root)?;
+    let nvidia = driver::read(root)?;
     let mut snapshot = Snapshot {
         functions,
         modules,
@@ -206,8 +254,11 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
         vms: read_vms(root)?,
         iommu: !root.names("/sys/class/iommu")?.is_empty(),
         vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
+        consoles: display::consoles(root)?,
+        signatures: Signatures::read(root),
         ..Snapshot::default()
     };
+    snapshot.framebuffers = display::framebuffers(root, &snapshot.functions);
     let nodes = holders::nodes(root, &snapshot)?;
     let scan = holders::scan(root, &nodes)?;
     snapshot.holders = scan.holders;
@@ -217,63 +268,85 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
 }
 
 /// Reads one function; None if it has gone meanwhile.
+///
+/// Of a stuck one only what is known to be read without its lock: ids, class and links.
 fn read_function(root: &Root, addr: PciAddr, stuck: bool) -> Option<Function> {
     let dir = format!("/sys/bus/pci/devices/{addr}");
     let number = |name: &str| root.line(format!("{dir}/{name}")).and_then(|t| parse_sysfs_hex(&t));
     let id = |name: &str| number(name).and_then(|n| u16::try_from(n).ok());
-    let group = root
-        .link_name(format!("{dir}/iommu_group"))
-        .and_then(|n| n.parse().ok());
-    let linked = root
-        .names(&dir)
-        .ok()?
-        .iter()
-        .filter_map(|n| {
-            n.strip_prefix("consumer:pci:")
-                .or_else(|| n.strip_prefix("supplier:pci:"))
-        })
-        .filter_map(|n| n.parse().ok())
-        .collect();
-    let driver_override = if stuck {
-        None
-    } else {
-        root.line(format!("{dir}/driver_override"))
-            .filter(|t| !t.is_empty() && t != "(null)")
-    };
-    Some(Function {
-        addr,
-        vendor: id("vendor")?,
-        device: id("device")?,
+    let names = root.names(&dir).ok()?;
+    let group = root.link_name(format!("{dir}/iommu_group"));
+    let mut function = Function {
         subsystem: id("subsystem_vendor").zip(id("subsystem_device")),
-        class: PciClass(number("class")?),
         driver: root.link_name(format!("{dir}/driver")),
         module: root.link_name(format!("{dir}/driver/module")),
-        driver_override,
-        group,
-        bridge: root.exists(format!("{dir}/pci_bus")),
-        linked,
+        group: group.and_then(|n| n.parse().ok()),
+        bridge: names.iter().any(|n| n == "pci_bus"),
+        mdevs: names.iter().filter(|n| is_uuid(n)).count(),
+        linked: names.iter().filter_map(|n| linked(n)).collect(),
         stuck,
-        mdev_types: root
-            .exists(format!("{dir}/mdev_supported_types"))
-            .then(|| root.names(format!("{dir}/mdev_supported_types")).unwrap_or_default()),
-        nvidia_vgpu: root.exists(format!("{dir}/nvidia")).then(|| {
-            vgpu_types(
-                &root
-                    .text(format!("{dir}/nvidia/creatable_vgpu_types"))
-                    .unwrap_or_default(),
-            )
-        }),
-        // Takes the device's lock on some kernels (linux commit 35ff867b7657).
-        vfs: if stuck {
-            None
-        } else {
-            root.line(format!("{dir}/sriov_numvfs"))
-        }
-        .and_then(|t| t.parse().ok())
-        .unwrap_or(0),
         noiommu: root.line(format!("{dir}/iommu_group/name")).as_deref() == Some("vfio-noiommu"),
         physfn: root.link_name(format!("{dir}/physfn")).and_then(|n| n.parse().ok()),
-    })
+        parent: root.link_parent(&dir).and_then(|n| n.parse().ok()),
+        vfio_devices: root.names(format!("{dir}/vfio-dev")).unwrap_or_default(),
+        ..Function::new(addr, id("vendor")?, id("device")?, PciClass(number("class")?))
+    };
+    let has = |name: &str| names.iter().any(|n| n == name);
+    if has("mdev_supported_types") {
+        function.mdev_types = Some(root.names(format!("{dir}/mdev_supported_types")).unwrap_or_default());
+    }
+    if has("nvidia") {
+        let types = root.text(format!("{dir}/nvidia/creatable_vgpu_types"));
+        function.nvidia_vgpu = Some(vgpu_types(&types.unwrap_or_default()));
+    }
+    if !stuck {
+        read_attributes(root, &dir, &mut function);
+    }
+    Some(function)
+}
+
+fn is_uuid(name: &str) -> bool {
+    let lengths = name.split('-').map(str::len);
+    lengths.eq([8, 4, 4, 4, 12]) && name.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
+}
+
+/// Attributes that can wait for the lock of a stuck device: on 6.1 even `driver_override` (measured), `sriov_numvfs`
+/// on some kernels (linux commit 35ff867b7657).
+fn read_attributes(root: &Root, dir: &str, function: &mut Function) {
+    let line = |name: &str| root.line(format!("{dir}/{name}"));
+    function.driver_override = line("driver_override").filter(|t| !t.is_empty() && t != "(null)");
+    function.vfs = line("sriov_numvfs").and_then(|t| t.parse().ok()).unwrap_or(0);
+    // Bridges are not ours; what follows is of use for what is.
+    if function.vendor != VENDOR_NVIDIA {
+        return;
+    }
+    function.boot_vga = line("boot_vga").as_deref() == Some("1");
+    let methods = line("reset_method").unwrap_or_default();
+    function.reset_methods = methods.split_ascii_whitespace().map(str::to_owned).collect();
+    function.d3cold = line("d3cold_allowed").as_deref() == Some("1");
+    function.power_control = line("power/control").unwrap_or_default();
+    function.power = line("power/runtime_status").unwrap_or_default();
+    function.regions = regions(&root.text(format!("{dir}/resource")).unwrap_or_default());
+}
+
+/// The other end of a device link, from a name such as `consumer:pci:0000:01:00.1` (linux,
+/// Documentation/ABI/testing/sysfs-devices-consumer).
+fn linked(name: &str) -> Option<PciAddr> {
+    let addr = name
+        .strip_prefix("consumer:pci:")
+        .or_else(|| name.strip_prefix("supplier:pci:"));
+    addr?.parse().ok()
+}
+
+/// Parses `resource`: a line `START END FLAGS` for each region, all zero where there is none (linux,
+/// Documentation/PCI/sysfs-pci.rst). Only memory counts (IORESOURCE_MEM, 0x200).
+fn regions(text: &str) -> Vec<(u64, u64)> {
+    let region = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().map(parse_sysfs_hex64);
+        let (start, end, flags) = (fields.next()??, fields.next()??, fields.next()??);
+        (flags & 0x200 != 0 && end > start).then_some((start, end))
+    };
+    text.lines().filter_map(region).collect()
 }
 
 /// Parses `creatable_vgpu_types`: a header, then `NUMBER : NAME` lines (NVIDIA vGPU software documentation, "Creating
@@ -341,67 +414,6 @@ fn parse_modules(text: &str) -> Vec<Module> {
         .collect()
 }
 
-fn read_nvidia(root: &Root) -> io::Result<Option<NvidiaDriver>> {
-    let dir = "/proc/driver/nvidia";
-    if !root.exists(dir) {
-        return Ok(None);
-    }
-    let mut gpus = Vec::new();
-    for name in root.names(format!("{dir}/gpus"))? {
-        let Ok(addr) = name.parse() else { continue };
-        let text = root.text(format!("{dir}/gpus/{name}/information")).unwrap_or_default();
-        let mut gpu = parse_information(addr, &text);
-        if let Some(minor) = gpu.minor {
-            let instances = root.names(format!("{dir}/capabilities/gpu{minor}/mig"))?;
-            gpu.mig = instances.iter().any(|n| n.starts_with("gi"));
-        }
-        gpus.push(gpu);
-    }
-    Ok(Some(NvidiaDriver {
-        version: parse_version(&root.text(format!("{dir}/version")).unwrap_or_default()),
-        modeset: root
-            .line("/sys/module/nvidia_drm/parameters/modeset")
-            .is_some_and(|v| v == "Y"),
-        gpus,
-    }))
-}
-
-/// Parses /proc/driver/nvidia/gpus/BDF/information: `Key: <tabs> value` lines (open-gpu-kernel-modules,
-/// kernel-open/nvidia/nv-procfs.c, nv_procfs_read_gpu_info).
-fn parse_information(addr: PciAddr, text: &str) -> NvidiaGpu {
-    let value = |key: &str| {
-        text.lines()
-            .filter_map(|l| l.split_once(':'))
-            .find(|(k, _)| k.trim() == key)
-            .map(|(_, v)| v.trim().to_owned())
-    };
-    NvidiaGpu {
-        addr,
-        minor: value("Device Minor").and_then(|v| v.parse().ok()),
-        model: value("Model").unwrap_or_default(),
-        uuid: value("GPU UUID").unwrap_or_default(),
-        mig: false,
-    }
-}
-
-/// The version in /proc/driver/nvidia/version: the first word of the form N.N or N.N.N of the NVRM line, which
-/// reads "Kernel Module  470.256.02  ..." or "Open Kernel Module for x86_64  580.95.05  ...".
-fn parse_version(text: &str) -> String {
-    text.lines()
-        .find(|l| l.starts_with("NVRM version:"))
-        .and_then(|l| l.split_ascii_whitespace().find(|w| is_version(w)))
-        .unwrap_or_default()
-        .to_owned()
-}
-
-fn is_version(word: &str) -> bool {
-    let parts: Vec<&str> = word.split('.').collect();
-    (2..=3).contains(&parts.len())
-        && parts
-            .iter()
-            .all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,23 +428,6 @@ mod tests {
         assert!(modules[0].users.is_empty());
         assert_eq!(modules[1].users, ["nvidia_uvm", "nvidia_modeset"]);
         assert_eq!(modules[2].refs, None);
-    }
-
-    #[test]
-    fn version_of_the_proprietary_and_the_open_module() {
-        for (line, version) in [
-            (
-                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.256.02  Thu May  2",
-                "470.256.02",
-            ),
-            (
-                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build",
-                "580.95.05",
-            ),
-            ("NVRM version: something else", ""),
-        ] {
-            assert_eq!(parse_version(line), version);
-        }
     }
 
     #[test]
@@ -456,14 +451,5 @@ mod tests {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
         assert_eq!(start_time(stat), Some(98765));
         assert_eq!(start_time(""), None);
-    }
-
-    #[test]
-    fn information_as_the_driver_prints_it() {
-        let text = "Model: \t\t NVIDIA GeForce RTX 3090\nGPU UUID: \t GPU-1\nDevice Minor: \t 3\n";
-        let gpu = parse_information("01:00.0".parse().unwrap(), text);
-        assert_eq!(gpu.minor, Some(3));
-        assert_eq!(gpu.model, "NVIDIA GeForce RTX 3090");
-        assert_eq!(gpu.uuid, "GPU-1");
     }
 }

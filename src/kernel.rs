@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::Snapshot;
+use crate::loadable::Loadable;
 use crate::pci::PciAddr;
 use crate::step::Act;
 
@@ -51,6 +52,12 @@ pub trait Kernel {
     /// # Errors
     /// [`ActError`] where the host could not be read, or not in time.
     fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError>;
+
+    /// Asks whether modules can be loaded.
+    ///
+    /// # Errors
+    /// [`ActError`] where there was no answer, or not in time.
+    fn loadable(&mut self, names: &[String], within: Duration) -> Result<Vec<Loadable>, ActError>;
 
     /// Carries out an act and reads its post-condition back.
     ///

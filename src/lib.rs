@@ -22,10 +22,18 @@ pub mod pve; // where Proxmox keeps these files
 
 pub mod host; // files below a root
 pub mod inventory; // the snapshot
+pub mod driver; // NVIDIA's driver
+pub mod display; // framebuffers and consoles
+pub mod loadable; // whether modules can be loaded again
 pub mod holders; // who uses a GPU
 pub mod devices; // which devices are meant
 
-pub mod plan; // snapshot and record -> steps, or every reason why not
+pub mod refusal; // every reason why not
+pub mod uses; // who speaks against taking a GPU
+pub mod facts; // what is known of some models
+pub mod plan; // what a plan is
+pub mod way_out; // snapshot -> steps to vfio-pci, or a refusal
+pub mod way_home; // record and snapshot -> steps to the host
 pub mod step; // the vocabulary of a plan
 
 pub mod kernel; // the interface to the host

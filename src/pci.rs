@@ -151,6 +151,12 @@ pub fn parse_sysfs_hex(text: &str) -> Option<u32> {
     hex(text.trim_end().strip_prefix("0x")?, 1, 8)
 }
 
+/// A number of up to 64 bits as sysfs prints it in `resource`: `0x00000000c0000000`.
+pub fn parse_sysfs_hex64(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x")?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

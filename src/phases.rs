@@ -18,15 +18,17 @@ use tracing::{info, warn};
 use crate::cli::Phase;
 use crate::config::OnBackup;
 use crate::exit::Error;
-use crate::inventory::{RunningVm, Snapshot};
+use crate::inventory::{Function, RunningVm, Snapshot};
 use crate::kernel::Kernel;
 use crate::pci::PciAddr;
-use crate::plan::{self, Reason, Refusal, VFIO_PCI};
 use crate::pve;
-use crate::record::{Guard, Owner, Qemu, Record, State};
+use crate::record::{Guard, Ledger, Owner, Qemu, Record, State};
+use crate::refusal::{Reason, Refusal};
 use crate::report::join;
 use crate::run::{Host, must_be_root};
+use crate::uses;
 use crate::vmconf::VmId;
+use crate::way_home;
 
 /// Runs a phase.
 ///
@@ -52,7 +54,7 @@ fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
         return Ok(());
     }
     must_be_root()?;
-    let settings = host.settings(Some(vmid))?;
+    host.read_settings(Some(vmid))?;
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;
     let records = host.readable_records()?;
@@ -69,14 +71,14 @@ fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
         info!("VM {vmid} pre-start: no NVIDIA GPU to hand over");
         return Ok(());
     }
-    if backup && settings.on_backup == OnBackup::Refuse {
+    if backup && host.settings.on_backup == OnBackup::Refuse {
         return Err(Refusal::from(Reason::Backup("on-backup is \"refuse\"".to_owned())).into());
     }
     if let Some(by_hand) = lent_by_hand(&records, &snapshot, &given.gpus) {
         info!("VM {vmid} pre-start: {by_hand} was handed over by hand already, and stays so when the VM stops");
         return Ok(());
     }
-    let out = host.way_out(&guard, &snapshot, &records, Owner::Vm(vmid), &given, end);
+    let out = host.way_out(&guard, snapshot, &records, Owner::Vm(vmid), &given, end);
     out.map_err(|e| match e {
         Error::Refused(refusal) => refused(backup, refusal),
         e => e,
@@ -103,9 +105,7 @@ fn lent_by_hand(records: &[Record], snapshot: &Snapshot, gpus: &[PciAddr]) -> Op
 }
 
 fn is_on_vfio(snapshot: &Snapshot, addr: PciAddr) -> bool {
-    snapshot
-        .function(addr)
-        .is_some_and(|f| f.driver.as_deref() == Some(VFIO_PCI))
+    snapshot.function(addr).is_some_and(Function::is_on_vfio)
 }
 
 /// Compares what Proxmox chose with what pre-start handed over. It never fails the start: QEMU runs already.
@@ -175,7 +175,7 @@ fn adopt(vmid: VmId, snapshot: &Snapshot, reserved: &[PciAddr], record: &mut Rec
             "VM {vmid} post-start: Proxmox took {} off the host itself; its drivers are inferred from what it is",
             join(&strangers)
         );
-        *record = plan::inferred(snapshot, &strangers, record.clone());
+        *record = way_home::inferred(snapshot, &strangers, record.clone());
     }
 }
 
@@ -219,7 +219,7 @@ fn partly_home(
     let mut rest = record.clone();
     rest.taken.retain(|t| !goes(t.addr));
     rest.state = State::Away;
-    let plan = plan::home(snapshot, &part)?;
+    let plan = way_home::plan(snapshot, &part)?;
     host.execute(guard, record.clone(), Some(rest), &plan, end)
 }
 
@@ -262,7 +262,7 @@ fn await_vfio(host: &mut Host, owner: Owner, end: Duration) -> Result<(), Error>
         let addrs = record.taken.iter().map(|t| t.addr);
         let on_vfio: Vec<PciAddr> = addrs.filter(|a| is_on_vfio(&snapshot, *a)).collect();
         let mut pids = Vec::new();
-        for reason in plan::use_of(&snapshot, &on_vfio) {
+        for reason in uses::use_of(&snapshot, &on_vfio) {
             match &reason {
                 Reason::Held { holder, .. } | Reason::Ending(holder) if !is_another_vm(&holder.belongs_to, owner) => {
                     pids.push(holder.pid);

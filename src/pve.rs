@@ -11,7 +11,7 @@ use crate::choice::{RESERVATIONS, Reservations};
 use crate::containers::{self, GpuReference};
 use crate::host::Root;
 use crate::mapping::Mappings;
-use crate::plan::Reason;
+use crate::refusal::Reason;
 use crate::report::foreign;
 use crate::vmconf::{self, Generation, VmConfig, VmId};
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Budgets;
 use crate::pci::PciAddr;
-use crate::step::Act;
+use crate::step::{Act, Attribute};
 use crate::vmconf::VmId;
 
 /// Where records and the lock live.
@@ -76,6 +76,9 @@ pub struct Taken {
     pub module: Option<String>,
     /// The `driver_override` it had.
     pub driver_override: Option<String>,
+    /// Attributes that were changed, and what they were.
+    #[serde(default)] // since a later version
+    pub attributes: Vec<(Attribute, String)>,
 }
 
 /// A process that is told from every other one since boot.
@@ -104,6 +107,9 @@ pub struct Record {
     pub taken: Vec<Taken>,
     /// Modules that were unloaded and are loaded again at home, in the order of unloading.
     pub modules: Vec<String>,
+    /// Units that were stopped and are started again at home.
+    #[serde(default)] // since a later version
+    pub units: Vec<String>,
     /// The act that was about to be done when this was written.
     pub under_way: Option<Act>,
     /// Functions with a call stuck in the kernel: their attributes are not to be touched.
@@ -129,6 +135,7 @@ impl Record {
             state: State::Leaving,
             taken: Vec::new(),
             modules: Vec::new(),
+            units: Vec::new(),
             under_way: None,
             stuck: Vec::new(),
             stuck_group: None,
@@ -141,8 +148,11 @@ impl Record {
     /// The functions of this record that an act touches: those of its driver, for a module.
     pub fn touched_by(&self, act: &Act) -> Vec<PciAddr> {
         match act {
-            Act::SetOverride { addr, .. } | Act::Unbind { addr, .. } | Act::Probe { addr, .. } => vec![*addr],
-            Act::ProveFree { .. } => Vec::new(),
+            Act::SetOverride { addr, .. }
+            | Act::SetAttribute { addr, .. }
+            | Act::Unbind { addr, .. }
+            | Act::Probe { addr, .. } => vec![*addr],
+            Act::ProveFree { .. } | Act::StopUnit { .. } | Act::StartUnit { .. } => Vec::new(),
             Act::LoadModule { name } | Act::UnloadModule { name } => {
                 let of = |t: &&Taken| {
                     let driver = t.driver.as_deref() == Some("nvidia") && name.starts_with("nvidia");
@@ -303,12 +313,23 @@ fn read_record(path: &Path) -> Result<Record, String> {
     serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
-impl Guard {
+/// Where an executor keeps its record.
+pub trait Ledger {
     /// Writes a record in the place of the owner's earlier one; readers see the old one or the new one.
     ///
     /// # Errors
     /// Any error of writing; the earlier record is then still there.
-    pub fn save(&self, record: &Record) -> io::Result<()> {
+    fn save(&self, record: &Record) -> io::Result<()>;
+
+    /// Removes the owner's record: everything is home.
+    ///
+    /// # Errors
+    /// Any error but "not there".
+    fn remove(&self, owner: Owner) -> io::Result<()>;
+}
+
+impl Ledger for Guard {
+    fn save(&self, record: &Record) -> io::Result<()> {
         let path = self.store.file(record.owner);
         let new = path.with_extension("new");
         let mut file = OpenOptions::new()
@@ -323,11 +344,7 @@ impl Guard {
         fs::rename(new, path)
     }
 
-    /// Removes the owner's record: everything is home.
-    ///
-    /// # Errors
-    /// Any error but "not there".
-    pub fn remove(&self, owner: Owner) -> io::Result<()> {
+    fn remove(&self, owner: Owner) -> io::Result<()> {
         match fs::remove_file(self.store.file(owner)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
@@ -352,6 +369,7 @@ mod tests {
             driver: Some("nvidia".to_owned()),
             module: Some("nvidia".to_owned()),
             driver_override: None,
+            attributes: Vec::new(),
         });
         record
     }

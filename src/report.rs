@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use crate::devices::Entry;
 use crate::inventory::{Function, Snapshot};
-use crate::plan::{Direction, Plan, card, use_of};
+use crate::plan::{Direction, Plan, card};
 use crate::record::Record;
+use crate::uses::use_of;
 
 /// Longest piece of foreign text in a line, bytes.
 const FOREIGN: usize = 64;

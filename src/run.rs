@@ -17,11 +17,14 @@ use crate::inventory::Snapshot;
 use crate::journal::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::kernel::{ActError, Kernel};
 use crate::pci::PciAddr;
-use crate::plan::{self, Direction, Plan, Reason, Refusal};
+use crate::plan::{Direction, Plan};
 use crate::pve;
 use crate::record::{DIR, Guard, LockError, Owner, Record, Store};
+use crate::refusal::{Reason, Refusal};
 use crate::report::{join, millis};
 use crate::vmconf::VmId;
+use crate::way_home;
+use crate::way_out::{self, Wanted};
 use crate::worker::{Linux, alive_in_group};
 
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
@@ -38,6 +41,8 @@ pub struct Host {
     pub store: Store,
     /// How long things may take.
     pub budgets: Budgets,
+    /// The settings in force on the way out; the way home does not depend on them.
+    pub settings: Settings,
 }
 
 impl Host {
@@ -48,14 +53,15 @@ impl Host {
             kernel: Linux::new(),
             store: Store::at(DIR),
             budgets: Budgets::default(),
+            settings: Settings::default(),
         }
     }
 
-    /// Reads the settings for a way out and puts their deadlines in force.
+    /// Reads the settings for a way out and puts them in force.
     ///
     /// # Errors
     /// A refusal with file and line.
-    pub fn settings(&mut self, vmid: Option<VmId>) -> Result<Settings, Error> {
+    pub fn read_settings(&mut self, vmid: Option<VmId>) -> Result<(), Error> {
         let settings = config::load(&self.root, vmid).map_err(|why| {
             let hint = if why.contains("Hint: ") {
                 ""
@@ -65,7 +71,8 @@ impl Host {
             Refusal::from(Reason::Other(format!("{why}{hint}")))
         })?;
         self.budgets = settings.budgets.clone();
-        Ok(settings)
+        self.settings = settings;
+        Ok(())
     }
 
     /// All records; what is no record is said and not used.
@@ -135,6 +142,32 @@ impl Host {
             millis(self.kernel.now().saturating_sub(start))
         );
         Ok(snapshot)
+    }
+
+    /// The plan of a way out from a snapshot, which is completed with what modprobe says.
+    ///
+    /// # Errors
+    /// Where modprobe gave no answer. The refusal of the plan is a result.
+    pub fn judge_out(
+        &mut self,
+        mut snapshot: Snapshot,
+        records: &[Record],
+        owner: Owner,
+        given: &Given,
+    ) -> Result<Result<Plan, Refusal>, Error> {
+        let needed = way_out::needed(&snapshot, &given.gpus, &self.settings);
+        let answers = self.kernel.loadable(&needed, self.budgets.look);
+        snapshot.loadable = answers.map_err(|e| Error::Io {
+            what: "modprobe could not be asked for the driver's modules".to_owned(),
+            source: io::Error::other(e),
+        })?;
+        let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+        let wanted = Wanted {
+            owner,
+            gpus: &given.gpus,
+            given: &functions,
+        };
+        Ok(way_out::plan(&snapshot, wanted, records, &self.settings))
     }
 
     /// The host-wide lock. `who` is what others are told of us while we have it.
@@ -220,7 +253,7 @@ impl Host {
     pub fn way_out(
         &mut self,
         guard: &Guard,
-        snapshot: &Snapshot,
+        snapshot: Snapshot,
         records: &[Record],
         owner: Owner,
         given: &Given,
@@ -246,6 +279,7 @@ impl Host {
         record.taken.extend(plan.taken.iter().cloned());
         record.taken.sort_by_key(|t| t.addr);
         record.modules.clone_from(&plan.modules);
+        record.units.clone_from(&plan.units);
         self.execute(guard, record, before, &plan, end)
     }
 
@@ -253,15 +287,14 @@ impl Host {
     /// query should not fail the start of a VM.
     fn plan_out(
         &mut self,
-        snapshot: &Snapshot,
+        snapshot: Snapshot,
         records: &[Record],
         owner: Owner,
         given: &Given,
         end: Duration,
     ) -> Result<Plan, Error> {
-        let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
         let until = end.min(self.kernel.now() + self.budgets.holder_wait);
-        let mut planned = plan::out(snapshot, owner, &given.gpus, &functions, records, &self.budgets);
+        let mut planned = self.judge_out(snapshot, records, owner, given)?;
         let mut said = false;
         while let Err(refusal) = &planned {
             let left = until.saturating_sub(self.kernel.now());
@@ -279,7 +312,7 @@ impl Host {
             // A process may let go without ending, and there is no event for that.
             self.kernel.await_exit(&pids, left.min(HOLDER_POLL));
             let snapshot = self.look(records)?;
-            planned = plan::out(&snapshot, owner, &given.gpus, &functions, records, &self.budgets);
+            planned = self.judge_out(snapshot, records, owner, given)?;
         }
         Ok(planned?)
     }
@@ -291,7 +324,7 @@ impl Host {
     pub fn plan_home(&mut self, record: &Record, records: &[Record], end: Duration) -> Result<Plan, Error> {
         loop {
             let snapshot = self.look(records)?;
-            let refusal = match plan::home(&snapshot, record) {
+            let refusal = match way_home::plan(&snapshot, record) {
                 Ok(plan) => return Ok(plan),
                 Err(refusal) => refusal,
             };
@@ -342,7 +375,7 @@ impl Host {
         }
         let run = Run {
             kernel: &mut self.kernel,
-            guard,
+            ledger: guard,
             record,
             rest,
             end,

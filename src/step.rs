@@ -10,6 +10,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::pci::PciAddr;
 
+/// An attribute of a PCI function that is changed while it is away, and put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attribute {
+    /// `reset_method`: which ways of resetting it the kernel may use (linux, Documentation/ABI/testing/sysfs-bus-pci).
+    ResetMethod,
+    /// `d3cold_allowed`: whether the platform may cut its power.
+    D3cold,
+}
+
+impl Attribute {
+    /// Its name in sysfs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Attribute::ResetMethod => "reset_method",
+            Attribute::D3cold => "d3cold_allowed",
+        }
+    }
+}
+
 /// One act on the host. Each is one call that the kernel answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
@@ -29,6 +49,25 @@ pub enum Act {
         addr: PciAddr,
         /// The only driver that may bind from now on.
         driver: Option<String>,
+    },
+    /// Write another attribute.
+    SetAttribute {
+        /// The function.
+        addr: PciAddr,
+        /// Which.
+        attribute: Attribute,
+        /// What is written, and read back.
+        value: String,
+    },
+    /// Stop a unit of the system's systemd.
+    StopUnit {
+        /// Its name.
+        name: String,
+    },
+    /// Start a unit of the system's systemd.
+    StartUnit {
+        /// Its name.
+        name: String,
     },
     /// Scan for holders of these functions once more, immediately before a call that cannot be taken back.
     ProveFree {
@@ -60,6 +99,10 @@ pub enum Expect {
     Loaded(String),
     /// The function's override reads so.
     Override(PciAddr, Option<String>),
+    /// The function's attribute reads so.
+    Attribute(PciAddr, Attribute, String),
+    /// The unit is active, or is not.
+    Unit(String, bool),
     /// The function is bound to this driver; None: to no driver.
     Driver(PciAddr, Option<String>),
     /// The function is bound to some driver, and not to vfio-pci.
@@ -78,6 +121,18 @@ pub struct Step {
 }
 
 impl Act {
+    /// The function the act is about, if it is about one.
+    pub fn function(&self) -> Option<PciAddr> {
+        match self {
+            Act::SetOverride { addr, .. }
+            | Act::SetAttribute { addr, .. }
+            | Act::Unbind { addr, .. }
+            | Act::Probe { addr, .. } => Some(*addr),
+            Act::ProveFree { addrs } => addrs.first().copied(),
+            Act::LoadModule { .. } | Act::UnloadModule { .. } | Act::StopUnit { .. } | Act::StartUnit { .. } => None,
+        }
+    }
+
     /// What must hold after the act.
     pub fn expect(&self) -> Expect {
         match self {
@@ -86,6 +141,9 @@ impl Act {
             // it cannot take the card.
             Act::UnloadModule { .. } | Act::ProveFree { .. } => Expect::Nothing,
             Act::SetOverride { addr, driver } => Expect::Override(*addr, driver.clone()),
+            Act::SetAttribute { addr, attribute, value } => Expect::Attribute(*addr, *attribute, value.clone()),
+            Act::StopUnit { name } => Expect::Unit(name.clone(), false),
+            Act::StartUnit { name } => Expect::Unit(name.clone(), true),
             Act::Unbind { addr, .. } => Expect::Driver(*addr, None),
             Act::Probe {
                 addr,
@@ -99,7 +157,11 @@ impl Act {
     pub fn subject(&self) -> String {
         match self {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
-            Act::SetOverride { addr, .. } | Act::Unbind { addr, .. } | Act::Probe { addr, .. } => addr.to_string(),
+            Act::StopUnit { name } | Act::StartUnit { name } => name.trim_end_matches(".service").to_owned(),
+            Act::SetOverride { addr, .. }
+            | Act::SetAttribute { addr, .. }
+            | Act::Unbind { addr, .. }
+            | Act::Probe { addr, .. } => addr.to_string(),
             Act::ProveFree { addrs } => match addrs.as_slice() {
                 [addr] => addr.to_string(),
                 [addr, ..] => addr.slot().to_string(),
@@ -117,6 +179,9 @@ impl Act {
                 driver: Some(driver), ..
             } => format!("set driver_override to {driver}"),
             Act::SetOverride { driver: None, .. } => "clear driver_override".to_owned(),
+            Act::SetAttribute { attribute, value, .. } => format!("set {} to {value}", attribute.name()),
+            Act::StopUnit { .. } => "stop the service".to_owned(),
+            Act::StartUnit { .. } => "start the service".to_owned(),
             Act::ProveFree { .. } => "look for holders once more".to_owned(),
             Act::Unbind { driver, .. } => format!("unbind from {driver}"),
             Act::Probe {
@@ -140,6 +205,9 @@ impl fmt::Display for Expect {
             Expect::Loaded(name) => write!(f, "{name} is loaded"),
             Expect::Override(_, Some(driver)) => write!(f, "driver_override is {driver}"),
             Expect::Override(_, None) => write!(f, "driver_override is clear"),
+            Expect::Attribute(_, attribute, value) => write!(f, "{} is {value}", attribute.name()),
+            Expect::Unit(name, true) => write!(f, "{name} is active"),
+            Expect::Unit(name, false) => write!(f, "{name} is stopped"),
             Expect::Driver(_, Some(driver)) => write!(f, "the driver is {driver}"),
             Expect::Driver(_, None) => write!(f, "no driver is bound"),
             Expect::HostDriver(_) => write!(f, "a driver of the host is bound"),

@@ -27,9 +27,11 @@ use serde::{Deserialize, Serialize};
 use crate::host::Root;
 use crate::inventory::{self, Snapshot};
 use crate::kernel::{ActError, Kernel};
+use crate::loadable::{self, Loadable};
 use crate::pci::PciAddr;
-use crate::plan::{self, Reason};
+use crate::refusal::Reason;
 use crate::step::{Act, Expect};
+use crate::uses;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
 pub const WORKER_ARG: &str = "__worker";
@@ -47,18 +49,20 @@ const GROUP_POLL: Duration = Duration::from_millis(10);
 /// Nothing is waited for longer, whatever a deadline says: an `Instant` cannot hold every `Duration`.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
-/// How much of a program's stderr an error quotes, bytes: modprobe says what is wrong in one line.
+/// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
 const STDERR_TAIL: usize = 400;
 
 #[derive(Serialize, Deserialize)]
 enum Request {
     Look { stuck: Vec<PciAddr> },
+    Loadable { names: Vec<String> },
     Act(Act),
 }
 
 #[derive(Serialize, Deserialize)]
 enum Reply {
     Snapshot(Box<Snapshot>),
+    Loadable(Vec<Loadable>),
     Acted(Result<(), ActError>),
 }
 
@@ -120,22 +124,33 @@ impl Kernel for Linux {
         let request = Request::Look { stuck: stuck.to_vec() };
         match self.ask(&request, within)? {
             Reply::Snapshot(snapshot) => Ok(*snapshot),
-            Reply::Acted(result) => Err(result
-                .err()
-                .unwrap_or_else(|| ActError::Failed("the worker answered another question".into()))),
+            Reply::Acted(Err(error)) => Err(error),
+            _ => Err(another_question()),
+        }
+    }
+
+    fn loadable(&mut self, names: &[String], within: Duration) -> Result<Vec<Loadable>, ActError> {
+        let request = Request::Loadable { names: names.to_vec() };
+        match self.ask(&request, within)? {
+            Reply::Loadable(answers) => Ok(answers),
+            _ => Err(another_question()),
         }
     }
 
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError> {
         match self.ask(&Request::Act(act.clone()), within)? {
             Reply::Acted(result) => result,
-            Reply::Snapshot(_) => Err(ActError::Failed("the worker answered another question".into())),
+            _ => Err(another_question()),
         }
     }
 
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {
         await_one(pids, within)
     }
+}
+
+fn another_question() -> ActError {
+    ActError::Failed("the worker answered another question".to_owned())
 }
 
 /// Waits until one of the descriptors is readable or hung up. Signals do not end the wait.
@@ -274,6 +289,7 @@ pub fn serve() -> io::Result<()> {
                 Ok(snapshot) => Reply::Snapshot(Box::new(snapshot)),
                 Err(e) => Reply::Acted(Err(ActError::Failed(format!("cannot read the host: {e}")))),
             },
+            Request::Loadable { names } => Reply::Loadable(loadable::read(&root, &names)),
             Request::Act(act) => Reply::Acted(perform(&root, &act)),
         };
         let mut line = serde_json::to_vec(&reply)?;
@@ -304,13 +320,20 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
         return Ok(());
     }
     match act {
-        Act::LoadModule { name } => modprobe(name)?,
+        Act::LoadModule { name } => run(&["modprobe", "--", name])?,
         Act::UnloadModule { name } => delete_module(name)?,
         Act::SetOverride { addr, driver } => write_sysfs(
             root,
             &format!("/sys/bus/pci/devices/{addr}/driver_override"),
             &format!("{}\n", driver.as_deref().unwrap_or_default()),
         )?,
+        Act::SetAttribute { addr, attribute, value } => write_sysfs(
+            root,
+            &format!("/sys/bus/pci/devices/{addr}/{}", attribute.name()),
+            &format!("{value}\n"),
+        )?,
+        Act::StopUnit { name } => run(&["systemctl", "stop", "--", name])?,
+        Act::StartUnit { name } => run(&["systemctl", "start", "--", name])?,
         Act::ProveFree { addrs } => prove_free(root, addrs)?,
         Act::Unbind { addr, driver } => write_sysfs(
             root,
@@ -328,7 +351,7 @@ fn prove_free(root: &Root, addrs: &[PciAddr]) -> Result<(), ActError> {
     loop {
         let snapshot =
             inventory::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
-        let reasons = plan::use_of(&snapshot, addrs);
+        let reasons = uses::use_of(&snapshot, addrs);
         let mut ending = Vec::new();
         for reason in &reasons {
             match reason {
@@ -381,6 +404,19 @@ fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
                 .filter(|t| !t.is_empty() && t != "(null)");
             (read == *wanted, Expect::Override(*addr, read).to_string())
         }
+        Expect::Attribute(addr, attribute, wanted) => {
+            let read = root.line(format!("/sys/bus/pci/devices/{addr}/{}", attribute.name()));
+            let read = read.unwrap_or_default();
+            (read == *wanted, Expect::Attribute(*addr, *attribute, read).to_string())
+        }
+        Expect::Unit(name, wanted) => {
+            // 0: active or reloading (systemctl(1), is-active).
+            let said = root.program(&["systemctl", "is-active", "--quiet", "--", name]);
+            let active = said
+                .map_err(|e| ActError::Failed(format!("cannot run systemctl: {e}")))?
+                .ok;
+            (active == *wanted, Expect::Unit(name.clone(), active).to_string())
+        }
         Expect::Driver(addr, wanted) => {
             let read = driver(addr);
             (read == *wanted, bound(&read))
@@ -425,22 +461,19 @@ fn delete_module(name: &str) -> Result<(), ActError> {
     }
 }
 
-fn modprobe(name: &str) -> Result<(), ActError> {
-    let output = Command::new("modprobe")
-        .arg("--")
-        .arg(name)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| ActError::Failed(format!("cannot run modprobe: {e}")))?;
-    if output.status.success() {
+/// Runs a program to its end; an error quotes the end of what it says.
+fn run(words: &[&str]) -> Result<(), ActError> {
+    let program = words[0];
+    let said = Root::real()
+        .program(words)
+        .map_err(|e| ActError::Failed(format!("cannot run {program}: {e}")))?;
+    if said.ok {
         return Ok(());
     }
-    let stderr = &output.stderr[output.stderr.len().saturating_sub(STDERR_TAIL)..];
-    Err(ActError::Failed(format!(
-        "modprobe {name}: {}: {}",
-        output.status,
-        crate::report::one_line(&String::from_utf8_lossy(stderr))
-    )))
+    let line = crate::report::one_line(&said.stderr);
+    let skip = line.chars().count().saturating_sub(STDERR_TAIL);
+    let tail: String = line.chars().skip(skip).collect();
+    Err(ActError::Failed(format!("{} failed: {tail}", words.join(" "))))
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@ mod common;
 use std::time::Duration;
 
 use common::{Fault, Model, addr, host};
-use gpu_handoff::config::Budgets;
+use gpu_handoff::config::{Budgets, Settings};
 use gpu_handoff::exec::Run;
 use gpu_handoff::exit::{Error, Exit};
 use gpu_handoff::holders::{Holder, Node};
 use gpu_handoff::pci::PciAddr;
-use gpu_handoff::plan::{self, Plan, Reason, Refusal, Way};
+use gpu_handoff::plan::{Plan, Way};
 use gpu_handoff::record::{Guard, Owner, Record, State, Store};
+use gpu_handoff::refusal::{Reason, Refusal};
 use gpu_handoff::step::Act;
+use gpu_handoff::way_home;
+use gpu_handoff::way_out::{self, Wanted};
 
 const VM: &str = "111";
 
@@ -23,7 +26,16 @@ fn vm() -> Owner {
 }
 
 fn plan_out(model: &Model, gpus: &[PciAddr]) -> Result<Plan, Refusal> {
-    plan::out(&model.host, vm(), gpus, &[], &[], &Budgets::default())
+    plan_with(model, gpus, &[], &[])
+}
+
+fn plan_with(model: &Model, gpus: &[PciAddr], given: &[PciAddr], records: &[Record]) -> Result<Plan, Refusal> {
+    let wanted = Wanted {
+        owner: vm(),
+        gpus,
+        given,
+    };
+    way_out::plan(&model.host, wanted, records, &Settings::default())
 }
 
 /// A store in a temporary directory with its lock held.
@@ -38,7 +50,7 @@ fn execute(model: &mut Model, guard: &Guard, record: Record, plan: &Plan) -> Res
     let end = model.time + Duration::from_secs(60);
     Run {
         kernel: model,
-        guard,
+        ledger: guard,
         record,
         rest: None,
         end,
@@ -153,7 +165,7 @@ fn there_and_back_ends_where_it_began() {
         }
         let record = store.load().unwrap().0.remove(0);
         assert_eq!(record.state, State::Away);
-        let home = plan::home(&model.host, &record).unwrap();
+        let home = way_home::plan(&model.host, &record).unwrap();
         execute(&mut model, &guard, record, &home).unwrap();
         assert_eq!(model.bindings(), before);
         assert_eq!(model.loaded(), modules);
@@ -168,7 +180,7 @@ fn a_second_pre_start_has_nothing_to_do_and_forgets_nothing() {
     let out = plan_out(&model, &[addr(1, 0)]).unwrap();
     execute(&mut model, &guard, record_for(&out), &out).unwrap();
     let records = store.load().unwrap().0;
-    let again = plan::out(&model.host, vm(), &[addr(1, 0)], &[], &records, &Budgets::default()).unwrap();
+    let again = plan_with(&model, &[addr(1, 0)], &[], &records).unwrap();
     assert!(again.steps.is_empty());
     assert_eq!(again.taken[0].driver.as_deref(), Some("nvidia"));
     assert_eq!(again.modules, out.modules);
@@ -192,7 +204,7 @@ fn a_card_that_has_vanished_is_not_called_home() {
     execute(&mut model, &guard, record_for(&out), &out).unwrap();
     model.host.functions.retain(|f| f.addr != addr(1, 0));
     let record = store.load().unwrap().0.remove(0);
-    let home = plan::home(&model.host, &record).unwrap();
+    let home = way_home::plan(&model.host, &record).unwrap();
     let error = execute(&mut model, &guard, record, &home).unwrap_err();
     assert_eq!(error.exit(), Exit::NotRestored);
     assert!(
@@ -263,7 +275,7 @@ fn a_hang_at_any_act_ends_wedged_with_a_record() {
                 assert!(!module, "{:?} after {:?} got stuck", act, step.act);
                 assert!(!record.stuck.iter().any(|a| act.subject() == a.to_string()), "{act:?}");
             }
-            let refusal = plan::home(&model.host, &record).unwrap_err();
+            let refusal = way_home::plan(&model.host, &record).unwrap_err();
             assert!(refusal.to_string().contains("stuck in the kernel"), "{refusal}");
         }
     }
@@ -277,7 +289,7 @@ fn what_can_come_home_does() {
     let out = plan_out(&model, &[addr(1, 0)]).unwrap();
     execute(&mut model, &guard, record_for(&out), &out).unwrap();
     let record = store.load().unwrap().0.remove(0);
-    let home = plan::home(&model.host, &record).unwrap();
+    let home = way_home::plan(&model.host, &record).unwrap();
     let at = home
         .steps
         .iter()
@@ -298,7 +310,7 @@ fn what_can_come_home_does() {
     // The next try finds the rest.
     model.fault = None;
     let record = store.load().unwrap().0.remove(0);
-    let home = plan::home(&model.host, &record).unwrap();
+    let home = way_home::plan(&model.host, &record).unwrap();
     execute(&mut model, &guard, record, &home).unwrap();
     assert_eq!(model.bindings(), host(1).bindings());
 }
@@ -365,7 +377,7 @@ fn a_stranger_in_the_group_refuses_unless_the_vm_was_given_it() {
         "{refusal}"
     );
     let given = [addr(2, 0), addr(2, 1)];
-    plan::out(&model.host, vm(), &[addr(1, 0)], &given, &[], &Budgets::default()).unwrap();
+    plan_with(&model, &[addr(1, 0)], &given, &[]).unwrap();
     plan_out(&model, &[addr(1, 0), addr(2, 0)]).unwrap();
 }
 
@@ -401,7 +413,7 @@ fn what_another_handoff_has_is_not_taken() {
     let model = host(1);
     let mut record = Record::new(Owner::Vm("112".parse().unwrap()), "boot".to_owned(), Budgets::default());
     record.taken = plan_out(&model, &[addr(1, 0)]).unwrap().taken;
-    let refusal = plan::out(&model.host, vm(), &[addr(1, 0)], &[], &[record], &Budgets::default()).unwrap_err();
+    let refusal = plan_with(&model, &[addr(1, 0)], &[], &[record]).unwrap_err();
     assert!(
         refusal.to_string().contains("0000:01:00.0 is taken already (VM 112)"),
         "{refusal}"
@@ -434,7 +446,7 @@ fn the_run_stops_when_its_time_is_over_and_undoes() {
     let record = record_for(&out);
     let run = Run {
         kernel: &mut model,
-        guard: &guard,
+        ledger: &guard,
         record,
         rest: None,
         end,
@@ -455,8 +467,8 @@ fn without_a_record_the_drivers_are_inferred() {
     let out = plan_out(&model, &[addr(1, 0)]).unwrap();
     execute(&mut model, &guard, record_for(&out), &out).unwrap();
     let empty = Record::new(Owner::ByHand(addr(1, 0)), "boot".to_owned(), Budgets::default());
-    let record = plan::inferred(&model.host, &[addr(1, 0)], empty);
-    let home = plan::home(&model.host, &record).unwrap();
+    let record = way_home::inferred(&model.host, &[addr(1, 0)], empty);
+    let home = way_home::plan(&model.host, &record).unwrap();
     execute(&mut model, &guard, record, &home).unwrap();
     assert_eq!(model.bindings(), host(1).bindings());
     assert_eq!(model.loaded(), host(1).loaded());

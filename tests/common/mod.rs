@@ -8,11 +8,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gpu_handoff::inventory::{Function, Module, NvidiaDriver, NvidiaGpu, Snapshot};
+use gpu_handoff::driver::{NvidiaDriver, NvidiaGpu};
+use gpu_handoff::inventory::{Function, Module, Snapshot};
 use gpu_handoff::kernel::{ActError, Kernel};
+use gpu_handoff::loadable::Loadable;
 use gpu_handoff::pci::{PciAddr, PciClass};
-use gpu_handoff::plan;
-use gpu_handoff::step::{Act, Expect};
+use gpu_handoff::step::{Act, Attribute, Expect};
+use gpu_handoff::uses;
 
 /// How the Nth act goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Model {
     pub host: Snapshot,
     /// Which module a driver belongs to, and what it binds by itself when it is loaded.
     pub drivers: BTreeMap<String, Vec<PciAddr>>,
+    /// Active units.
+    pub units: Vec<String>,
     /// Acts so far.
     pub acts: Vec<Act>,
     /// The act (counted from 0) that goes wrong.
@@ -55,23 +59,11 @@ pub fn host(cards: u8) -> Model {
             (1, 0x1aef, 0x04_0300, "snd_hda_intel"),
         ] {
             functions.push(Function {
-                addr: addr(bus, n),
-                vendor: 0x10de,
-                device,
-                subsystem: None,
-                class: PciClass(class),
                 driver: Some(driver.to_owned()),
                 module: Some(driver.to_owned()),
-                driver_override: None,
                 group: Some(20 + u32::from(bus)),
-                bridge: false,
                 linked: vec![addr(bus, 1 - n)],
-                stuck: false,
-                mdev_types: None,
-                nvidia_vgpu: None,
-                physfn: None,
-                vfs: 0,
-                noiommu: false,
+                ..Function::new(addr(bus, n), 0x10de, device, PciClass(class))
             });
         }
         gpus.push(NvidiaGpu {
@@ -99,14 +91,17 @@ pub fn host(cards: u8) -> Model {
             ],
             nvidia: Some(NvidiaDriver {
                 version: "580.95.05".to_owned(),
+                open: true,
                 modeset: true,
                 gpus,
             }),
             iommu: true,
             vfio_pci: false,
+            loadable: loadable(),
             ..Snapshot::default()
         },
         drivers: BTreeMap::new(),
+        units: Vec::new(),
         acts: Vec::new(),
         fault: None,
         time: Duration::ZERO,
@@ -119,6 +114,16 @@ pub fn host(cards: u8) -> Model {
             .push(function.addr);
     }
     model
+}
+
+/// modprobe can load everything.
+pub fn loadable() -> Vec<Loadable> {
+    let names = ["nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia", "vfio_pci"];
+    let one = |name: &&str| Loadable {
+        name: (*name).to_owned(),
+        problem: None,
+    };
+    names.iter().map(one).collect()
 }
 
 impl Model {
@@ -146,8 +151,19 @@ impl Model {
             Act::LoadModule { name } => self.load(name)?,
             Act::UnloadModule { name } => self.unload(name)?,
             Act::SetOverride { addr, driver } => self.function(*addr)?.driver_override.clone_from(driver),
+            Act::SetAttribute { addr, attribute, value } => {
+                let function = self.function(*addr)?;
+                match attribute {
+                    Attribute::ResetMethod => {
+                        function.reset_methods = value.split(' ').map(str::to_owned).collect();
+                    }
+                    Attribute::D3cold => function.d3cold = value == "1",
+                }
+            }
+            Act::StopUnit { name } => self.units.retain(|u| u != name),
+            Act::StartUnit { name } => self.units.push(name.clone()),
             Act::ProveFree { addrs } => {
-                if let Some(reason) = plan::use_of(&self.host, addrs).first() {
+                if let Some(reason) = uses::use_of(&self.host, addrs).first() {
                     return Err(ActError::Failed(reason.to_string()));
                 }
             }
@@ -260,6 +276,11 @@ impl Model {
             Expect::Nothing => true,
             Expect::Loaded(name) => self.host.module(name).is_some(),
             Expect::Override(addr, wanted) => self.host.function(*addr).is_some_and(|f| f.driver_override == *wanted),
+            Expect::Attribute(addr, attribute, wanted) => self.host.function(*addr).is_some_and(|f| match attribute {
+                Attribute::ResetMethod => f.reset_methods.join(" ") == *wanted,
+                Attribute::D3cold => f.d3cold == (wanted == "1"),
+            }),
+            Expect::Unit(name, active) => self.units.contains(name) == *active,
             Expect::Driver(addr, wanted) => driver(addr) == *wanted,
             Expect::HostDriver(addr) => driver(addr).is_some_and(|d| d != "vfio-pci"),
         }
@@ -298,6 +319,12 @@ impl Kernel for Model {
             }
             _ => self.effect(act),
         }
+    }
+
+    fn loadable(&mut self, names: &[String], _: Duration) -> Result<Vec<Loadable>, ActError> {
+        let mut answers = loadable();
+        answers.retain(|l| names.contains(&l.name));
+        Ok(answers)
     }
 
     fn await_exit(&mut self, _: &[i32], _: Duration) -> bool {

@@ -1,0 +1,134 @@
+//! NVIDIA's kernel driver as it shows itself below /proc/driver/nvidia.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Root;
+use crate::pci::PciAddr;
+
+/// NVIDIA's driver, from /proc/driver/nvidia.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NvidiaDriver {
+    /// Version, such as 580.95.05; empty where the file is not as we know it.
+    pub version: String,
+    /// Built from NVIDIA's open sources ("Open Kernel Module"), as Blackwell and later need it.
+    pub open: bool,
+    /// nvidia_drm drives displays (its parameter `modeset`); false where it is not loaded.
+    pub modeset: bool,
+    /// Which /dev/nvidiaN belongs to which GPU.
+    pub gpus: Vec<NvidiaGpu>,
+}
+
+/// One GPU of NVIDIA's driver, from /proc/driver/nvidia/gpus/BDF/information.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NvidiaGpu {
+    /// The GPU's function.
+    pub addr: PciAddr,
+    /// N of /dev/nvidiaN. Not the index order.
+    pub minor: Option<u32>,
+    /// Marketing name.
+    pub model: String,
+    /// UUID as NVIDIA prints it, GPU-....
+    pub uuid: String,
+    /// It is split into MIG instances (capabilities/gpuN/mig/gi*).
+    pub mig: bool,
+}
+
+/// Reads it; None where it is not loaded.
+///
+/// # Errors
+/// Where a directory is there and cannot be listed.
+pub fn read(root: &Root) -> io::Result<Option<NvidiaDriver>> {
+    let dir = "/proc/driver/nvidia";
+    if !root.exists(dir) {
+        return Ok(None);
+    }
+    let mut gpus = Vec::new();
+    for name in root.names(format!("{dir}/gpus"))? {
+        let Ok(addr) = name.parse() else { continue };
+        let text = root.text(format!("{dir}/gpus/{name}/information")).unwrap_or_default();
+        let mut gpu = parse_information(addr, &text);
+        if let Some(minor) = gpu.minor {
+            let instances = root.names(format!("{dir}/capabilities/gpu{minor}/mig"))?;
+            gpu.mig = instances.iter().any(|n| n.starts_with("gi"));
+        }
+        gpus.push(gpu);
+    }
+    let version = root.text(format!("{dir}/version")).unwrap_or_default();
+    Ok(Some(NvidiaDriver {
+        version: parse_version(&version),
+        open: version.contains("Open Kernel Module"),
+        modeset: root
+            .line("/sys/module/nvidia_drm/parameters/modeset")
+            .is_some_and(|v| v == "Y"),
+        gpus,
+    }))
+}
+
+/// Parses /proc/driver/nvidia/gpus/BDF/information: `Key: <tabs> value` lines (open-gpu-kernel-modules,
+/// kernel-open/nvidia/nv-procfs.c, nv_procfs_read_gpu_info).
+fn parse_information(addr: PciAddr, text: &str) -> NvidiaGpu {
+    let value = |key: &str| {
+        text.lines()
+            .filter_map(|l| l.split_once(':'))
+            .find(|(k, _)| k.trim() == key)
+            .map(|(_, v)| v.trim().to_owned())
+    };
+    NvidiaGpu {
+        addr,
+        minor: value("Device Minor").and_then(|v| v.parse().ok()),
+        model: value("Model").unwrap_or_default(),
+        uuid: value("GPU UUID").unwrap_or_default(),
+        mig: false,
+    }
+}
+
+/// The version in /proc/driver/nvidia/version: the first word of the form N.N or N.N.N of the NVRM line, which
+/// reads "Kernel Module  470.256.02  ..." or "Open Kernel Module for x86_64  580.95.05  ...".
+fn parse_version(text: &str) -> String {
+    text.lines()
+        .find(|l| l.starts_with("NVRM version:"))
+        .and_then(|l| l.split_ascii_whitespace().find(|w| is_version(w)))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn is_version(word: &str) -> bool {
+    let parts: Vec<&str> = word.split('.').collect();
+    (2..=3).contains(&parts.len())
+        && parts
+            .iter()
+            .all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_of_the_proprietary_and_the_open_module() {
+        for (line, version) in [
+            (
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.256.02  Thu May  2",
+                "470.256.02",
+            ),
+            (
+                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build",
+                "580.95.05",
+            ),
+            ("NVRM version: something else", ""),
+        ] {
+            assert_eq!(parse_version(line), version);
+        }
+    }
+
+    #[test]
+    fn information_as_the_driver_prints_it() {
+        let text = "Model: \t\t NVIDIA GeForce RTX 3090\nGPU UUID: \t GPU-1\nDevice Minor: \t 3\n";
+        let gpu = parse_information("01:00.0".parse().unwrap(), text);
+        assert_eq!(gpu.minor, Some(3));
+        assert_eq!(gpu.model, "NVIDIA GeForce RTX 3090");
+        assert_eq!(gpu.uuid, "GPU-1");
+    }
+}

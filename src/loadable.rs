@@ -1,0 +1,204 @@
+//! Whether modules can be loaded again: a GPU leaves only where the way home exists.
+//!
+//! modprobe itself is asked, for the running kernel: aliases (Debian's nvidia is an alias of nvidia-current), `install`
+//! and `softdep` lines are its business. Nothing is loaded here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Root;
+use crate::report::{foreign, one_line};
+
+/// What an `install` line of modprobe.d says where a module is not to be loaded at all.
+const NEVER: [&str; 6] = [
+    "/bin/false",
+    "/bin/true",
+    "/usr/bin/false",
+    "/usr/bin/true",
+    "false",
+    "true",
+];
+
+/// Whether a module can be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loadable {
+    /// Its name, as modprobe is asked for it.
+    pub name: String,
+    /// Why it cannot be loaded.
+    pub problem: Option<String>,
+}
+
+/// Why the kernel loads signed modules only; None: it does not mind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signatures {
+    /// What asks for signatures, in words.
+    pub asked_by: Option<String>,
+}
+
+impl Signatures {
+    /// Reads module.sig_enforce and the lockdown mode (kernel_lockdown.7: the chosen mode is in brackets).
+    pub fn read(root: &Root) -> Self {
+        let enforced = root.line("/sys/module/module/parameters/sig_enforce");
+        let lockdown = root.line("/sys/kernel/security/lockdown").unwrap_or_default();
+        let mode = lockdown.split_once('[').and_then(|(_, m)| m.split_once(']'));
+        let asked_by = match mode {
+            Some((mode, _)) if mode != "none" => Some(format!("lockdown mode {mode}, as Secure Boot turns it on")),
+            _ if enforced.as_deref() == Some("Y") => Some("module.sig_enforce".to_owned()),
+            _ => None,
+        };
+        Signatures { asked_by }
+    }
+}
+
+/// Asks for each of the modules.
+pub fn read(root: &Root, names: &[String]) -> Vec<Loadable> {
+    let signatures = Signatures::read(root);
+    let one = |name: &String| Loadable {
+        name: name.clone(),
+        problem: problem(root, name, &signatures),
+    };
+    names.iter().map(one).collect()
+}
+
+fn problem(root: &Root, name: &str, signatures: &Signatures) -> Option<String> {
+    let said = match root.program(&["modprobe", "--show-depends", "--", name]) {
+        Ok(said) => said,
+        Err(e) => return Some(format!("modprobe cannot be asked for it: {e}")),
+    };
+    if !said.ok {
+        return Some(foreign_line(&said.stderr));
+    }
+    said.stdout.lines().find_map(|line| {
+        let (word, rest) = line.trim().split_once(' ')?;
+        match word {
+            "insmod" => file_problem(root, rest.split_ascii_whitespace().next()?, signatures),
+            "install" if NEVER.contains(&rest.trim()) => {
+                Some(format!("a line of modprobe.d says 'install {name} {}'", rest.trim()))
+            }
+            _ => None, // builtin, and other install lines
+        }
+    })
+}
+
+fn file_problem(root: &Root, path: &str, signatures: &Signatures) -> Option<String> {
+    if !root.exists(path) {
+        return Some(format!("its file {} is not there", foreign(path)));
+    }
+    let asked_by = signatures.asked_by.as_ref()?;
+    // Compressed files too: modinfo knows how.
+    let signer = root.program(&["modinfo", "-F", "signer", path]);
+    let is_signed = signer.is_ok_and(|s| s.ok && !s.stdout.trim().is_empty());
+    (!is_signed).then(|| {
+        format!(
+            "{} has no signature, and the kernel asks for one ({asked_by})",
+            foreign(path)
+        )
+    })
+}
+
+fn foreign_line(text: &str) -> String {
+    let line = one_line(text);
+    let line = line.strip_prefix("modprobe: ").unwrap_or(&line);
+    let line = line.strip_prefix("FATAL: ").unwrap_or(line);
+    line.trim_end_matches('.').chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KO: &str = "/lib/modules/6.12.0/updates/dkms/nvidia.ko.xz";
+
+    /// A host on which modprobe has been asked for nvidia, with an answer or none.
+    fn host(answer: Option<&str>, files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let asked = answer.map(|text| ("/programs/modprobe --show-depends -- nvidia", text));
+        for (path, text) in asked.iter().chain(files) {
+            let path = dir.path().join(path.trim_start_matches('/'));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let root = Root::at(dir.path());
+        (dir, root)
+    }
+
+    #[test]
+    fn a_module_whose_files_are_there_can_be_loaded() {
+        let insmod = format!("insmod {KO} NVreg_Something=1\n");
+        let lockdown = "none [integrity] confidentiality\n";
+        let signer = format!("/programs/modinfo -F signer {}", KO.replace('/', "!"));
+        for (answer, files, problem) in [
+            (Some(insmod.as_str()), vec![(KO, "")], None),
+            (Some("builtin nvidia\n"), vec![], None),
+            (
+                Some(insmod.as_str()),
+                vec![],
+                Some("its file /lib/modules/6.12.0/updates/dkms/nvidia.ko.xz is not there"),
+            ),
+            (
+                Some("install /bin/false\n"),
+                vec![],
+                Some("a line of modprobe.d says 'install nvidia /bin/false'"),
+            ),
+            (Some("install /sbin/modprobe -i nvidia-current\n"), vec![], None),
+            (
+                Some(insmod.as_str()),
+                vec![(KO, ""), ("/sys/kernel/security/lockdown", lockdown)],
+                Some(
+                    "/lib/modules/6.12.0/updates/dkms/nvidia.ko.xz has no signature, and the kernel asks for one \
+                     (lockdown mode integrity, as Secure Boot turns it on)",
+                ),
+            ),
+            (
+                Some(insmod.as_str()),
+                vec![
+                    (KO, ""),
+                    ("/sys/kernel/security/lockdown", lockdown),
+                    (&signer, "DKMS\n"),
+                ],
+                None,
+            ),
+        ] {
+            let (_dir, root) = host(answer, &files);
+            let found = read(&root, &["nvidia".to_owned()]);
+            assert_eq!(found[0].problem.as_deref(), problem, "{answer:?} {files:?}");
+        }
+        let (_dir, root) = host(None, &[]);
+        let found = read(&root, &["nvidia".to_owned()]);
+        assert!(
+            found[0]
+                .problem
+                .as_ref()
+                .unwrap()
+                .starts_with("modprobe cannot be asked")
+        );
+    }
+
+    #[test]
+    fn modprobes_own_words_lose_what_says_nothing() {
+        let said = "modprobe: FATAL: Module nvidia not found in directory /lib/modules/6.12.0\n";
+        assert_eq!(
+            foreign_line(said),
+            "Module nvidia not found in directory /lib/modules/6.12.0"
+        );
+    }
+
+    #[test]
+    fn what_asks_for_signatures_is_named() {
+        for (path, text, asked_by) in [
+            (
+                "/sys/kernel/security/lockdown",
+                "[none] integrity confidentiality\n",
+                None,
+            ),
+            (
+                "/sys/module/module/parameters/sig_enforce",
+                "Y\n",
+                Some("module.sig_enforce"),
+            ),
+            ("/sys/module/module/parameters/sig_enforce", "N\n", None),
+        ] {
+            let (_dir, root) = host(None, &[(path, text)]);
+            assert_eq!(Signatures::read(&root).asked_by.as_deref(), asked_by, "{path} {text:?}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Why there is no plan: the reasons, each a sentence with its remedy.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::holders::{Holder, Node};
+use crate::pci::PciAddr;
+use crate::record::Owner;
+use crate::report::{foreign, join};
+
+/// Why there is no plan: all reasons found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal(pub Vec<Reason>);
+
+impl Refusal {
+    /// The processes in the way, if they are all that is: they may let go in a moment.
+    pub fn only_holders(&self) -> Option<Vec<i32>> {
+        let pid = |reason: &Reason| match reason {
+            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => Some(holder.pid),
+            _ => None,
+        };
+        self.0.iter().map(pid).collect()
+    }
+
+    /// The processes in the way, if all that is in the way is processes that are ending anyway.
+    pub fn only_ending(&self) -> Option<Vec<i32>> {
+        let pid = |reason: &Reason| match reason {
+            Reason::Ending(holder) => Some(holder.pid),
+            _ => None,
+        };
+        self.0.iter().map(pid).collect()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [reason] => write!(f, "{reason}"),
+            reasons => {
+                write!(f, "{} reasons:", reasons.len())?;
+                for (n, reason) in (1..).zip(reasons) {
+                    write!(f, " ({n}) {reason}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Refusal(vec![reason])
+    }
+}
+
+/// One reason for a refusal. The text is a sentence with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Refused before the host was looked at; the text says why.
+    Other(String),
+    /// Proxmox will not start the VM; its reason.
+    ProxmoxRefuses(String),
+    /// No IOMMU.
+    IommuOff,
+    /// The function has no IOMMU group.
+    NoGroup(PciAddr),
+    /// The function is not there (any more).
+    Absent(PciAddr),
+    /// A call on this function is stuck in the kernel.
+    Stuck(PciAddr),
+    /// The function is split, or is a part of a split one: SR-IOV, MIG.
+    Split {
+        /// The function.
+        addr: PciAddr,
+        /// How it is split, and the remedy.
+        how: String,
+    },
+    /// The group is one of VFIO's unsafe mode.
+    NoIommuGroup(PciAddr),
+    /// The start is for a backup of the stopped VM, and something speaks against it.
+    Backup(String),
+    /// The group has a member that is not of the card and was not given to the VM.
+    Stranger {
+        /// The card's function.
+        of: PciAddr,
+        /// The member.
+        stranger: PciAddr,
+        /// Its driver.
+        driver: Option<String>,
+        /// The group.
+        group: u32,
+    },
+    /// A process uses the device.
+    Held {
+        /// The process.
+        holder: Holder,
+        /// Which of its nodes are in the way.
+        nodes: Vec<Node>,
+    },
+    /// A process has a node open from which it cannot be told which GPU it uses.
+    Doubtful {
+        /// The process.
+        holder: Holder,
+        /// Which nodes.
+        nodes: Vec<Node>,
+    },
+    /// A process that is ending, and what it still closes cannot be seen.
+    Ending(Holder),
+    /// Processes that could not be looked into.
+    Unreadable(Vec<i32>),
+    /// A module is in use and no process accounts for it.
+    ModuleInUse {
+        /// The module.
+        name: String,
+        /// References that no module and no process accounts for.
+        refs: u32,
+    },
+    /// The GPU would leave by an unbind, of a driver whose unbind must not meet a user.
+    OneShot {
+        /// The driver's version.
+        version: String,
+    },
+    /// The settings ask for an unload, and some GPUs stay on the driver.
+    UnloadAsked {
+        /// The GPUs that stay.
+        staying: Vec<PciAddr>,
+    },
+    /// A module that is needed, on the way home or for the guest, cannot be loaded.
+    CannotLoad {
+        /// The module.
+        module: String,
+        /// Why.
+        why: String,
+    },
+    /// A device of the VM shares its group with a GPU that the VM was not given.
+    GpuInGroup {
+        /// The VM's device.
+        of: PciAddr,
+        /// The GPU.
+        gpu: PciAddr,
+        /// The group.
+        group: u32,
+    },
+    /// Another handoff has the device.
+    Taken {
+        /// The function.
+        addr: PciAddr,
+        /// Whose it is.
+        owner: Owner,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Other(text) => f.write_str(text),
+            Reason::ProxmoxRefuses(why) => write!(
+                f,
+                "Proxmox will not start this VM: {why}. Hint: see its hostpci lines with 'qm config', and \
+                 'gpu-handoff status' for who has what"
+            ),
+            Reason::IommuOff => write!(
+                f,
+                "the IOMMU is off, so that no device can be given to a guest. Hint: turn on VT-d (Intel) or AMD-Vi, \
+                 also called IOMMU (AMD), in the firmware setup; on Intel add intel_iommu=on to the kernel command \
+                 line as well, on AMD see that amd_iommu=off is not there; then reboot"
+            ),
+            Reason::NoGroup(addr) => write!(
+                f,
+                "{addr} has no IOMMU group and cannot be given to a guest. Hint: see 'dmesg | grep -i -e DMAR -e \
+                 AMD-Vi' for what the kernel made of the IOMMU"
+            ),
+            Reason::Absent(addr) => write!(
+                f,
+                "{addr} is not there. Hint: compare 'lspci' with the VM's hostpci lines"
+            ),
+            Reason::Stuck(addr) => write!(
+                f,
+                "a call on {addr} is stuck in the kernel, and every other one would be too. Hint: end the process \
+                 that 'gpu-handoff status' names; if that does not help, sync and power-cycle (a reboot will hang)"
+            ),
+            Reason::Split { addr, how } => write!(f, "{addr} {how}"),
+            Reason::NoIommuGroup(addr) => write!(
+                f,
+                "{addr} is in a group of VFIO's unsafe no-IOMMU mode, which gives a guest the host's memory. Hint: turn \
+                 the IOMMU on instead of vfio's enable_unsafe_noiommu_mode"
+            ),
+            Reason::Backup(why) => write!(
+                f,
+                "this start is for a backup of the stopped VM, which fails with it ({why}). Hint: 'on-backup' in \
+                 /etc/gpu-handoff/config.toml decides, also for one VM; a backup of the running VM starts nothing"
+            ),
+            Reason::Stranger {
+                of,
+                stranger,
+                driver,
+                group,
+            } => write!(
+                f,
+                "IOMMU group {group} of {of} also has {stranger} ({}), which is not of this card and would leave the \
+                 host with it. Hint: put the card into a slot with a group of its own, or give {stranger} to the VM \
+                 as well",
+                driver.as_deref().unwrap_or("no driver")
+            ),
+            Reason::Held { holder, nodes } => write!(
+                f,
+                "{} is in use by {}. Hint: {}",
+                join(nodes),
+                describe(holder),
+                remedy(holder)
+            ),
+            Reason::Doubtful { holder, nodes } => write!(
+                f,
+                "{} is open in {}, and nothing shows that it uses another GPU. Hint: {}",
+                join(nodes),
+                describe(holder),
+                remedy(holder)
+            ),
+            Reason::Ending(holder) => write!(
+                f,
+                "{} is ending and may not have let go of the device yet. Hint: try again when it has gone; if it stays, \
+                 see 'journalctl -k' for what holds it up",
+                describe(holder)
+            ),
+            Reason::Unreadable(pids) => write!(
+                f,
+                "what process {} has open could not be read, so nobody knows whether the GPU is free. Hint: run as \
+                 root, outside a container",
+                join(pids)
+            ),
+            Reason::ModuleInUse { name, refs } => write!(
+                f,
+                "module {name} is in use ({refs} more than its other modules and processes account for), most likely \
+                 by the console. Hint: find the 'frame buffer device' among /sys/class/vtconsole/*/name and write 0 \
+                 to its 'bind'"
+            ),
+            Reason::OneShot { version } => write!(
+                f,
+                "an unbind by driver {version} never ends if anybody turns out to use the GPU, and the driver cannot be \
+                 unloaded instead: other GPUs stay on it, or 'way' is \"unbind\". Hint: give the VM all GPUs of the \
+                 driver, or use a driver before 595"
+            ),
+            Reason::UnloadAsked { staying } => write!(
+                f,
+                "'way' is \"unload\", and {} stays on the driver. Hint: set 'way' to \"auto\" in \
+                 /etc/gpu-handoff/config.toml, or give the VM that GPU as well",
+                join(staying)
+            ),
+            Reason::CannotLoad { module, why } => {
+                let then = if module == "vfio_pci" {
+                    "no guest can have the GPU"
+                } else {
+                    "the GPU would not come back"
+                };
+                write!(
+                    f,
+                    "module {module} cannot be loaded: {why}; until then {then}. Hint: 'modprobe --show-depends \
+                     {module}' shows it"
+                )
+            }
+            Reason::GpuInGroup { of, gpu, group } => write!(
+                f,
+                "IOMMU group {group} of {of}, which the VM is given, also has the GPU {gpu}: Proxmox would take it off \
+                 its driver without looking who uses it. Hint: give the GPU to the VM as well, or put one of them \
+                 into another slot"
+            ),
+            Reason::Taken { addr, owner } => write!(
+                f,
+                "{addr} is taken already ({owner}). Hint: 'gpu-handoff status' shows who has what, 'gpu-handoff \
+                 to_nvidia' brings it home"
+            ),
+        }
+    }
+}
+
+fn describe(holder: &Holder) -> String {
+    let belongs = if holder.belongs_to.is_empty() {
+        String::new()
+    } else {
+        format!(", {}", foreign(&holder.belongs_to))
+    };
+    format!("process {} ({}{belongs})", holder.pid, foreign(&holder.comm))
+}
+
+/// What a person does about a holder.
+fn remedy(holder: &Holder) -> String {
+    let name = &holder.belongs_to;
+    if let Some(ctid) = name.strip_prefix("container ") {
+        return format!("pct shutdown {ctid}");
+    }
+    if let Some(vmid) = name.strip_prefix("VM ") {
+        return format!("qm shutdown {vmid}");
+    }
+    let untouchable = ["pvedaemon.service", "systemd-logind.service", "dbus.service"].contains(&name.as_str());
+    if let Some(unit) = name.strip_prefix("user service ") {
+        return format!("systemctl --user stop {} as that user", foreign(unit));
+    }
+    if name.ends_with(".service") && !untouchable {
+        return format!("systemctl stop {}", foreign(name));
+    }
+    "end that process, then start again".to_owned()
+}

@@ -1,0 +1,116 @@
+//! Who uses a GPU, judged: which of the holders of a snapshot speak against taking it.
+
+use std::collections::BTreeSet;
+
+use crate::holders::{Holder, Node};
+use crate::inventory::{Function, Snapshot};
+use crate::pci::PciAddr;
+use crate::refusal::Reason;
+
+/// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
+pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    for holder in &snapshot.holders {
+        let on_others = |n: &&Node| match n {
+            Node::Drm(addr) => !set.contains(addr) && snapshot.function(*addr).is_some_and(Function::is_nvidia_gpu),
+            _ => false,
+        };
+        let nodes: Vec<Node> = holder.nodes.iter().filter(on_others).copied().collect();
+        if !nodes.is_empty() {
+            reasons.push(Reason::Held {
+                holder: holder.clone(),
+                nodes,
+            });
+        }
+    }
+    reasons
+}
+
+/// Modules that no other module uses and that still have references, where no process was found to have any.
+///
+/// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them.
+pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
+    let of_the_driver = |n: &Node| !matches!(n, Node::Sound(_) | Node::VfioGroup(_) | Node::VfioDevice(_));
+    let others = snapshot.holders.iter().filter(|h| !is_persistenced(h));
+    if others.flat_map(|h| &h.nodes).any(of_the_driver) {
+        return Vec::new(); // somebody is named already
+    }
+    modules
+        .iter()
+        .filter_map(|name| snapshot.module(name))
+        .filter(|m| m.users.is_empty())
+        .filter_map(|m| {
+            let refs = m.refs.unwrap_or(1);
+            (refs > 0).then(|| Reason::ModuleInUse {
+                name: m.name.clone(),
+                refs,
+            })
+        })
+        .collect()
+}
+
+/// Who uses these functions, as far as a scan can see: the reasons not to take them from their drivers.
+///
+/// Nodes of the whole driver (nvidiactl, uvm, modeset, caps) count where one of the functions is on that driver:
+/// a GPU can be attached through them without its own node being open.
+pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
+    let functions: Vec<&Function> = addrs.iter().filter_map(|a| snapshot.function(*a)).collect();
+    let on_nvidia = functions.iter().any(|f| f.is_on_nvidia());
+    let groups: BTreeSet<u32> = functions.iter().filter_map(|f| f.group).collect();
+    let stays = snapshot
+        .functions
+        .iter()
+        .any(|f| f.is_on_nvidia() && !addrs.contains(&f.addr));
+    let mut reasons = Vec::new();
+    for holder in &snapshot.holders {
+        let (mut sure, mut doubtful) = (Vec::new(), Vec::new());
+        for node in &holder.nodes {
+            match node {
+                Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::VfioDevice(a) if addrs.contains(a) => {
+                    sure.push(*node);
+                }
+                Node::VfioGroup(group) if groups.contains(group) => sure.push(*node),
+                Node::Control | Node::Uvm | Node::Modeset | Node::Caps | Node::UnknownGpu(_) if on_nvidia => {
+                    if stays {
+                        doubtful.push(*node);
+                    } else {
+                        sure.push(*node);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let holder = holder.clone();
+        if !sure.is_empty() {
+            reasons.push(Reason::Held { holder, nodes: sure });
+        } else if !doubtful.is_empty() {
+            let nodes = doubtful;
+            reasons.push(Reason::Doubtful { holder, nodes });
+        }
+    }
+    // What a guest held is on vfio-pci; what the host's programs held is not.
+    let (on_vfio, on_host): (Vec<&Function>, Vec<&Function>) = functions.iter().partition(|f| f.is_on_vfio());
+    let counts = |h: &&Holder| {
+        if is_guest(h) {
+            !on_vfio.is_empty()
+        } else {
+            !on_host.is_empty()
+        }
+    };
+    reasons.extend(snapshot.ending.iter().filter(counts).cloned().map(Reason::Ending));
+    if !snapshot.unreadable.is_empty() {
+        reasons.push(Reason::Unreadable(snapshot.unreadable.clone()));
+    }
+    reasons
+}
+
+/// Whether a process is NVIDIA's persistence daemon: it keeps GPUs initialised and nothing else, so that it may be stopped
+/// and started again (nvidia-persistenced(1)).
+pub fn is_persistenced(holder: &Holder) -> bool {
+    holder.belongs_to == "nvidia-persistenced.service"
+}
+
+/// Whether a process is a QEMU: by its cgroup, or, started by hand, by its name.
+fn is_guest(holder: &Holder) -> bool {
+    holder.belongs_to.starts_with("VM ") || holder.comm.starts_with("qemu") || holder.comm == "kvm"
+}

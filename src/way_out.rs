@@ -1,0 +1,496 @@
+//! The plan from the host to vfio-pci, or every reason why not. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::config::{Budgets, Doubt, Reset, Settings, WayOut};
+use crate::facts::{self, Fact};
+use crate::inventory::{Function, Snapshot, VFIO_PCI};
+use crate::pci::PciAddr;
+use crate::plan::{
+    Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_override, slots, start, stop, unbind, unload,
+};
+use crate::record::{Owner, Record, Taken};
+use crate::refusal::{Reason, Refusal};
+use crate::report::join;
+use crate::step::{Act, Attribute, Step};
+use crate::uses;
+
+/// The first driver that lets NVKMS and nvidia_drm drop a GPU when it is unbound (nvidia_modeset_remove in
+/// open-gpu-kernel-modules 590.44, kernel-open/nvidia/nv-pci.c). Before it, a GPU that nvidia_drm drives is in
+/// use for as long as that module is loaded.
+const DRM_LETS_GO: [u32; 2] = [590, 44];
+
+/// From this driver on an unbind that meets a user never ends, even when the user does: the GPU is taken off the
+/// driver's list before the wait (open-gpu-kernel-modules 595.45.04, kernel-open/nvidia/nv-pci.c; issue 1119).
+const ONE_SHOT: [u32; 1] = [595];
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Whose handoff it is.
+    pub owner: Owner,
+    /// The GPUs' functions.
+    pub gpus: &'a [PciAddr],
+    /// All functions that the same VM was given: a group may hold more than GPUs.
+    pub given: &'a [PciAddr],
+}
+
+/// What is looked at before a way is chosen.
+struct Ground<'a> {
+    snapshot: &'a Snapshot,
+    /// Every function that moves.
+    set: BTreeSet<PciAddr>,
+    /// Those of them that are there.
+    functions: Vec<&'a Function>,
+    /// Those of them that are not on vfio-pci yet.
+    leaving: Vec<&'a Function>,
+}
+
+impl<'a> Ground<'a> {
+    fn of(snapshot: &'a Snapshot, gpus: &[PciAddr]) -> Self {
+        let set: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(snapshot, *gpu)).collect();
+        let functions: Vec<&Function> = set.iter().filter_map(|a| snapshot.function(*a)).collect();
+        let leaving = functions.iter().copied().filter(|f| !f.is_on_vfio()).collect();
+        Ground {
+            snapshot,
+            set,
+            functions,
+            leaving,
+        }
+    }
+
+    fn addrs(&self) -> Vec<PciAddr> {
+        self.set.iter().copied().collect()
+    }
+
+    fn leaves_nvidia(&self) -> bool {
+        self.leaving.iter().any(|f| f.is_on_nvidia())
+    }
+
+    /// Functions on NVIDIA's driver that stay there.
+    fn staying(&self) -> Vec<PciAddr> {
+        let on_nvidia = self.snapshot.functions.iter().filter(|f| f.is_on_nvidia());
+        on_nvidia.map(|f| f.addr).filter(|a| !self.set.contains(a)).collect()
+    }
+
+    fn way(&self, settings: &Settings) -> Way {
+        if self.leaving.is_empty() {
+            Way::AlreadyThere
+        } else if !self.leaves_nvidia() {
+            Way::Unbind
+        } else if settings.way == WayOut::Unload || (settings.way == WayOut::Auto && self.staying().is_empty()) {
+            Way::Unload
+        } else {
+            Way::Unbind
+        }
+    }
+
+    /// Modules that are unloaded, in that order.
+    fn modules(&self, way: Way) -> Vec<String> {
+        match way {
+            Way::Unload => users_first(self.snapshot, "nvidia"),
+            Way::Unbind if self.leaves_nvidia() && drm_holds_gpus(self.snapshot) => {
+                users_first(self.snapshot, "nvidia_drm")
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The modules that a way out for these GPUs depends on: those that come back at home, and vfio_pci. Whether they can be
+/// loaded has to be asked ([`crate::loadable`]) before [`plan`] is.
+pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> Vec<String> {
+    let ground = Ground::of(snapshot, gpus);
+    let mut names = ground.modules(ground.way(settings));
+    if !ground.leaving.is_empty() && !snapshot.vfio_pci {
+        names.push("vfio_pci".to_owned());
+    }
+    names
+}
+
+/// The plan. `records` are all handoffs there are.
+///
+/// # Errors
+/// [`Refusal`] with every reason found.
+pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], settings: &Settings) -> Result<Plan, Refusal> {
+    let Wanted { owner, gpus, given } = wanted;
+    let ground = Ground::of(snapshot, gpus);
+    let addrs = ground.addrs();
+    let way = ground.way(settings);
+    let modules = ground.modules(way);
+
+    let absent = gpus.iter().filter(|gpu| snapshot.function(**gpu).is_none());
+    let mut reasons: Vec<Reason> = absent.map(|gpu| Reason::Absent(*gpu)).collect();
+    reasons.extend(host_reasons(&ground, given));
+    reasons.extend(taken_reasons(&ground, owner, records));
+    reasons.dedup();
+    let (units, mut notes) = judge_holders(&ground, &addrs, settings, &mut reasons);
+    reasons.extend(way_reasons(&ground, way));
+    if way == Way::Unbind && !modules.is_empty() {
+        reasons.extend(uses::drm_needed(snapshot, &ground.set));
+    }
+    reasons.extend(uses::unaccounted(snapshot, &modules));
+    reasons.extend(load_reasons(snapshot, &needed(snapshot, gpus, settings)));
+    if !reasons.is_empty() {
+        return Err(Refusal(reasons));
+    }
+
+    let earlier = records.iter().find(|r| r.owner == owner);
+    let taken: Vec<Taken> = ground
+        .functions
+        .iter()
+        .map(|f| {
+            let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == f.addr));
+            known.cloned().unwrap_or_else(|| taken_from(f, settings))
+        })
+        .collect();
+    notes.extend(way_notes(&ground, way, &modules, earlier));
+    notes.extend(facts::notes(&settings.facts, snapshot, &addrs));
+    let steps = steps(&ground, way, &modules, &units, settings);
+    Ok(Plan {
+        direction: Direction::Out,
+        owner,
+        cards: slots(&addrs),
+        way,
+        taken,
+        modules: both(earlier.map(|r| &r.modules), modules),
+        units: both(earlier.map(|r| &r.units), units),
+        missing: Vec::new(),
+        steps,
+        notes,
+    })
+}
+
+/// What an earlier handoff of the same owner has written down, and what is new.
+fn both(earlier: Option<&Vec<String>>, new: Vec<String>) -> Vec<String> {
+    let mut all = earlier.cloned().unwrap_or_default();
+    for name in new {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
+/// What speaks against it whoever uses it: the IOMMU, the groups, how a card is split.
+fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason> {
+    let snapshot = ground.snapshot;
+    let mut reasons = Vec::new();
+    if !snapshot.iommu {
+        reasons.push(Reason::IommuOff);
+    }
+    for function in &ground.functions {
+        reasons.extend(group_reasons(snapshot, function, &ground.set, given));
+        if function.stuck {
+            reasons.push(Reason::Stuck(function.addr));
+        }
+        reasons.extend(split(snapshot, function));
+        if function.noiommu {
+            reasons.push(Reason::NoIommuGroup(function.addr));
+        }
+    }
+    reasons
+}
+
+fn taken_reasons(ground: &Ground<'_>, owner: Owner, records: &[Record]) -> Vec<Reason> {
+    let others = || records.iter().filter(|r| r.owner != owner);
+    let by_other = |addr: &PciAddr| {
+        let record = others().find(|r| r.has(*addr))?;
+        Some(Reason::Taken {
+            addr: *addr,
+            owner: record.owner,
+        })
+    };
+    ground.set.iter().filter_map(by_other).collect()
+}
+
+/// Sorts the holders into those that are stopped for the handoff (returned: the persistence daemon's unit), those that
+/// the settings accept (a note), and reasons.
+fn judge_holders(
+    ground: &Ground<'_>,
+    addrs: &[PciAddr],
+    settings: &Settings,
+    reasons: &mut Vec<Reason>,
+) -> (Vec<String>, Vec<String>) {
+    let (mut units, mut notes) = (Vec::new(), Vec::new());
+    for reason in uses::use_of(ground.snapshot, addrs) {
+        match &reason {
+            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if uses::is_persistenced(holder) => {
+                if !units.contains(&holder.belongs_to) {
+                    units.push(holder.belongs_to.clone());
+                }
+            }
+            Reason::Doubtful { holder, nodes } if settings.doubt == Doubt::GoOn && !is_one_shot(ground.snapshot) => {
+                notes.push(format!(
+                    "process {} has {} open and may use the GPU; 'doubt' is \"go-on\"",
+                    holder.pid,
+                    join(nodes)
+                ));
+            }
+            _ => reasons.push(reason),
+        }
+    }
+    (units, notes)
+}
+
+fn way_reasons(ground: &Ground<'_>, way: Way) -> Option<Reason> {
+    let staying = ground.staying();
+    if way == Way::Unload && !staying.is_empty() {
+        return Some(Reason::UnloadAsked { staying });
+    }
+    let unbinds_nvidia = way == Way::Unbind && ground.leaves_nvidia();
+    if !unbinds_nvidia || !is_one_shot(ground.snapshot) {
+        return None;
+    }
+    let version = ground.snapshot.nvidia.as_ref().map(|n| n.version.clone());
+    Some(Reason::OneShot {
+        version: version.unwrap_or_default(),
+    })
+}
+
+/// What nobody has asked about counts as missing: a way out without a way home is worse than none.
+fn load_reasons(snapshot: &Snapshot, needed: &[String]) -> Vec<Reason> {
+    let problem = |name: &String| {
+        let answer = snapshot.loadable.iter().find(|l| l.name == *name);
+        let why = match answer {
+            Some(answer) => answer.problem.clone()?,
+            None => "nobody has asked modprobe".to_owned(),
+        };
+        Some(Reason::CannotLoad {
+            module: name.clone(),
+            why,
+        })
+    };
+    needed.iter().filter_map(problem).collect()
+}
+
+fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<&Record>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if way == Way::Unbind && !modules.is_empty() && !ground.staying().is_empty() {
+        notes.push(format!(
+            "nvidia_drm is reloaded: driver {} lets no GPU go while it is loaded; displays of the GPUs that stay are \
+             dark meanwhile",
+            ground.snapshot.nvidia.as_ref().map_or("?", |n| n.version.as_str())
+        ));
+    }
+    let ours = |addr: PciAddr| earlier.is_some_and(|r| r.has(addr));
+    let there = ground.functions.iter().filter(|f| f.is_on_vfio() && !ours(f.addr));
+    let there: Vec<PciAddr> = there.map(|f| f.addr).collect();
+    if !there.is_empty() {
+        notes.push(format!(
+            "{} is on vfio-pci already, by the host's own settings, and stays there when it comes back",
+            join(there)
+        ));
+    }
+    notes
+}
+
+/// Whether a function is shared in a way that taking it would destroy.
+fn split(snapshot: &Snapshot, function: &Function) -> Option<Reason> {
+    let addr = function.addr;
+    let how = if function.vfs > 0 {
+        format!(
+            "has {} virtual functions, which would vanish under whoever uses them. Hint: write 0 to its sriov_numvfs \
+             once they are free",
+            function.vfs
+        )
+    } else if let Some(physfn) = function.physfn {
+        format!("is a virtual function of {physfn}, not a card. Hint: give vGPUs to a VM with mdev=")
+    } else if function.mdevs > 0 {
+        format!(
+            "has {} mediated devices (vGPUs), which would vanish under whoever uses them. Hint: stop their VMs first",
+            function.mdevs
+        )
+    } else if snapshot.nvidia_gpu(addr).is_some_and(|g| g.mig) {
+        "is split into MIG instances. Hint: destroy them with 'nvidia-smi mig -dci' and '-dgi', then 'nvidia-smi -mig \
+         0'"
+        .to_owned()
+    } else {
+        return None;
+    };
+    Some(Reason::Split { addr, how })
+}
+
+/// What speaks against the group of a function.
+fn group_reasons(snapshot: &Snapshot, function: &Function, set: &BTreeSet<PciAddr>, given: &[PciAddr]) -> Vec<Reason> {
+    let Some(group) = function.group else {
+        // Without an IOMMU no function has a group; that is said once.
+        return if snapshot.iommu {
+            vec![Reason::NoGroup(function.addr)]
+        } else {
+            Vec::new()
+        };
+    };
+    snapshot
+        .group(group)
+        .filter(|member| !set.contains(&member.addr) && !given.contains(&member.addr))
+        .map(|member| Reason::Stranger {
+            of: function.addr,
+            stranger: member.addr,
+            driver: member.driver.clone(),
+            group,
+        })
+        .collect()
+}
+
+fn taken_from(function: &Function, settings: &Settings) -> Taken {
+    Taken {
+        addr: function.addr,
+        driver: function.driver.clone(),
+        module: function.module.clone(),
+        driver_override: function.driver_override.clone(),
+        attributes: attributes(function, settings)
+            .into_iter()
+            .map(|(attribute, before, _)| (attribute, before))
+            .collect(),
+    }
+}
+
+/// Attributes of a GPU that are changed while it is away: which, what it is now, what it becomes.
+fn attributes(function: &Function, settings: &Settings) -> Vec<(Attribute, String, String)> {
+    if !function.is_nvidia_gpu() || function.is_on_vfio() {
+        return Vec::new();
+    }
+    let known = facts::of(&settings.facts, function);
+    let known = |value: fn(&Fact) -> Option<String>| known.iter().find_map(|f| value(f));
+    let mut changes = Vec::new();
+    let wanted = match &settings.reset {
+        Reset::Auto => known(|f| f.reset.clone()),
+        Reset::Never => None,
+        Reset::By(methods) => Some(methods.clone()),
+    };
+    let before = function.reset_methods.join(" ");
+    // What the device cannot do is left out; where nothing would be left, all is left as it is.
+    let can = |m: &&str| function.reset_methods.iter().any(|has| has == m);
+    let wanted = wanted.map(|methods| methods.split(' ').filter(can).collect::<Vec<_>>().join(" "));
+    if let Some(wanted) = wanted.filter(|w| !w.is_empty() && *w != before) {
+        changes.push((Attribute::ResetMethod, before, wanted));
+    }
+    let flag = |allowed: bool| if allowed { "1" } else { "0" }.to_owned();
+    let wanted = known(|f| f.d3cold.map(|allowed| allowed.to_string()));
+    if let Some(wanted) = wanted.map(|w| w == "true").filter(|w| *w != function.d3cold) {
+        changes.push((Attribute::D3cold, flag(function.d3cold), flag(wanted)));
+    }
+    changes
+}
+
+/// Whether a GPU counts as in use for as long as nvidia_drm is loaded. An unknown version is an old one.
+fn drm_holds_gpus(snapshot: &Snapshot) -> bool {
+    let Some(driver) = &snapshot.nvidia else {
+        return false;
+    };
+    driver.modeset && snapshot.module("nvidia_drm").is_some() && version(snapshot).as_slice() < DRM_LETS_GO.as_slice()
+}
+
+/// The numbers of the driver's version; none where it is not known, which is less than any.
+fn version(snapshot: &Snapshot) -> Vec<u32> {
+    let version = snapshot.nvidia.as_ref().map_or("", |n| n.version.as_str());
+    version.split('.').filter_map(|p| p.parse().ok()).collect()
+}
+
+/// Whether an unbind that meets a user would never end.
+fn is_one_shot(snapshot: &Snapshot) -> bool {
+    version(snapshot).as_slice() >= ONE_SHOT.as_slice()
+}
+
+/// A module and everything that uses it, users first: the order in which the kernel lets them be unloaded.
+fn users_first(snapshot: &Snapshot, name: &str) -> Vec<String> {
+    fn visit(snapshot: &Snapshot, name: &str, order: &mut Vec<String>) {
+        let Some(module) = snapshot.module(name) else {
+            return;
+        };
+        for user in &module.users {
+            visit(snapshot, user, order);
+        }
+        if !order.iter().any(|n| n == name) {
+            order.push(name.to_owned());
+        }
+    }
+    let mut order = Vec::new();
+    visit(snapshot, name, &mut order);
+    order
+}
+
+fn steps(ground: &Ground<'_>, way: Way, modules: &[String], units: &[String], settings: &Settings) -> Vec<Step> {
+    let Ground { snapshot, leaving, .. } = ground;
+    let budgets: &Budgets = &settings.budgets;
+    let on_nvidia: Vec<PciAddr> = leaving.iter().filter(|f| f.is_on_nvidia()).map(|f| f.addr).collect();
+    let mut steps = Steps::new(budgets, on_nvidia.len());
+    if !leaving.is_empty() && !snapshot.vfio_pci {
+        // Never unloaded again: other VMs may come to depend on it.
+        steps.push(load("vfio_pci"), Vec::new());
+    }
+    for name in units {
+        steps.push(stop(name), vec![start(name)]);
+    }
+    for function in leaving {
+        let before = function.driver_override.as_deref();
+        steps.push(
+            set_override(function.addr, Some(VFIO_PCI)),
+            vec![set_override(function.addr, before)],
+        );
+    }
+    // Functions 1 to 3 of Turing and later cards work only while function 0 is awake, so it goes last
+    // (linux commit 6d2e369f0d, "PCI: Add NVIDIA GPU multi-function power dependencies").
+    let descending = || leaving.iter().rev().copied();
+    for function in descending() {
+        let Some(driver) = &function.driver else { continue };
+        if function.is_on_nvidia() {
+            continue;
+        }
+        push_unbind(&mut steps, function.addr, driver);
+    }
+    for name in modules {
+        let mut inverse = Vec::new();
+        if name == "nvidia" {
+            // First, because nvidia does not load where no GPU lets itself be bound.
+            inverse.extend(on_nvidia.iter().map(|a| set_override(*a, Some("nvidia"))));
+            inverse.push(load(name));
+            inverse.extend(on_nvidia.iter().map(|a| probe(*a, "nvidia")));
+        } else {
+            inverse.push(load(name));
+        }
+        steps.push(unload(name), inverse);
+    }
+    if way == Way::Unbind {
+        for function in descending().filter(|f| f.is_on_nvidia()) {
+            push_unbind(&mut steps, function.addr, "nvidia");
+        }
+    }
+    for function in descending() {
+        steps.push(probe(function.addr, VFIO_PCI), vec![unbind(function.addr, VFIO_PCI)]);
+    }
+    for function in leaving {
+        steps.push(
+            set_override(
+                function.addr,
+                function.driver_override.as_deref().filter(|d| *d != VFIO_PCI),
+            ),
+            Vec::new(),
+        );
+    }
+    for function in leaving {
+        for (attribute, before, wanted) in attributes(function, settings) {
+            let back = set_attribute(function.addr, attribute, &before);
+            steps.push(set_attribute(function.addr, attribute, &wanted), vec![back]);
+        }
+    }
+    // For those that stay.
+    if way == Way::Unbind && !ground.staying().is_empty() {
+        for name in modules.iter().rev() {
+            steps.push(load(name), vec![unload(name)]);
+        }
+        for name in units {
+            steps.push(start(name), vec![stop(name)]);
+        }
+    }
+    steps.steps
+}
+
+fn push_unbind(steps: &mut Steps<'_>, addr: PciAddr, driver: &str) {
+    steps.push(Act::ProveFree { addrs: vec![addr] }, Vec::new());
+    steps.push(
+        unbind(addr, driver),
+        vec![set_override(addr, Some(driver)), probe(addr, driver)],
+    );
+}
