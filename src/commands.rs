@@ -80,19 +80,19 @@ fn some_gpus(target: &Target, given: &Given) -> Result<(), Error> {
 
 /// What `plan` shows.
 #[derive(Debug, Serialize)]
-struct Shown<'a> {
+pub struct Shown<'a> {
     /// The VM's entries, where a VM was named.
-    entries: &'a [Entry],
+    pub entries: &'a [Entry],
     /// The VM is a template.
-    template: bool,
+    pub template: bool,
     /// What would be done; None: nothing, or it is refused.
-    plan: Option<&'a Plan>,
+    pub plan: Option<&'a Plan>,
     /// Every reason why not.
-    refused: Vec<String>,
+    pub refused: Vec<String>,
     /// Containers that are given a GPU when they run.
-    containers: &'a [GpuContainer],
+    pub containers: &'a [GpuContainer],
     /// Each setting with its value and where it came from.
-    settings: Vec<(&'static str, String, &'a str)>,
+    pub settings: Vec<(&'static str, String, &'a str)>,
 }
 
 /// Shows the plan. A refusal is a result too: it is shown, and the exit code is that of the refusal.
@@ -130,7 +130,8 @@ fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
     }
 }
 
-fn shown_text(shown: &Shown<'_>, given: &Given) -> String {
+/// What `plan` shows, for people.
+pub fn shown_text(shown: &Shown<'_>, given: &Given) -> String {
     let mut text = String::new();
     for entry in shown.entries {
         text += &report::entry_text(entry);

@@ -96,7 +96,8 @@ impl Root {
     /// What a program of the host says: its standard output and error, and whether it ended with 0.
     ///
     /// Below another root than `/` the answer is a file `programs/WORDS`, the words with blanks between them and `!`
-    /// for each `/`: recorded standard output, of a program that ended well.
+    /// for each `/`: recorded standard output, of a program that ended well; or `programs/failed/WORDS`: recorded
+    /// standard error, of one that did not.
     ///
     /// There is no deadline here: it is run in a worker, which has one.
     ///
@@ -105,6 +106,12 @@ impl Root {
     pub fn program(&self, words: &[&str]) -> io::Result<Said> {
         if !self.is_real() {
             let name = words.join(" ").replace('/', "!");
+            if let Ok(stderr) = self.text(format!("/programs/failed/{name}")) {
+                return Ok(Said {
+                    stderr,
+                    ..Said::default()
+                });
+            }
             let stdout = self.text(format!("/programs/{name}"))?;
             return Ok(Said {
                 ok: true,
