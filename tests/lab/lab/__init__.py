@@ -8,6 +8,7 @@ Modules, in the order in which a run uses them:
     terminal   the raw terminal of tests/lab/shell
     session    one booted guest: start, run scripts, keep its logs, end
     channel    the line between this side and the agent in the guest
+    frozen     a look from outside at a guest that says nothing any more
     qemu       the command line of the virtual machine
     accel      TCG, or KVM where it really boots something
     card/      the pretend card: a vfio-user server, one for all functions

@@ -23,6 +23,16 @@ class TooLate(Exception):
     """Nothing came in time."""
 
 
+class GuestFrozen(Exception):
+    """The virtual machine is there, but its agent gives no sign of life."""
+
+
+# A busy guest takes a second to answer, and one whose card takes 70 s for a
+# reset answers meanwhile: two minutes without a word are no delay.
+PING_EVERY = 20.0
+PINGS = 5
+
+
 @dataclass
 class Channel:
     """Our end of the line; QEMU connects to it."""
@@ -30,6 +40,7 @@ class Channel:
     listener: socket.socket
     line: socket.socket | None = None
     _pending: bytearray = field(default_factory=bytearray)
+    _unanswered: int = 0
 
     @classmethod
     def listen(cls, path: Path) -> Channel:
@@ -56,6 +67,42 @@ class Channel:
             self.line.sendall(json.dumps(message).encode() + b"\n" + data)
         except OSError as error:
             raise GuestDied from error
+
+    def receive_from_living(
+        self, deadline: float, every: float = PING_EVERY, pings: int = PINGS
+    ) -> tuple[dict[str, Any], bytes]:
+        """The next message, while the agent is asked whether it lives.
+
+        Raises TooLate after `deadline`, and GuestFrozen when so many pings,
+        sent whenever there was silence for so long, had nothing after them.
+        Pings are counted and not the time: a machine that slept for an hour
+        has not waited for an answer.
+        """
+        while True:
+            wake = min(deadline, time.monotonic() + every)
+            try:
+                message, data = self.receive(wake)
+            except TooLate:
+                if wake == deadline:
+                    raise
+                if self._unanswered >= pings:
+                    raise GuestFrozen from None
+                self._unanswered += 1
+                self.send({"do": "ping"})
+                continue
+            if message["event"] != "pong":
+                return message, data
+
+    def answers(self, timeout: float) -> bool:
+        """Does the agent answer at all? What it says otherwise is lost."""
+        deadline = time.monotonic() + timeout
+        self.send({"do": "ping"})
+        try:
+            while self.receive(deadline)[0]["event"] != "pong":
+                pass
+        except TooLate:
+            return False
+        return True
 
     def receive(
         self, deadline: float, others: tuple[Any, ...] = ()
@@ -85,6 +132,7 @@ class Channel:
                 data = b""
             if not data:
                 raise GuestDied
+            self._unanswered = 0
             self._pending += data
 
     def _take(self) -> tuple[dict[str, Any], bytes] | None:

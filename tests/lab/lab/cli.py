@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from . import cache, options, sandbox, scenarios, session
-from .channel import GuestDied
+from .channel import GuestDied, GuestFrozen
 from .progress import say, step
 
 LAB = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ RUN_TEXT = """
 Without --script: run the scenarios of tests/lab/scenarios, or those named,
 and end with a line "N passed, N failed".
 Exit status with --script: the script's own; 124 it took longer than
---timeout, 125 the lab failed, 126 the guest died.
+--timeout, 125 the lab failed, 126 the guest died or froze.
 """
 
 
@@ -89,14 +89,19 @@ def _run(rest: list[str]) -> int:
 
 def _run_script(chosen: argparse.Namespace, script: Path) -> int:
     boot = options.from_arguments(chosen)
+    folder, answers = chosen.keep / "script", True
     with session.Guest(boot, _package()) as guest:
         try:
             status = guest.run(script, session.to_stdout, chosen.timeout)
+        except GuestFrozen:
+            status, answers = session.GUEST_DIED, False
+            for line in [*guest.diagnose(folder), "error: the guest froze"]:
+                say(line)
         finally:
-            guest.keep_logs(chosen.keep / "script")
+            guest.keep_logs(folder, answers)
     if status == session.TIMED_OUT:
         say(f"the script was ended after {chosen.timeout:.0f} s")
-    say(f"exit status {status}; logs are in {chosen.keep / 'script'}")
+    say(f"exit status {status}; logs are in {folder}")
     return status
 
 

@@ -64,6 +64,8 @@ LOGIND = "systemd-logind.service"
 # Checks of the kernel that take long on an emulated processor, and nothing
 # that a device or its driver can tell the difference by.
 QUICKER = "lsm=capability audit=0 mitigations=off cryptomgr.notests nowatchdog"
+# Debian allows some of the keyboard's system requests; frozen.py wants all.
+ASKABLE = "sysrq_always_enabled"
 
 # QEMU hands vga= to the kernel's setup code, which has the BIOS set the mode
 # (1024x768, 24 bits); without the card's own driver the picture stays its.
@@ -111,6 +113,8 @@ def command(
             "-chardev", f"socket,id={port},path={RUN}/{port}.sock",
             "-device", f"virtserialport,chardev={port},name=lab.{port}",
         ]
+    # For a look from outside at a guest that no longer answers, see frozen.py.
+    words += ["-qmp", f"unix:{RUN}/qmp.sock,server=on,wait=off"]
     return words + _cards(options)
 
 
@@ -120,7 +124,7 @@ def kernel_arguments(options: Options, iommu: str) -> str:
     words = ["console=ttyS0", "panic=-1", "loglevel=4",
              "systemd.show_status=0",
              "modprobe.blacklist=" + ",".join(NOT_LOADED),
-             *(f"systemd.mask={unit}" for unit in masked), QUICKER, iommu,
+             *(f"systemd.mask={unit}" for unit in masked), QUICKER, ASKABLE, iommu,
              FIRMWARE if options.display == "firmware" else "",
              options.append]
     return " ".join(word for word in words if word)

@@ -11,6 +11,10 @@ its top say what it is:
 Exit status 0 is a pass. Those with equal switches share a boot; between two
 of them /usr/local/sbin/lab-reset of the guest makes its state as at boot, and
 where it cannot, the next one gets a boot of its own.
+
+A guest that freezes under a scenario is the lab's fault until the contrary is
+shown: it is looked at from outside, and the scenario is run once more in a new
+boot. Its line then says so, and a second freeze is a failure.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import cache, options, session
-from .channel import GuestDied
+from .channel import GuestDied, GuestFrozen
 from .progress import say
 
 FOLDER = Path(__file__).parent.parent / "scenarios"
@@ -124,27 +128,41 @@ def run(
     for one in chosen:
         boots.setdefault(one.boot, []).append(one)
     passed = failed = 0
+    frozen: set[str] = set()
     for boot, group in boots.items():
         waiting = list(group)
         while waiting:
-            for ok in _run_in_one_guest(boot, waiting, results, made):
+            for ok in _run_in_one_guest(boot, waiting, results, made, frozen):
                 passed, failed = passed + ok, failed + (not ok)
+    if frozen:
+        print(f"guests froze under: {' '.join(sorted(frozen))}", flush=True)
     print(f"{passed} passed, {failed} failed", flush=True)
     return 1 if failed else 0
 
 
 def _run_in_one_guest(
     boot: options.Options, waiting: list[Scenario], results: Path,
-    package: Path | None,
+    package: Path | None, frozen: set[str],
 ) -> list[bool]:
-    """Run as many of `waiting` as one guest can; takes those from the list."""
+    """Run as many of `waiting` as one guest can; takes those from the list.
+
+    One that the guest froze under goes back to its front, and into `frozen`.
+    """
     outcomes: list[bool] = []
     try:
         with session.Guest(boot, package) as guest:
             while waiting:
                 one = waiting.pop(0)
                 outcomes.append(False)
-                outcomes[-1] = _run_one(one, guest, results / one.name)
+                try:
+                    outcomes[-1] = _run_one(
+                        one, guest, results, one.name in frozen)
+                except GuestFrozen:
+                    if one.name not in frozen:
+                        frozen.add(one.name)
+                        waiting.insert(0, one)
+                        outcomes.pop()
+                    break
                 if waiting and not _reset(guest, results / one.name):
                     say("the guest cannot be made as new: another boot")
                     break
@@ -161,7 +179,11 @@ def _run_in_one_guest(
     return outcomes
 
 
-def _run_one(one: Scenario, guest: session.Guest, folder: Path) -> bool:
+def _run_one(
+    one: Scenario, guest: session.Guest, results: Path, again: bool
+) -> bool:
+    # What is known about a freeze is kept.
+    folder = results / (f"{one.name}.again" if again else one.name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.monotonic()
@@ -173,10 +195,13 @@ def _run_one(one: Scenario, guest: session.Guest, folder: Path) -> bool:
                 why = f"ended after {one.timeout:.0f} s"
         except GuestDied:
             status, why = session.GUEST_DIED, "the guest died"
+        except GuestFrozen:
+            _report_frozen(one, guest, folder, time.monotonic() - started, again)
+            raise
     seconds = time.monotonic() - started
     guest.keep_logs(folder)
     if status == 0:
-        _report(one, "ok", seconds)
+        _report(one, "ok, AFTER THE GUEST FROZE ONCE" if again else "ok", seconds)
         return True
     if status == SKIPPED and one.may_skip:
         _report(one, "ok (skipped, as its header allows)", seconds)
@@ -189,11 +214,27 @@ def _run_one(one: Scenario, guest: session.Guest, folder: Path) -> bool:
     return False
 
 
+def _report_frozen(
+    one: Scenario, guest: session.Guest, folder: Path, seconds: float, again: bool
+) -> None:
+    essence = guest.diagnose(folder)
+    guest.keep_logs(folder, answers=False)
+    why = ("the guest froze for the second time" if again else
+           "the guest froze: once more, in another boot")
+    _report(one, "FAILED" if again else "FROZEN", seconds, "\n".join(
+        [*essence, f"{why}; logs are in {folder}, see frozen.log"]))
+
+
 def _reset(guest: session.Guest, folder: Path) -> bool:
     try:
         with (folder / "reset.log").open("wb") as output:
             return guest.reset(RESET, output.write, RESET_TIMEOUT) == 0
     except GuestDied:
+        return False
+    except GuestFrozen:
+        say("the guest froze in its reset")
+        for line in guest.diagnose(folder):
+            say(f"  {line}")
         return False
 
 

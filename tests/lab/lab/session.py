@@ -4,7 +4,8 @@ A guest lives in a folder of its own below the cache's runs/:
 
     share/        the guest's /lab: guest/ (laid over its root), deb/, script,
                   env, out/ (kernel, journal, install)
-    *.sock        the agent's line, the faults, a socket per function
+    *.sock        the agent's line, the faults, QEMU's monitor, a socket per
+                  function
     console.log   the serial console; qemu.log, server.log: of the processes
 """
 
@@ -20,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from . import accel, cache, images, qemu, sandbox
-from .channel import Channel, GuestDied, TooLate
+from . import accel, cache, frozen, images, qemu, sandbox
+from .channel import PING_EVERY, PINGS, Channel, GuestDied, GuestFrozen, TooLate
 from .options import Options
 from .progress import say, step
 
@@ -31,13 +32,14 @@ GUEST_TREE = HERE.parent / "guest"
 # A boot takes 15 s on an idle machine, 25 s with sixteen cards.
 BOOT_TIMEOUT = 240.0
 SERVER_TIMEOUT = 20.0
-# How long a killed script may take to be reported, and logs to be written.
+# How long a killed script may take to be reported, a ping to be answered, and
+# logs to be written.
 GRACE = 10.0
 COLLECT_TIMEOUT = 40.0
 TOP_DISK = "4G"  # of a guest whose changes survive; sparse
 
 # Exit statuses of `run --script` that are not the script's own.
-TIMED_OUT, LAB_FAILED, GUEST_DIED = 124, 125, 126
+TIMED_OUT, LAB_FAILED, GUEST_DIED = 124, 125, 126  # or froze
 
 Sink = Callable[[bytes], None]
 
@@ -57,6 +59,8 @@ class Guest:
         self._kernel_at = 0
         self._console_at = 0
         self.boots = 0
+        # Between two boots there is no agent, for as long as a boot may take.
+        self._pings = int(BOOT_TIMEOUT / PING_EVERY) if options.persist else PINGS
 
     def __enter__(self) -> Guest:
         try:
@@ -198,8 +202,9 @@ class Guest:
     def run(self, script: Path, sink: Sink, timeout: float) -> int:
         """Run a script to its end; its output goes to `sink`.
 
-        Returns its exit status, TIMED_OUT, or raises GuestDied. In a guest
-        that may reboot, the script is run again after each reboot.
+        Returns its exit status or TIMED_OUT; raises GuestDied or GuestFrozen.
+        Of a failed script, the output ends with what is stuck in the kernel.
+        In a guest that may reboot, the script is run again after each reboot.
         """
         copy = self.share / "script"
         shutil.copyfile(script, copy)
@@ -215,13 +220,17 @@ class Guest:
         self._send_run(words)
         while True:
             try:
-                message, data = self._channel.receive(deadline)
+                message, data = self._channel.receive_from_living(
+                    deadline, PING_EVERY, self._pings)
             except TooLate:
+                self._show_stuck(sink)
                 self._kill(sink)
                 return TIMED_OUT
             if message["event"] == "output":
                 sink(data)
             elif message["event"] == "done":
+                if message["status"]:
+                    self._show_stuck(sink)
                 return int(message["status"])
             elif message["event"] == "ready":
                 self._note_ready(message)
@@ -240,17 +249,30 @@ class Guest:
 
     def _kill(self, sink: Sink) -> None:
         """End what runs; give up on what the kernel does not let go."""
-        self._channel.send({"do": "kill"})
+        if self._ask("kill", "done", sink):
+            return
+        if not self._channel.answers(GRACE):
+            raise GuestFrozen
+        say("the script does not die: a process of it is stuck in the kernel")
+
+    def _show_stuck(self, sink: Sink) -> None:
+        """Have the agent say what runs, and what waits in the kernel where."""
+        if not self._ask("stuck", "stuck", sink):
+            say("the agent does not say what is stuck")
+
+    def _ask(self, what: str, answer: str, sink: Sink) -> bool:
+        """Send a message and wait for the answer to it; output is passed on."""
+        self._channel.send({"do": what})
         deadline = time.monotonic() + GRACE
         try:
             while True:
                 message, data = self._channel.receive(deadline)
-                if message["event"] == "output":
+                if data:
                     sink(data)
-                elif message["event"] == "done":
-                    return
+                if message["event"] == answer:
+                    return True
         except TooLate:
-            say("the script does not die: a process of it is stuck in the kernel")
+            return False
 
     def shell(self, terminal: IO[bytes]) -> int:
         """A prompt in the guest on our own terminal."""
@@ -260,10 +282,26 @@ class Guest:
 
     # Logs -------------------------------------------------------------------
 
-    def keep_logs(self, into: Path) -> None:
-        """Write what happened since the last call into a folder."""
+    def diagnose(self, into: Path) -> list[str]:
+        """Look at a frozen guest from outside: all of it goes into frozen.log,
+        the lines that say most are returned."""
         into.mkdir(parents=True, exist_ok=True)
-        collected = self._collect()
+        assert self._qemu and self._server
+        report = frozen.look(
+            {"QEMU": self._qemu.pid, "device server": self._server.pid},
+            self.folder / "qmp.sock",
+            {"console": self.folder / "console.log",
+             "kernel": self.share / "out/kernel",
+             "qemu": self.folder / "qemu.log",
+             "server": self.folder / "server.log"})
+        (into / "frozen.log").write_text(report.text)
+        return report.essence
+
+    def keep_logs(self, into: Path, answers: bool = True) -> None:
+        """Write what happened since the last call into a folder; of a guest
+        that no longer answers, there is no journal."""
+        into.mkdir(parents=True, exist_ok=True)
+        collected = answers and self._collect()
         self._kernel_at = _rest(
             self.share / "out/kernel", self._kernel_at, into / "kernel.log")
         self._console_at = _rest(
@@ -271,13 +309,15 @@ class Guest:
         journal = self.share / "out/journal"
         if journal.exists():
             shutil.copyfile(journal, into / "journal.log")
-        if not collected:
+        if answers and not collected:
             say("the agent no longer answers: no journal of the last part")
         for name in ("qemu.log", "server.log"):
             if (self.folder / name).stat().st_size:
                 shutil.copyfile(self.folder / name, into / name)
 
     def _collect(self) -> bool:
+        # What is there is of an earlier scenario.
+        (self.share / "out/journal").unlink(missing_ok=True)
         try:
             self._channel.send({"do": "collect"})
             deadline = time.monotonic() + COLLECT_TIMEOUT

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import os
+import socket
 import tempfile
+import threading
+import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
-from lab import mirror, options, qemu, scenarios
+from lab import frozen, mirror, options, qemu, scenarios
 from lab.card import functions, hda, pci, server
+from lab.channel import Channel, GuestDied, GuestFrozen, TooLate
 from lab.images import Images
 
 IMAGES = Images(
@@ -84,6 +93,175 @@ class CommandLine(unittest.TestCase):
 
     def test_no_iommu_device_without_iommu(self) -> None:
         self.assertNotIn("iommu", " ".join(self.words(iommu="none")))
+
+
+class Life(unittest.TestCase):
+    """The line to an agent that lives, sleeps, or has gone."""
+
+    def setUp(self) -> None:
+        ours, self.agent = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(self.agent.close)
+        self.channel = Channel(ours, ours)
+
+    def say(self, *messages: dict[str, object]) -> None:
+        for message in messages:
+            self.agent.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self, seconds: float) -> dict[str, object]:
+        deadline = time.monotonic() + seconds
+        return self.channel.receive_from_living(deadline, every=0.05, pings=3)[0]
+
+    def asked(self) -> int:
+        """How many pings have reached the agent."""
+        self.agent.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            return self.agent.recv(4096).count(b'"ping"')
+        return 0
+
+    def test_silence_is_a_freeze_after_so_many_pings(self) -> None:
+        with self.assertRaises(GuestFrozen):
+            self.receive(60)
+        self.assertEqual(self.asked(), 3)
+
+    def test_an_agent_that_answers_pings_is_waited_for(self) -> None:
+        def answer() -> None:
+            while self.agent.recv(4096):
+                self.say({"event": "pong"})
+
+        threading.Thread(target=answer, daemon=True).start()
+        with self.assertRaises(TooLate):
+            self.receive(1.0)
+        self.agent.shutdown(socket.SHUT_RDWR)
+
+    def test_any_word_starts_the_count_again(self) -> None:
+        for _ in range(3):
+            with self.assertRaises(TooLate):
+                self.receive(0.12)
+            self.say({"event": "pong"}, {"event": "done"})
+            self.assertEqual(self.receive(1.0)["event"], "done")
+
+    def test_no_ping_while_there_is_something_to_receive(self) -> None:
+        self.say({"event": "output"})
+        self.assertEqual(self.receive(60)["event"], "output")
+        self.assertEqual(self.asked(), 0)
+
+    def test_a_guest_that_hangs_up_has_died(self) -> None:
+        self.agent.close()
+        with self.assertRaises(GuestDied):
+            self.receive(60)
+
+
+class FakeGuest:
+    """A guest that freezes so many times, and passes after that."""
+
+    freezes = 0
+    boots = 0
+
+    def __init__(self, *_: object) -> None:
+        FakeGuest.boots += 1
+
+    def __enter__(self) -> FakeGuest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, *_: object) -> int:
+        if FakeGuest.boots <= FakeGuest.freezes:
+            raise GuestFrozen
+        return 0
+
+    def reset(self, *_: object) -> int:
+        return 0
+
+    def diagnose(self, into: Path) -> list[str]:
+        (into / "frozen.log").write_text("all of it\n")
+        return ["what says most"]
+
+    def keep_logs(self, into: Path, answers: bool = True) -> None:
+        pass
+
+
+class Frozen(unittest.TestCase):
+    def results(self, freezes: int) -> tuple[int, str, list[str]]:
+        """Exit status, output and folders of two scenarios of one boot."""
+        FakeGuest.freezes, FakeGuest.boots = freezes, 0
+        two = [scenarios.Scenario(Path(name), "", "fast", options.Options(), 1.0, "", False)
+               for name in ("one.sh", "two.sh")]
+        output = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder, \
+                mock.patch("lab.session.Guest", FakeGuest), \
+                contextlib.redirect_stdout(output):
+            status = scenarios.run(two, Path(folder), lambda: None)
+            logs = [str(path.relative_to(folder))
+                    for path in sorted(Path(folder).glob("*/frozen.log"))]
+        return status, output.getvalue(), logs
+
+    def test_no_freeze_is_not_spoken_of(self) -> None:
+        status, output, logs = self.results(0)
+        self.assertEqual((status, FakeGuest.boots, logs), (0, 1, []))
+        self.assertEqual(output.count("ok (0.0 s)\n"), 2)
+        self.assertNotIn("froze", output.lower())
+
+    def test_one_freeze_is_a_second_boot_and_a_loud_pass(self) -> None:
+        status, output, logs = self.results(1)
+        self.assertEqual((status, FakeGuest.boots, logs), (0, 2, ["one/frozen.log"]))
+        for text in ("one: FROZEN", "    what says most\n",
+                     "one: ok, AFTER THE GUEST FROZE ONCE", "two: ok (0.0 s)\n",
+                     "guests froze under: one\n2 passed, 0 failed\n"):
+            self.assertIn(text, output)
+
+    def test_two_freezes_are_a_failure_and_the_next_one_is_run(self) -> None:
+        status, output, logs = self.results(2)
+        self.assertEqual((status, FakeGuest.boots), (1, 3))
+        self.assertEqual(logs, ["one/frozen.log", "one.again/frozen.log"])
+        for text in ("one: FAILED", "froze for the second time", "two: ok (0.0 s)\n",
+                     "1 passed, 1 failed\n"):
+            self.assertIn(text, output)
+
+    def test_each_thread_of_a_process_and_its_children_has_a_line(self) -> None:
+        lines = frozen.threads(os.getpid())
+        self.assertRegex(lines[os.getpid(), os.getpid()], r"^\d+ \S.*: R, waits in ")
+
+    def test_where_each_processor_is(self) -> None:
+        text = ("CPU#0\nRAX=00 RBX=01\nRIP=ffffffff81 RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1\n"
+                "\nCPU#1\nRIP=00007f0000 RFL=00000202 [-------] CPL=3 II=0 A20=1 SMM=0 HLT=0\n")
+        self.assertEqual(frozen.processors(text.splitlines()),
+                         ["CPU#0 RIP=ffffffff81 HLT=1", "CPU#1 RIP=00007f0000 HLT=0"])
+
+    def monitor(self, answers: list[bytes]) -> Path:
+        """The socket of a QEMU that says these things and no more."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name) / "qmp.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            line, _ = listener.accept()
+            self.addCleanup(line.close)
+            for answer in answers:
+                line.sendall(answer + b"\n")
+                line.recv(4096)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return path
+
+    def test_monitor_passes_over_events_and_returns_the_answer(self) -> None:
+        path = self.monitor([b'{"QMP": {}}', b'{"return": {}}',
+                             b'{"event": "STOP"}\n{"return": {"status": "paused"}}'])
+        with contextlib.closing(frozen.Monitor(path)) as monitor:
+            self.assertEqual(monitor.ask("query-status"), {"status": "paused"})
+
+    def test_monitor_that_says_nothing_is_given_up_in_time(self) -> None:
+        for answers in ([], [b'{"QMP": {}}'], [b'{"QMP": {}}', b'{"return": {}}']):
+            path = self.monitor(answers)
+            with self.assertRaises(OSError), \
+                    contextlib.closing(frozen.Monitor(path, 0.2)) as monitor:
+                monitor.ask("query-status")
 
 
 class Card(unittest.TestCase):

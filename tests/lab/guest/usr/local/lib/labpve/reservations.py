@@ -1,19 +1,20 @@
 """Which VM has which PCI device [QS9 QemuServer/PCI.pm reserve_pci_usage, remove_pci_reservation]."""
 
 import contextlib
-import fcntl
 import time
 
 from . import qemu
+from .config import acquire
 from .paths import RUN, Died, read, warn, write
 
 FILE = f"{RUN}/pci-id-reservations"
+LOCK_WAIT = 10      # lab: seconds; it is held for a few milliseconds
 
 
 @contextlib.contextmanager
 def _locked():
     with open(f"{FILE}.lock", "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        acquire(lock.fileno(), f"{FILE}.lock", LOCK_WAIT)
         yield
 
 
