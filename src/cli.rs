@@ -8,6 +8,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::pci::PciAddr;
 use crate::vmconf::VmId;
 
 /// What is asked of us.
@@ -115,6 +116,19 @@ pub enum Command {
     Plan(Target),
     /// Every GPU: drivers, group, who has it, who uses it
     Status,
+    /// Bring every stranded GPU home, or say why not
+    Recover(Recover),
+}
+
+/// What `recover` may do besides.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Recover {
+    /// GPUs that were taken by hand as well
+    #[arg(long)]
+    pub all: bool,
+    /// Forget that a call on this function is stuck: only after the hardware was dealt with
+    #[arg(long, value_name = "BDF")]
+    pub clear_wedged: Option<PciAddr>,
 }
 
 /// The two sides of a handoff.

@@ -14,6 +14,7 @@ use crate::pci::PciAddr;
 use crate::plan::Plan;
 use crate::pve::{self, GpuContainer};
 use crate::record::{Owner, Record};
+use crate::recover;
 use crate::refusal::{Reason, Refusal};
 use crate::report::{self, join, out};
 use crate::run::{Host, boot_id, must_be_root};
@@ -38,10 +39,15 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             let cards = report::status(&host.look(&records)?, &records);
             print(cli, &cards, || report::status_text(&cards))
         }
+        Command::Recover(how) => recover::run(&mut host, cli, how),
     }
 }
 
-fn print<T: Serialize>(cli: &Cli, value: &T, text: impl Fn() -> String) -> Result<(), Error> {
+/// Prints a result as it was asked for.
+///
+/// # Errors
+/// Those of writing.
+pub fn print<T: Serialize>(cli: &Cli, value: &T, text: impl Fn() -> String) -> Result<(), Error> {
     let text = if cli.json {
         let json = serde_json::to_string_pretty(value).map_err(io::Error::from);
         json.map_err(|e| Error::io("writing JSON", e))? + "\n"

@@ -179,6 +179,11 @@ pub struct Budgets {
     pub load: Duration,
     /// Stopping or starting a service.
     pub unit: Duration,
+    /// A reset of a function. The kernel itself waits up to a minute for a device to come back (linux,
+    /// drivers/pci/pci.c, PCIE_RESET_READY_POLL_MS).
+    pub reset: Duration,
+    /// Seeing whether a GPU works that has come home: NVIDIA's tool initialises it, which takes seconds on servers.
+    pub verify: Duration,
     /// Unloading the driver's modules: this much ...
     pub unload: Duration,
     /// ... and this much for each GPU that it lets go.
@@ -198,6 +203,8 @@ impl Default for Budgets {
             bind: s(20),
             load: s(45),
             unit: s(15),
+            reset: s(75),
+            verify: s(30),
             unload: s(20),
             unload_per_gpu: s(5),
         }
@@ -238,7 +245,7 @@ impl Default for Settings {
 }
 
 /// The keys, as they are written.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "on-backup",
     "way",
     "doubt",
@@ -252,6 +259,8 @@ const KEYS: [&str; 15] = [
     "deadlines.bind",
     "deadlines.load",
     "deadlines.unit",
+    "deadlines.reset",
+    "deadlines.verify",
     "deadlines.unload",
     "deadlines.unload-per-gpu",
 ];
@@ -304,6 +313,8 @@ fn budget_of<'a>(budgets: &'a mut Budgets, key: &str) -> Option<&'a mut Duration
         "deadlines.bind" => &mut budgets.bind,
         "deadlines.load" => &mut budgets.load,
         "deadlines.unit" => &mut budgets.unit,
+        "deadlines.reset" => &mut budgets.reset,
+        "deadlines.verify" => &mut budgets.verify,
         "deadlines.unload" => &mut budgets.unload,
         "deadlines.unload-per-gpu" => &mut budgets.unload_per_gpu,
         _ => return None,

@@ -32,8 +32,17 @@ pub struct Framebuffer {
     pub name: String,
     /// The function it is on: that it belongs to, or, a firmware's framebuffer, whose memory it lies in.
     pub of: Option<PciAddr>,
-    /// It is the firmware's: nothing but its memory ties it to a function.
-    pub firmware: bool,
+    /// The platform device it is, where it is the firmware's: nothing but its memory ties it to a function then.
+    pub firmware: Option<Platform>,
+}
+
+/// A platform device and its driver, such as efi-framebuffer.0 and efi-framebuffer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// The device.
+    pub device: String,
+    /// Its driver.
+    pub driver: String,
 }
 
 /// A driver of the virtual consoles, from /sys/class/vtconsole.
@@ -66,14 +75,16 @@ pub fn framebuffers(root: &Root, functions: &[Function]) -> Vec<Framebuffer> {
         .filter_map(|line| {
             let (number, name) = line.split_once(' ')?;
             let number = number.parse().ok()?;
-            let device = root.resolved_name(format!("/sys/class/graphics/fb{number}/device"));
-            let own = device.and_then(|d| d.parse::<PciAddr>().ok());
+            let dir = format!("/sys/class/graphics/fb{number}/device");
+            let device = root.resolved_name(&dir).unwrap_or_default();
+            let own = device.parse::<PciAddr>().ok();
             let below = || functions.iter().find(overlaps).map(|f| f.addr);
+            let driver = root.link_name(format!("{dir}/driver")).filter(|_| own.is_none());
             Some(Framebuffer {
                 number,
                 name: name.trim().to_owned(),
                 of: own.or_else(below),
-                firmware: own.is_none(),
+                firmware: driver.map(|driver| Platform { device, driver }),
             })
         })
         .collect()
@@ -90,6 +101,14 @@ fn firmware_memory(text: &str) -> Vec<(u64, u64)> {
         (FIRMWARE_MEMORY.contains(&name.trim()) && end > start).then_some((start, end))
     };
     text.lines().filter_map(range).collect()
+}
+
+/// The kernel's consoles that are no virtual terminal: `ttyS0  -W- (EC  p a)  4:64` lines of /proc/consoles.
+pub fn serial(root: &Root) -> Vec<String> {
+    let text = root.text("/proc/consoles").unwrap_or_default();
+    let names = text.lines().filter_map(|l| l.split_ascii_whitespace().next());
+    let is_serial = |n: &&str| n.starts_with("ttyS") || n.starts_with("ttyAMA") || n.starts_with("hvc");
+    names.filter(is_serial).map(str::to_owned).collect()
 }
 
 /// The drivers of the virtual consoles.
@@ -129,6 +148,11 @@ mod tests {
         )
         .unwrap();
         let mut card = Function::new("0000:01:00.0".parse().unwrap(), 0x10de, 0x2204, PciClass(0x03_0000));
+        let platform = dir.path().join("sys/devices/platform/efi-framebuffer.0");
+        std::fs::create_dir_all(&platform).unwrap();
+        std::fs::create_dir_all(dir.path().join("sys/class/graphics/fb0")).unwrap();
+        std::os::unix::fs::symlink(&platform, dir.path().join("sys/class/graphics/fb0/device")).unwrap();
+        std::os::unix::fs::symlink("../../bus/platform/drivers/efi-framebuffer", platform.join("driver")).unwrap();
         for (regions, of) in [
             (vec![(0xc000_0000, 0xcfff_ffff)], Some(card.addr)),
             (vec![(0xd000_0000, 0xdfff_ffff)], None),
@@ -136,7 +160,9 @@ mod tests {
             card.regions = regions;
             let found = framebuffers(&Root::at(dir.path()), std::slice::from_ref(&card));
             assert_eq!(found[0].of, of);
-            assert!(found[0].firmware);
+            let platform = found[0].firmware.as_ref().unwrap();
+            assert_eq!(platform.device, "efi-framebuffer.0");
+            assert_eq!(platform.driver, "efi-framebuffer");
         }
     }
 

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::host::Root;
 use crate::pci::PciAddr;
 
+/// Major number of /dev/nvidia*, fixed (NV_MAJOR_DEVICE_NUMBER in open-gpu-kernel-modules, nv-chardev-numbers.h).
+pub const MAJOR: u32 = 195;
+
 /// NVIDIA's driver, from /proc/driver/nvidia.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NvidiaDriver {
@@ -33,6 +36,13 @@ pub struct NvidiaGpu {
     pub uuid: String,
     /// It is split into MIG instances (capabilities/gpuN/mig/gi*).
     pub mig: bool,
+}
+
+impl NvidiaDriver {
+    /// N of /dev/nvidiaN of a GPU.
+    pub fn minor(&self, addr: PciAddr) -> Option<u32> {
+        self.gpus.iter().find(|g| g.addr == addr)?.minor
+    }
 }
 
 /// Reads it; None where it is not loaded.

@@ -1,9 +1,15 @@
-//! The executor: carries a plan out step by step, writes each act down before it happens, undoes on failure.
+//! The executor: carries a plan out, writes each act down before it happens, undoes on failure.
 //!
-//! On the way out a failure undoes everything in reverse and goes on undoing past errors. On the way home there
-//! is nothing to go back to: what cannot be brought home is left, everything else still is.
+//! ```text
+//! round: the next act of every card ──> written down ──> done, all at once ──> read back
+//!        failed: its rungs, one after the other; none helps: out  -> everything is taken back in reverse
+//!                                                            home -> said, and the rest goes on
+//! ```
+//!
+//! On the way out a failure undoes everything and goes on undoing past errors. On the way home there is nothing to go
+//! back to: what cannot be brought home is left, everything else still is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -12,9 +18,13 @@ use crate::exit::Error;
 use crate::kernel::{ActError, Kernel};
 use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan, deadline};
-use crate::record::{Ledger, Record, State};
-use crate::report::millis;
+use crate::record::{Ledger, Record, State, Wedge};
+use crate::report::{join, millis};
 use crate::step::{Act, Step};
+
+/// How long an undo may take after a signal asked us to end. pvedaemon's tasks get five seconds between TERM and KILL
+/// (pve-common, PVE/RESTEnvironment.pm, worker_is_alive and stop of a task), and the record has to be written too.
+const AFTER_SIGNAL: Duration = Duration::from_secs(4);
 
 /// What is needed to carry out a plan.
 pub struct Run<'a> {
@@ -40,6 +50,45 @@ impl std::fmt::Debug for Run<'_> {
     }
 }
 
+/// Which steps are done at once: each round has at most one step of a card, and those of no card have one of their own.
+///
+/// The order within a card is kept, and nothing passes a step of no card. Proofs come right before what they prove: all
+/// of a round first, then the acts.
+pub fn rounds(steps: &[Step]) -> Vec<Vec<usize>> {
+    let mut rounds = Vec::new();
+    let mut lanes: BTreeMap<PciAddr, Vec<Vec<usize>>> = BTreeMap::new();
+    let flush = |lanes: &mut BTreeMap<PciAddr, Vec<Vec<usize>>>, rounds: &mut Vec<Vec<usize>>| {
+        let longest = lanes.values().map(Vec::len).max().unwrap_or(0);
+        for n in 0..longest {
+            let groups = lanes.values().filter_map(|lane| lane.get(n));
+            let (proofs, acts): (Vec<usize>, Vec<usize>) = groups
+                .flatten()
+                .partition(|at| matches!(steps[**at].act, Act::ProveFree { .. }));
+            rounds.extend([proofs, acts].into_iter().filter(|round| !round.is_empty()));
+        }
+        lanes.clear();
+    };
+    let mut proof_before = None;
+    for (at, step) in steps.iter().enumerate() {
+        match step.card {
+            None => {
+                flush(&mut lanes, &mut rounds);
+                rounds.push(vec![at]);
+            }
+            Some(card) => {
+                let lane = lanes.entry(card).or_default();
+                match lane.last_mut() {
+                    Some(group) if proof_before == Some(card) => group.push(at),
+                    _ => lane.push(vec![at]),
+                }
+            }
+        }
+        proof_before = step.card.filter(|_| matches!(step.act, Act::ProveFree { .. }));
+    }
+    flush(&mut lanes, &mut rounds);
+    rounds
+}
+
 impl Run<'_> {
     /// Carries the plan out.
     ///
@@ -54,152 +103,205 @@ impl Run<'_> {
 
     fn way_out(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Leaving;
-        for (at, step) in plan.steps.iter().enumerate() {
-            if let Err(error) = self.step(at, plan.steps.len(), step) {
-                return Err(self.undo(&plan.steps[..=at], &step.act.to_string(), &error));
+        let mut done: Vec<&Step> = Vec::new();
+        let mut count = Count::of(plan);
+        for round in rounds(&plan.steps) {
+            let steps: Vec<&Step> = round.iter().map(|at| &plan.steps[*at]).collect();
+            done.extend(&steps);
+            let failed = self.round(&steps, &mut count);
+            if let Some((step, error)) = failed.into_iter().find(|(step, _)| !step.soft) {
+                return Err(self.undo(&done, &step.act.to_string(), &error));
             }
         }
-        self.record.state = State::Away;
-        self.record.under_way = None;
-        self.record.worker = None;
+        self.record.rest(State::Away);
         let Err(error) = self.save() else {
             return Ok(());
         };
         // A card that is away without a record would not come home by itself.
         let why = ActError::Failed(format!("{error:#}"));
         let what = "writing the record of the finished handoff";
-        Err(self.undo(&plan.steps, what, &why))
+        Err(self.undo(&done, what, &why))
     }
 
     fn way_home(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Returning;
-        let mut failed = BTreeSet::new();
-        let mut errors: Vec<String> = plan
-            .missing
-            .iter()
-            .map(|a| format!("{a} is not there any more"))
-            .collect();
-        failed.extend(&plan.missing);
-        for (at, step) in plan.steps.iter().enumerate() {
-            let addr = step.act.function();
-            let hopeless = matches!(step.act, Act::Unbind { .. } | Act::Probe { .. });
-            if hopeless && addr.is_some_and(|a| failed.contains(&a)) {
-                continue;
+        let mut errors: Vec<String> = plan.missing.iter().map(|(a, why)| format!("{a} {why}")).collect();
+        let mut failed: BTreeSet<PciAddr> = plan.missing.iter().map(|(a, _)| *a).collect();
+        let mut count = Count::of(plan);
+        for round in rounds(&plan.steps) {
+            let mut steps: Vec<&Step> = Vec::new();
+            for step in round.iter().map(|at| &plan.steps[*at]) {
+                let needs_the_last = matches!(step.act, Act::Unbind { .. } | Act::Probe { .. } | Act::Verify { .. });
+                if needs_the_last && step.act.function().is_some_and(|a| failed.contains(&a)) {
+                    count.skip();
+                } else if self.barred(&step.act) {
+                    errors.push(format!("{}: left out, the kernel is stuck", step.act));
+                    count.skip();
+                } else {
+                    steps.push(step);
+                }
             }
-            if self.barred(&step.act) {
-                errors.push(format!("{}: left out, the kernel is stuck", step.act));
-                continue;
-            }
-            if let Err(error) = self.step(at, plan.steps.len(), step) {
-                errors.push(format!("{}: {error}", step.act));
-                failed.extend(addr);
+            for (step, error) in self.round(&steps, &mut count) {
+                if let ActError::Interrupted { .. } = error {
+                    return Err(self.interrupted(&step.act));
+                }
+                if !step.soft {
+                    errors.push(format!("{}: {error}", step.act));
+                    failed.extend(step.act.function());
+                }
             }
         }
         if errors.is_empty() {
             return self.close().map_err(|e| Error::io("removing the record", e));
         }
-        self.record.state = State::Stranded;
-        self.record.under_way = None;
-        self.record.worker = None;
-        let what = format!("the way home failed ({})", errors.join("; "));
-        let left = names(&failed).unwrap_or_else(|| "modules".to_owned());
+        self.record.rest(State::Stranded);
         if let Err(error) = self.save() {
             warn!("{error:#}");
         }
         Err(Error::NotRestored {
-            what,
-            left,
+            what: format!("the way home failed ({})", errors.join("; ")),
+            left: if failed.is_empty() {
+                "modules".to_owned()
+            } else {
+                join(&failed)
+            },
             hint: self.hint(),
         })
     }
 
-    /// One step: written down, done, read back, said.
-    fn step(&mut self, at: usize, of: usize, step: &Step) -> Result<(), ActError> {
-        let left = self.end.saturating_sub(self.kernel.now());
-        if left.is_zero() {
-            return Err(ActError::Failed("the time for the whole run is over".to_owned()));
-        }
-        self.record.under_way = Some(step.act.clone());
-        self.record.worker = self.kernel.worker();
-        self.save().map_err(|e| ActError::Failed(format!("{e:#}")))?;
-        let width = of.to_string().len();
-        self.act(
-            &step.act,
-            step.deadline.min(left),
-            &format!("[{:width$}/{of}] ", at + 1),
-        )
-    }
-
-    /// An act with its line in the log.
-    fn act(&mut self, act: &Act, within: Duration, prefix: &str) -> Result<(), ActError> {
-        let start = self.kernel.now();
-        let result = self.kernel.act(act, within);
-        let took = self.kernel.now().saturating_sub(start);
-        let line = format!("{prefix}{:<14} {}", act.subject(), act.verb());
-        let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        match &result {
-            Ok(()) => info!(device = act.subject(), duration_usec, "{line:<59} {:>7}", millis(took)),
-            Err(error) => warn!(
-                device = act.subject(),
-                duration_usec,
-                "{line}: failed after {}: {error}",
-                millis(took)
-            ),
-        }
-        if let Err(ActError::Overdue { stuck: Some(group), .. }) = &result {
-            let stuck = self.record.touched_by(act);
-            if !stuck.is_empty() {
-                self.record.stuck.extend(stuck);
-                self.record.stuck_group = Some(*group);
+    /// One round: written down, done, read back, said. Returns what failed in spite of its rungs.
+    fn round<'s>(&mut self, steps: &[&'s Step], count: &mut Count) -> Vec<(&'s Step, ActError)> {
+        let acts: Vec<(Act, Duration)> = steps.iter().map(|s| (s.act.clone(), s.deadline)).collect();
+        let prefixes: Vec<String> = steps.iter().map(|_| count.next()).collect();
+        let results = self.acts(&acts, &prefixes);
+        let mut failed = Vec::new();
+        for (step, result) in steps.iter().zip(results) {
+            let Err(error) = result else { continue };
+            let climbs = !matches!(
+                error,
+                ActError::Overdue { stuck: Some(_), .. } | ActError::Interrupted { .. }
+            );
+            if !(climbs && self.climb(step)) {
+                failed.push((*step, error));
             }
         }
-        result
+        failed
+    }
+
+    /// Tries the rungs of a step that failed, until one leads to what it should have led to.
+    fn climb(&mut self, step: &Step) -> bool {
+        step.rungs.iter().any(|rung| {
+            rung.iter().all(|act| {
+                let within = deadline(act, &self.record.budgets, 1);
+                let results = self.acts(&[(act.clone(), within)], &["instead: ".to_owned()]);
+                results.iter().all(Result::is_ok)
+            })
+        })
+    }
+
+    /// Acts for different cards, at once, with their lines in the log.
+    fn acts(&mut self, acts: &[(Act, Duration)], prefixes: &[String]) -> Vec<Result<(), ActError>> {
+        let refuse = |why: &str| vec![Err(ActError::Failed(why.to_owned())); acts.len()];
+        if self.kernel.interrupted().is_some() {
+            return refuse("a signal asked us to end");
+        }
+        let left = self.end.saturating_sub(self.kernel.now());
+        if left.is_zero() {
+            return refuse("the time for the whole run is over");
+        }
+        let acts: Vec<(Act, Duration)> = acts.iter().map(|(a, d)| (a.clone(), (*d).min(left))).collect();
+        self.record_and_act(&acts, prefixes)
+    }
+
+    fn record_and_act(&mut self, acts: &[(Act, Duration)], prefixes: &[String]) -> Vec<Result<(), ActError>> {
+        self.record.under_way = acts.iter().map(|(act, _)| act.clone()).collect();
+        self.kernel.prepare(acts.len());
+        self.record.workers = self.kernel.workers();
+        if let Err(error) = self.save() {
+            return vec![Err(ActError::Failed(format!("{error:#}"))); acts.len()];
+        }
+        let results = self.kernel.act_all(acts);
+        let mut plain = Vec::new();
+        for (((act, _), prefix), (result, took)) in acts.iter().zip(prefixes).zip(results) {
+            say(act, prefix, &result, took);
+            self.note_wedge(act, &result);
+            plain.push(result);
+        }
+        plain
+    }
+
+    fn note_wedge(&mut self, act: &Act, result: &Result<(), ActError>) {
+        let Err(ActError::Overdue { stuck: Some(group), .. }) = result else {
+            return;
+        };
+        let addrs = self.record.touched_by(act);
+        if addrs.is_empty() {
+            return;
+        }
+        let (stack, holders) = self.kernel.autopsy(*group, &addrs);
+        self.record.wedges.push(Wedge {
+            group: *group,
+            addrs,
+            act: act.to_string(),
+            stack,
+            holders,
+        });
     }
 
     /// Whether an act would run into a call that is stuck: on the same function, or through a module, whose drivers
     /// try every device and wait for its lock (linux, drivers/base/dd.c, __driver_attach).
     fn barred(&self, act: &Act) -> bool {
         match act {
-            Act::LoadModule { .. } | Act::UnloadModule { .. } => !self.record.stuck.is_empty(),
-            act => act.function().is_some_and(|a| self.record.stuck.contains(&a)),
+            Act::LoadModule { .. } | Act::UnloadModule { .. } | Act::Remove { .. } | Act::Rescan { .. } => {
+                !self.record.wedges.is_empty()
+            }
+            act => act.function().is_some_and(|a| self.record.stuck().any(|s| s == a)),
         }
     }
 
-    /// Takes back the steps in reverse, the failed one included: it may have had half its effect.
-    fn undo(&mut self, done: &[Step], failed: &str, why: &ActError) -> Error {
+    /// Takes back the steps in reverse, the failed ones included: each may have had half its effect.
+    fn undo(&mut self, done: &[&Step], failed: &str, why: &ActError) -> Error {
+        if let ActError::Interrupted { .. } = why {
+            return self.interrupted(&failed);
+        }
         let what = format!("{failed}: {why}");
+        let now = self.kernel.now();
+        let mut until = now + self.record.budgets.way_out;
+        if let Some(at) = self.kernel.interrupted() {
+            until = until.min(at + AFTER_SIGNAL);
+        }
         if done.len() > 1 {
-            let within = self.record.budgets.way_out.as_secs();
-            info!("undoing {} steps, at most {within} s", done.len() - 1);
+            info!(
+                "undoing {} steps, at most {}",
+                done.len() - 1,
+                millis(until.saturating_sub(now))
+            );
         }
         let mut left = Vec::new();
-        let until = self.kernel.now() + self.record.budgets.way_out;
-        for step in done.iter().rev() {
-            for act in &step.inverse {
-                let remaining = until.saturating_sub(self.kernel.now());
-                if self.barred(act) {
-                    left.push(format!("{act}: left alone, the kernel is stuck there"));
-                    continue;
-                }
-                if remaining.is_zero() {
-                    left.push(format!("{act}: no time was left"));
-                    continue;
-                }
-                let within = deadline(act, &self.record.budgets, 1).min(remaining);
-                if let Err(error) = self.act(act, within, "undo: ") {
+        for act in done.iter().rev().flat_map(|step| &step.inverse) {
+            let remaining = until.saturating_sub(self.kernel.now());
+            if self.barred(act) {
+                left.push(format!("{act}: left alone, the kernel is stuck there"));
+                continue;
+            }
+            if remaining.is_zero() {
+                left.push(format!("{act}: no time was left"));
+                continue;
+            }
+            let within = deadline(act, &self.record.budgets, 1).min(remaining);
+            for result in self.record_and_act(&[(act.clone(), within)], &["undo: ".to_owned()]) {
+                if let Err(error) = result {
                     left.push(format!("{act}: {error}"));
                 }
             }
         }
-        if left.is_empty() && self.record.stuck.is_empty() {
+        if left.is_empty() && self.record.wedges.is_empty() {
             if let Err(e) = self.close() {
                 warn!("the record could not be put back: {e}");
             }
             return Error::Restored { what };
         }
-        self.record.state = State::Stranded;
-        self.record.under_way = None;
-        self.record.worker = None;
+        self.record.rest(State::Stranded);
         if let Err(error) = self.save() {
             warn!("{error:#}");
         }
@@ -210,15 +312,29 @@ impl Run<'_> {
         }
     }
 
-    fn hint(&self) -> String {
-        match self.record.stuck_group {
-            Some(group) => format!(
-                "end whoever uses the device ('gpu-handoff status' names them); process group {group} of ours waits \
-                 in the kernel until then, and 'gpu-handoff to_nvidia' works when it has gone. A reboot would hang: \
-                 sync and power-cycle if nothing helps"
-            ),
-            None => "see 'journalctl -k' for what the driver says, then run 'gpu-handoff to_nvidia' again".to_owned(),
+    /// A signal came while an act was under way, and the act goes on: the record, as it was written before it, has all
+    /// that the next run needs.
+    fn interrupted(&self, act: &impl std::fmt::Display) -> Error {
+        Error::NotRestored {
+            what: format!("a signal asked us to end during '{act}'"),
+            left: join(self.record.taken.iter().map(|t| t.addr)),
+            hint: "'gpu-handoff recover' finishes the way home once that act is over".to_owned(),
         }
+    }
+
+    fn hint(&self) -> String {
+        let Some(wedge) = self.record.wedges.first() else {
+            return "see 'journalctl -k' for what the driver says, then run 'gpu-handoff to_nvidia' again".to_owned();
+        };
+        let who = match wedge.holders.first() {
+            Some(holder) => format!("end {holder}"),
+            None => "end whoever uses the device ('gpu-handoff status' names them)".to_owned(),
+        };
+        format!(
+            "{who}; process group {} of ours waits in the kernel until then, and 'gpu-handoff recover' works when it has \
+             gone. A plain reboot would hang: sync and power-cycle if nothing helps",
+            wedge.group
+        )
     }
 
     /// Nothing of this run is left to be written down.
@@ -236,6 +352,80 @@ impl Run<'_> {
     }
 }
 
-fn names(addrs: &BTreeSet<PciAddr>) -> Option<String> {
-    (!addrs.is_empty()).then(|| crate::report::join(addrs))
+/// The number in front of a line.
+struct Count {
+    at: usize,
+    of: usize,
+}
+
+impl Count {
+    fn of(plan: &Plan) -> Self {
+        Count {
+            at: 0,
+            of: plan.steps.len(),
+        }
+    }
+
+    fn skip(&mut self) {
+        self.at += 1;
+    }
+
+    fn next(&mut self) -> String {
+        self.at += 1;
+        let width = self.of.to_string().len();
+        format!("[{:width$}/{}] ", self.at, self.of)
+    }
+}
+
+/// The line of an act.
+fn say(act: &Act, prefix: &str, result: &Result<(), ActError>, took: Duration) {
+    let line = format!("{prefix}{:<14} {}", act.subject(), act.verb());
+    let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let device = act.subject();
+    match result {
+        Ok(()) => info!(device, duration_usec, "{line:<59} {:>7}", millis(took)),
+        Err(error) => warn!(device, duration_usec, "{line}: failed after {}: {error}", millis(took)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A step for function 0 of a card on this bus; bus 0 stands for no card.
+    fn step(bus: u8, proof: bool) -> Step {
+        let addr: PciAddr = format!("0000:{bus:02x}:00.0").parse().unwrap();
+        Step {
+            act: if proof {
+                Act::ProveFree { addrs: vec![addr] }
+            } else {
+                Act::Reset { addr }
+            },
+            deadline: Duration::from_secs(1),
+            inverse: Vec::new(),
+            rungs: Vec::new(),
+            card: (bus > 0).then_some(addr),
+            soft: false,
+        }
+    }
+
+    #[test]
+    fn cards_go_side_by_side_and_each_in_its_order() {
+        let (act, proof) = (|bus| step(bus, false), |bus| step(bus, true));
+        for (steps, expected) in [
+            (vec![act(0), act(0)], vec![vec![0], vec![1]]),
+            (vec![act(1), act(1), act(2)], vec![vec![0, 2], vec![1]]),
+            // Nothing passes a step of no card.
+            (vec![act(1), act(0), act(2)], vec![vec![0], vec![1], vec![2]]),
+            // Proofs of a round come right before its acts, also where another card has nothing to prove.
+            (
+                vec![proof(1), act(1), act(2), act(2), proof(2), act(2)],
+                vec![vec![0], vec![1, 2], vec![3], vec![4], vec![5]],
+            ),
+            (vec![proof(1), act(1), proof(2), act(2)], vec![vec![0, 2], vec![1, 3]]),
+            (vec![], vec![]),
+        ] {
+            assert_eq!(rounds(&steps), expected);
+        }
+    }
 }

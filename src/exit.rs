@@ -66,6 +66,17 @@ pub enum Error {
         /// What the user can do.
         hint: String,
     },
+    /// Not everything that was stranded could be brought home.
+    #[error("{what}")]
+    Recovery {
+        /// How the first of it ended.
+        exit: Exit,
+        /// Whose it is, and why.
+        what: String,
+    },
+    /// A signal asked us to end while we waited.
+    #[error("a signal asked us to end while waiting; nothing was changed")]
+    Interrupted,
     /// Reading or writing failed where it was not expected to.
     #[error("{what}")]
     Io {
@@ -96,8 +107,9 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Error::Usage(_) => Exit::Usage,
+            Error::Recovery { exit, .. } => *exit,
             Error::Refused(_) => Exit::Refused,
-            Error::Restored { .. } | Error::Io { .. } => Exit::Failed,
+            Error::Restored { .. } | Error::Interrupted | Error::Io { .. } => Exit::Failed,
             Error::NotRestored { .. } => Exit::NotRestored,
             Error::Overdue { .. } => Exit::Overdue,
         }

@@ -4,7 +4,7 @@
 //! be reset, whether it may lose its power) is read, not written down here.
 
 use crate::inventory::{Function, Snapshot};
-use crate::pci::{PciAddr, VENDOR_NVIDIA};
+use crate::pci::PciAddr;
 
 /// What is known of the GPUs with some device ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub fn known() -> Vec<Fact> {
 
 /// What holds for a function, the most particular fact first: the one for the fewest device ids.
 pub fn of<'a>(facts: &'a [Fact], function: &Function) -> Vec<&'a Fact> {
-    let holds = |f: &&Fact| function.vendor == VENDOR_NVIDIA && (f.first..=f.last).contains(&function.device);
+    let holds = |f: &&Fact| function.is_nvidia_gpu() && (f.first..=f.last).contains(&function.device);
     let mut found: Vec<&Fact> = facts.iter().filter(holds).collect();
     // Later rows come from the settings and count more among equals.
     found.reverse();
@@ -88,7 +88,7 @@ pub fn notes(facts: &[Fact], snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::PciClass;
+    use crate::pci::{PciClass, VENDOR_NVIDIA};
 
     fn gpu(device: u16) -> Function {
         Function::new(

@@ -10,12 +10,11 @@ use std::io;
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
+use crate::driver;
 use crate::host::Root;
 use crate::inventory::Snapshot;
 use crate::pci::PciAddr;
 
-/// Major number of /dev/nvidia*, fixed (NV_MAJOR_DEVICE_NUMBER in open-gpu-kernel-modules, nv-chardev-numbers.h).
-const NVIDIA_MAJOR: u64 = 195;
 /// Minor of /dev/nvidiactl (NV_CONTROL_DEVICE_MINOR).
 const CONTROL_MINOR: u64 = 255;
 /// Minor of /dev/nvidia-modeset (NV_MODESET_DEVICE_MINOR).
@@ -100,7 +99,7 @@ impl Nodes {
         if let Some(node) = self.exact.get(&(major, minor)) {
             return Some(*node);
         }
-        if major == NVIDIA_MAJOR {
+        if major == u64::from(driver::MAJOR) {
             return u32::try_from(minor).ok().map(Node::UnknownGpu);
         }
         self.whole_major.get(&major).copied()
@@ -113,13 +112,17 @@ impl Nodes {
 /// Where a directory of sysfs that is there cannot be listed.
 pub fn nodes(root: &Root, snapshot: &Snapshot) -> io::Result<Nodes> {
     let mut nodes = Nodes::default();
-    nodes.exact.insert((NVIDIA_MAJOR, CONTROL_MINOR), Node::Control);
-    nodes.exact.insert((NVIDIA_MAJOR, MODESET_MINOR), Node::Modeset);
+    nodes
+        .exact
+        .insert((u64::from(driver::MAJOR), CONTROL_MINOR), Node::Control);
+    nodes
+        .exact
+        .insert((u64::from(driver::MAJOR), MODESET_MINOR), Node::Modeset);
     for gpu in snapshot.nvidia.iter().flat_map(|n| &n.gpus) {
         if let Some(minor) = gpu.minor {
             nodes
                 .exact
-                .insert((NVIDIA_MAJOR, u64::from(minor)), Node::Gpu(gpu.addr));
+                .insert((u64::from(driver::MAJOR), u64::from(minor)), Node::Gpu(gpu.addr));
         }
     }
     let devices = root.text("/proc/devices").unwrap_or_default();

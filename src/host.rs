@@ -17,6 +17,8 @@ const LONGEST: u64 = 256 << 20;
 pub struct Said {
     /// It ended with exit status 0.
     pub ok: bool,
+    /// Its exit status; None where a signal ended it.
+    pub code: Option<i32>,
     /// Its standard output.
     pub stdout: String,
     /// Its standard error.
@@ -57,6 +59,18 @@ impl Root {
         use std::io::Read;
         let mut bytes = Vec::new();
         fs::File::open(self.path(path))?.take(LONGEST).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The first bytes of a file, at most so many, in one read.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn bytes_up_to(&self, path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
+        use std::io::Read;
+        let mut bytes = vec![0; most];
+        let n = fs::File::open(self.path(path))?.read(&mut bytes)?;
+        bytes.truncate(n);
         Ok(bytes)
     }
 
@@ -115,6 +129,7 @@ impl Root {
             let stdout = self.text(format!("/programs/{name}"))?;
             return Ok(Said {
                 ok: true,
+                code: Some(0),
                 stdout,
                 stderr: String::new(),
             });
@@ -126,6 +141,7 @@ impl Root {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Said {
             ok: output.status.success(),
+            code: output.status.code(),
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         })

@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub consoles: Vec<Console>,
     /// Whether the kernel loads modules without a signature.
     pub signatures: Signatures,
+    /// Serial consoles of the kernel, such as ttyS0: ways in that need no display.
+    pub serial: Vec<String>,
     /// Of the modules that were asked about ([`crate::loadable`]): whether they can be loaded.
     pub loadable: Vec<Loadable>,
 }
@@ -114,6 +116,10 @@ pub struct Function {
     pub power_control: String,
     /// `power/runtime_status`, such as "active" or "suspended".
     pub power: String,
+    /// Its config space reads all ones: it has fallen off the bus, or has no power.
+    pub gone: bool,
+    /// Lanes of its PCI Express link now.
+    pub width: Option<u32>,
     /// Start and end (inclusive) of its memory regions (`resource`).
     pub regions: Vec<(u64, u64)>,
     /// Its VFIO character devices (`vfio-dev`), such as vfio0, where it is on a VFIO driver and the kernel makes them.
@@ -159,6 +165,8 @@ impl Function {
             d3cold: false,
             power_control: String::new(),
             power: String::new(),
+            gone: false,
+            width: None,
             regions: Vec::new(),
             vfio_devices: Vec::new(),
         }
@@ -256,6 +264,7 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
         vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
         consoles: display::consoles(root)?,
         signatures: Signatures::read(root),
+        serial: display::serial(root),
         ..Snapshot::default()
     };
     snapshot.framebuffers = display::framebuffers(root, &snapshot.functions);
@@ -316,15 +325,19 @@ fn read_attributes(root: &Root, dir: &str, function: &mut Function) {
     let line = |name: &str| root.line(format!("{dir}/{name}"));
     function.driver_override = line("driver_override").filter(|t| !t.is_empty() && t != "(null)");
     function.vfs = line("sriov_numvfs").and_then(|t| t.parse().ok()).unwrap_or(0);
-    // Bridges are not ours; what follows is of use for what is.
+    function.power_control = line("power/control").unwrap_or_default();
+    // What follows is of use for what is handed over.
     if function.vendor != VENDOR_NVIDIA {
         return;
     }
+    // The kernel remembers ids; only config space tells whether the device still answers.
+    let config = root.bytes_up_to(format!("{dir}/config"), 4).unwrap_or_default();
+    function.gone = config == [0xff; 4];
+    function.width = line("current_link_width").and_then(|t| t.parse().ok());
     function.boot_vga = line("boot_vga").as_deref() == Some("1");
     let methods = line("reset_method").unwrap_or_default();
     function.reset_methods = methods.split_ascii_whitespace().map(str::to_owned).collect();
     function.d3cold = line("d3cold_allowed").as_deref() == Some("1");
-    function.power_control = line("power/control").unwrap_or_default();
     function.power = line("power/runtime_status").unwrap_or_default();
     function.regions = regions(&root.text(format!("{dir}/resource")).unwrap_or_default());
 }

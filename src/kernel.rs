@@ -35,6 +35,13 @@ pub enum ActError {
         /// The process group that is still in the kernel.
         stuck: Option<u32>,
     },
+    /// A signal asked us to end, and the act did not answer in the time that was left. It goes on in the process group,
+    /// which ends after it.
+    #[error("a signal asked us to end before it answered; process group {group} finishes it")]
+    Interrupted {
+        /// The process group.
+        group: u32,
+    },
 }
 
 /// The host, as far as a run may touch it.
@@ -42,9 +49,22 @@ pub trait Kernel {
     /// Time since some fixed moment; only differences mean anything.
     fn now(&self) -> Duration;
 
-    /// The process group that carries out acts now, which may outlive this process by one act.
-    fn worker(&self) -> Option<u32> {
+    /// Gets ready for so many acts at once, so that [`Kernel::workers`] knows who will do them.
+    fn prepare(&mut self, _acts: usize) {}
+
+    /// The process groups that carry out acts, each of which may outlive this process by one act.
+    fn workers(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// When a signal asked us to end, on our clock.
+    fn interrupted(&mut self) -> Option<Duration> {
         None
+    }
+
+    /// What can be said of a process group that is stuck: where in the kernel, and who uses these functions.
+    fn autopsy(&mut self, _group: u32, _addrs: &[PciAddr]) -> (String, Vec<String>) {
+        (String::new(), Vec::new())
     }
 
     /// Reads a snapshot, leaving the attributes of `stuck` functions alone.
@@ -64,6 +84,18 @@ pub trait Kernel {
     /// # Errors
     /// [`ActError`], one of three ways in which an act can go wrong.
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError>;
+
+    /// Carries out acts that do not depend on each other, at once where it can. Returns for each, in their order, how it
+    /// went and how long it took.
+    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<(Result<(), ActError>, Duration)> {
+        let mut results = Vec::new();
+        for (act, within) in acts {
+            let start = self.now();
+            let result = self.act(act, *within);
+            results.push((result, self.now().saturating_sub(start)));
+        }
+        results
+    }
 
     /// Waits until one of these processes has ended. Returns whether one has.
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool;

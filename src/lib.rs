@@ -7,6 +7,7 @@ pub mod exit; // exit codes and the error the administrator reads
 pub mod config; // the settings
 pub mod phases; // what each phase of a VM does
 pub mod commands; // what a person can ask for
+pub mod recover; // every stranded GPU home
 pub mod run; // what every run does
 
 pub mod pci; // addresses, ids, classes
@@ -38,7 +39,8 @@ pub mod step; // the vocabulary of a plan
 
 pub mod kernel; // the interface to the host
 pub mod exec; // steps -> acts, with undo
-pub mod worker; // acts that the kernel can hold up
+pub mod worker; // deadlines on calls that the kernel can hold up
+pub mod acts; // the calls themselves
 pub mod record; // what was taken from where
 
 pub mod report; // text and JSON

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use gpu_handoff::cli::{self, ParseError, Request};
 use gpu_handoff::exit::{Error, Exit};
 use gpu_handoff::journal::{self, MESSAGE_FAILED, MESSAGE_REFUSED};
-use gpu_handoff::{commands, phases, report, worker};
+use gpu_handoff::{acts, commands, phases, report, worker};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info_span};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args.first().is_some_and(|a| a == worker::WORKER_ARG) {
-        let served = worker::serve();
+        let served = acts::serve();
         return if served.is_ok() { Exit::Done } else { Exit::Failed }.into();
     }
     let request = match cli::parse(&args) {

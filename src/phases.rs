@@ -281,7 +281,9 @@ fn await_vfio(host: &mut Host, owner: Owner, end: Duration) -> Result<(), Error>
             join(&pids),
             left.as_secs()
         );
-        if !host.kernel.await_exit(&pids, left) {
+        let ended = host.kernel.await_exit(&pids, left);
+        host.not_interrupted()?;
+        if !ended {
             return Err(Error::Overdue {
                 what: format!("process {} did not let go of the VFIO group", join(&pids)),
                 within: host.budgets.way_home,

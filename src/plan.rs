@@ -11,14 +11,15 @@
 //!
 //! The override is set before anything is let go: whatever loads a module meanwhile cannot take the card.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Budgets;
-use crate::inventory::Snapshot;
+use crate::display::Platform;
+use crate::inventory::{Function, Snapshot};
 use crate::pci::{PciAddr, PciSlot};
 use crate::record::{Owner, Taken};
 use crate::step::{Act, Attribute, Step};
@@ -72,8 +73,12 @@ pub struct Plan {
     pub modules: Vec<String>,
     /// Units that are stopped (out) or started again (home).
     pub units: Vec<String>,
-    /// Taken functions that are not there any more (home).
-    pub missing: Vec<PciAddr>,
+    /// Console drivers that are taken off a framebuffer of the card (out) or given back (home).
+    pub consoles: Vec<String>,
+    /// Firmware framebuffers that are detached (out) or attached again (home).
+    pub platforms: Vec<Platform>,
+    /// Taken functions that are not there any more, or have fallen off the bus, in words (home).
+    pub missing: Vec<(PciAddr, String)>,
     /// The acts, in order.
     pub steps: Vec<Step>,
     /// What else the reader should know.
@@ -98,25 +103,40 @@ pub fn slots(addrs: &[PciAddr]) -> Vec<String> {
     slots.iter().map(ToString::to_string).collect()
 }
 
-/// Collects steps with the deadline that belongs to each kind of act.
+/// Collects steps with the deadline that belongs to each kind of act, and the card that each is for.
 pub(crate) struct Steps<'a> {
     budgets: &'a Budgets,
     gpus: u32,
+    cards: BTreeMap<PciAddr, PciAddr>,
     pub(crate) steps: Vec<Step>,
 }
 
 impl<'a> Steps<'a> {
-    pub(crate) fn new(budgets: &'a Budgets, gpus: usize) -> Self {
+    /// `gpus`: how many GPUs the driver lets go or takes. `functions`: those that move, of which those of a slot belong
+    /// together.
+    pub(crate) fn new(budgets: &'a Budgets, gpus: usize, functions: &[PciAddr]) -> Self {
+        let first = |a: &PciAddr| functions.iter().copied().filter(|f| f.slot() == a.slot()).min();
         Steps {
             budgets,
             gpus: u32::try_from(gpus).unwrap_or(u32::MAX),
+            cards: functions.iter().filter_map(|a| Some((*a, first(a)?))).collect(),
             steps: Vec::new(),
         }
     }
 
-    pub(crate) fn push(&mut self, act: Act, inverse: Vec<Act>) {
+    pub(crate) fn push(&mut self, act: Act, inverse: Vec<Act>) -> &mut Step {
         let deadline = deadline(&act, self.budgets, self.gpus);
-        self.steps.push(Step { act, deadline, inverse });
+        let card = act.function().and_then(|a| self.cards.get(&a).copied());
+        self.steps.push(Step {
+            act,
+            deadline,
+            inverse,
+            rungs: Vec::new(),
+            card,
+            soft: false,
+        });
+        let last = self.steps.len() - 1;
+        &mut self.steps[last]
     }
 
     /// Whether an act is among them.
@@ -125,15 +145,57 @@ impl<'a> Steps<'a> {
     }
 }
 
+/// Keeps functions that sleep, and what is above them, awake. Returns the bridges, which may sleep again afterwards; what
+/// becomes of the functions is their drivers' business.
+pub(crate) fn wake(snapshot: &Snapshot, functions: &[&Function], steps: &mut Steps<'_>) -> Vec<PciAddr> {
+    let mut bridges = BTreeSet::new();
+    for function in functions {
+        let mut above = function.parent;
+        // As deep as buses can be nested; a loop in a broken tree ends too.
+        for _ in 0..256 {
+            let Some(bridge) = above.and_then(|a| snapshot.function(a)) else {
+                break;
+            };
+            if bridge.power_control == "auto" {
+                bridges.insert(bridge.addr);
+            }
+            above = bridge.parent;
+        }
+    }
+    let auto = |addr: PciAddr| vec![set_attribute(addr, Attribute::Power, "auto")];
+    for bridge in &bridges {
+        steps
+            .push(set_attribute(*bridge, Attribute::Power, "on"), auto(*bridge))
+            .soft = true;
+    }
+    for function in functions
+        .iter()
+        .filter(|f| f.power_control == "auto" && f.power == "suspended")
+    {
+        steps
+            .push(
+                set_attribute(function.addr, Attribute::Power, "on"),
+                auto(function.addr),
+            )
+            .soft = true;
+    }
+    bridges.into_iter().collect()
+}
+
 /// How long an act may take.
 pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
     match act {
         Act::LoadModule { .. } => budgets.load,
         Act::UnloadModule { .. } => budgets.unload + budgets.unload_per_gpu * gpus,
-        Act::SetOverride { .. } | Act::SetAttribute { .. } => budgets.attribute,
+        Act::SetOverride { .. } | Act::SetAttribute { .. } | Act::SetConsole { .. } | Act::SetPlatform { .. } => {
+            budgets.attribute
+        }
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::ProveFree { .. } => budgets.look,
-        Act::Unbind { .. } | Act::Probe { .. } => budgets.bind,
+        Act::Verify { .. } => budgets.verify,
+        Act::Reset { .. } => budgets.reset,
+        // A rescan probes what it finds.
+        Act::Unbind { .. } | Act::Probe { .. } | Act::Remove { .. } | Act::Rescan { .. } => budgets.bind,
     }
 }
 
@@ -172,6 +234,21 @@ pub(crate) fn stop(name: &str) -> Act {
 
 pub(crate) fn start(name: &str) -> Act {
     Act::StartUnit { name: name.to_owned() }
+}
+
+pub(crate) fn set_console(name: &str, bound: bool) -> Act {
+    Act::SetConsole {
+        name: name.to_owned(),
+        bound,
+    }
+}
+
+pub(crate) fn set_platform(platform: &Platform, bound: bool) -> Act {
+    Act::SetPlatform {
+        device: platform.device.clone(),
+        driver: platform.driver.clone(),
+        bound,
+    }
 }
 
 pub(crate) fn set_attribute(addr: PciAddr, attribute: Attribute, value: &str) -> Act {

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::choice::{RESERVATIONS, Reservations};
 use crate::containers::{self, GpuReference};
+use crate::driver;
 use crate::host::Root;
 use crate::mapping::Mappings;
 use crate::refusal::Reason;
@@ -18,8 +19,6 @@ use crate::vmconf::{self, Generation, VmConfig, VmId};
 /// Where the cluster file system is mounted (pve-cluster, pmxcfs).
 const PVE: &str = "/etc/pve";
 
-/// Major number of /dev/nvidiaN (open-gpu-kernel-modules, nv-chardev-numbers.h).
-const NVIDIA_MAJOR: u32 = 195;
 /// Major number of /dev/dri nodes (linux, include/drm/drm_drv.h, DRM_MAJOR); render nodes from minor 128 on.
 const DRM_MAJOR: u32 = 226;
 
@@ -104,7 +103,7 @@ pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Reason> {
         }
         references.retain(|r| match r {
             GpuReference::Allow { .. } => {
-                r.allows(NVIDIA_MAJOR, 0) || r.allows(DRM_MAJOR, 0) || r.allows(DRM_MAJOR, 128)
+                r.allows(driver::MAJOR, 0) || r.allows(DRM_MAJOR, 0) || r.allows(DRM_MAJOR, 128)
             }
             GpuReference::Include { .. } => false,
             _ => true,

@@ -4,9 +4,11 @@
 //! reboot gives every device back to its own driver, and forgets the record with it), 0700, made by tmpfiles.d
 //! or by the first run. Holding the host-wide lock is the right to write: only [`Guard`] can.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -15,9 +17,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Budgets;
+use crate::display::Platform;
 use crate::pci::PciAddr;
 use crate::step::{Act, Attribute};
 use crate::vmconf::VmId;
+use crate::worker::poll_readable;
 
 /// Where records and the lock live.
 pub const DIR: &str = "/run/gpu-handoff";
@@ -76,6 +80,9 @@ pub struct Taken {
     pub module: Option<String>,
     /// The `driver_override` it had.
     pub driver_override: Option<String>,
+    /// Lanes of its PCI Express link, for a GPU.
+    #[serde(default)] // since a later version
+    pub width: Option<u32>,
     /// Attributes that were changed, and what they were.
     #[serde(default)] // since a later version
     pub attributes: Vec<(Attribute, String)>,
@@ -110,18 +117,50 @@ pub struct Record {
     /// Units that were stopped and are started again at home.
     #[serde(default)] // since a later version
     pub units: Vec<String>,
-    /// The act that was about to be done when this was written.
-    pub under_way: Option<Act>,
-    /// Functions with a call stuck in the kernel: their attributes are not to be touched.
-    pub stuck: Vec<PciAddr>,
-    /// The process group of ours that is stuck, where there is one. Once it has gone nothing is stuck any more.
-    pub stuck_group: Option<u32>,
-    /// The worker that does the act under way: it may outlive the run by that one act.
-    pub worker: Option<u32>,
+    /// Console drivers that were taken off a framebuffer of the card.
+    #[serde(default)] // since a later version
+    pub consoles: Vec<String>,
+    /// Firmware framebuffers that were detached.
+    #[serde(default)] // since a later version
+    pub platforms: Vec<Platform>,
+    /// Whether a reset may be asked for.
+    #[serde(default = "yes")] // since a later version
+    pub may_reset: bool,
+    /// The acts that were about to be done when this was written, each for another card.
+    #[serde(default)]
+    pub under_way: Vec<Act>,
+    /// Calls that are stuck in the kernel.
+    #[serde(default)]
+    pub wedges: Vec<Wedge>,
+    /// The workers, by process group, that do the acts under way: each may outlive the run by that one act.
+    #[serde(default)]
+    pub workers: Vec<u32>,
+    /// Calls that were stuck and have ended since. Not written down: found when the record is read.
+    #[serde(skip)]
+    pub late: Vec<Wedge>,
     /// The VM's QEMU, once post-start has seen it.
     pub qemu: Option<Qemu>,
     /// The bounds that were in force when the devices left.
     pub budgets: Budgets,
+}
+
+/// A call that does not return, and what hangs with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wedge {
+    /// The process group of ours that waits in the kernel. Once it has gone nothing is stuck any more.
+    pub group: u32,
+    /// The functions whose attributes are not to be touched meanwhile.
+    pub addrs: Vec<PciAddr>,
+    /// What was being done, in words.
+    pub act: String,
+    /// Where in the kernel it waits (/proc/PID/stack), one frame to a line; empty where that is not known.
+    pub stack: String,
+    /// Who used the device when the deadline passed, in words.
+    pub holders: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Record {
@@ -136,10 +175,13 @@ impl Record {
             taken: Vec::new(),
             modules: Vec::new(),
             units: Vec::new(),
-            under_way: None,
-            stuck: Vec::new(),
-            stuck_group: None,
-            worker: None,
+            consoles: Vec::new(),
+            platforms: Vec::new(),
+            may_reset: true,
+            under_way: Vec::new(),
+            wedges: Vec::new(),
+            workers: Vec::new(),
+            late: Vec::new(),
             qemu: None,
             budgets,
         }
@@ -151,8 +193,19 @@ impl Record {
             Act::SetOverride { addr, .. }
             | Act::SetAttribute { addr, .. }
             | Act::Unbind { addr, .. }
+            | Act::Reset { addr }
+            | Act::Verify { addr, .. }
             | Act::Probe { addr, .. } => vec![*addr],
-            Act::ProveFree { .. } | Act::StopUnit { .. } | Act::StartUnit { .. } => Vec::new(),
+            // These hold the lock that every removal and rescan needs, and reach the whole slot.
+            Act::Remove { addr } | Act::Rescan { addr, .. } => {
+                let of = self.taken.iter().map(|t| t.addr);
+                of.filter(|a| a.slot() == addr.slot()).collect()
+            }
+            Act::ProveFree { .. }
+            | Act::StopUnit { .. }
+            | Act::StartUnit { .. }
+            | Act::SetConsole { .. }
+            | Act::SetPlatform { .. } => Vec::new(),
             Act::LoadModule { name } | Act::UnloadModule { name } => {
                 let of = |t: &&Taken| {
                     let driver = t.driver.as_deref() == Some("nvidia") && name.starts_with("nvidia");
@@ -169,24 +222,36 @@ impl Record {
         }
     }
 
+    /// The functions whose attributes are not to be touched.
+    pub fn stuck(&self) -> impl Iterator<Item = PciAddr> {
+        self.wedges.iter().flat_map(|w| w.addrs.iter().copied())
+    }
+
     /// Forgets what was stuck in a process group that has gone, and takes over as stuck what a run that was killed
-    /// has left its worker with.
+    /// has left its workers with.
     pub fn settle(&mut self, is_alive: impl Fn(u32) -> bool) {
-        if self.stuck_group.is_some_and(|group| !is_alive(group)) {
-            self.stuck_group = None;
-            self.stuck.clear();
-        }
-        match self.worker {
-            Some(group) if is_alive(group) => {
-                if let Some(act) = &self.under_way {
-                    self.stuck.extend(self.touched_by(act));
-                    self.stuck_group = Some(group);
-                }
+        let (wedges, late) = self.wedges.drain(..).partition(|w| is_alive(w.group));
+        (self.wedges, self.late) = (wedges, late);
+        self.workers.retain(|group| is_alive(*group));
+        let addrs: BTreeSet<PciAddr> = self.under_way.iter().flat_map(|a| self.touched_by(a)).collect();
+        for group in &self.workers {
+            if !self.wedges.iter().any(|w| w.group == *group) {
+                self.wedges.push(Wedge {
+                    group: *group,
+                    addrs: addrs.iter().copied().collect(),
+                    act: crate::report::join(&self.under_way),
+                    stack: String::new(),
+                    holders: Vec::new(),
+                });
             }
-            _ => self.worker = None,
         }
-        self.stuck.sort_unstable();
-        self.stuck.dedup();
+    }
+
+    /// Nothing is under way any more.
+    pub fn rest(&mut self, state: State) {
+        self.state = state;
+        self.under_way.clear();
+        self.workers.clear();
     }
 
     /// Whether this function is in the record.
@@ -230,6 +295,20 @@ impl Store {
     /// # Errors
     /// [`LockError::Held`] after `within`.
     pub fn lock(&self, who: &str, within: Duration) -> Result<Guard, LockError> {
+        self.lock_with(who, within, |fd, within| poll_readable(&[fd], within) == [true])
+    }
+
+    /// As [`Store::lock`], with a wait of the caller's: it is given a descriptor that becomes readable when the lock is
+    /// had, and says whether it has.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] where the wait ends without the lock.
+    pub fn lock_with(
+        &self,
+        who: &str,
+        within: Duration,
+        wait: impl FnOnce(BorrowedFd<'_>, Duration) -> bool,
+    ) -> Result<Guard, LockError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let path = self.dir.join("lock");
         let file = OpenOptions::new()
@@ -242,11 +321,14 @@ impl Store {
         // flock has no deadline of its own. A thread that is still waiting when we give up ends with the process;
         // if it gets the lock after all, nobody receives the file and dropping it lets go.
         let (sender, receiver) = mpsc::channel();
+        let (had, tell) = io::pipe()?;
         std::thread::spawn(move || {
             let locked = file.lock().map(|()| file);
             let _ = sender.send(locked);
+            drop(tell);
         });
-        match receiver.recv_timeout(within) {
+        wait(had.as_fd(), within);
+        match receiver.try_recv() {
             Ok(locked) => {
                 let mut lock = locked?;
                 lock.set_len(0)?;
@@ -369,6 +451,7 @@ mod tests {
             driver: Some("nvidia".to_owned()),
             module: Some("nvidia".to_owned()),
             driver_override: None,
+            width: None,
             attributes: Vec::new(),
         });
         record
@@ -389,19 +472,26 @@ mod tests {
     fn what_is_stuck_is_so_for_as_long_as_the_process_group_lives() {
         let gpu = record().taken[0].addr;
         let mut stuck = record();
-        (stuck.stuck, stuck.stuck_group) = (vec![gpu], Some(77));
+        stuck.wedges.push(Wedge {
+            group: 77,
+            addrs: vec![gpu],
+            act: "unbind".to_owned(),
+            stack: String::new(),
+            holders: Vec::new(),
+        });
         stuck.settle(|group| group == 77);
-        assert_eq!(stuck.stuck, [gpu]);
+        assert_eq!(stuck.stuck().collect::<Vec<_>>(), [gpu]);
         stuck.settle(|_| false);
-        assert_eq!((stuck.stuck, stuck.stuck_group), (Vec::new(), None));
+        assert_eq!((stuck.wedges.len(), stuck.late.len()), (0, 1));
 
         let mut killed = record();
-        killed.worker = Some(78);
-        killed.under_way = Some(Act::UnloadModule {
+        killed.workers = vec![78, 79];
+        killed.under_way = vec![Act::UnloadModule {
             name: "nvidia".to_owned(),
-        });
-        killed.settle(|_| true);
-        assert_eq!((killed.stuck, killed.stuck_group), (vec![gpu], Some(78)));
+        }];
+        killed.settle(|group| group == 78);
+        assert_eq!(killed.wedges[0].group, 78);
+        assert_eq!(killed.stuck().collect::<Vec<_>>(), [gpu]);
     }
 
     #[test]

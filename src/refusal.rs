@@ -70,6 +70,8 @@ pub enum Reason {
     NoGroup(PciAddr),
     /// The function is not there (any more).
     Absent(PciAddr),
+    /// The function does not answer.
+    Gone(PciAddr),
     /// A call on this function is stuck in the kernel.
     Stuck(PciAddr),
     /// The function is split, or is a part of a split one: SR-IOV, MIG.
@@ -178,6 +180,11 @@ impl fmt::Display for Reason {
                 f,
                 "{addr} is not there. Hint: compare 'lspci' with the VM's hostpci lines"
             ),
+            Reason::Gone(addr) => write!(
+                f,
+                "{addr} does not answer any more (its config space reads all ones): it has fallen off the bus or has no \
+                 power. Hint: see 'journalctl -k' for when that happened; a power cycle brings it back, a reboot may not"
+            ),
             Reason::Stuck(addr) => write!(
                 f,
                 "a call on {addr} is stuck in the kernel, and every other one would be too. Hint: end the process \
@@ -277,7 +284,8 @@ impl fmt::Display for Reason {
     }
 }
 
-fn describe(holder: &Holder) -> String {
+/// A process, for a sentence.
+pub fn describe(holder: &Holder) -> String {
     let belongs = if holder.belongs_to.is_empty() {
         String::new()
     } else {

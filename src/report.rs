@@ -203,14 +203,22 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
             group: f.group,
         })
         .collect();
-    let stuck = records
-        .iter()
-        .filter_map(|r| Some((r.stuck_group?, &r.stuck)))
-        .flat_map(|(group, stuck)| {
-            let here = stuck.iter().filter(|a| addrs.contains(a));
-            here.map(move |a| format!("a call on {a} is stuck in the kernel, in process group {group} of ours"))
-        });
-    let stuck: Vec<String> = stuck.collect();
+    let wedges = records.iter().flat_map(|r| &r.wedges);
+    let stuck: Vec<String> = wedges
+        .filter(|w| w.addrs.iter().any(|a| addrs.contains(a)))
+        .map(|w| {
+            let frame = w
+                .stack
+                .lines()
+                .next()
+                .and_then(|l| l.split_ascii_whitespace().last())
+                .unwrap_or("?");
+            format!(
+                "'{}' is stuck in the kernel at {frame}, in process group {} of ours",
+                w.act, w.group
+            )
+        })
+        .collect();
     CardStatus {
         slot: gpu.addr.slot().to_string(),
         name,

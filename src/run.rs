@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use crate::config::{self, Budgets, Settings};
+use crate::config::{self, Budgets, Reset, Settings};
 use crate::devices::{self, Given};
 use crate::exec::Run;
 use crate::exit::Error;
@@ -19,7 +20,7 @@ use crate::kernel::{ActError, Kernel};
 use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan};
 use crate::pve;
-use crate::record::{DIR, Guard, LockError, Owner, Record, Store};
+use crate::record::{DIR, Guard, Ledger, LockError, Owner, Record, Store};
 use crate::refusal::{Reason, Refusal};
 use crate::report::{join, millis};
 use crate::vmconf::VmId;
@@ -111,9 +112,18 @@ impl Host {
             .store
             .load()
             .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
+        let boot = boot_id();
+        records.retain(|r| r.boot_id == boot);
         for record in &mut records {
-            let ours = self.kernel.worker();
-            record.settle(|group| Some(group) != ours && !alive_in_group(&self.root, group).is_empty());
+            let ours = self.kernel.workers();
+            record.settle(|group| !ours.contains(&group) && !alive_in_group(&self.root, group).is_empty());
+            for wedge in &record.late {
+                let (owner, group) = (record.owner, wedge.group);
+                debug!(
+                    "{owner}: '{}' was stuck in process group {group} and has ended, late",
+                    wedge.act
+                );
+            }
         }
         Ok((records, problems))
     }
@@ -123,7 +133,7 @@ impl Host {
     /// # Errors
     /// [`Error::Overdue`] where the host did not let itself be read in time.
     pub fn look(&mut self, records: &[Record]) -> Result<Snapshot, Error> {
-        let stuck: Vec<PciAddr> = records.iter().flat_map(|r| r.stuck.iter().copied()).collect();
+        let stuck: Vec<PciAddr> = records.iter().flat_map(Record::stuck).collect();
         let within = self.budgets.look;
         let start = self.kernel.now();
         let snapshot = self.kernel.look(&stuck, within).map_err(|e| match e {
@@ -176,7 +186,11 @@ impl Host {
     /// [`Error::Overdue`] with who has it.
     pub fn lock(&mut self, who: &str, end: Duration) -> Result<Guard, Error> {
         let left = end.saturating_sub(self.kernel.now()).min(self.budgets.lock);
-        let guard = self.store.lock(who, left).map_err(|e| match e {
+        let kernel = &mut self.kernel;
+        let wait = |fd: BorrowedFd<'_>, within| kernel.wait(&[fd], within) == [true];
+        let locked = self.store.lock_with(who, left, wait);
+        self.not_interrupted()?;
+        let guard = locked.map_err(|e| match e {
             LockError::Held(by) => Error::Overdue {
                 what: format!("another run did not finish ({by})"),
                 within: left,
@@ -184,23 +198,49 @@ impl Host {
             },
             LockError::Io(e) => Error::io(format!("locking {DIR}"), e),
         })?;
+        self.forget_other_boots(&guard)?;
         self.await_leftovers(end)?;
         Ok(guard)
     }
 
-    /// Waits for the worker of a run that was killed: it finishes the one act it is at. The lock is ours, so no other
+    /// A reboot gives every device back to its own driver: what was written before one is not true any more.
+    fn forget_other_boots(&self, guard: &Guard) -> Result<(), Error> {
+        let now = boot_id();
+        let records = self.store.load().map_err(|e| Error::io("reading the records", e))?.0;
+        for record in records.iter().filter(|r| r.boot_id != now) {
+            info!("{}: the record of an earlier boot is forgotten", record.owner);
+            guard
+                .remove(record.owner)
+                .map_err(|e| Error::io("removing a record of an earlier boot", e))?;
+        }
+        Ok(())
+    }
+
+    /// Ends a wait that a signal asked to end.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where one has come.
+    pub fn not_interrupted(&mut self) -> Result<(), Error> {
+        match self.kernel.interrupted() {
+            Some(_) => Err(Error::Interrupted),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the workers of a run that was killed: each finishes the one act it is at. The lock is ours, so no other
     /// run is alive that it could belong to. One that does not finish counts as stuck from here on.
     fn await_leftovers(&mut self, end: Duration) -> Result<(), Error> {
         for record in self.store.load().map_err(|e| Error::io("reading the records", e))?.0 {
-            let Some(group) = record.worker else { continue };
             let until = end.min(self.kernel.now() + self.budgets.lock);
             let mut said = false;
             loop {
-                let alive = alive_in_group(&self.root, group);
+                let alive_in = |group: &u32| alive_in_group(&self.root, *group);
+                let alive: Vec<i32> = record.workers.iter().flat_map(alive_in).collect();
                 let left = until.saturating_sub(self.kernel.now());
                 if alive.is_empty() || left.is_zero() {
                     break;
                 }
+                self.not_interrupted()?;
                 if !said {
                     info!(
                         "{}: waiting up to {} for what an interrupted run has left",
@@ -280,6 +320,9 @@ impl Host {
         record.taken.sort_by_key(|t| t.addr);
         record.modules.clone_from(&plan.modules);
         record.units.clone_from(&plan.units);
+        record.consoles.clone_from(&plan.consoles);
+        record.platforms.clone_from(&plan.platforms);
+        record.may_reset = self.settings.reset != Reset::Never;
         self.execute(guard, record, before, &plan, end)
     }
 
@@ -311,6 +354,7 @@ impl Host {
             }
             // A process may let go without ending, and there is no event for that.
             self.kernel.await_exit(&pids, left.min(HOLDER_POLL));
+            self.not_interrupted()?;
             let snapshot = self.look(records)?;
             planned = self.judge_out(snapshot, records, owner, given)?;
         }
@@ -339,6 +383,7 @@ impl Host {
                 join(&pids)
             );
             self.kernel.await_exit(&pids, left);
+            self.not_interrupted()?;
         }
     }
 

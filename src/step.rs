@@ -18,6 +18,8 @@ pub enum Attribute {
     ResetMethod,
     /// `d3cold_allowed`: whether the platform may cut its power.
     D3cold,
+    /// `power/control`: "auto" lets it sleep, "on" keeps it awake.
+    Power,
 }
 
 impl Attribute {
@@ -26,6 +28,7 @@ impl Attribute {
         match self {
             Attribute::ResetMethod => "reset_method",
             Attribute::D3cold => "d3cold_allowed",
+            Attribute::Power => "power/control",
         }
     }
 }
@@ -69,6 +72,46 @@ pub enum Act {
         /// Its name.
         name: String,
     },
+    /// Write 1 to the function's `reset`: the kernel takes the first of its `reset_method`s.
+    Reset {
+        /// The function.
+        addr: PciAddr,
+    },
+    /// Write 1 to the function's `remove`: it leaves the bus, with its override.
+    Remove {
+        /// The function.
+        addr: PciAddr,
+    },
+    /// Write 1 to the `rescan` of what is above it: a removed function comes back, and its driver binds.
+    Rescan {
+        /// The bridge above; None: all buses.
+        bridge: Option<PciAddr>,
+        /// The function that must be there afterwards.
+        addr: PciAddr,
+    },
+    /// Bind or unbind a driver of the virtual consoles.
+    SetConsole {
+        /// Its name in /sys/class/vtconsole.
+        name: String,
+        /// Whether it draws the consoles.
+        bound: bool,
+    },
+    /// Bind or unbind a platform device: the firmware's framebuffer.
+    SetPlatform {
+        /// The device, such as efi-framebuffer.0.
+        device: String,
+        /// Its driver, such as efi-framebuffer.
+        driver: String,
+        /// Whether the driver has it.
+        bound: bool,
+    },
+    /// Look whether a GPU that is on NVIDIA's driver works: /proc entry, node, NVIDIA's own tool, the kernel's log.
+    Verify {
+        /// The GPU.
+        addr: PciAddr,
+        /// Lanes of its PCI Express link before it left.
+        width: Option<u32>,
+    },
     /// Scan for holders of these functions once more, immediately before a call that cannot be taken back.
     ProveFree {
         /// The functions.
@@ -103,6 +146,14 @@ pub enum Expect {
     Attribute(PciAddr, Attribute, String),
     /// The unit is active, or is not.
     Unit(String, bool),
+    /// The console driver draws the consoles, or does not.
+    Console(String, bool),
+    /// The platform device is bound to the driver, or is not.
+    Platform(String, String, bool),
+    /// The function is on the bus, or is not.
+    Present(PciAddr, bool),
+    /// The function is not bound to this driver.
+    NotOn(PciAddr, String),
     /// The function is bound to this driver; None: to no driver.
     Driver(PciAddr, Option<String>),
     /// The function is bound to some driver, and not to vfio-pci.
@@ -118,6 +169,15 @@ pub struct Step {
     pub deadline: Duration,
     /// The acts that take it back, in order.
     pub inverse: Vec<Act>,
+    /// What is tried, one after the other, where the act fails: each a way to what the act should have led to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rungs: Vec<Vec<Act>>,
+    /// The first function of the card it is for, where it may be done beside what is done for other cards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<PciAddr>,
+    /// A failure is said and changes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub soft: bool,
 }
 
 impl Act {
@@ -127,9 +187,18 @@ impl Act {
             Act::SetOverride { addr, .. }
             | Act::SetAttribute { addr, .. }
             | Act::Unbind { addr, .. }
+            | Act::Reset { addr }
+            | Act::Remove { addr }
+            | Act::Rescan { addr, .. }
+            | Act::Verify { addr, .. }
             | Act::Probe { addr, .. } => Some(*addr),
             Act::ProveFree { addrs } => addrs.first().copied(),
-            Act::LoadModule { .. } | Act::UnloadModule { .. } | Act::StopUnit { .. } | Act::StartUnit { .. } => None,
+            Act::LoadModule { .. }
+            | Act::UnloadModule { .. }
+            | Act::StopUnit { .. }
+            | Act::StartUnit { .. }
+            | Act::SetConsole { .. }
+            | Act::SetPlatform { .. } => None,
         }
     }
 
@@ -139,12 +208,18 @@ impl Act {
             Act::LoadModule { name } => Expect::Loaded(name.clone()),
             // The kernel's word counts: udev may load the module again at once, and with the override in place
             // it cannot take the card.
-            Act::UnloadModule { .. } | Act::ProveFree { .. } => Expect::Nothing,
+            Act::UnloadModule { .. } | Act::ProveFree { .. } | Act::Reset { .. } | Act::Verify { .. } => {
+                Expect::Nothing
+            }
+            Act::Remove { addr } => Expect::Present(*addr, false),
+            Act::Rescan { addr, .. } => Expect::Present(*addr, true),
+            Act::SetConsole { name, bound } => Expect::Console(name.clone(), *bound),
+            Act::SetPlatform { device, driver, bound } => Expect::Platform(device.clone(), driver.clone(), *bound),
             Act::SetOverride { addr, driver } => Expect::Override(*addr, driver.clone()),
             Act::SetAttribute { addr, attribute, value } => Expect::Attribute(*addr, *attribute, value.clone()),
             Act::StopUnit { name } => Expect::Unit(name.clone(), false),
             Act::StartUnit { name } => Expect::Unit(name.clone(), true),
-            Act::Unbind { addr, .. } => Expect::Driver(*addr, None),
+            Act::Unbind { addr, driver } => Expect::NotOn(*addr, driver.clone()),
             Act::Probe {
                 addr,
                 driver: Some(driver),
@@ -161,7 +236,13 @@ impl Act {
             Act::SetOverride { addr, .. }
             | Act::SetAttribute { addr, .. }
             | Act::Unbind { addr, .. }
+            | Act::Reset { addr }
+            | Act::Remove { addr }
+            | Act::Rescan { addr, .. }
+            | Act::Verify { addr, .. }
             | Act::Probe { addr, .. } => addr.to_string(),
+            Act::SetConsole { name, .. } => name.clone(),
+            Act::SetPlatform { device, .. } => device.clone(),
             Act::ProveFree { addrs } => match addrs.as_slice() {
                 [addr] => addr.to_string(),
                 [addr, ..] => addr.slot().to_string(),
@@ -180,6 +261,21 @@ impl Act {
             } => format!("set driver_override to {driver}"),
             Act::SetOverride { driver: None, .. } => "clear driver_override".to_owned(),
             Act::SetAttribute { attribute, value, .. } => format!("set {} to {value}", attribute.name()),
+            Act::Reset { .. } => "reset".to_owned(),
+            Act::Remove { .. } => "remove from the bus".to_owned(),
+            Act::Rescan {
+                bridge: Some(bridge), ..
+            } => format!("look for it again below {bridge}"),
+            Act::Rescan { bridge: None, .. } => "look for it again on all buses".to_owned(),
+            Act::SetConsole { bound: true, .. } => "give the console back".to_owned(),
+            Act::SetConsole { bound: false, .. } => "take the console off the framebuffer".to_owned(),
+            Act::SetPlatform {
+                driver, bound: true, ..
+            } => format!("bind to {driver}"),
+            Act::SetPlatform {
+                driver, bound: false, ..
+            } => format!("unbind from {driver}"),
+            Act::Verify { .. } => "see whether it works".to_owned(),
             Act::StopUnit { .. } => "stop the service".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
             Act::ProveFree { .. } => "look for holders once more".to_owned(),
@@ -208,6 +304,13 @@ impl fmt::Display for Expect {
             Expect::Attribute(_, attribute, value) => write!(f, "{} is {value}", attribute.name()),
             Expect::Unit(name, true) => write!(f, "{name} is active"),
             Expect::Unit(name, false) => write!(f, "{name} is stopped"),
+            Expect::Console(_, true) => write!(f, "the console is on it"),
+            Expect::Console(_, false) => write!(f, "no console is on it"),
+            Expect::Platform(_, driver, true) => write!(f, "the driver is {driver}"),
+            Expect::Platform(_, driver, false) => write!(f, "the driver is not {driver}"),
+            Expect::Present(_, true) => write!(f, "it is on the bus"),
+            Expect::Present(_, false) => write!(f, "it is not on the bus"),
+            Expect::NotOn(_, driver) => write!(f, "the driver is not {driver}"),
             Expect::Driver(_, Some(driver)) => write!(f, "the driver is {driver}"),
             Expect::Driver(_, None) => write!(f, "no driver is bound"),
             Expect::HostDriver(_) => write!(f, "a driver of the host is bound"),

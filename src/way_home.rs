@@ -1,15 +1,16 @@
-//! The plan from vfio-pci to the host, from the record alone and how things are now. Pure.
+//! The plan from vfio-pci to the host. Pure: from the record, not from any config, and from how things are now.
 
 use std::collections::BTreeSet;
 
 use crate::inventory::{Function, Snapshot};
 use crate::pci::PciAddr;
 use crate::plan::{
-    Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_override, slots, start, stop, unbind, unload,
+    Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_console, set_override, set_platform, slots,
+    start, stop, unbind, unload, wake,
 };
-use crate::record::{Record, Taken};
+use crate::record::{Record, State, Taken};
 use crate::refusal::{Reason, Refusal};
-use crate::step::Act;
+use crate::step::{Act, Attribute};
 use crate::uses;
 
 /// The plan from vfio-pci to the host, from the record alone and how things are now.
@@ -18,13 +19,10 @@ use crate::uses;
 /// [`Refusal`] where somebody still uses a function.
 pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
     let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
-    let on_vfio: Vec<PciAddr> = addrs
-        .iter()
-        .copied()
-        .filter(|a| snapshot.function(*a).is_some_and(Function::is_on_vfio))
-        .collect();
+    let is_on_vfio = |a: &PciAddr| snapshot.function(*a).is_some_and(Function::is_on_vfio);
+    let on_vfio: Vec<PciAddr> = addrs.iter().copied().filter(is_on_vfio).collect();
     let mut reasons = uses::use_of(snapshot, &on_vfio);
-    reasons.extend(record.stuck.iter().map(|a| Reason::Stuck(*a)));
+    reasons.extend(record.stuck().map(Reason::Stuck));
     if !reasons.is_empty() {
         return Err(Refusal(reasons));
     }
@@ -36,20 +34,69 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
         taken: record.taken.clone(),
         modules: record.modules.clone(),
         units: record.units.clone(),
+        consoles: record.consoles.clone(),
+        platforms: record.platforms.clone(),
         missing: Vec::new(),
         steps: Vec::new(),
         notes: Vec::new(),
     };
-    let gpus = snapshot.gpus().filter(|f| addrs.contains(&f.addr)).count();
-    let mut steps = Steps::new(&record.budgets, gpus);
+    let mut present = Vec::new();
     for taken in &record.taken {
         match snapshot.function(taken.addr) {
-            Some(function) => home_steps(snapshot, taken, function, &mut steps),
-            None => plan.missing.push(taken.addr),
+            None => plan.missing.push((taken.addr, "is not there any more".to_owned())),
+            // Every access to it would take the minute that the kernel waits for a device after a reset.
+            Some(function) if function.gone => plan.missing.push((
+                taken.addr,
+                "does not answer any more (it reads all ones) and needs a power cycle".to_owned(),
+            )),
+            Some(function) => present.push((taken, function)),
         }
     }
-    // nvidia itself was loaded for its GPU; the others come after it, because nvidia_drm before 590 takes only the
-    // GPUs that are there when it is loaded.
+    let gpus = present.iter().filter(|(_, f)| f.is_nvidia_gpu()).count();
+    let mut steps = Steps::new(&record.budgets, gpus, &addrs);
+    let leaving = |(taken, function): &&(&Taken, &Function)| function.driver != taken.driver;
+    let asleep: Vec<&Function> = present.iter().filter(leaving).map(|(_, f)| *f).collect();
+    let bridges = wake(snapshot, &asleep, &mut steps);
+    for (taken, function) in &present {
+        home_steps(snapshot, record, taken, function, &mut steps);
+    }
+    modules_home(snapshot, record, &mut steps, &mut plan.notes);
+    for (taken, _) in &present {
+        for (attribute, before) in &taken.attributes {
+            // The device has come home whatever becomes of these.
+            steps
+                .push(set_attribute(taken.addr, *attribute, before), Vec::new())
+                .soft = true;
+        }
+    }
+    for bridge in bridges {
+        steps
+            .push(set_attribute(bridge, Attribute::Power, "auto"), Vec::new())
+            .soft = true;
+    }
+    if !steps.steps.is_empty() {
+        displays_home(record, &mut steps);
+        for name in &record.units {
+            // One that runs for other GPUs learns of the returned one only when it starts.
+            steps.push(stop(name), Vec::new());
+            steps.push(start(name), Vec::new());
+        }
+        plan.way = Way::Unbind;
+    }
+    let doubtful = !steps.steps.is_empty() || record.state == State::Stranded;
+    for (taken, function) in present.into_iter().filter(|_| doubtful) {
+        if function.is_nvidia_gpu() && taken.driver.as_deref() == Some("nvidia") {
+            let (addr, width) = (taken.addr, taken.width);
+            steps.push(Act::Verify { addr, width }, Vec::new());
+        }
+    }
+    plan.steps = steps.steps;
+    Ok(plan)
+}
+
+/// nvidia itself was loaded for its GPU; the others come after it, because nvidia_drm before 590 takes only the GPUs that
+/// are there when it is loaded.
+fn modules_home(snapshot: &Snapshot, record: &Record, steps: &mut Steps<'_>, notes: &mut Vec<String>) {
     for name in record.modules.iter().rev() {
         let loaded = snapshot.module(name);
         let reload = name == "nvidia_drm" && !steps.steps.is_empty() && loaded.is_some();
@@ -57,7 +104,7 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
             steps.push(unload(name), Vec::new());
             steps.push(load(name), Vec::new());
         } else if reload {
-            plan.notes.push(format!(
+            notes.push(format!(
                 "{name} is in use by another GPU and stays loaded: the returning GPU drives no display until it is \
                  reloaded"
             ));
@@ -65,25 +112,20 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
             steps.push(load(name), Vec::new());
         }
     }
-    if !steps.steps.is_empty() {
-        for name in &record.units {
-            // One that runs for other GPUs learns of the returned one only when it starts.
-            steps.push(stop(name), Vec::new());
-            steps.push(start(name), Vec::new());
-        }
-    }
-    plan.steps = steps.steps;
-    if !plan.steps.is_empty() {
-        plan.way = Way::Unbind;
-    }
-    Ok(plan)
 }
 
-fn home_steps(snapshot: &Snapshot, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
-    let addr = taken.addr;
-    for (attribute, before) in &taken.attributes {
-        steps.push(set_attribute(addr, *attribute, before), Vec::new());
+fn displays_home(record: &Record, steps: &mut Steps<'_>) {
+    for platform in &record.platforms {
+        // A driver of the GPU that has its framebuffer by now keeps the firmware's away, and is the better one.
+        steps.push(set_platform(platform, true), Vec::new()).soft = true;
     }
+    for name in &record.consoles {
+        steps.push(set_console(name, true), Vec::new());
+    }
+}
+
+fn home_steps(snapshot: &Snapshot, record: &Record, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
+    let addr = taken.addr;
     let was = taken.driver_override.as_deref();
     let current = function.driver.as_deref();
     if current == taken.driver.as_deref() {
@@ -105,11 +147,32 @@ fn home_steps(snapshot: &Snapshot, taken: &Taken, function: &Function, steps: &m
         if let Some(module) = module {
             steps.push(load(module), Vec::new());
         }
-        steps.push(probe(addr, driver), Vec::new());
+        let rungs = rungs_home(snapshot, record, function, driver);
+        steps.push(probe(addr, driver), Vec::new()).rungs = rungs;
     }
     if driver.is_some() && driver != was {
         steps.push(set_override(addr, was), Vec::new());
     }
+}
+
+/// What is tried where a function does not let itself be bound to its driver: a reset of it; then the whole card leaves the
+/// bus and is found again, which makes the kernel set it up anew and lets its drivers bind by themselves.
+fn rungs_home(snapshot: &Snapshot, record: &Record, function: &Function, driver: &str) -> Vec<Vec<Act>> {
+    let addr = function.addr;
+    let mut rungs = Vec::new();
+    if record.may_reset && !function.reset_methods.is_empty() {
+        rungs.push(vec![Act::Reset { addr }, probe(addr, driver)]);
+    }
+    let slot: Vec<PciAddr> = snapshot.slot(addr.slot()).map(|f| f.addr).collect();
+    // A removal waits for users like an unbind: only what is ours, and was proven free, may go with it.
+    if addr.function == 0 && slot.iter().all(|a| record.has(*a)) {
+        let mut anew: Vec<Act> = slot.iter().rev().map(|addr| Act::Remove { addr: *addr }).collect();
+        let bridge = function.parent;
+        anew.push(Act::Rescan { bridge, addr });
+        anew.push(probe(addr, driver));
+        rungs.push(anew);
+    }
+    rungs
 }
 
 /// A record for functions that nobody wrote down: what their own drivers would be, by what they are.
@@ -134,6 +197,7 @@ pub fn inferred(snapshot: &Snapshot, gpus: &[PciAddr], mut record: Record) -> Re
             },
             module: module.map(str::to_owned),
             driver_override: None,
+            width: None,
             attributes: Vec::new(),
         });
     }

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::config::{Budgets, Doubt, Reset, Settings, WayOut};
+use crate::display::{Framebuffer, Platform};
 use crate::facts::{self, Fact};
 use crate::inventory::{Function, Snapshot, VFIO_PCI};
 use crate::pci::PciAddr;
 use crate::plan::{
-    Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_override, slots, start, stop, unbind, unload,
+    Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_console, set_override, set_platform, slots,
+    start, stop, unbind, unload, wake,
 };
 use crate::record::{Owner, Record, Taken};
 use crate::refusal::{Reason, Refusal};
@@ -65,6 +67,11 @@ impl<'a> Ground<'a> {
 
     fn leaves_nvidia(&self) -> bool {
         self.leaving.iter().any(|f| f.is_on_nvidia())
+    }
+
+    /// Whether this is a function that stays on NVIDIA's driver.
+    fn stays(&self, addr: Option<PciAddr>) -> bool {
+        addr.is_some_and(|a| self.staying().contains(&a))
     }
 
     /// Functions on NVIDIA's driver that stay there.
@@ -129,7 +136,10 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     if way == Way::Unbind && !modules.is_empty() {
         reasons.extend(uses::drm_needed(snapshot, &ground.set));
     }
-    reasons.extend(uses::unaccounted(snapshot, &modules));
+    let displays = Displays::of(&ground, &modules);
+    if displays.consoles.is_empty() {
+        reasons.extend(uses::unaccounted(snapshot, &modules));
+    }
     reasons.extend(load_reasons(snapshot, &needed(snapshot, gpus, settings)));
     if !reasons.is_empty() {
         return Err(Refusal(reasons));
@@ -145,8 +155,11 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         })
         .collect();
     notes.extend(way_notes(&ground, way, &modules, earlier));
+    notes.extend(displays.note(snapshot));
     notes.extend(facts::notes(&settings.facts, snapshot, &addrs));
-    let steps = steps(&ground, way, &modules, &units, settings);
+    let steps = steps(&ground, way, &modules, &units, &displays, settings);
+    // What is given back before the end is not the way home's business.
+    let consoles = if displays.others { Vec::new() } else { displays.consoles };
     Ok(Plan {
         direction: Direction::Out,
         owner,
@@ -155,6 +168,8 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         taken,
         modules: both(earlier.map(|r| &r.modules), modules),
         units: both(earlier.map(|r| &r.units), units),
+        consoles: both(earlier.map(|r| &r.consoles), consoles),
+        platforms: both(earlier.map(|r| &r.platforms), displays.platforms),
         missing: Vec::new(),
         steps,
         notes,
@@ -162,14 +177,65 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
 }
 
 /// What an earlier handoff of the same owner has written down, and what is new.
-fn both(earlier: Option<&Vec<String>>, new: Vec<String>) -> Vec<String> {
+fn both<T: Clone + PartialEq>(earlier: Option<&Vec<T>>, new: Vec<T>) -> Vec<T> {
     let mut all = earlier.cloned().unwrap_or_default();
-    for name in new {
-        if !all.contains(&name) {
-            all.push(name);
+    for one in new {
+        if !all.contains(&one) {
+            all.push(one);
         }
     }
     all
+}
+
+/// What is drawn on framebuffers that go away: the consoles, which keep a display driver loaded, and the firmware's
+/// framebuffer, which nothing but its memory ties to the card.
+struct Displays {
+    /// Console drivers to take off.
+    consoles: Vec<String>,
+    /// Firmware framebuffers to detach.
+    platforms: Vec<Platform>,
+    /// Another framebuffer remains for the consoles to come back on.
+    others: bool,
+}
+
+impl Displays {
+    fn of(ground: &Ground<'_>, modules: &[String]) -> Self {
+        let snapshot = ground.snapshot;
+        let goes = |fb: &&Framebuffer| {
+            let ours = fb
+                .of
+                .is_some_and(|of| ground.leaving.iter().any(|f| f.addr.slot() == of.slot()));
+            // With the module the framebuffers of GPUs that stay go too, for a moment.
+            ours || fb.name.starts_with("nvidia") && modules.iter().any(|m| m == "nvidia_drm")
+        };
+        let going: Vec<&Framebuffer> = snapshot.framebuffers.iter().filter(goes).collect();
+        let others = going.len() < snapshot.framebuffers.len() || going.iter().any(|fb| ground.stays(fb.of));
+        // A console that is on another card's framebuffer pins nothing, and is left where it is.
+        let pinned = !uses::unaccounted(snapshot, modules).is_empty();
+        let bound = snapshot.consoles.iter().filter(|c| c.is_framebuffer() && c.bound);
+        let consoles = if going.is_empty() || (others && !pinned) {
+            Vec::new()
+        } else {
+            bound.map(|c| c.name.clone()).collect()
+        };
+        Displays {
+            consoles,
+            platforms: going.iter().filter_map(|fb| fb.firmware.clone()).collect(),
+            others,
+        }
+    }
+
+    /// Which way in remains, before the last local console goes.
+    fn note(&self, snapshot: &Snapshot) -> Option<String> {
+        if self.consoles.is_empty() || self.others {
+            return None;
+        }
+        let serial = match snapshot.serial.as_slice() {
+            [] => "there is no serial console, so SSH is the only way in".to_owned(),
+            names => format!("the serial console {} and SSH are the ways in", join(names)),
+        };
+        Some(format!("the local console is dark until the GPU is home; {serial}"))
+    }
 }
 
 /// What speaks against it whoever uses it: the IOMMU, the groups, how a card is split.
@@ -183,6 +249,9 @@ fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason> {
         reasons.extend(group_reasons(snapshot, function, &ground.set, given));
         if function.stuck {
             reasons.push(Reason::Stuck(function.addr));
+        }
+        if function.gone {
+            reasons.push(Reason::Gone(function.addr));
         }
         reasons.extend(split(snapshot, function));
         if function.noiommu {
@@ -339,6 +408,7 @@ fn taken_from(function: &Function, settings: &Settings) -> Taken {
         driver: function.driver.clone(),
         module: function.module.clone(),
         driver_override: function.driver_override.clone(),
+        width: function.width.filter(|_| function.is_nvidia_gpu()),
         attributes: attributes(function, settings)
             .into_iter()
             .map(|(attribute, before, _)| (attribute, before))
@@ -346,18 +416,18 @@ fn taken_from(function: &Function, settings: &Settings) -> Taken {
     }
 }
 
-/// Attributes of a GPU that are changed while it is away: which, what it is now, what it becomes.
+/// Attributes that are changed while a function is away: which, what it is now, what it becomes.
 fn attributes(function: &Function, settings: &Settings) -> Vec<(Attribute, String, String)> {
-    if !function.is_nvidia_gpu() || function.is_on_vfio() {
+    if function.is_on_vfio() {
         return Vec::new();
     }
     let known = facts::of(&settings.facts, function);
     let known = |value: fn(&Fact) -> Option<String>| known.iter().find_map(|f| value(f));
     let mut changes = Vec::new();
     let wanted = match &settings.reset {
+        Reset::By(methods) if function.is_nvidia_gpu() => Some(methods.clone()),
+        Reset::Never | Reset::By(_) => None,
         Reset::Auto => known(|f| f.reset.clone()),
-        Reset::Never => None,
-        Reset::By(methods) => Some(methods.clone()),
     };
     let before = function.reset_methods.join(" ");
     // What the device cannot do is left out; where nothing would be left, all is left as it is.
@@ -365,6 +435,11 @@ fn attributes(function: &Function, settings: &Settings) -> Vec<(Attribute, Strin
     let wanted = wanted.map(|methods| methods.split(' ').filter(can).collect::<Vec<_>>().join(" "));
     if let Some(wanted) = wanted.filter(|w| !w.is_empty() && *w != before) {
         changes.push((Attribute::ResetMethod, before, wanted));
+    }
+    // Bound to vfio-pci a function is let sleep, and kept awake when it is unbound (linux,
+    // drivers/vfio/pci/vfio_pci_core.c): what it was before is lost.
+    if function.power_control == "auto" {
+        changes.push((Attribute::Power, "auto".to_owned(), "auto".to_owned()));
     }
     let flag = |allowed: bool| if allowed { "1" } else { "0" }.to_owned();
     let wanted = known(|f| f.d3cold.map(|allowed| allowed.to_string()));
@@ -411,11 +486,18 @@ fn users_first(snapshot: &Snapshot, name: &str) -> Vec<String> {
     order
 }
 
-fn steps(ground: &Ground<'_>, way: Way, modules: &[String], units: &[String], settings: &Settings) -> Vec<Step> {
+fn steps(
+    ground: &Ground<'_>,
+    way: Way,
+    modules: &[String],
+    units: &[String],
+    displays: &Displays,
+    settings: &Settings,
+) -> Vec<Step> {
     let Ground { snapshot, leaving, .. } = ground;
     let budgets: &Budgets = &settings.budgets;
     let on_nvidia: Vec<PciAddr> = leaving.iter().filter(|f| f.is_on_nvidia()).map(|f| f.addr).collect();
-    let mut steps = Steps::new(budgets, on_nvidia.len());
+    let mut steps = Steps::new(budgets, on_nvidia.len(), &ground.addrs());
     if !leaving.is_empty() && !snapshot.vfio_pci {
         // Never unloaded again: other VMs may come to depend on it.
         steps.push(load("vfio_pci"), Vec::new());
@@ -423,6 +505,13 @@ fn steps(ground: &Ground<'_>, way: Way, modules: &[String], units: &[String], se
     for name in units {
         steps.push(stop(name), vec![start(name)]);
     }
+    for name in &displays.consoles {
+        steps.push(set_console(name, false), vec![set_console(name, true)]);
+    }
+    for platform in &displays.platforms {
+        steps.push(set_platform(platform, false), vec![set_platform(platform, true)]);
+    }
+    let asleep = wake(snapshot, leaving, &mut steps);
     for function in leaving {
         let before = function.driver_override.as_deref();
         steps.push(
@@ -458,7 +547,11 @@ fn steps(ground: &Ground<'_>, way: Way, modules: &[String], units: &[String], se
         }
     }
     for function in descending() {
-        steps.push(probe(function.addr, VFIO_PCI), vec![unbind(function.addr, VFIO_PCI)]);
+        let step = steps.push(probe(function.addr, VFIO_PCI), vec![unbind(function.addr, VFIO_PCI)]);
+        if settings.reset != Reset::Never && !function.reset_methods.is_empty() {
+            let addr = function.addr;
+            step.rungs.push(vec![Act::Reset { addr }, probe(addr, VFIO_PCI)]);
+        }
     }
     for function in leaving {
         steps.push(
@@ -471,9 +564,17 @@ fn steps(ground: &Ground<'_>, way: Way, modules: &[String], units: &[String], se
     }
     for function in leaving {
         for (attribute, before, wanted) in attributes(function, settings) {
+            if before == wanted {
+                continue;
+            }
             let back = set_attribute(function.addr, attribute, &before);
             steps.push(set_attribute(function.addr, attribute, &wanted), vec![back]);
         }
+    }
+    for bridge in asleep {
+        steps
+            .push(set_attribute(bridge, Attribute::Power, "auto"), Vec::new())
+            .soft = true;
     }
     // For those that stay.
     if way == Way::Unbind && !ground.staying().is_empty() {
@@ -482,6 +583,11 @@ fn steps(ground: &Ground<'_>, way: Way, modules: &[String], units: &[String], se
         }
         for name in units {
             steps.push(start(name), vec![stop(name)]);
+        }
+    }
+    if displays.others {
+        for name in &displays.consoles {
+            steps.push(set_console(name, true), vec![set_console(name, false)]);
         }
     }
     steps.steps

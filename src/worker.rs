@@ -1,36 +1,40 @@
-//! The worker: a child of our own binary in which every call that the kernel can hold up is made.
+//! The workers: children of our own binary in which every call that the kernel can hold up is made ([`crate::acts`]).
 //!
 //! ```text
 //! run ── spawn ──> worker (own session, no descriptor of ours but two pipes)
 //!     ── request, one JSON line ──>
 //!     <── reply, one JSON line ──      within the deadline: go on
 //!                                      not: SIGKILL to its session; if even that does not
-//!                                      end it, it stays in the kernel and the run returns
+//!                                      end it, it stays in the kernel, in a scope of its own,
+//!                                      and the run returns
+//!                                      a signal to us: four seconds, then it is left to finish
 //! ```
+//!
+//! Several acts for different cards go to several workers at once.
 //!
 //! Not here: what to do and in which order ([`crate::plan`]), and what a failure means ([`crate::exec`]).
 
-use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::kmod::DeleteModuleFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use tracing::{debug, info, warn};
 
 use crate::host::Root;
-use crate::inventory::{self, Snapshot};
+use crate::inventory::Snapshot;
 use crate::kernel::{ActError, Kernel};
-use crate::loadable::{self, Loadable};
+use crate::loadable::Loadable;
 use crate::pci::PciAddr;
-use crate::refusal::Reason;
-use crate::step::{Act, Expect};
+use crate::refusal::{Reason, describe};
+use crate::step::Act;
 use crate::uses;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
@@ -43,65 +47,226 @@ const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
 /// that is not in an uninterruptible call at once; the rest is scheduling on a loaded host.
 const AFTER_KILL: Duration = Duration::from_millis(1000);
 
+/// How long an act that is under way gets to answer after a signal asked us to end. pvedaemon's tasks get five seconds
+/// between TERM and KILL (pve-common, PVE/RESTEnvironment.pm).
+const AFTER_SIGNAL: Duration = Duration::from_secs(4);
+
+/// How long systemd gets to take over what is stuck.
+const SCOPE_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long looking at what is stuck may take.
+const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
+
 /// How often it is looked whether a killed process group has gone.
 const GROUP_POLL: Duration = Duration::from_millis(10);
 
 /// Nothing is waited for longer, whatever a deadline says: an `Instant` cannot hold every `Duration`.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
-/// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
-const STDERR_TAIL: usize = 400;
-
-#[derive(Serialize, Deserialize)]
-enum Request {
-    Look { stuck: Vec<PciAddr> },
-    Loadable { names: Vec<String> },
+/// What a worker is asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Read the host; leave the attributes of these functions alone.
+    Look {
+        /// The functions.
+        stuck: Vec<PciAddr>,
+    },
+    /// Ask modprobe whether modules can be loaded.
+    Loadable {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// Carry out an act.
     Act(Act),
 }
 
-#[derive(Serialize, Deserialize)]
-enum Reply {
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// The host.
     Snapshot(Box<Snapshot>),
+    /// What modprobe says.
     Loadable(Vec<Loadable>),
-    Acted(Result<(), ActError>),
+    /// How the act went.
+    Acted {
+        /// Whether it led to what it should have.
+        result: Result<(), ActError>,
+        /// What else is worth saying.
+        notes: Vec<String>,
+    },
 }
 
 /// The running kernel, reached through workers.
 #[derive(Debug)]
 pub struct Linux {
     started: Instant,
-    worker: Option<Worker>,
+    /// Those that wait for a request.
+    idle: Vec<Worker>,
+    /// TERM, INT and HUP, which are blocked and come here instead.
+    signals: Option<SignalFd>,
+    /// When the first of them came.
+    interrupted: Option<Instant>,
 }
 
 impl Linux {
-    /// Starts no worker yet; the first call does.
+    /// Starts no worker yet; the first call does. From now on the signals that ask a process to end do not end this one:
+    /// they are noticed wherever it waits, and it ends in order.
     pub fn new() -> Self {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            signals.add(signal);
+        }
+        // Threads that are started later inherit the mask, and children of std's Command do not.
+        let blocked = signals.thread_block();
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Linux {
             started: Instant::now(),
-            worker: None,
+            idle: Vec::new(),
+            signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
+            interrupted: None,
         }
     }
 
-    fn ask(&mut self, request: &Request, within: Duration) -> Result<Reply, ActError> {
-        let mut worker = match self.worker.take() {
-            Some(worker) => worker,
-            None => Worker::spawn().map_err(|e| ActError::Failed(format!("cannot start a worker: {e}")))?,
-        };
-        match worker.ask(request, within) {
-            Ok(reply) => {
-                self.worker = Some(worker);
-                Ok(reply)
-            }
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(ActError::Overdue {
-                within,
-                stuck: worker.abandon(),
-            }),
-            Err(e) => {
-                let stuck = worker.abandon();
-                let stuck = stuck.map_or(String::new(), |group| format!(", process group {group} is stuck"));
-                Err(ActError::Failed(format!("the worker ended: {e}{stuck}")))
+    /// Waits until one of the descriptors is readable or hung up: which ones; none if the time is over or a signal came.
+    pub fn wait(&mut self, fds: &[BorrowedFd<'_>], within: Duration) -> Vec<bool> {
+        let mut all = fds.to_vec();
+        let signals = self.signals.as_ref().filter(|_| self.interrupted.is_none());
+        all.extend(signals.map(AsFd::as_fd));
+        let ready = poll_readable(&all, within);
+        if ready.get(fds.len()) == Some(&true) {
+            self.note_signal();
+        }
+        ready.into_iter().take(fds.len()).collect()
+    }
+
+    fn note_signal(&mut self) {
+        let read = self.signals.as_ref().and_then(|s| s.read_signal().ok().flatten());
+        if let Some(info) = read
+            && self.interrupted.is_none()
+        {
+            let number = i32::try_from(info.ssi_signo).unwrap_or_default();
+            let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
+            warn!("{name}: nothing new is begun");
+            self.interrupted = Some(Instant::now());
+        }
+    }
+
+    /// Asks as many workers as there are requests, at once.
+    fn ask_all(&mut self, requests: Vec<(Request, Duration)>) -> Vec<(Result<Reply, ActError>, Duration)> {
+        let start = Instant::now();
+        let mut asked: Vec<Asked> = Vec::new();
+        for (request, within) in requests {
+            let worker = match self.idle.pop() {
+                Some(worker) => Ok(worker),
+                None => Worker::spawn(),
+            };
+            let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
+            asked.push(Asked::new(sent, start, within));
+        }
+        while asked.iter().any(|a| a.result.is_none()) {
+            self.gather(&mut asked);
+        }
+        asked
+            .into_iter()
+            .map(|asked| {
+                self.idle.extend(asked.worker);
+                let ended = asked.ended.unwrap_or_else(Instant::now);
+                let none = || Err(ActError::Failed("no answer".to_owned()));
+                (asked.result.unwrap_or_else(none), ended.duration_since(start))
+            })
+            .collect()
+    }
+
+    /// Waits for the next thing to happen to those that were asked.
+    fn gather(&mut self, asked: &mut [Asked]) {
+        let now = Instant::now();
+        let signal_end = self.interrupted.map(|at| at + AFTER_SIGNAL);
+        for one in asked.iter_mut().filter(|a| a.result.is_none()) {
+            if signal_end.is_some_and(|end| now >= end) {
+                one.leave();
+            } else if now >= one.until {
+                one.give_up();
             }
         }
+        let open = || asked.iter().filter(|a| a.result.is_none());
+        let Some(until) = open().map(|a| a.until).chain(signal_end).min() else {
+            return;
+        };
+        let fds: Vec<BorrowedFd<'_>> = open()
+            .filter_map(|a| Some(a.worker.as_ref()?.replies.as_fd()))
+            .collect();
+        let ready = self.wait(&fds, until.saturating_duration_since(now));
+        let waiting = asked.iter_mut().filter(|a| a.result.is_none());
+        for (one, ready) in waiting.zip(ready) {
+            if ready {
+                one.receive();
+            }
+        }
+    }
+
+    fn ask(&mut self, request: Request, within: Duration) -> Result<Reply, ActError> {
+        let mut answers = self.ask_all(vec![(request, within)]);
+        answers
+            .pop()
+            .map_or_else(|| Err(another_question()), |(answer, _)| answer)
+    }
+}
+
+/// A worker that has a request, and what came of it.
+struct Asked {
+    worker: Option<Worker>,
+    within: Duration,
+    until: Instant,
+    result: Option<Result<Reply, ActError>>,
+    ended: Option<Instant>,
+}
+
+impl Asked {
+    fn new(worker: io::Result<Worker>, start: Instant, within: Duration) -> Self {
+        let mut asked = Asked {
+            worker: None,
+            within,
+            until: start + within.min(LONGEST_WAIT),
+            result: None,
+            ended: None,
+        };
+        match worker {
+            Ok(worker) => asked.worker = Some(worker),
+            Err(e) => asked.end(Err(ActError::Failed(format!("cannot start a worker: {e}")))),
+        }
+        asked
+    }
+
+    fn end(&mut self, result: Result<Reply, ActError>) {
+        self.ended = Some(Instant::now());
+        self.result = Some(result);
+    }
+
+    fn receive(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        match worker.receive() {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.end(Ok(reply)),
+            Err(e) => {
+                let stuck = self.worker.take().and_then(Worker::abandon);
+                let stuck = stuck.map_or(String::new(), |group| format!(", process group {group} is stuck"));
+                self.end(Err(ActError::Failed(format!("the worker ended: {e}{stuck}"))));
+            }
+        }
+    }
+
+    /// The deadline has passed.
+    fn give_up(&mut self) {
+        let within = self.within;
+        let stuck = self.worker.take().and_then(Worker::abandon);
+        self.end(Err(ActError::Overdue { within, stuck }));
+    }
+
+    /// We have to go. What is under way is better finished than broken off: a modprobe that is killed in the middle
+    /// leaves more to put right than one that is not waited for.
+    fn leave(&mut self) {
+        let group = self.worker.take().map_or(0, |worker| worker.child.id());
+        self.end(Err(ActError::Interrupted { group }));
     }
 }
 
@@ -116,36 +281,91 @@ impl Kernel for Linux {
         self.started.elapsed()
     }
 
-    fn worker(&self) -> Option<u32> {
-        self.worker.as_ref().map(|w| w.child.id())
+    fn prepare(&mut self, acts: usize) {
+        while self.idle.len() < acts {
+            match Worker::spawn() {
+                Ok(worker) => self.idle.push(worker),
+                Err(_) => return, // said where the worker is needed
+            }
+        }
+    }
+
+    fn workers(&self) -> Vec<u32> {
+        self.idle.iter().map(|w| w.child.id()).collect()
+    }
+
+    fn interrupted(&mut self) -> Option<Duration> {
+        self.wait(&[], Duration::ZERO);
+        self.interrupted.map(|at| at.duration_since(self.started))
     }
 
     fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError> {
         let request = Request::Look { stuck: stuck.to_vec() };
-        match self.ask(&request, within)? {
+        match self.ask(request, within)? {
             Reply::Snapshot(snapshot) => Ok(*snapshot),
-            Reply::Acted(Err(error)) => Err(error),
+            Reply::Acted { result: Err(error), .. } => Err(error),
             _ => Err(another_question()),
         }
     }
 
     fn loadable(&mut self, names: &[String], within: Duration) -> Result<Vec<Loadable>, ActError> {
         let request = Request::Loadable { names: names.to_vec() };
-        match self.ask(&request, within)? {
+        match self.ask(request, within)? {
             Reply::Loadable(answers) => Ok(answers),
             _ => Err(another_question()),
         }
     }
 
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError> {
-        match self.ask(&Request::Act(act.clone()), within)? {
-            Reply::Acted(result) => result,
-            _ => Err(another_question()),
+        let mut results = self.act_all(&[(act.clone(), within)]);
+        results
+            .pop()
+            .map_or_else(|| Err(another_question()), |(result, _)| result)
+    }
+
+    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<(Result<(), ActError>, Duration)> {
+        let requests = acts.iter().map(|(act, within)| (Request::Act(act.clone()), *within));
+        let answers = self.ask_all(requests.collect());
+        let mut results = Vec::new();
+        for ((act, _), (answer, took)) in acts.iter().zip(answers) {
+            let result = match answer {
+                Ok(Reply::Acted { result, notes }) => {
+                    for note in notes {
+                        warn!("{}: {note}", act.subject());
+                    }
+                    result
+                }
+                Ok(_) => Err(another_question()),
+                Err(error) => Err(error),
+            };
+            results.push((result, took));
         }
+        results
     }
 
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {
-        await_one(pids, within)
+        let Some(fds) = pidfds(pids) else { return true };
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        self.wait(&fds, within).contains(&true)
+    }
+
+    fn autopsy(&mut self, group: u32, addrs: &[PciAddr]) -> (String, Vec<String>) {
+        let root = Root::real();
+        let alive = alive_in_group(&root, group);
+        let stacks = alive
+            .iter()
+            .filter_map(|pid| root.text(format!("/proc/{pid}/stack")).ok());
+        let stack: String = stacks.collect();
+        let mut holders = Vec::new();
+        if let Ok(snapshot) = self.look(addrs, AUTOPSY_WITHIN) {
+            for reason in uses::use_of(&snapshot, addrs) {
+                match &reason {
+                    Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => holders.push(describe(holder)),
+                    _ => {}
+                }
+            }
+        }
+        (stack, holders)
     }
 }
 
@@ -153,17 +373,35 @@ fn another_question() -> ActError {
     ActError::Failed("the worker answered another question".to_owned())
 }
 
-/// Waits until one of the descriptors is readable or hung up. Signals do not end the wait.
-fn poll_readable(fds: &[BorrowedFd<'_>], within: Duration) -> bool {
+/// Descriptors of these processes; None if one of them has ended.
+fn pidfds(pids: &[i32]) -> Option<Vec<std::os::fd::OwnedFd>> {
+    let open = |pid: &i32| pidfd_open(rustix::process::Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
+    pids.iter().map(open).collect()
+}
+
+/// Waits until one of these processes has ended. Returns whether one has.
+pub fn await_one(pids: &[i32], within: Duration) -> bool {
+    let Some(fds) = pidfds(pids) else { return true };
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    poll_readable(&fds, within).contains(&true)
+}
+
+/// Waits until one of the descriptors is readable or hung up: which ones. Signals do not end the wait.
+pub fn poll_readable(fds: &[BorrowedFd<'_>], within: Duration) -> Vec<bool> {
     let end = Instant::now() + within.min(LONGEST_WAIT);
     loop {
         let left = end.saturating_duration_since(Instant::now());
         // Rounded up, so that a wait of less than a millisecond is no busy loop.
-        let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        let timeout = if within.is_zero() {
+            left
+        } else {
+            left + Duration::from_micros(999)
+        };
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
         match nix::poll::poll(&mut polled, timeout) {
-            Ok(n) if n > 0 => return true,
-            _ if left.is_zero() => return false,
+            Ok(n) if n > 0 => return polled.iter().map(|p| p.any().unwrap_or(true)).collect(),
+            _ if left.is_zero() => return vec![false; fds.len()],
             _ => {}
         }
     }
@@ -202,26 +440,24 @@ impl Worker {
         })
     }
 
-    fn ask(&mut self, request: &Request, within: Duration) -> io::Result<Reply> {
-        let end = Instant::now() + within;
+    fn send(&mut self, request: &Request) -> io::Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        self.requests.write_all(&line)?;
-        loop {
-            if let Some(at) = self.buffer.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=at).collect();
-                return Ok(serde_json::from_slice(&line)?);
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if !poll_readable(&[self.replies.as_fd()], left) {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            let mut chunk = [0; 65536];
-            match self.replies.read(&mut chunk)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n => self.buffer.extend_from_slice(&chunk[..n]),
-            }
+        self.requests.write_all(&line)
+    }
+
+    /// Takes what has come; a reply once it is whole.
+    fn receive(&mut self) -> io::Result<Option<Reply>> {
+        let mut chunk = [0; 65536];
+        match self.replies.read(&mut chunk)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => self.buffer.extend_from_slice(&chunk[..n]),
         }
+        let Some(at) = self.buffer.iter().position(|b| *b == b'\n') else {
+            return Ok(None);
+        };
+        let line: Vec<u8> = self.buffer.drain(..=at).collect();
+        Ok(Some(serde_json::from_slice(&line)?))
     }
 
     /// Kills the worker and what it started (modprobe). Returns their process group if any of it does not end: it is
@@ -235,15 +471,66 @@ impl Worker {
         let _ = self.child.kill();
         loop {
             let reaped = self.child.try_wait().is_ok_and(|status| status.is_some());
-            if reaped && alive_in_group(&Root::real(), group).is_empty() {
+            let alive = alive_in_group(&Root::real(), group);
+            if reaped && alive.is_empty() {
                 return None;
             }
             if Instant::now() >= end {
+                hand_to_systemd(group, &alive);
                 return Some(group);
             }
             // There is no event for the end of somebody else's child.
             std::thread::sleep(GROUP_POLL);
         }
+    }
+}
+
+/// Moves what is stuck into a scope of its own: left in the cgroup of a daemon of Proxmox's it would hold up the stop of
+/// that daemon, for a time (pvedaemon) or for ever (pve-guests, TimeoutSec=infinity). Where there is no systemd, it stays.
+fn hand_to_systemd(group: u32, pids: &[i32]) {
+    if !std::path::Path::new("/run/systemd/system").exists() || pids.is_empty() {
+        return;
+    }
+    let unit = format!("gpu-handoff-stuck-{group}.scope");
+    let mut words: Vec<String> = [
+        "busctl",
+        "--quiet",
+        "call",
+        "org.freedesktop.systemd1",
+        "/org/freedesktop/systemd1",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    // StartTransientUnit(name, mode, properties, aux) of org.freedesktop.systemd1(5).
+    words.extend(
+        [
+            "org.freedesktop.systemd1.Manager",
+            "StartTransientUnit",
+            "ssa(sv)a(sa(sv))",
+        ]
+        .map(str::to_owned),
+    );
+    words.extend([unit.clone(), "fail".to_owned(), "3".to_owned()]);
+    words.extend(["Description", "s", "A call of gpu-handoff that is stuck in the kernel"].map(str::to_owned));
+    words.extend(["TimeoutStopUSec", "t", "1000000"].map(str::to_owned));
+    words.extend(["PIDs".to_owned(), "au".to_owned(), pids.len().to_string()]);
+    words.extend(pids.iter().map(ToString::to_string));
+    words.push("0".to_owned());
+    let spawned = Command::new(&words[0])
+        .args(&words[1..])
+        .env("PATH", PATH)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = spawned else { return };
+    let pid = i32::try_from(child.id()).unwrap_or_default();
+    if !await_one(&[pid], SCOPE_WITHIN) {
+        let _ = child.kill();
+    }
+    match child.wait() {
+        Ok(status) if status.success() => info!("what is stuck waits in {unit}"),
+        other => debug!("{unit} was not made: {other:?}"),
     }
 }
 
@@ -272,208 +559,6 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _ = self.child.try_wait();
     }
-}
-
-/// The worker's side: answers requests from stdin until it ends.
-///
-/// # Errors
-/// Where its pipes cannot be read or written, which ends it.
-pub fn serve() -> io::Result<()> {
-    let _ = nix::unistd::setsid();
-    close_inherited()?;
-    let root = Root::real();
-    let mut stdout = io::stdout().lock();
-    for line in BufReader::new(io::stdin()).lines() {
-        let reply = match serde_json::from_str(&line?)? {
-            Request::Look { stuck } => match inventory::read(&root, &stuck) {
-                Ok(snapshot) => Reply::Snapshot(Box::new(snapshot)),
-                Err(e) => Reply::Acted(Err(ActError::Failed(format!("cannot read the host: {e}")))),
-            },
-            Request::Loadable { names } => Reply::Loadable(loadable::read(&root, &names)),
-            Request::Act(act) => Reply::Acted(perform(&root, &act)),
-        };
-        let mut line = serde_json::to_vec(&reply)?;
-        line.push(b'\n');
-        stdout.write_all(&line)?;
-        stdout.flush()?;
-    }
-    Ok(())
-}
-
-/// Closes what the caller of our caller may have left open without close-on-exec.
-fn close_inherited() -> io::Result<()> {
-    let mut open = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        open.extend(entry?.file_name().to_string_lossy().parse::<i32>());
-    }
-    for fd in open.into_iter().filter(|fd| *fd > 2) {
-        // The directory's own descriptor is among them and is closed already: no error to act on.
-        let _ = nix::unistd::close(fd);
-    }
-    Ok(())
-}
-
-/// Carries an act out, unless what it should lead to is so already: every act may be done twice.
-fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
-    let expect = act.expect();
-    if expect != Expect::Nothing && verify(root, &expect).is_ok() {
-        return Ok(());
-    }
-    match act {
-        Act::LoadModule { name } => run(&["modprobe", "--", name])?,
-        Act::UnloadModule { name } => delete_module(name)?,
-        Act::SetOverride { addr, driver } => write_sysfs(
-            root,
-            &format!("/sys/bus/pci/devices/{addr}/driver_override"),
-            &format!("{}\n", driver.as_deref().unwrap_or_default()),
-        )?,
-        Act::SetAttribute { addr, attribute, value } => write_sysfs(
-            root,
-            &format!("/sys/bus/pci/devices/{addr}/{}", attribute.name()),
-            &format!("{value}\n"),
-        )?,
-        Act::StopUnit { name } => run(&["systemctl", "stop", "--", name])?,
-        Act::StartUnit { name } => run(&["systemctl", "start", "--", name])?,
-        Act::ProveFree { addrs } => prove_free(root, addrs)?,
-        Act::Unbind { addr, driver } => write_sysfs(
-            root,
-            &format!("/sys/bus/pci/drivers/{driver}/unbind"),
-            &addr.to_string(),
-        )?,
-        Act::Probe { addr, .. } => write_sysfs(root, "/sys/bus/pci/drivers_probe", &addr.to_string())?,
-    }
-    verify(root, &expect)
-}
-
-/// Looks until nobody uses the functions. Only processes that are ending are waited for, one after the other: on a busy
-/// host some process always is, for a moment. The caller's deadline ends a wait that does not.
-fn prove_free(root: &Root, addrs: &[PciAddr]) -> Result<(), ActError> {
-    loop {
-        let snapshot =
-            inventory::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
-        let reasons = uses::use_of(&snapshot, addrs);
-        let mut ending = Vec::new();
-        for reason in &reasons {
-            match reason {
-                Reason::Ending(holder) => ending.push(holder.pid),
-                reason => return Err(ActError::Failed(reason.to_string())),
-            }
-        }
-        if ending.is_empty() {
-            return Ok(());
-        }
-        await_one(&ending, LONGEST_WAIT);
-    }
-}
-
-/// Waits until one of these processes has ended. Returns whether one has.
-fn await_one(pids: &[i32], within: Duration) -> bool {
-    let mut fds = Vec::new();
-    for pid in pids {
-        let Some(pid) = rustix::process::Pid::from_raw(*pid) else {
-            continue;
-        };
-        match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(fd) => fds.push(fd),
-            Err(_) => return true, // it has ended already
-        }
-    }
-    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    poll_readable(&fds, within)
-}
-
-/// Reads a post-condition back.
-fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
-    let driver = |addr: &PciAddr| root.link_name(format!("/sys/bus/pci/devices/{addr}/driver"));
-    let bound = |driver: &Option<String>| match driver {
-        Some(driver) => format!("the driver is {driver}"),
-        None => "no driver is bound".to_owned(),
-    };
-    let (reached, observed) = match expect {
-        Expect::Nothing => (true, String::new()),
-        Expect::Loaded(name) => {
-            let module = format!("/sys/module/{}", name.replace('-', "_"));
-            let state = root.line(format!("{module}/initstate"));
-            // A built-in module has no such file; one that comes or goes is not to be relied on.
-            let live = root.exists(&module) && state.is_none_or(|s| s == "live");
-            (live, format!("{name} is not loaded"))
-        }
-        Expect::Override(addr, wanted) => {
-            let read = root
-                .line(format!("/sys/bus/pci/devices/{addr}/driver_override"))
-                .filter(|t| !t.is_empty() && t != "(null)");
-            (read == *wanted, Expect::Override(*addr, read).to_string())
-        }
-        Expect::Attribute(addr, attribute, wanted) => {
-            let read = root.line(format!("/sys/bus/pci/devices/{addr}/{}", attribute.name()));
-            let read = read.unwrap_or_default();
-            (read == *wanted, Expect::Attribute(*addr, *attribute, read).to_string())
-        }
-        Expect::Unit(name, wanted) => {
-            // 0: active or reloading (systemctl(1), is-active).
-            let said = root.program(&["systemctl", "is-active", "--quiet", "--", name]);
-            let active = said
-                .map_err(|e| ActError::Failed(format!("cannot run systemctl: {e}")))?
-                .ok;
-            (active == *wanted, Expect::Unit(name.clone(), active).to_string())
-        }
-        Expect::Driver(addr, wanted) => {
-            let read = driver(addr);
-            (read == *wanted, bound(&read))
-        }
-        Expect::HostDriver(addr) => {
-            let read = driver(addr);
-            (read.as_deref().is_some_and(|d| d != "vfio-pci"), bound(&read))
-        }
-    };
-    if reached {
-        return Ok(());
-    }
-    Err(ActError::NotReached {
-        expected: expect.to_string(),
-        observed,
-    })
-}
-
-/// One write, nothing else: a second one would be a second act. Never creates and never truncates, as std's
-/// `fs::write` would ask for.
-fn write_sysfs(root: &Root, path: &str, text: &str) -> Result<(), ActError> {
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).open(root.path(path))?;
-        let written = file.write(text.as_bytes())?;
-        if written == text.len() {
-            return Ok(());
-        }
-        Err(io::ErrorKind::WriteZero.into())
-    };
-    write().map_err(|e| ActError::Failed(format!("writing {:?} to {path}: {e}", text.trim_end())))
-}
-
-fn delete_module(name: &str) -> Result<(), ActError> {
-    let name_c = std::ffi::CString::new(name).map_err(|e| ActError::Failed(e.to_string()))?;
-    match nix::kmod::delete_module(&name_c, DeleteModuleFlags::O_NONBLOCK) {
-        // Gone already is what was wanted.
-        Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EBUSY) => {
-            Err(ActError::Failed(format!("the kernel says that {name} is in use")))
-        }
-        Err(e) => Err(ActError::Failed(format!("unloading {name}: {e}"))),
-    }
-}
-
-/// Runs a program to its end; an error quotes the end of what it says.
-fn run(words: &[&str]) -> Result<(), ActError> {
-    let program = words[0];
-    let said = Root::real()
-        .program(words)
-        .map_err(|e| ActError::Failed(format!("cannot run {program}: {e}")))?;
-    if said.ok {
-        return Ok(());
-    }
-    let line = crate::report::one_line(&said.stderr);
-    let skip = line.chars().count().saturating_sub(STDERR_TAIL);
-    let tail: String = line.chars().skip(skip).collect();
-    Err(ActError::Failed(format!("{} failed: {tail}", words.join(" "))))
 }
 
 #[cfg(test)]

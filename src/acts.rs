@@ -1,0 +1,501 @@
+//! The worker's side: each act as the calls it is, and its post-condition read back.
+//!
+//! Everything here may be held up by the kernel for as long as it likes; the deadline is the parent's
+//! ([`crate::worker`]).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::time::{Duration, Instant};
+
+use nix::kmod::DeleteModuleFlags;
+
+use crate::driver;
+use crate::host::Root;
+use crate::inventory;
+use crate::kernel::ActError;
+use crate::loadable;
+use crate::pci::PciAddr;
+use crate::refusal::Reason;
+use crate::report::{foreign, one_line};
+use crate::step::{Act, Expect};
+use crate::uses;
+use crate::worker::{Reply, Request, await_one};
+
+/// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
+const STDERR_TAIL: usize = 400;
+
+/// How long a holder that turned up only now, or a module's last user, gets to let go: a query of a monitoring tool, udev
+/// at its work. Who stays longer is a reason to stop.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked again where there is no event to wait for.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Exit statuses of nvidia-smi that tell of a GPU that does not work (nvidia-smi(1), RETURN VALUE: 6 it was not found,
+/// 8 its power cables, 9 the driver, 10 its interrupts, 14 its infoROM, 15 it has fallen off the bus). The others tell of
+/// the installation or of the question.
+const SMI_GPU_FAILS: [i32; 6] = [6, 8, 9, 10, 14, 15];
+
+/// Xids after which a GPU is of no use until it is reset or switched off (NVIDIA, "Xid Errors": 79 it has fallen off the
+/// bus, 119 and 120 its GSP does not answer, 154 a recovery action is asked for).
+const XID_FATAL: [u32; 4] = [79, 119, 120, 154];
+
+/// Answers requests from stdin until it ends.
+///
+/// # Errors
+/// Where its pipes cannot be read or written, which ends it.
+pub fn serve() -> io::Result<()> {
+    let _ = nix::unistd::setsid();
+    close_inherited()?;
+    let mut worker = Worker {
+        root: Root::real(),
+        log: kernel_log(),
+    };
+    let mut stdout = io::stdout().lock();
+    for line in BufReader::new(io::stdin()).lines() {
+        let reply = worker.answer(serde_json::from_str(&line?)?);
+        let mut line = serde_json::to_vec(&reply)?;
+        line.push(b'\n');
+        stdout.write_all(&line)?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+/// The kernel's log from now on; None where it cannot be had.
+fn kernel_log() -> Option<File> {
+    let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open("/dev/kmsg")
+        .ok()?;
+    log.seek(SeekFrom::End(0)).ok()?;
+    Some(log)
+}
+
+/// Closes what the caller of our caller may have left open without close-on-exec.
+fn close_inherited() -> io::Result<()> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        open.extend(entry?.file_name().to_string_lossy().parse::<i32>());
+    }
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // The directory's own descriptor is among them and is closed already: no error to act on.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
+}
+
+/// What lasts from one request to the next.
+struct Worker {
+    root: Root,
+    log: Option<File>,
+}
+
+impl Worker {
+    fn answer(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Look { stuck } => match inventory::read(&self.root, &stuck) {
+                Ok(snapshot) => Reply::Snapshot(Box::new(snapshot)),
+                Err(e) => Reply::Acted {
+                    result: Err(ActError::Failed(format!("cannot read the host: {e}"))),
+                    notes: Vec::new(),
+                },
+            },
+            Request::Loadable { names } => Reply::Loadable(loadable::read(&self.root, &names)),
+            Request::Act(act) => {
+                let mut notes = Vec::new();
+                let result = match &act {
+                    Act::Verify { addr, width } => self.see_whether_it_works(*addr, *width, &mut notes),
+                    act => perform(&self.root, act),
+                };
+                Reply::Acted { result, notes }
+            }
+        }
+    }
+
+    /// Looks at a GPU that has come home. What is odd but works is a note.
+    fn see_whether_it_works(
+        &mut self,
+        addr: PciAddr,
+        width: Option<u32>,
+        notes: &mut Vec<String>,
+    ) -> Result<(), ActError> {
+        let root = &self.root;
+        answers(root, addr)?;
+        let minor = wait_for(|| driver::read(root).ok()??.minor(addr)).ok_or_else(|| {
+            ActError::Failed(format!(
+                "NVIDIA's driver has it, and does not list it below /proc/driver/nvidia/gpus/{addr}"
+            ))
+        })?;
+        let said = ask_nvidia_smi(root, addr);
+        for line in self.new_kernel_lines() {
+            let Some((of, xid)) = xid(&line) else { continue };
+            if of != addr.slot().to_string() {
+                continue;
+            }
+            let text = format!("the driver reports: {}", foreign(line.trim()));
+            if XID_FATAL.contains(&xid) {
+                return Err(ActError::Failed(text));
+            }
+            notes.push(text);
+        }
+        notes.extend(said?);
+        let root = &self.root;
+        notes.extend(make_node(root, minor));
+        let now = root.line(format!("/sys/bus/pci/devices/{addr}/current_link_width"));
+        let now = now.and_then(|t| t.parse::<u32>().ok());
+        if let (Some(before), Some(now)) = (width, now)
+            && now < before
+        {
+            notes.push(format!(
+                "its link has {now} lanes and had {before}: a power cycle brings them back"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The kernel's lines since the last call. Each read gives one record, `PRIORITY,NUMBER,TIME,FLAGS;TEXT` (linux,
+    /// Documentation/ABI/testing/dev-kmsg).
+    fn new_kernel_lines(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let Some(log) = &mut self.log else { return lines };
+        let mut record = [0; 8192];
+        loop {
+            match log.read(&mut record) {
+                Ok(n) if n > 0 => {
+                    let text = String::from_utf8_lossy(&record[..n]).into_owned();
+                    let text = text.split_once(';').map_or("", |(_, t)| t);
+                    lines.push(text.lines().next().unwrap_or_default().to_owned());
+                }
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {} // overwritten before we came
+                _ => return lines,
+            }
+        }
+    }
+}
+
+/// The slot and the number of an Xid line: `NVRM: Xid (PCI:0000:01:00): 79, pid=...` (NVIDIA, "Xid Errors").
+fn xid(line: &str) -> Option<(String, u32)> {
+    let (_, rest) = line.split_once("NVRM: Xid (PCI:")?;
+    let (slot, rest) = rest.split_once(')')?;
+    let digits: String = rest
+        .trim_start_matches([':', ' '])
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    Some((slot.to_owned(), digits.parse().ok()?))
+}
+
+/// NVIDIA's own tool, where it is installed. A note where it fails for a reason that is not the GPU's.
+fn ask_nvidia_smi(root: &Root, addr: PciAddr) -> Result<Option<String>, ActError> {
+    if !root.exists("/usr/bin/nvidia-smi") {
+        return Ok(None);
+    }
+    // Its addresses have a domain of eight digits.
+    let slot = addr.slot();
+    let name = format!(
+        "{:08x}:{:02x}:{:02x}.{:x}",
+        slot.domain, slot.bus, slot.slot, addr.function
+    );
+    let words = [
+        "nvidia-smi",
+        "--query-gpu=pci.bus_id",
+        "--format=csv,noheader",
+        "-i",
+        &name,
+    ];
+    let said = root
+        .program(&words)
+        .map_err(|e| ActError::Failed(format!("cannot run nvidia-smi: {e}")))?;
+    if said.ok {
+        return Ok(None);
+    }
+    let text = foreign(&one_line(&format!("{} {}", said.stdout, said.stderr)));
+    let text = format!("nvidia-smi says: {text}");
+    if said.code.is_none_or(|code| SMI_GPU_FAILS.contains(&code)) {
+        return Err(ActError::Failed(text));
+    }
+    Ok(Some(text))
+}
+
+/// Where udev makes no nodes, nvidia-modprobe does (nvidia-modprobe(1), -c). A note where neither has.
+fn make_node(root: &Root, minor: u32) -> Option<String> {
+    let path = format!("/dev/nvidia{minor}");
+    let number = nix::sys::stat::makedev(u64::from(driver::MAJOR), u64::from(minor));
+    let is_there = || {
+        let meta = std::fs::metadata(root.path(&path));
+        meta.is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == number)
+    };
+    if is_there() {
+        return None;
+    }
+    if root.exists("/usr/bin/nvidia-modprobe") {
+        let _ = root.program(&["nvidia-modprobe", "-c", &minor.to_string()]);
+    }
+    (!is_there()).then(|| format!("there is no {path}: the first program that needs it may have to make it"))
+}
+
+/// Looks again until there is something, for as long as patience lasts: there is no event for it.
+fn wait_for<T>(look: impl Fn() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// A device that reads all ones has fallen off the bus: every further access would take as long as the kernel waits for
+/// one to come back, a minute and more.
+fn answers(root: &Root, addr: PciAddr) -> Result<(), ActError> {
+    let config = root.bytes_up_to(format!("/sys/bus/pci/devices/{addr}/config"), 4);
+    if config.is_ok_and(|bytes| bytes == [0xff; 4]) {
+        return Err(ActError::Failed(
+            "it does not answer any more (its config space reads all ones): it has fallen off the bus and needs a power \
+             cycle"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Carries an act out, unless what it should lead to is so already: every act may be done twice.
+fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
+    let expect = act.expect();
+    if expect != Expect::Nothing && verify(root, &expect).is_ok() {
+        return Ok(());
+    }
+    let device = |addr: &PciAddr, name: &str| format!("/sys/bus/pci/devices/{addr}/{name}");
+    match act {
+        Act::LoadModule { name } => run(&["modprobe", "--", name])?,
+        Act::UnloadModule { name } => unload_module(name)?,
+        Act::SetOverride { addr, driver } => write_sysfs(
+            root,
+            &device(addr, "driver_override"),
+            &format!("{}\n", driver.as_deref().unwrap_or_default()),
+        )?,
+        Act::SetAttribute { addr, attribute, value } => {
+            write_sysfs(root, &device(addr, attribute.name()), &format!("{value}\n"))?;
+        }
+        Act::StopUnit { name } => run(&["systemctl", "stop", "--", name])?,
+        Act::StartUnit { name } => run(&["systemctl", "start", "--", name])?,
+        Act::SetConsole { name, bound } => {
+            let flag = if *bound { "1" } else { "0" };
+            write_sysfs(root, &format!("/sys/class/vtconsole/{name}/bind"), flag)?;
+        }
+        Act::SetPlatform { device, driver, bound } => {
+            let file = if *bound { "bind" } else { "unbind" };
+            write_sysfs(root, &format!("/sys/bus/platform/drivers/{driver}/{file}"), device)?;
+        }
+        Act::ProveFree { addrs } => prove_free(root, addrs)?,
+        Act::Unbind { addr, driver } => {
+            answers(root, *addr)?;
+            write_sysfs(
+                root,
+                &format!("/sys/bus/pci/drivers/{driver}/unbind"),
+                &addr.to_string(),
+            )?;
+        }
+        Act::Probe { addr, .. } => {
+            answers(root, *addr)?;
+            write_sysfs(root, "/sys/bus/pci/drivers_probe", &addr.to_string())?;
+        }
+        Act::Reset { addr } => {
+            answers(root, *addr)?;
+            write_sysfs(root, &device(addr, "reset"), "1")?;
+            answers(root, *addr)?;
+        }
+        Act::Remove { addr } => {
+            answers(root, *addr)?;
+            write_sysfs(root, &device(addr, "remove"), "1")?;
+        }
+        Act::Rescan {
+            bridge: Some(bridge), ..
+        } => write_sysfs(root, &device(bridge, "rescan"), "1")?,
+        Act::Rescan { bridge: None, .. } => write_sysfs(root, "/sys/bus/pci/rescan", "1")?,
+        Act::Verify { .. } => {} // needs what the worker remembers, and is done there
+    }
+    verify(root, &expect)
+}
+
+/// Looks until nobody uses the functions. Processes that are ending are waited for, one after the other: on a busy host
+/// some process always is, for a moment. Others have a moment to let go. The caller's deadline ends a wait that does not.
+fn prove_free(root: &Root, addrs: &[PciAddr]) -> Result<(), ActError> {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        let snapshot =
+            inventory::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
+        let reasons = uses::use_of(&snapshot, addrs);
+        let mut pids = Vec::new();
+        for reason in &reasons {
+            match reason {
+                Reason::Ending(holder) => pids.push(holder.pid),
+                Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if Instant::now() < patience => {
+                    pids.push(holder.pid);
+                }
+                reason => return Err(ActError::Failed(reason.to_string())),
+            }
+        }
+        if pids.is_empty() {
+            return Ok(());
+        }
+        // One that lets go without ending gives no sign.
+        await_one(&pids, POLL * 4);
+    }
+}
+
+/// Reads a post-condition back.
+fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
+    let driver = |addr: &PciAddr| root.link_name(format!("/sys/bus/pci/devices/{addr}/driver"));
+    let bound = |driver: &Option<String>| match driver {
+        Some(driver) => format!("the driver is {driver}"),
+        None => "no driver is bound".to_owned(),
+    };
+    let (reached, observed) = match expect {
+        Expect::Nothing => (true, String::new()),
+        Expect::Loaded(name) => {
+            let module = format!("/sys/module/{}", name.replace('-', "_"));
+            let state = root.line(format!("{module}/initstate"));
+            // A built-in module has no such file; one that comes or goes is not to be relied on.
+            let live = root.exists(&module) && state.is_none_or(|s| s == "live");
+            (live, format!("{name} is not loaded"))
+        }
+        Expect::Override(addr, wanted) => {
+            let read = root
+                .line(format!("/sys/bus/pci/devices/{addr}/driver_override"))
+                .filter(|t| !t.is_empty() && t != "(null)");
+            (read == *wanted, Expect::Override(*addr, read).to_string())
+        }
+        Expect::Attribute(addr, attribute, wanted) => {
+            let read = root.line(format!("/sys/bus/pci/devices/{addr}/{}", attribute.name()));
+            let read = read.unwrap_or_default();
+            (read == *wanted, Expect::Attribute(*addr, *attribute, read).to_string())
+        }
+        Expect::Unit(name, wanted) => {
+            // 0: active or reloading (systemctl(1), is-active).
+            let said = root.program(&["systemctl", "is-active", "--quiet", "--", name]);
+            let active = said
+                .map_err(|e| ActError::Failed(format!("cannot run systemctl: {e}")))?
+                .ok;
+            (active == *wanted, Expect::Unit(name.clone(), active).to_string())
+        }
+        Expect::Console(name, wanted) => {
+            let bound = root.line(format!("/sys/class/vtconsole/{name}/bind"));
+            let bound = bound.as_deref() == Some("1");
+            (bound == *wanted, Expect::Console(name.clone(), bound).to_string())
+        }
+        Expect::Platform(device, driver_name, wanted) => {
+            let read = root.link_name(format!("/sys/bus/platform/devices/{device}/driver"));
+            let has = read.as_deref() == Some(driver_name.as_str());
+            (has == *wanted, bound(&read))
+        }
+        Expect::Present(addr, wanted) => {
+            let there = root.exists(format!("/sys/bus/pci/devices/{addr}"));
+            (there == *wanted, Expect::Present(*addr, there).to_string())
+        }
+        Expect::NotOn(addr, unwanted) => {
+            let read = driver(addr);
+            (read.as_deref() != Some(unwanted.as_str()), bound(&read))
+        }
+        Expect::Driver(addr, wanted) => {
+            let read = driver(addr);
+            (read == *wanted, bound(&read))
+        }
+        Expect::HostDriver(addr) => {
+            let read = driver(addr);
+            (read.as_deref().is_some_and(|d| d != "vfio-pci"), bound(&read))
+        }
+    };
+    if reached {
+        return Ok(());
+    }
+    Err(ActError::NotReached {
+        expected: expect.to_string(),
+        observed,
+    })
+}
+
+/// One write, nothing else: a second one would be a second act. Never creates and never truncates, as std's
+/// `fs::write` would ask for.
+fn write_sysfs(root: &Root, path: &str, text: &str) -> Result<(), ActError> {
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(root.path(path))?;
+        let written = file.write(text.as_bytes())?;
+        if written == text.len() {
+            return Ok(());
+        }
+        Err(io::ErrorKind::WriteZero.into())
+    };
+    write().map_err(|e| ActError::Failed(format!("writing {:?} to {path}: {e}", text.trim_end())))
+}
+
+/// Unloads a module at once or not at all. A last user that is just letting go gets a moment.
+fn unload_module(name: &str) -> Result<(), ActError> {
+    let name_c = std::ffi::CString::new(name).map_err(|e| ActError::Failed(e.to_string()))?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match nix::kmod::delete_module(&name_c, DeleteModuleFlags::O_NONBLOCK) {
+            // Gone already is what was wanted.
+            Ok(()) | Err(nix::errno::Errno::ENOENT) => return Ok(()),
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EBUSY) if Instant::now() < end => {
+                std::thread::sleep(POLL); // a reference count has no event
+            }
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EBUSY) => {
+                return Err(ActError::Failed(format!("the kernel says that {name} is in use")));
+            }
+            Err(e) => return Err(ActError::Failed(format!("unloading {name}: {e}"))),
+        }
+    }
+}
+
+/// Runs a program to its end; an error quotes the end of what it says.
+fn run(words: &[&str]) -> Result<(), ActError> {
+    let program = words[0];
+    let said = Root::real()
+        .program(words)
+        .map_err(|e| ActError::Failed(format!("cannot run {program}: {e}")))?;
+    if said.ok {
+        return Ok(());
+    }
+    let line = crate::report::one_line(&said.stderr);
+    let skip = line.chars().count().saturating_sub(STDERR_TAIL);
+    let tail: String = line.chars().skip(skip).collect();
+    Err(ActError::Failed(format!("{} failed: {tail}", words.join(" "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_xid_line_tells_slot_and_number() {
+        let line = "NVRM: Xid (PCI:0000:01:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.";
+        assert_eq!(xid(line), Some(("0000:01:00".to_owned(), 79)));
+        assert_eq!(xid("NVRM: loading NVIDIA UNIX"), None);
+        assert_eq!(xid("NVRM: Xid (PCI:0000:01:00): none"), None);
+    }
+
+    #[test]
+    fn a_device_that_reads_all_ones_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("sys/bus/pci/devices/0000:01:00.0");
+        std::fs::create_dir_all(&device).unwrap();
+        let root = Root::at(dir.path());
+        let addr = "0000:01:00.0".parse().unwrap();
+        std::fs::write(device.join("config"), [0xff; 64]).unwrap();
+        std::fs::write(device.join("reset"), "").unwrap();
+        let error = perform(&root, &Act::Reset { addr }).unwrap_err().to_string();
+        assert!(error.contains("reads all ones"), "{error}");
+        assert_eq!(std::fs::read_to_string(device.join("reset")).unwrap(), "");
+        std::fs::write(device.join("config"), [0xde, 0x10, 0x04, 0x22]).unwrap();
+        perform(&root, &Act::Reset { addr }).unwrap();
+        assert_eq!(std::fs::read_to_string(device.join("reset")).unwrap(), "1");
+    }
+}
