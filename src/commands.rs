@@ -11,6 +11,7 @@ use crate::exit::Error;
 use crate::inventory::Snapshot;
 use crate::kernel::Kernel;
 use crate::pci::PciAddr;
+use crate::phases::lent_by_hand;
 use crate::plan::Plan;
 use crate::pve::{self, GpuContainer};
 use crate::record::{Owner, Record};
@@ -93,6 +94,9 @@ pub struct Shown<'a> {
     pub template: bool,
     /// What would be done; None: nothing, or it is refused.
     pub plan: Option<&'a Plan>,
+    /// GPUs that were handed over by hand already: the VM leaves them so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<String>,
     /// Every reason why not.
     pub refused: Vec<String>,
     /// Containers that are given a GPU when they run.
@@ -108,9 +112,10 @@ fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
     let snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
     let refusal = given.refused.clone().map(Refusal::from);
+    let by_hand = target.vm.and_then(|_| lent_by_hand(&records, &snapshot, &given.gpus));
     let plan = match refusal {
         Some(refusal) => Some(Err(refusal)),
-        None if given.gpus.is_empty() => None,
+        None if given.gpus.is_empty() || by_hand.is_some() => None,
         None => {
             let owner = target.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm);
             Some(host.judge_out(snapshot, &records, owner, &given)?)
@@ -125,6 +130,7 @@ fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
         entries: &given.entries,
         template: given.template,
         plan: plan.as_ref().and_then(|p| p.as_ref().ok()),
+        by_hand,
         refused,
         containers: &containers,
         settings: host.settings.listed(),
@@ -146,6 +152,11 @@ pub fn shown_text(shown: &Shown<'_>, given: &Given) -> String {
         text += &format!("{}\n", given.left().join("\n"));
     }
     match shown.plan {
+        None if shown.by_hand.is_some() => {
+            let gpus = shown.by_hand.as_deref().unwrap_or_default();
+            text +=
+                &format!("Nothing to do: {gpus} was handed over by hand already, and stays so when the VM stops.\n");
+        }
         Some(plan) => text += &report::plan_text(plan),
         None if shown.refused.is_empty() => text += "Nothing to do: no NVIDIA GPU is handed over.\n",
         None => {}

@@ -15,16 +15,12 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::exit::Error;
-use crate::kernel::{ActError, Kernel};
+use crate::kernel::{AFTER_SIGNAL, ActError, Kernel};
 use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan, deadline};
 use crate::record::{Ledger, Record, State, Wedge};
 use crate::report::{join, millis};
 use crate::step::{Act, Step};
-
-/// How long an undo may take after a signal asked us to end. pvedaemon's tasks get five seconds between TERM and KILL
-/// (pve-common, PVE/RESTEnvironment.pm, worker_is_alive and stop of a task), and the record has to be written too.
-const AFTER_SIGNAL: Duration = Duration::from_secs(4);
 
 /// What is needed to carry out a plan.
 pub struct Run<'a> {
@@ -171,9 +167,17 @@ impl Run<'_> {
 
     /// One round: written down, done, read back, said. Returns what failed in spite of its rungs.
     fn round<'s>(&mut self, steps: &[&'s Step], count: &mut Count) -> Vec<(&'s Step, ActError)> {
-        let acts: Vec<(Act, Duration)> = steps.iter().map(|s| (s.act.clone(), s.deadline)).collect();
-        let prefixes: Vec<String> = steps.iter().map(|_| count.next()).collect();
-        let results = self.acts(&acts, &prefixes);
+        let mut acts: Vec<(Act, Duration)> = steps.iter().map(|s| (s.act.clone(), s.deadline)).collect();
+        let mut prefixes: Vec<String> = steps.iter().map(|_| count.next()).collect();
+        // One look through all processes serves all cards.
+        if let Some((together, within)) = one_proof(&acts) {
+            acts = vec![(together, within)];
+            prefixes.drain(..prefixes.len() - 1);
+        }
+        let mut results = self.acts(&acts, &prefixes);
+        if let [one] = results.as_slice() {
+            results = vec![one.clone(); steps.len()];
+        }
         let mut failed = Vec::new();
         for (step, result) in steps.iter().zip(results) {
             let Err(error) = result else { continue };
@@ -290,8 +294,10 @@ impl Run<'_> {
             }
             let within = deadline(act, &self.record.budgets, 1).min(remaining);
             for result in self.record_and_act(&[(act.clone(), within)], &["undo: ".to_owned()]) {
-                if let Err(error) = result {
-                    left.push(format!("{act}: {error}"));
+                match result {
+                    Ok(()) => {}
+                    Err(ActError::Interrupted { .. }) => return self.interrupted(act),
+                    Err(error) => left.push(format!("{act}: {error}")),
                 }
             }
         }
@@ -350,6 +356,17 @@ impl Run<'_> {
             .save(&self.record)
             .map_err(|e| Error::io("writing the record", e))
     }
+}
+
+/// The proofs of a round as one.
+fn one_proof(acts: &[(Act, Duration)]) -> Option<(Act, Duration)> {
+    let addrs = |act: &Act| match act {
+        Act::ProveFree { addrs } => Some(addrs.clone()),
+        _ => None,
+    };
+    let all: Option<Vec<Vec<PciAddr>>> = acts.iter().map(|(act, _)| addrs(act)).collect();
+    let addrs = all?.concat();
+    Some((Act::ProveFree { addrs }, acts.first()?.1))
 }
 
 /// The number in front of a line.

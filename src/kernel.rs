@@ -12,6 +12,10 @@ use crate::loadable::Loadable;
 use crate::pci::PciAddr;
 use crate::step::Act;
 
+/// How long what is under way may still take after a signal asked us to end. pvedaemon's tasks get five seconds between
+/// TERM and KILL (pve-common, PVE/RESTEnvironment.pm), and the record has to be written too.
+pub const AFTER_SIGNAL: Duration = Duration::from_secs(4);
+
 /// Why an act did not lead to what it should have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ActError {

@@ -94,13 +94,14 @@ fn refused(backup: bool, mut refusal: Refusal) -> Error {
 }
 
 /// The GPUs, if all of them were taken by hand and are on vfio-pci: a VM that starts on them leaves them so.
-fn lent_by_hand(records: &[Record], snapshot: &Snapshot, gpus: &[PciAddr]) -> Option<String> {
-    let lent = gpus.iter().all(|gpu| {
-        let by_hand = records
-            .iter()
-            .any(|r| matches!(r.owner, Owner::ByHand(_)) && r.has(*gpu));
-        by_hand && is_on_vfio(snapshot, *gpu)
-    });
+pub fn lent_by_hand(records: &[Record], snapshot: &Snapshot, gpus: &[PciAddr]) -> Option<String> {
+    let lent = !gpus.is_empty()
+        && gpus.iter().all(|gpu| {
+            let by_hand = records
+                .iter()
+                .any(|r| matches!(r.owner, Owner::ByHand(_)) && r.has(*gpu));
+            by_hand && is_on_vfio(snapshot, *gpu)
+        });
     lent.then(|| join(gpus))
 }
 

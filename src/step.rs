@@ -245,8 +245,9 @@ impl Act {
             Act::SetPlatform { device, .. } => device.clone(),
             Act::ProveFree { addrs } => match addrs.as_slice() {
                 [addr] => addr.to_string(),
-                [addr, ..] => addr.slot().to_string(),
+                [addr, ..] if addrs.iter().all(|a| a.slot() == addr.slot()) => addr.slot().to_string(),
                 [] => String::new(),
+                several => format!("{} functions", several.len()),
             },
         }
     }

@@ -30,7 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::host::Root;
 use crate::inventory::Snapshot;
-use crate::kernel::{ActError, Kernel};
+use crate::kernel::{AFTER_SIGNAL, ActError, Kernel};
 use crate::loadable::Loadable;
 use crate::pci::PciAddr;
 use crate::refusal::{Reason, describe};
@@ -46,10 +46,6 @@ const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
 /// How long a killed worker gets to disappear before it counts as stuck in the kernel. SIGKILL ends anything
 /// that is not in an uninterruptible call at once; the rest is scheduling on a loaded host.
 const AFTER_KILL: Duration = Duration::from_millis(1000);
-
-/// How long an act that is under way gets to answer after a signal asked us to end. pvedaemon's tasks get five seconds
-/// between TERM and KILL (pve-common, PVE/RESTEnvironment.pm).
-const AFTER_SIGNAL: Duration = Duration::from_secs(4);
 
 /// How long systemd gets to take over what is stuck.
 const SCOPE_WITHIN: Duration = Duration::from_secs(3);
