@@ -1,0 +1,487 @@
+//! What `plan` says on hosts of many kinds: each folder of tests/hosts is a host, what is asked of it, and the text that an
+//! administrator reads.
+//!
+//! The form of a folder is described in tests/hosts/README.md. Another folder of such folders is taken from HOSTS_DIR.
+//! UPDATE_HOSTS=1 writes the texts instead of comparing them.
+
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
+
+#[path = "hosts/trip.rs"]
+mod trip;
+#[path = "hosts/tree.rs"]
+mod tree;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use gpu_handoff::commands::{Shown, shown_text};
+use gpu_handoff::config::{self, Settings};
+use gpu_handoff::devices::{self, Given};
+use gpu_handoff::host::Root;
+use gpu_handoff::inventory::{self, Snapshot};
+use gpu_handoff::loadable;
+use gpu_handoff::pci::PciAddr;
+use gpu_handoff::plan::Plan;
+use gpu_handoff::pve;
+use gpu_handoff::record::{Owner, Record};
+use gpu_handoff::refusal::{Reason, Refusal};
+use gpu_handoff::report::{plan_text, status, status_text};
+use gpu_handoff::vmconf::VmId;
+use gpu_handoff::way_home;
+use gpu_handoff::way_out::{self, Wanted};
+
+/// The text of everything that a folder asks for.
+const PLAN: &str = "plan.txt";
+/// The JSON of its one `json` request.
+const JSON: &str = "plan.json";
+
+fn folders() -> Vec<PathBuf> {
+    let all = match std::env::var_os("HOSTS_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts"),
+    };
+    let entries = fs::read_dir(&all).unwrap_or_else(|e| panic!("{}: {e}", all.display()));
+    let mut folders: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "no hosts below {}", all.display());
+    folders
+}
+
+#[test]
+fn every_host_is_planned_as_its_text_says() {
+    let update = std::env::var_os("UPDATE_HOSTS").is_some_and(|v| v == "1");
+    let (mut report, mut failed) = (String::new(), 0);
+    let folders = folders();
+    for folder in &folders {
+        let problems = compare(folder, update);
+        failed += usize::from(!problems.is_empty());
+        for problem in problems {
+            writeln!(report, "{}: {problem}", folder.file_name().unwrap().display()).unwrap();
+        }
+    }
+    let passed = folders.len() - failed;
+    // Not println!: this line is to be seen of a passed test, too.
+    writeln!(
+        std::io::stdout(),
+        "{} hosts, {passed} passed, {failed} failed",
+        folders.len()
+    )
+    .unwrap();
+    assert!(failed == 0, "{report}");
+}
+
+/// Whatever is planned can be done, one act after the other, and the way home leads to where everything was.
+#[test]
+fn every_plan_can_be_followed_there_and_home_again() {
+    let mut plans = 0;
+    for folder in folders() {
+        let host = Host::of(&folder).unwrap();
+        for request in requests(&folder).unwrap() {
+            let Ok(Answer {
+                outcome: Some(Ok(plan)),
+                snapshot,
+                ..
+            }) = host.answer(&request)
+            else {
+                continue;
+            };
+            plans += 1;
+            let there_and_back = there_and_home(&snapshot, &plan);
+            assert_eq!(there_and_back.err(), None, "{}: {request:?}", folder.display());
+        }
+    }
+    assert!(plans > 0, "no host has a plan");
+}
+
+fn there_and_home(before: &Snapshot, plan: &Plan) -> Result<(), String> {
+    let away = trip::follow(before, before, &plan.steps)?;
+    let left = plan.taken.iter().find(|t| !away.function(t.addr).unwrap().is_on_vfio());
+    if let Some(left) = left {
+        return Err(format!("{} is not on vfio-pci", left.addr));
+    }
+    let home = way_home::plan(&away, &record_of(plan)).map_err(|e| e.to_string())?;
+    let back = trip::follow(&away, before, &home.steps)?;
+    trip::same(before, &back)
+}
+
+/// The record as it is when the devices are away.
+fn record_of(plan: &Plan) -> Record {
+    let mut record = Record::new(plan.owner, "boot".to_owned(), Settings::default().budgets);
+    record.taken.clone_from(&plan.taken);
+    record.modules.clone_from(&plan.modules);
+    record.units.clone_from(&plan.units);
+    record.consoles.clone_from(&plan.consoles);
+    record.platforms.clone_from(&plan.platforms);
+    record
+}
+
+/// What differs from the texts of a folder, or, with `update`, what keeps them from being written.
+fn compare(folder: &Path, update: bool) -> Vec<String> {
+    let texts = match texts(folder) {
+        Ok(texts) => texts,
+        Err(e) => return vec![e],
+    };
+    let mut problems = Vec::new();
+    for (name, text) in texts {
+        let path = folder.join(name);
+        if update {
+            fs::write(&path, &text).unwrap();
+            continue;
+        }
+        match fs::read_to_string(&path) {
+            Err(e) => problems.push(format!("{name}: {e}")),
+            Ok(expected) if expected == text => {}
+            Ok(expected) => {
+                let line = expected.lines().zip(text.lines()).take_while(|(a, b)| a == b).count();
+                let at = |text: &str| text.lines().nth(line).unwrap_or("(the end)").to_owned();
+                problems.push(format!(
+                    "{name}:{}:\n  expected: {}\n  now:      {}",
+                    line + 1,
+                    at(&expected),
+                    at(&text)
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// The texts that a folder should have.
+fn texts(folder: &Path) -> Result<Vec<(&'static str, String)>, String> {
+    let host = Host::of(folder)?;
+    let (mut plan, mut json) = (String::new(), None);
+    for request in requests(folder)? {
+        if request.kind == Kind::Status {
+            let snapshot = inventory::read(&host.root, &[]).map_err(|e| e.to_string())?;
+            plan += &format!("== status\n{}", status_text(&status(&snapshot, &[])));
+            continue;
+        }
+        let answer = host.answer(&request)?;
+        if request.kind == Kind::Json {
+            let settings = answer.settings.listed();
+            let text = serde_json::to_string_pretty(&answer.shown(settings)).unwrap();
+            json = Some(text + "\n");
+            continue;
+        }
+        plan += if plan.is_empty() { "" } else { "\n" };
+        plan += &match (&request.kind, &answer.outcome) {
+            (Kind::Home, Some(Ok(out))) => {
+                let away = trip::follow(&answer.snapshot, &answer.snapshot, &out.steps)?;
+                let home = way_home::plan(&away, &record_of(out));
+                let text = home.map_or_else(|e| format!("Refused: {e}\n"), |h| plan_text(&h));
+                format!("== home again, after {}\n{text}", request.command)
+            }
+            (Kind::Home, _) => return Err(format!("{}: there is no plan to come home from", request.command)),
+            // The settings are the same on all hosts; tests/cli.rs shows them.
+            _ => format!(
+                "== {}\n{}",
+                request.command,
+                shown_text(&answer.shown(Vec::new()), &answer.given)
+            ),
+        };
+    }
+    Ok([(PLAN, Some(plan)), (JSON, json)]
+        .into_iter()
+        .filter_map(|(name, text)| Some((name, text?)))
+        .collect())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Plan,
+    Home,
+    Json,
+    Status,
+}
+
+/// A line of `request`.
+#[derive(Debug)]
+struct Request {
+    kind: Kind,
+    /// As it is typed after `gpu-handoff`.
+    command: String,
+    vm: Option<VmId>,
+    gpu: Option<String>,
+}
+
+fn requests(folder: &Path) -> Result<Vec<Request>, String> {
+    let text = fs::read_to_string(folder.join("request")).map_err(|e| format!("request: {e}"))?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let requests: Result<Vec<Request>, String> = lines.map(request).collect();
+    requests.and_then(|r| {
+        if r.is_empty() {
+            Err("request is empty".to_owned())
+        } else {
+            Ok(r)
+        }
+    })
+}
+
+fn request(line: &str) -> Result<Request, String> {
+    if line == "status" {
+        return Ok(Request {
+            kind: Kind::Status,
+            command: line.to_owned(),
+            vm: None,
+            gpu: None,
+        });
+    }
+    let (kind, rest) = match line.split_once(' ') {
+        Some(("home", rest)) => (Kind::Home, rest),
+        Some(("json", rest)) => (Kind::Json, rest),
+        _ => (Kind::Plan, line),
+    };
+    let words: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let (vm, gpu, command) = match words.as_slice() {
+        ["vm", vmid] => (vmid.parse().ok(), None, format!("plan --vm {vmid}")),
+        ["gpu", name] => (None, Some((*name).to_owned()), format!("plan --gpu {name}")),
+        ["gpu"] => (None, None, "plan".to_owned()),
+        _ => {
+            return Err(format!(
+                "request: '{line}' is no 'vm VMID', 'gpu NAME', 'gpu' or 'status'"
+            ));
+        }
+    };
+    Ok(Request { kind, command, vm, gpu })
+}
+
+/// A host as a tree of files.
+struct Host {
+    root: Root,
+    _tree: tempfile::TempDir,
+}
+
+/// What a request leads to.
+struct Answer {
+    given: Given,
+    snapshot: Snapshot,
+    settings: Settings,
+    containers: Vec<pve::GpuContainer>,
+    outcome: Option<Result<Plan, Refusal>>,
+}
+
+impl Answer {
+    fn shown<'a>(&'a self, settings: Vec<(&'static str, String, &'a str)>) -> Shown<'a> {
+        let plan = self.outcome.as_ref();
+        Shown {
+            entries: &self.given.entries,
+            template: self.given.template,
+            plan: plan.and_then(|p| p.as_ref().ok()),
+            by_hand: None, // nothing is away
+            refused: match plan {
+                Some(Err(refusal)) => refusal.0.iter().map(ToString::to_string).collect(),
+                _ => Vec::new(),
+            },
+            containers: &self.containers,
+            settings,
+        }
+    }
+}
+
+impl Host {
+    fn of(folder: &Path) -> Result<Host, String> {
+        let text = fs::read_to_string(folder.join("host")).map_err(|e| format!("host: {e}"))?;
+        // Hundreds of small files, which memory takes faster than a disk.
+        let tree = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        tree::build(&text, tree.path()).map_err(|e| format!("host: {e}"))?;
+        Ok(Host {
+            root: Root::at(tree.path()),
+            _tree: tree,
+        })
+    }
+
+    /// As `gpu-handoff plan` does it, without a worker, and without records: nothing is away.
+    fn answer(&self, request: &Request) -> Result<Answer, String> {
+        let root = &self.root;
+        let settings = config::load(root, request.vm)?;
+        let mut snapshot = inventory::read(root, &[]).map_err(|e| e.to_string())?;
+        let found = self.given(request, &snapshot);
+        let (given, refused) = match found {
+            Ok(given) => {
+                let refused = given.refused.clone();
+                (given, refused)
+            }
+            Err(reason) => (Given::default(), Some(reason)),
+        };
+        let outcome = match refused {
+            Some(reason) => Some(Err(Refusal::from(reason))),
+            None if given.gpus.is_empty() => None,
+            None => {
+                let needed = way_out::needed(&snapshot, &given.gpus, &settings);
+                snapshot.loadable = loadable::read(root, &needed);
+                let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+                let wanted = Wanted {
+                    owner: request.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm),
+                    gpus: &given.gpus,
+                    given: &functions,
+                };
+                Some(way_out::plan(&snapshot, wanted, &[], &settings))
+            }
+        };
+        Ok(Answer {
+            given,
+            snapshot,
+            settings,
+            containers: pve::gpu_containers(root).map_err(|e| e.to_string())?,
+            outcome,
+        })
+    }
+
+    fn given(&self, request: &Request, snapshot: &Snapshot) -> Result<Given, Reason> {
+        let gpu = match (request.vm, &request.gpu) {
+            (Some(vmid), _) => {
+                let config = pve::vm_config(&self.root, vmid, "")?;
+                return Ok(devices::of_vm(vmid, &config, snapshot, &pve::cluster(&self.root)?));
+            }
+            (None, Some(name)) => devices::named(name, snapshot)?,
+            (None, None) => devices::only(snapshot)?,
+        };
+        Ok(Given {
+            gpus: vec![gpu],
+            ..Given::default()
+        })
+    }
+}
+
+/// Facts of hosts that no text shows; a misspelt attribute in a host would go unnoticed.
+#[test]
+fn the_files_of_the_hosts_are_read_for_what_they_mean() {
+    let read = |name: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts").join(name);
+        inventory::read(&Host::of(&folder).unwrap().root, &[]).unwrap()
+    };
+    let addr = |text: &str| text.parse::<PciAddr>().unwrap();
+
+    let host = read("boot-vga-firmware-framebuffer");
+    let card = host.function(addr("0000:03:00.0")).unwrap();
+    assert!(card.boot_vga && card.d3cold && card.power == "active" && card.power_control == "on");
+    assert_eq!(card.reset_methods, ["bus"]);
+    assert_eq!((card.parent, card.width), (Some(addr("0000:00:03.0")), Some(16)));
+    let shown = &host.framebuffers[0];
+    assert_eq!(shown.of, Some(card.addr));
+    let platform = shown.firmware.as_ref().unwrap();
+    assert_eq!(
+        (platform.device.as_str(), platform.driver.as_str()),
+        ("simple-framebuffer.0", "simple-framebuffer")
+    );
+    assert_eq!(host.serial, ["ttyS0"]);
+    assert!(host.consoles[1].is_framebuffer() && host.consoles[1].bound && !host.consoles[0].bound);
+
+    let host = read("single-gpu");
+    let shown = &host.framebuffers[0];
+    assert_eq!((shown.of, &shown.firmware), (Some(addr("0000:0b:00.0")), &None));
+    assert!(host.nvidia.unwrap().open && !host.vfio_pci);
+
+    let host = read("vgpu-creatable-types");
+    let function = host.function(addr("0000:41:00.5")).unwrap();
+    assert_eq!(function.nvidia_vgpu, Some(vec![1155, 1156]));
+    assert_eq!(function.physfn, Some(addr("0000:41:00.0")));
+    assert_eq!(
+        host.function(addr("0000:41:00.4")).unwrap().nvidia_vgpu,
+        Some(Vec::new())
+    );
+
+    let host = read("vgpu-mdev");
+    let card = host.function(addr("0000:3b:00.0")).unwrap();
+    assert_eq!(card.mdev_types.as_ref().unwrap(), &["nvidia-222", "nvidia-231"]);
+    assert_eq!(card.mdevs, 1);
+
+    let host = read("usb-c");
+    let functions = ["0000:65:00.1", "0000:65:00.2", "0000:65:00.3"].map(addr);
+    assert_eq!(host.function(addr("0000:65:00.0")).unwrap().linked, functions);
+    assert!(host.function(addr("0000:64:00.0")).unwrap().bridge);
+
+    let host = read("mapping-two-cards");
+    assert_eq!(
+        (host.vms[0].vmid.get(), host.vms[0].pid, host.vms[0].started),
+        (112, 4711, 48213)
+    );
+}
+
+#[test]
+fn a_tree_has_the_files_links_and_folders_that_its_text_says() {
+    let text = "# a comment\n\
+                [/sys/devices/pci0000:00/0000:01:00.0]\n\
+                class = 0x030000\n\
+                power/control = auto\n\
+                driver -> /sys/bus/pci/drivers/nvidia\n\
+                iommu_group -> /sys/kernel/iommu_groups/14\n\
+                dir pci_bus/0000:01\n\
+                empty =\n\
+                [/proc]\n\
+                modules:\n    nvidia 1 0 - Live 0x0\n\n    last 1 0 - Live 0x0\n\
+                cmdline = a\\x00b\n\
+                config = \\xde\\x10\n\
+                [/programs]\n\
+                modinfo -F signer /lib/a.ko = somebody\n";
+    let dir = tempfile::tempdir().unwrap();
+    tree::build(text, dir.path()).unwrap();
+    let read = |path: &str| fs::read_to_string(dir.path().join(path)).unwrap();
+    for (path, text) in [
+        ("sys/bus/pci/devices/0000:01:00.0/class", "0x030000\n"),
+        ("sys/bus/pci/drivers/nvidia/0000:01:00.0/power/control", "auto\n"),
+        ("sys/kernel/iommu_groups/14/devices/0000:01:00.0/empty", "\n"),
+        ("proc/modules", "nvidia 1 0 - Live 0x0\n\nlast 1 0 - Live 0x0\n"),
+        ("proc/cmdline", "a\0b\n"),
+        ("programs/modinfo -F signer !lib!a.ko", "somebody\n"),
+    ] {
+        assert_eq!(read(path), text, "{path}");
+    }
+    assert_eq!(fs::read(dir.path().join("proc/config")).unwrap(), [0xde, 0x10]);
+    for folder in [
+        "sys/module/nvidia",
+        "sys/module/last",
+        "sys/bus/pci/devices/0000:01:00.0/pci_bus/0000:01",
+    ] {
+        assert!(dir.path().join(folder).is_dir(), "{folder}");
+    }
+    let link = fs::read_link(dir.path().join("sys/bus/pci/devices/0000:01:00.0")).unwrap();
+    assert!(link.is_relative() && link.ends_with("sys/devices/pci0000:00/0000:01:00.0"));
+}
+
+#[test]
+fn what_a_text_gets_wrong_is_named_with_its_line() {
+    for (text, error) in [
+        ("class = 0\n", "line 1: no [folder] before it"),
+        ("[sys]\n", "line 1: the folder sys has no absolute path"),
+        (
+            "[/sys]\nclass\n",
+            "line 2: neither 'name = text', 'name -> target' nor 'name:'",
+        ),
+        ("[/sys]\na = 1\n\n[/sys]\na = 2\n", "line 5: /sys/a is there already"),
+        ("[/sys]\na -> /nowhere\n", "line 2: /sys/a leads nowhere: /nowhere"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(tree::build(text, dir.path()), Err(error.to_owned()), "{text:?}");
+    }
+}
+
+#[test]
+fn a_folder_without_its_text_or_with_another_one_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let problem = || compare(dir.path(), false).join("; ");
+    assert_eq!(problem(), "host: No such file or directory (os error 2)");
+    put("host", "[/proc]\ndir 1\n[/sys/bus/pci]\ndir devices\n");
+    assert_eq!(problem(), "request: No such file or directory (os error 2)");
+    put("request", "card 1\n");
+    assert_eq!(
+        problem(),
+        "request: 'card 1' is no 'vm VMID', 'gpu NAME', 'gpu' or 'status'"
+    );
+    put("request", "gpu\n");
+    assert_eq!(problem(), "plan.txt: No such file or directory (os error 2)");
+    assert_eq!(compare(dir.path(), true), Vec::<String>::new());
+    assert_eq!(problem(), "");
+    let text = fs::read_to_string(dir.path().join(PLAN)).unwrap();
+    put(PLAN, &text.replace("no NVIDIA GPU", "one GPU"));
+    assert_eq!(
+        problem(),
+        "plan.txt:2:\n  expected: Refused: there is one GPU on this host. Hint: see 'lspci -nn -d 10de:'\n  now:      \
+         Refused: there is no NVIDIA GPU on this host. Hint: see 'lspci -nn -d 10de:'"
+    );
+}
