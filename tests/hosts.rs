@@ -95,6 +95,39 @@ fn every_plan_can_be_followed_there_and_home_again() {
     assert!(plans > 0, "no host has a plan");
 }
 
+#[test]
+fn a_wrong_order_and_a_forgotten_act_are_seen() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/single-gpu");
+    let answer = Host::of(&folder).unwrap().answer(&request("gpu").unwrap()).unwrap();
+    let (before, plan) = (answer.snapshot, answer.outcome.unwrap().unwrap());
+    let mut wrong = plan.steps.clone();
+    wrong.reverse();
+    let error = trip::follow(&before, &before, &wrong).unwrap_err();
+    assert!(error.starts_with("0000:0b:00.0: bind to vfio-pci: "), "{error}");
+
+    let away = trip::follow(&before, &before, &plan.steps).unwrap();
+    let home = way_home::plan(&away, &record_of(&plan)).unwrap();
+    let back = trip::follow(&away, &before, &home.steps).unwrap();
+    assert_eq!(trip::same(&before, &back), Ok(()));
+    for (act, error) in [
+        (
+            "0000:0b:00.0: unbind from vfio-pci",
+            "0000:0b:00.0: bind to nvidia: it is on",
+        ),
+        ("0000:0b:00.1: clear driver_override", "before: (PciAddr"),
+        ("0000:0b:00.1: set power/control to auto", "before: (PciAddr"),
+        ("nvidia_uvm: load the module", "modules before:"),
+        ("vtcon1: give the console back", "before: [Console"),
+    ] {
+        let mut forgetful = home.steps.clone();
+        forgetful.retain(|s| s.act.to_string() != act);
+        assert_eq!(forgetful.len() + 1, home.steps.len(), "{act}");
+        let back = trip::follow(&away, &before, &forgetful);
+        let seen = back.and_then(|back| trip::same(&before, &back)).unwrap_err();
+        assert!(seen.starts_with(error), "without {act}: {seen}");
+    }
+}
+
 fn there_and_home(before: &Snapshot, plan: &Plan) -> Result<(), String> {
     let away = trip::follow(before, before, &plan.steps)?;
     let left = plan.taken.iter().find(|t| !away.function(t.addr).unwrap().is_on_vfio());
