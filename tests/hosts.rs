@@ -94,7 +94,11 @@ fn every_plan_can_be_followed_there_and_home_again() {
             }
         }
     }
-    assert!(plans > 0, "no host has a plan");
+    // Elsewhere all may be refused.
+    assert!(
+        plans > 0 || std::env::var_os("HOSTS_DIR").is_some(),
+        "no host has a plan"
+    );
     assert_eq!(problems, Vec::<String>::new());
 }
 
