@@ -158,8 +158,15 @@ impl Model {
                         function.reset_methods = value.split(' ').map(str::to_owned).collect();
                     }
                     Attribute::D3cold => function.d3cold = value == "1",
+                    Attribute::Power => function.power_control.clone_from(value),
                 }
             }
+            Act::Reset { .. }
+            | Act::Remove { .. }
+            | Act::Rescan { .. }
+            | Act::SetConsole { .. }
+            | Act::SetPlatform { .. }
+            | Act::Verify { .. } => {}
             Act::StopUnit { name } => self.units.retain(|u| u != name),
             Act::StartUnit { name } => self.units.push(name.clone()),
             Act::ProveFree { addrs } => {
@@ -279,8 +286,11 @@ impl Model {
             Expect::Attribute(addr, attribute, wanted) => self.host.function(*addr).is_some_and(|f| match attribute {
                 Attribute::ResetMethod => f.reset_methods.join(" ") == *wanted,
                 Attribute::D3cold => f.d3cold == (wanted == "1"),
+                Attribute::Power => f.power_control == *wanted,
             }),
             Expect::Unit(name, active) => self.units.contains(name) == *active,
+            Expect::NotOn(addr, unwanted) => driver(addr).as_ref() != Some(unwanted),
+            Expect::Console(..) | Expect::Platform(..) | Expect::Present(..) => true,
             Expect::Driver(addr, wanted) => driver(addr) == *wanted,
             Expect::HostDriver(addr) => driver(addr).is_some_and(|d| d != "vfio-pci"),
         }
