@@ -58,12 +58,16 @@ pub fn print<T: Serialize>(cli: &Cli, value: &T, text: impl Fn() -> String) -> R
     out(&text).map_err(|e| Error::io("writing to stdout", e))
 }
 
-/// What a target means on this host.
+/// What a target means on this host. Without any, GPU_PCI and GPU_AUDIO_PCI count, the variables of the shell script that
+/// came before this program.
 fn given(host: &Host, target: &Target, snapshot: &Snapshot) -> Result<Given, Error> {
-    let gpu = match (&target.vm, &target.gpu) {
-        (Some(vmid), _) => return host.devices_of(*vmid, &host.vm_config(*vmid)?, snapshot),
-        (None, Some(name)) => devices::named(name, snapshot),
-        (None, None) => devices::only(snapshot),
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let gpu = match (&target.vm, &target.gpu, variable("GPU_PCI")) {
+        (Some(vmid), ..) => return host.devices_of(*vmid, &host.vm_config(*vmid)?, snapshot),
+        (None, Some(name), _) => devices::named(name, snapshot),
+        (None, None, Some(name)) => devices::named(&name, snapshot)
+            .and_then(|gpu| devices::has_audio(gpu, variable("GPU_AUDIO_PCI").as_deref(), snapshot)),
+        (None, None, None) => devices::only(snapshot),
     };
     Ok(Given {
         gpus: vec![gpu.map_err(Refusal::from)?],

@@ -11,6 +11,7 @@ use crate::choice::{self, Moment, Site};
 use crate::inventory::{Function, Snapshot};
 use crate::mapping::{self, HostFunction, Share};
 use crate::pci::{PciAddr, PciSlot};
+use crate::plan::card;
 use crate::pve::{Cluster, Config};
 use crate::refusal::Reason;
 use crate::report::{foreign, join};
@@ -222,6 +223,23 @@ pub fn only(snapshot: &Snapshot) -> Result<PciAddr, Reason> {
             list(&gpus)
         ))),
     }
+}
+
+/// The GPU, if the audio function that was named moves with it; it does so unasked.
+///
+/// # Errors
+/// A sentence, where it is of another card.
+pub fn has_audio(gpu: PciAddr, audio: Option<&str>, snapshot: &Snapshot) -> Result<PciAddr, Reason> {
+    let Some(audio) = audio else { return Ok(gpu) };
+    let card = card(snapshot, gpu);
+    if audio.parse().is_ok_and(|a| card.contains(&a)) {
+        return Ok(gpu);
+    }
+    Err(Reason::Other(format!(
+        "GPU_AUDIO_PCI is '{}', which is no function of the card of {gpu}. Hint: leave it out, all functions of a card move \
+         together",
+        foreign(audio)
+    )))
 }
 
 fn list(gpus: &[&Function]) -> String {

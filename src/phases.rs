@@ -36,6 +36,11 @@ use crate::way_home;
 /// Those of pre-start and post-stop; the others only say what they find.
 pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
     let mut host = Host::real();
+    for name in ["GPU_PCI", "GPU_AUDIO_PCI"] {
+        if std::env::var_os(name).is_some() {
+            warn!("{name} is set and not used: the VM's own hostpci lines say which GPU is meant");
+        }
+    }
     match phase {
         Phase::PreStart => pre_start(&mut host, vmid),
         Phase::PostStop => post_stop(&mut host, vmid),

@@ -98,3 +98,36 @@ fn a_reader_that_has_gone_is_no_panic() {
         assert!(status.code().is_some(), "{args:?} was killed by a signal");
     }
 }
+
+/// The variables of the shell script count where nobody says which GPU is meant, and only by hand.
+#[test]
+fn the_scripts_variables_name_a_gpu_by_hand_and_are_not_used_by_the_hook() {
+    let with = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_gpu-handoff"))
+            .args(args)
+            .env("GPU_PCI", "0000:fe:1f.0")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let by_hand = with(&["plan"]);
+    assert_eq!(by_hand.status.code(), Some(3));
+    assert!(
+        stderr(&by_hand).contains("there is no NVIDIA GPU '0000:fe:1f.0'"),
+        "{}",
+        stderr(&by_hand)
+    );
+    let named = with(&["plan", "--gpu", "7"]);
+    assert!(
+        stderr(&named).contains("there is no NVIDIA GPU '7'"),
+        "{}",
+        stderr(&named)
+    );
+    let hook = with(&["199999999", "pre-stop"]);
+    assert_eq!(hook.status.code(), Some(0));
+    assert!(
+        stderr(&hook).contains("GPU_PCI is set and not used"),
+        "{}",
+        stderr(&hook)
+    );
+}

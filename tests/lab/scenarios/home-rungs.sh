@@ -1,0 +1,27 @@
+#!/bin/sh
+# A driver that does not take the card back: once, then another way is found; never, then the rest is home and the record stays.
+# tier: full
+. /usr/local/lib/lab-card.sh
+card_vm
+for way in unbind unload; do
+	say "the driver refuses once, way $way"; setting "way = \"$way\""
+	within 60 0 qm start 111; away "away"
+	# With the module unloaded it is the load that fails, because no GPU lets itself be bound.
+	echo "install nvidia f=0; rm /root/once && f=1; modprobe --ignore-install nvidia probe_fail=\$f" >/etc/modprobe.d/scenario-once.conf
+	if [ $way = unbind ]; then stub probe_fail 1; else : >/root/once; fi
+	within 120 0 $hook 111 pre-stop
+	within 120 0 qm stop 111; said "instead: "
+	[ ! -e /root/once ] || fail "the module was not loaded"
+	rm /etc/modprobe.d/scenario-once.conf
+	at_home "after a refusal"
+done
+say "the driver refuses for ever"; setting 'way = "unbind"'
+within 60 0 qm start 111; stub probe_fail -1
+kill -KILL "$(cat /run/qemu-server/111.pid)"
+wait_for 120 journalctl -t gpu-handoff --grep 'not restored' -q
+within 120 4 $hook 111 post-stop; said "Hint: "
+is "$(driver_of "$audio") $(override_of "$audio") $(driver_of "$gpu")" "snd_hda_intel (null) none" "the audio function is home"
+is "$(records)" vm-111.json "the record"
+within 10 3 gpu-handoff plan --vm 111
+stub probe_fail 0
+within 60 0 gpu-handoff recover; at_home "after the recovery"

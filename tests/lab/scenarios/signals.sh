@@ -1,0 +1,47 @@
+#!/bin/sh
+# TERM ends a run in order, wherever it is; what it had to leave, and what a KILL leaves, is brought home by the next run.
+# tier: full
+# lab: --driver stub
+. /usr/local/lib/lab-card.sh
+card_vm
+begin() { "$@" >/root/said 2>&1 & run=$!; }
+# term SECONDS STATUS: TERM to the run, which ends in that time with that status
+term() { within_term=$1; kill -TERM $run; _from=$(date +%s%3N); wait $run; _rc=$?; _took=$(($(date +%s%3N) - _from)); cat /root/said
+	say "$_took ms after TERM: exit status $_rc"; is $_rc "$2" "exit status"; [ $_took -le $(($1 * 1000)) ] || fail "more than $1 s"; }
+
+say "while it waits: for the lock, for a holder, for QEMU"
+flock /run/gpu-handoff/lock sleep 600 & sleep 1
+begin gpu-handoff to_vfio; sleep 3; term 3 1; said "nothing was changed"
+kill "$(fuser /run/gpu-handoff/lock 2>/dev/null | tr -s ' ' '\n' | tail -n 1)"; pkill -x -P $! sleep; kill $! 2>/dev/null; at_home "after the wait for the lock"
+hold_open /dev/nvidia0
+setting 'deadlines.holder-wait = 60'; begin $hook 111 pre-start; wait_for 30 grep -q "waiting up to" /root/said; term 3 1; said "nothing was changed"
+kill $holder; at_home "after the wait for a holder"
+within 60 0 qm start 111
+begin $hook 111 post-stop; wait_for 30 grep -q "waiting for process" /root/said; term 3 1; said "nothing was changed"; away "the guest runs"
+within 90 0 qm stop 111; at_home "after the wait for QEMU"
+
+setting 'way = "unbind"'
+say "while an act of a second is under way"
+stub delay_remove_ms 1000; begin $hook 111 pre-start; wait_for 60 has_driver "$gpu" none; term 10 1
+said "undo: "; said "the host is as it was"; grep "bind to vfio-pci" /root/said && fail "a new step was begun"
+at_home "after TERM"
+say "the Stop button of a task"
+qm start 111 >/root/task 2>&1 & task=$!
+wait_for 60 has_driver "$gpu" none; qm-task stop 111; wait $task; cat /root/task; at_home "after the Stop button"
+
+say "while an act is under way that takes too long: the next run waits for it"
+stub delay_remove_ms 12000; begin $hook 111 pre-start; wait_for 60 has_driver "$gpu" none; term 7 4
+said "gpu-handoff recover"; is "$(records)" vm-111.json "the record"; is "$(driver_of "$gpu")" none "the card is still let go"
+stub delay_remove_ms 0
+within 90 0 gpu-handoff recover; said "waiting up to"; at_home "after the recovery"
+
+setting
+for part in 0.3 0.7 1.1 1.6 2.2 3.0; do
+	timeout -s KILL $part $hook 111 pre-start; within 90 0 gpu-handoff recover; at_home "after a KILL at $part s"
+done
+within 60 0 $hook 111 pre-start; away "away"
+for part in 0.5 1.0 1.5 2.0; do timeout -s KILL $part $hook 111 post-stop; done
+within 90 0 gpu-handoff recover; at_home "after KILLs on the way home"
+say "nobody reads what it says"
+sh -c 'gpu-handoff to_vfio >&- 2>&-' || fail "with closed descriptors"
+away "closed descriptors"; gpu-handoff to_nvidia 2>&1 | true; wait_for 60 has_driver "$gpu" nvidia; wait_for 60 test -z "$(records)"; at_home "into a closed pipe"
