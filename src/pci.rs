@@ -121,6 +121,11 @@ impl<'de> Deserialize<'de> for PciAddr {
 pub struct PciClass(pub u32);
 
 impl PciClass {
+    /// A host bridge (0600).
+    pub fn is_host_bridge(self) -> bool {
+        self.0 >> 8 == 0x0600
+    }
+
     /// VGA compatible (0300) or 3D controller (0302): what a GPU's function 0 says it is.
     pub fn is_gpu(self) -> bool {
         matches!(self.0 >> 8, 0x0300 | 0x0302)

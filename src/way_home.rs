@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::inventory::{Function, Snapshot};
-use crate::pci::PciAddr;
+use crate::pci::{PciAddr, VENDOR_NVIDIA};
 use crate::plan::{
     Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_console, set_override, set_platform, slots,
     start, stop, unbind, unload, wake,
@@ -26,10 +26,13 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
     if !reasons.is_empty() {
         return Err(Refusal(reasons));
     }
+    // A host bridge that went along is no card.
+    let is_card = |a: &PciAddr| snapshot.function(*a).is_none_or(|f| f.vendor == VENDOR_NVIDIA);
+    let cards: Vec<PciAddr> = addrs.iter().copied().filter(is_card).collect();
     let mut plan = Plan {
         direction: Direction::Home,
         owner: record.owner,
-        cards: slots(&addrs),
+        cards: slots(&cards),
         way: Way::AlreadyThere,
         taken: record.taken.clone(),
         modules: record.modules.clone(),

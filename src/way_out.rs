@@ -50,7 +50,15 @@ struct Ground<'a> {
 
 impl<'a> Ground<'a> {
     fn of(snapshot: &'a Snapshot, gpus: &[PciAddr]) -> Self {
-        let set: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(snapshot, *gpu)).collect();
+        let mut set: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(snapshot, *gpu)).collect();
+        let groups: BTreeSet<u32> = set.iter().filter_map(|a| snapshot.function(*a)?.group).collect();
+        set.extend(
+            groups
+                .iter()
+                .flat_map(|g| snapshot.group(*g))
+                .filter(|f| is_idle_bridge(f))
+                .map(|f| f.addr),
+        );
         let functions: Vec<&Function> = set.iter().filter_map(|a| snapshot.function(*a)).collect();
         let leaving = functions.iter().copied().filter(|f| !f.is_on_vfio()).collect();
         Ground {
@@ -102,6 +110,12 @@ impl<'a> Ground<'a> {
             _ => Vec::new(),
         }
     }
+}
+
+/// A member of a group that nobody uses and that Proxmox would bind to vfio-pci with the rest: the host bridge that AMD's
+/// root complexes show beside their root ports (class 0600, no bus behind it, no driver). It goes along.
+fn is_idle_bridge(function: &Function) -> bool {
+    function.class.is_host_bridge() && function.driver.is_none() && !function.bridge
 }
 
 /// The modules that a way out for these GPUs depends on: those that come back at home, and vfio_pci. Whether they can be
@@ -163,7 +177,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     Ok(Plan {
         direction: Direction::Out,
         owner,
-        cards: slots(&addrs),
+        cards: slots(gpus),
         way,
         taken,
         modules: both(earlier.map(|r| &r.modules), modules),
@@ -245,8 +259,14 @@ fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason> {
     if !snapshot.iommu {
         reasons.push(Reason::IommuOff);
     }
+    let mut said = BTreeSet::new();
     for function in &ground.functions {
-        reasons.extend(group_reasons(snapshot, function, &ground.set, given));
+        let strangers = group_reasons(snapshot, function, &ground.set, given);
+        // Each stranger once, not once for every function of the card.
+        reasons.extend(strangers.into_iter().filter(|reason| match reason {
+            Reason::Stranger { stranger, .. } => said.insert(*stranger),
+            _ => true,
+        }));
         if function.stuck {
             reasons.push(Reason::Stuck(function.addr));
         }

@@ -9,7 +9,6 @@ for way in unbind unload; do
 	# With the module unloaded it is the load that fails, because no GPU lets itself be bound.
 	echo "install nvidia f=0; rm /root/once && f=1; modprobe --ignore-install nvidia probe_fail=\$f" >/etc/modprobe.d/scenario-once.conf
 	if [ $way = unbind ]; then stub probe_fail 1; else : >/root/once; fi
-	within 120 0 $hook 111 pre-stop
 	within 120 0 qm stop 111; said "instead: "
 	[ ! -e /root/once ] || fail "the module was not loaded"
 	rm /etc/modprobe.d/scenario-once.conf
