@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Model, addr, host};
+use common::{Device, Model, addr, host};
 use gpu_handoff::choice::Reservations;
 use gpu_handoff::devices::{self, Given};
 use gpu_handoff::inventory::RunningVm;
@@ -30,7 +30,7 @@ fn given(model: &Model, conf: &str, mappings: &str, reservations: &str) -> Given
         reservations: Reservations::parse(reservations.as_bytes()),
         now: 1000,
     };
-    devices::of_vm("111".parse().unwrap(), &read, &model.host, &cluster)
+    devices::of_vm("111".parse().unwrap(), &read, &model.snapshot(&[]), &cluster)
 }
 
 fn refused(given: &Given) -> String {
@@ -51,7 +51,7 @@ fn the_first_alternative_that_is_free_is_handed_over() {
         ("0000:01:00.0 112 ti", addr(1, 0)),
     ] {
         let mut model = host(2);
-        model.host.vms.push(RunningVm {
+        model.vms.push(RunningVm {
             vmid: "112".parse().unwrap(),
             pid: 4711,
             started: 1,
@@ -149,10 +149,10 @@ fn what_is_no_gpu_of_ours_is_left_with_one_line() {
 #[test]
 fn a_gpu_in_the_group_of_another_device_is_not_left_to_proxmox() {
     let mut model = host(1);
-    let mut nic = model.host.functions[1].clone();
-    nic.addr = addr(3, 0);
-    nic.class = gpu_handoff::pci::PciClass(0x02_0000);
-    model.host.functions.push(nic);
+    model.add(Device {
+        group: Some(21),
+        ..Device::new(addr(3, 0), 0x8086, 0x10d3, 0x02_0000)
+    });
     let given = given(&model, "hostpci0: 03:00.0\n", "", "");
     assert_eq!(
         refused(&given),

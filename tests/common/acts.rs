@@ -1,0 +1,214 @@
+//! What acts do that are no call into a driver, and reading post-conditions back: as `gpu_handoff::acts` has it.
+
+use std::time::Duration;
+
+use gpu_handoff::holders::Node;
+use gpu_handoff::kernel::{ActError, Kernel};
+use gpu_handoff::pci::PciAddr;
+use gpu_handoff::refusal::Reason;
+use gpu_handoff::step::{Act, Attribute, Expect};
+use gpu_handoff::uses;
+
+use super::calls::{Answer, Errno};
+use super::state::{Model, Process, Stage};
+
+/// How long a holder or a last user gets to let go.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked for one that lets go without ending.
+const POLL: Duration = Duration::from_millis(200);
+
+impl Model {
+    pub(super) fn do_at_once(&mut self, act: &Act, end: Duration) -> Result<(), ActError> {
+        let done = match act {
+            Act::ProveFree { addrs } => return self.prove_free(addrs, end),
+            Act::StopUnit { name } => return self.switch_unit(name, false),
+            Act::StartUnit { name } => return self.switch_unit(name, true),
+            Act::Verify { addr, .. } => return self.see_whether_it_works(*addr),
+            Act::SetAttribute { addr, attribute, value } => self.set_attribute(*addr, *attribute, value),
+            Act::SetConsole { name, bound } => self.set_console(name, *bound),
+            Act::SetPlatform { device, bound, .. } => self.set_platform(device, *bound),
+            _ => Ok(()),
+        };
+        done.map_err(|errno| ActError::Failed(format!("{act}: {errno}")))
+    }
+
+    /// Processes that are ending are waited for; others have a moment to let go.
+    fn prove_free(&mut self, addrs: &[PciAddr], end: Duration) -> Result<(), ActError> {
+        let start = self.time;
+        let patience = start + PATIENCE;
+        loop {
+            let reasons = uses::use_of(&self.uses(), addrs);
+            let mut pids = Vec::new();
+            for reason in &reasons {
+                match reason {
+                    Reason::Ending(holder) => pids.push(holder.pid),
+                    Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if self.time < patience => {
+                        pids.push(holder.pid);
+                    }
+                    reason => return Err(ActError::Failed(reason.to_string())),
+                }
+            }
+            if pids.is_empty() {
+                self.proven(addrs);
+                return Ok(());
+            }
+            if self.time >= end {
+                // The worker that waits can be ended.
+                let within = end.saturating_sub(start);
+                return Err(ActError::Overdue { within, stuck: None });
+            }
+            self.await_exit(&pids, POLL.min(end.saturating_sub(self.time)));
+            if self.signal.is_some() {
+                self.spend(POLL); // what waits for a worker's answer does not look for signals before that
+            }
+        }
+    }
+
+    /// A last user of a module that is just letting go gets a moment.
+    pub(super) fn await_last_user(&mut self, name: &str, end: Duration) {
+        if self.refs(name) > 0 {
+            let until = end.min(self.time + PATIENCE);
+            self.wait_until(until, |m| m.refs(name) == 0);
+        }
+    }
+
+    fn see_whether_it_works(&mut self, addr: PciAddr) -> Result<(), ActError> {
+        match self.device(addr) {
+            Some(device) if device.dead => Err(ActError::Failed("it does not answer any more".to_owned())),
+            Some(device) if device.minor.is_some() => Ok(()),
+            _ => Err(ActError::Failed("NVIDIA's driver does not list it".to_owned())),
+        }
+    }
+
+    /// systemctl start or stop.
+    pub fn switch_unit(&mut self, name: &str, on: bool) -> Result<(), ActError> {
+        let Some(at) = self.units.iter().position(|u| u.name == name) else {
+            return Err(ActError::Failed(format!("systemctl: Unit {name} not found.")));
+        };
+        self.tick += 1;
+        if !on {
+            self.units[at].active = false;
+            self.processes.retain(|p| p.belongs_to != name);
+            return Ok(());
+        }
+        if self.units[at].active {
+            return Ok(());
+        }
+        let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
+        let mut nodes: Vec<Node> = gpus.map(|d| Node::Gpu(d.addr)).collect();
+        if nodes.is_empty() {
+            return Err(ActError::Failed(format!("Job for {name} failed.")));
+        }
+        nodes.push(Node::Control);
+        self.next_pid += 1;
+        let daemon = Process {
+            comm: "nvidia-persiste",
+            belongs_to: name.to_owned(),
+            ..Process::new(self.next_pid, &nodes)
+        };
+        let opened = self.open(daemon);
+        opened.map_err(|errno| ActError::Failed(format!("Job for {name} failed: {errno}")))?;
+        self.units[at].active = true;
+        Ok(())
+    }
+
+    pub fn set_attribute(&mut self, addr: PciAddr, attribute: Attribute, value: &str) -> Answer {
+        let device = self.device_mut(addr).ok_or(Errno::NoEnt)?;
+        match attribute {
+            Attribute::ResetMethod => {
+                let words: Vec<&str> = value.split_ascii_whitespace().collect();
+                if words.iter().any(|w| !device.can_reset.contains(w)) {
+                    return Err(Errno::Inval);
+                }
+                device.reset_methods = words.iter().map(|w| (*w).to_owned()).collect();
+            }
+            Attribute::D3cold => device.d3cold = value == "1",
+            Attribute::Power => device.power = if value == "auto" { "auto" } else { "on" },
+        }
+        Ok(())
+    }
+
+    /// Where the framebuffer's driver of the consoles is taken off, the dummy one draws them.
+    fn set_console(&mut self, name: &str, bound: bool) -> Answer {
+        let console = self.consoles.iter_mut().find(|c| c.name == name);
+        console.ok_or(Errno::NoEnt)?.bound = bound;
+        for other in self.consoles.iter_mut().filter(|c| c.name != name) {
+            other.bound = !bound;
+        }
+        Ok(())
+    }
+
+    fn set_platform(&mut self, device: &str, bound: bool) -> Answer {
+        let owner_has_one = |m: &Model, of: Option<PciAddr>| of.is_some_and(|a| m.drm.contains(&a));
+        let of = match &self.firmware {
+            Some((fb, _)) if fb.firmware.as_ref().is_some_and(|p| p.device == device) => fb.of,
+            _ => return Err(Errno::NoDev),
+        };
+        if bound && owner_has_one(self, of) {
+            return Err(Errno::Busy); // the GPU's own driver has the memory
+        }
+        if let Some((_, is)) = &mut self.firmware {
+            *is = bound;
+        }
+        Ok(())
+    }
+
+    /// Reads a post-condition back.
+    pub fn reached(&self, expect: &Expect) -> Result<(), ActError> {
+        let missing = |addr: &PciAddr| format!("{addr} is not there");
+        let (reached, observed) = match expect {
+            Expect::Nothing => (true, String::new()),
+            Expect::Loaded(name) => (self.stage(name) == Some(Stage::Live), format!("{name} is not loaded")),
+            Expect::Override(addr, wanted) => match self.device(*addr) {
+                Some(d) => (d.driver_override == *wanted, format!("it is {:?}", d.driver_override)),
+                // As a file that cannot be read: nothing is there.
+                None => (wanted.is_none(), missing(addr)),
+            },
+            Expect::Attribute(addr, attribute, wanted) => match (self.device(*addr), attribute) {
+                (Some(d), Attribute::ResetMethod) => {
+                    let is = d.reset_methods.join(" ");
+                    (is == *wanted, is)
+                }
+                (Some(d), Attribute::D3cold) => (d.d3cold == (wanted == "1"), "it is not".to_owned()),
+                (Some(d), Attribute::Power) => (d.power == wanted, d.power.to_owned()),
+                (None, _) => (wanted.is_empty(), missing(addr)),
+            },
+            Expect::Unit(name, wanted) => {
+                let active = self.units.iter().any(|u| u.name == *name && u.active);
+                (active == *wanted, format!("{name}: active: {active}"))
+            }
+            Expect::Console(name, wanted) => {
+                let bound = self.consoles.iter().any(|c| c.name == *name && c.bound);
+                (bound == *wanted, format!("{name}: bound: {bound}"))
+            }
+            Expect::Platform(_, _, wanted) => {
+                let bound = self.firmware.as_ref().is_some_and(|(_, bound)| *bound);
+                (bound == *wanted, format!("bound: {bound}"))
+            }
+            Expect::Present(addr, wanted) => {
+                let there = self.device(*addr).is_some();
+                (there == *wanted, format!("there: {there}"))
+            }
+            Expect::NotOn(addr, unwanted) => {
+                let is = self.driver_of(*addr);
+                (is != Some(unwanted), format!("the driver is {is:?}"))
+            }
+            Expect::Driver(addr, wanted) => {
+                let is = self.driver_of(*addr);
+                (is == wanted.as_deref(), format!("the driver is {is:?}"))
+            }
+            Expect::HostDriver(addr) => {
+                let is = self.driver_of(*addr);
+                (is.is_some_and(|d| d != "vfio-pci"), format!("the driver is {is:?}"))
+            }
+        };
+        if reached {
+            return Ok(());
+        }
+        Err(ActError::NotReached {
+            expected: expect.to_string(),
+            observed,
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! Hosts to begin with.
+
+use gpu_handoff::display::Console;
+use gpu_handoff::pci::{PciAddr, VENDOR_NVIDIA};
+
+use super::state::{Device, Generation, Model, Unit};
+
+/// The persistence daemon's unit.
+pub const PERSISTENCED: &str = "nvidia-persistenced.service";
+
+/// `0000:BB:00.F`
+pub fn addr(bus: u8, function: u8) -> PciAddr {
+    PciAddr {
+        domain: 0,
+        bus,
+        slot: 0,
+        function,
+    }
+}
+
+/// Class and device id of a card's functions 1 to 3: audio, USB, UCSI (TU102's).
+const COMPANIONS: [(u32, u16); 3] = [(0x04_0300, 0x1aef), (0x0c_0330, 0x1ad6), (0x0c_8000, 0x1ad7)];
+
+/// Adds a card below a port of its own, in a group of its own, on no driver.
+pub fn add_card(model: &mut Model, bus: u8, device: u16, functions: u8) {
+    let port = PciAddr {
+        slot: bus,
+        ..addr(0, 0)
+    };
+    model.add(Device {
+        bridge: true,
+        group: Some(u32::from(bus)),
+        ..Device::new(port, 0x8086, 0x3420, 0x06_0400)
+    });
+    for n in 0..functions {
+        let (class, id) = match n {
+            0 => (0x03_0000, device),
+            n => COMPANIONS[usize::from(n) - 1],
+        };
+        // Links lead from function 0 to each other one (linux, drivers/pci/quirks.c, quirk_gpu_hda and its like).
+        let linked = match n {
+            0 => (1..functions).map(|n| addr(bus, n)).collect(),
+            _ => vec![addr(bus, 0)],
+        };
+        let can_reset = if n == 0 { vec!["flr", "bus"] } else { Vec::new() };
+        model.add(Device {
+            group: Some(20 + u32::from(bus)),
+            parent: Some(port),
+            linked,
+            reset_methods: can_reset.iter().map(|m| (*m).to_owned()).collect(),
+            can_reset,
+            ..Device::new(addr(bus, n), VENDOR_NVIDIA, id, class)
+        });
+    }
+}
+
+/// A host with `cards` GPUs of two functions each, at home, all modules loaded and idle.
+pub fn host(cards: u8) -> Model {
+    let mut model = Model::new(Generation::K6_12);
+    for bus in 1..=cards {
+        add_card(&mut model, bus, 0x2204, 2);
+        model.settle_on(addr(bus, 0), "nvidia");
+        model.settle_on(addr(bus, 1), "snd_hda_intel");
+    }
+    model.loaded_since_boot("nvidia_uvm");
+    model.loaded_since_boot("nvidia_drm");
+    model
+}
+
+/// The text consoles, drawn on a framebuffer or not.
+pub fn add_consoles(model: &mut Model, on_framebuffer: bool) {
+    let console = |name: &str, what: &str, bound| Console {
+        name: name.to_owned(),
+        what: what.to_owned(),
+        bound,
+    };
+    model.consoles = vec![
+        console("vtcon0", "dummy device", !on_framebuffer),
+        console("vtcon1", "frame buffer device", on_framebuffer),
+    ];
+}
+
+/// The persistence daemon, which holds every GPU of the driver.
+pub fn add_persistenced(model: &mut Model) {
+    model.units.push(Unit {
+        name: PERSISTENCED.to_owned(),
+        active: false,
+    });
+    let started = model.switch_unit(PERSISTENCED, true);
+    assert!(started.is_ok(), "{started:?}");
+}

@@ -1,0 +1,237 @@
+//! The laws of a handoff, held against every act as it begins.
+//!
+//! Laws 1 (prove free first), 2 (touch only what was asked for), 3 (write down the inverse before each act) and 7 (no
+//! unloading of vfio modules), and that nothing is touched that is stuck. A test reads what was broken from
+//! [`Laws::broken`].
+
+use std::collections::BTreeSet;
+
+use gpu_handoff::holders::Node;
+use gpu_handoff::pci::PciAddr;
+use gpu_handoff::plan::Direction;
+use gpu_handoff::record::{Owner, Record};
+use gpu_handoff::step::{Act, Attribute};
+
+use super::before::State;
+use super::calls::{Call, Lock};
+use super::state::{Device, Model};
+use super::tables;
+
+/// What the laws are held against.
+#[derive(Clone, Debug, Default)]
+pub struct Laws {
+    /// What was broken, in words.
+    pub broken: Vec<String>,
+    /// The functions that the request is about; None: not looked at.
+    pub may_touch: Option<BTreeSet<PciAddr>>,
+    /// A process whose use of the GPU is doubtful may be met.
+    pub may_doubt: bool,
+    /// Calls that met a user who came after the proof.
+    pub races: usize,
+    /// Whose handoff it is and where it leads; None: the record is not looked at.
+    pub run: Option<(Owner, Direction)>,
+    /// How things were before the first act of the handoff.
+    pub original: Option<State>,
+    /// When functions were last proven free, on the count of what has happened.
+    proofs: Vec<(PciAddr, u64)>,
+    /// When nvidia_drm was last loaded.
+    drm_loaded: u64,
+}
+
+impl Model {
+    /// Holds the laws against an act that is about to begin.
+    pub(super) fn judge(&mut self, act: &Act) {
+        let mut broken = Vec::new();
+        self.judge_users(act, &mut broken);
+        if let (Some(set), Some(addr)) = (&self.laws.may_touch, act.function())
+            && !set.contains(&addr)
+        {
+            broken.push(format!("law 2: {act}: not asked for"));
+        }
+        if let Act::UnloadModule { name } = act
+            && name.starts_with("vfio")
+        {
+            broken.push(format!("law 7: {act}"));
+        }
+        self.judge_wedged(act, &mut broken);
+        self.judge_record(act, &mut broken);
+        self.laws.broken.extend(broken);
+    }
+
+    /// Law 1: no unbind or unload that begins may meet a user.
+    fn judge_users(&mut self, act: &Act, broken: &mut Vec<String>) {
+        let addrs: Vec<PciAddr> = match act {
+            Act::Unbind { addr, driver } => {
+                let bound = self.device(*addr).is_some_and(|d| d.driver == Some(driver.as_str()));
+                if bound { vec![*addr] } else { Vec::new() }
+            }
+            // These reach the driver's remove() and reset handlers.
+            Act::Remove { addr } | Act::Reset { addr } => vec![*addr],
+            // The kernel itself refuses to unload what is in use.
+            Act::UnloadModule { name } if self.refs(name) == 0 => {
+                let of = |d: &&Device| {
+                    let info = d.driver.and_then(tables::driver_info);
+                    info.is_some_and(|i| i.module == name)
+                };
+                self.devices.iter().filter(of).map(|d| d.addr).collect()
+            }
+            _ => return,
+        };
+        for addr in addrs {
+            let Some(device) = self.device(addr) else { continue };
+            let proof = self.laws.proofs.iter().rev().find(|p| p.0 == addr).map(|p| p.1);
+            let mut raced = false;
+            for process in self.processes.iter().filter(|p| self.is_used_by(device, p)) {
+                let seen = process.nodes.iter().any(|n| is_of(n, device));
+                if !seen && self.laws.may_doubt {
+                    continue;
+                }
+                match proof {
+                    Some(tick) if process.came > tick => raced = true,
+                    _ => broken.push(format!("law 1: {act}: in use by {process:?}, last proven at {proof:?}")),
+                }
+            }
+            if device.driver == Some("nvidia") && !self.drm_lets_go() && self.drm.contains(&addr) {
+                match proof {
+                    Some(tick) if self.laws.drm_loaded > tick => raced = true,
+                    _ => broken.push(format!("law 1: {act}: nvidia_drm holds {addr}")),
+                }
+            }
+            self.laws.races += usize::from(raced);
+        }
+    }
+
+    /// Nothing that is stuck is touched, nor waited for.
+    fn judge_wedged(&self, act: &Act, broken: &mut Vec<String>) {
+        if self.calls.is_empty() {
+            return;
+        }
+        let wedged = self.wedged();
+        match act {
+            // Looks at processes only.
+            Act::ProveFree { .. } => {}
+            Act::LoadModule { name } | Act::UnloadModule { name } => {
+                let busy = |c: &&Call| {
+                    c.left_behind && c.module.is_some_and(|m| m == name || tables::needs(name).contains(&m))
+                };
+                if let Some(call) = self.calls.iter().find(busy) {
+                    broken.push(format!("wedged: {act}: touched while {:?} is stuck", call.module));
+                }
+                let is_live = self.stage(name).is_some();
+                let touches = |d: &&Device| match act {
+                    Act::LoadModule { .. } => {
+                        let mut drivers = tables::DRIVERS.iter().filter(|i| i.module == name);
+                        !is_live && drivers.any(|i| self.matches(i.name, d))
+                    }
+                    _ => d.driver.and_then(tables::driver_info).is_some_and(|i| i.module == name),
+                };
+                let mut met = wedged.iter().filter_map(|a| self.device(*a)).filter(touches);
+                if let Some(device) = met.next() {
+                    broken.push(format!("wedged: {act}: touched {}", device.addr));
+                }
+            }
+            act => {
+                if act.function().is_some_and(|a| wedged.contains(&a)) {
+                    broken.push(format!("wedged: {act}: touched"));
+                }
+            }
+        }
+    }
+
+    /// Functions whose lock is held by a call that was left behind.
+    pub fn wedged(&self) -> Vec<PciAddr> {
+        let left = self.calls.iter().filter(|c| c.left_behind);
+        let locks = left.flat_map(|c| &c.held);
+        let device = |l: &Lock| match l {
+            Lock::Device(addr) => Some(*addr),
+            Lock::Bus => None,
+        };
+        locks.filter_map(device).collect()
+    }
+
+    /// Law 3: what is on file names the act as under way and knows its inverse.
+    fn judge_record(&self, act: &Act, broken: &mut Vec<String>) {
+        let (Some(ledger), Some((owner, direction))) = (&self.ledger, self.laws.run) else {
+            return;
+        };
+        let on_file = |record: &Record| {
+            if !record.under_way.iter().any(|a| covers(a, act)) {
+                broken.push(format!("law 3: {act}: on file {:?} is under way", record.under_way));
+            }
+            if let Some(why) = self.lacks(record, act).filter(|_| direction == Direction::Out) {
+                broken.push(format!("law 3: {act}: {why}"));
+            }
+        };
+        if ledger.with(owner, on_file).is_none() {
+            broken.push(format!("law 3: {act}: nothing is on file"));
+        }
+    }
+
+    /// What a record lacks that is needed to take an act back.
+    fn lacks(&self, record: &Record, act: &Act) -> Option<String> {
+        let original = self.laws.original.as_ref()?;
+        let lacks = |has: bool, what: &str| (!has).then(|| format!("the record lacks {what}"));
+        match act {
+            Act::UnloadModule { name } => {
+                // One that was not there before need not come back.
+                let was_there = original.modules.contains(&name.as_str());
+                return lacks(record.modules.contains(name) || !was_there, name);
+            }
+            Act::StopUnit { name } => return lacks(record.units.contains(name), name),
+            Act::SetPlatform {
+                device, bound: false, ..
+            } => {
+                return lacks(record.platforms.iter().any(|p| p.device == *device), device);
+            }
+            Act::ProveFree { .. } => return None,
+            _ => {}
+        }
+        let addr = act.function()?;
+        let before = original.function(addr)?;
+        let Some(taken) = record.taken.iter().find(|t| t.addr == addr) else {
+            return Some(format!("{addr}, which was {before:?}"));
+        };
+        if taken.driver.as_deref() != before.driver || taken.driver_override != before.driver_override {
+            return Some(format!("the record has {taken:?}, it was {before:?}"));
+        }
+        if let Act::SetAttribute { attribute, value, .. } = act {
+            let was = match attribute {
+                Attribute::ResetMethod => before.reset_methods.join(" "),
+                Attribute::D3cold => if before.d3cold { "1" } else { "0" }.to_owned(),
+                Attribute::Power => before.power.to_owned(),
+            };
+            let known = taken.attributes.iter().find(|(a, _)| a == attribute);
+            if *value != was && known.is_none_or(|(_, value)| *value != was) {
+                return Some(format!("the record has {known:?}, it was {was}"));
+            }
+        }
+        None
+    }
+
+    pub(super) fn proven(&mut self, addrs: &[PciAddr]) {
+        let tick = self.tick;
+        self.laws.proofs.retain(|p| !addrs.contains(&p.0));
+        self.laws.proofs.extend(addrs.iter().map(|a| (*a, tick)));
+    }
+
+    pub(super) fn drm_was_loaded(&mut self) {
+        self.laws.drm_loaded = self.tick;
+    }
+}
+
+/// Whether a node is a function's own, so that who has it open uses that function.
+fn is_of(node: &Node, device: &Device) -> bool {
+    match node {
+        Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::VfioDevice(a) => *a == device.addr,
+        Node::VfioGroup(group) => device.group == Some(*group),
+        _ => false,
+    }
+}
+
+/// Whether what is said to be under way is this act, or the looks for several cards of which it is one.
+fn covers(under_way: &Act, act: &Act) -> bool {
+    match (under_way, act) {
+        (Act::ProveFree { addrs: all }, Act::ProveFree { addrs }) => addrs.iter().all(|a| all.contains(a)),
+        _ => under_way == act,
+    }
+}

@@ -1,0 +1,76 @@
+//! Records in memory: what is on file at any moment, and writing that fails when a script says so.
+
+use std::io;
+use std::sync::Mutex;
+
+use gpu_handoff::record::{Ledger, Owner, Record};
+
+/// The records.
+#[derive(Debug, Default)]
+pub struct MemLedger {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    records: Vec<Record>,
+    saves: usize,
+    fails_at: Option<usize>,
+}
+
+impl MemLedger {
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // A run that is killed in a test unwinds, and leaves the lock as it would leave the file.
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What is on file.
+    pub fn records(&self) -> Vec<Record> {
+        self.inner().records.clone()
+    }
+
+    /// Puts a record on file, as if another run had.
+    pub fn put(&self, record: Record) {
+        let mut inner = self.inner();
+        inner.records.retain(|r| r.owner != record.owner);
+        inner.records.push(record);
+    }
+
+    /// Looks at an owner's record, if it is on file.
+    pub fn with<T>(&self, owner: Owner, look: impl FnOnce(&Record) -> T) -> Option<T> {
+        let inner = self.inner();
+        inner.records.iter().find(|r| r.owner == owner).map(look)
+    }
+
+    /// The Nth time from now on, counted from 0, a record cannot be written.
+    pub fn fails_at(&self, n: usize) {
+        let mut inner = self.inner();
+        inner.fails_at = Some(inner.saves + n);
+    }
+
+    /// Forgets what a script had in mind.
+    pub fn well(&self) {
+        let mut inner = self.inner();
+        inner.fails_at = None;
+    }
+}
+
+impl Ledger for MemLedger {
+    fn save(&self, record: &Record) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.saves += 1;
+        if inner.fails_at.is_some_and(|n| inner.saves == n + 1) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        match inner.records.iter_mut().find(|r| r.owner == record.owner) {
+            Some(place) => place.clone_from(record),
+            None => inner.records.push(record.clone()),
+        }
+        Ok(())
+    }
+
+    fn remove(&self, owner: Owner) -> io::Result<()> {
+        self.inner().records.retain(|r| r.owner != owner);
+        Ok(())
+    }
+}

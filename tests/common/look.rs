@@ -1,0 +1,157 @@
+//! What a look at the model shows: a snapshot, made from its state.
+
+use gpu_handoff::display::Framebuffer;
+use gpu_handoff::driver::{NvidiaDriver, NvidiaGpu};
+use gpu_handoff::holders::{Holder, Node};
+use gpu_handoff::inventory::{Function, Module, Snapshot};
+use gpu_handoff::loadable::Loadable;
+use gpu_handoff::pci::{PciAddr, VENDOR_NVIDIA};
+
+use super::state::{Device, Model, Process, Stage};
+use super::tables;
+
+impl Model {
+    /// The whole host; of the functions in `stuck` only what can be read without their lock.
+    pub fn snapshot(&self, stuck: &[PciAddr]) -> Snapshot {
+        let mut snapshot = self.uses();
+        for (function, device) in snapshot.functions.iter_mut().zip(&self.devices) {
+            function.stuck = stuck.contains(&device.addr);
+            if !function.stuck {
+                attributes(function, device);
+            }
+        }
+        let loaded = self.modules.iter().filter(|(_, stage)| *stage != Stage::Coming);
+        snapshot.modules = loaded
+            .map(|(name, _)| Module {
+                name: (*name).to_owned(),
+                refs: Some(self.refs(name)),
+                users: self.users(name).map(str::to_owned).collect(),
+            })
+            .collect();
+        snapshot.nvidia = self.nvidia();
+        snapshot.vms.clone_from(&self.vms);
+        snapshot.iommu = self.iommu;
+        snapshot.vfio_pci = self.drivers.contains(&"vfio-pci");
+        snapshot.consoles.clone_from(&self.consoles);
+        snapshot.framebuffers = self.framebuffers();
+        snapshot
+    }
+
+    /// What a look for holders reads: no attribute that a stuck call could hold up.
+    pub fn uses(&self) -> Snapshot {
+        let mut snapshot = Snapshot {
+            functions: self.devices.iter().map(function).collect(),
+            ..Snapshot::default()
+        };
+        for process in &self.processes {
+            if process.unreadable {
+                snapshot.unreadable.push(process.pid);
+            } else if process.ending {
+                snapshot.ending.push(holder(process, Vec::new()));
+            } else if !process.nodes.is_empty() {
+                let mut nodes: Vec<Node> = process.nodes.iter().map(|n| self.node_seen(*n)).collect();
+                nodes.sort_unstable();
+                snapshot.holders.push(holder(process, nodes));
+            }
+        }
+        snapshot.holders.sort_by_key(|h| h.pid);
+        snapshot
+    }
+
+    /// The N of a /dev/nvidiaN whose GPU the driver does not have any more stands for no GPU.
+    fn node_seen(&self, node: Node) -> Node {
+        match node {
+            Node::Gpu(addr) if self.device(addr).is_none_or(|d| d.driver != Some("nvidia")) => Node::UnknownGpu(0),
+            node => node,
+        }
+    }
+
+    fn nvidia(&self) -> Option<NvidiaDriver> {
+        self.stage("nvidia")?;
+        let gpus = self.devices.iter().filter(|d| d.driver == Some("nvidia"));
+        let gpu = |d: &Device| NvidiaGpu {
+            addr: d.addr,
+            minor: d.minor,
+            model: "NVIDIA GeForce RTX 3090".to_owned(),
+            uuid: format!("GPU-{}", d.addr),
+            mig: d.mig,
+        };
+        Some(NvidiaDriver {
+            version: self.version.clone(),
+            open: true,
+            modeset: self.modeset && self.stage("nvidia_drm").is_some(),
+            gpus: gpus.map(gpu).collect(),
+        })
+    }
+
+    fn framebuffers(&self) -> Vec<Framebuffer> {
+        let firmware = self.firmware.iter().filter(|(_, bound)| *bound);
+        let mut all: Vec<Framebuffer> = firmware.map(|(fb, _)| fb.clone()).collect();
+        let first = u32::try_from(all.len()).unwrap_or(0);
+        all.extend((first..).zip(&self.drm).map(|(number, addr)| Framebuffer {
+            number,
+            name: "nvidia-drmdrmfb".to_owned(),
+            of: Some(*addr),
+            firmware: None,
+        }));
+        all
+    }
+
+    /// What modprobe says of modules.
+    pub fn what_modprobe_says(&self, names: &[String]) -> Vec<Loadable> {
+        let problem = |name: &str| {
+            let known = tables::module_name(name);
+            match self.broken.iter().find(|(n, _)| Some(*n) == known) {
+                Some((_, why)) => Some((*why).to_owned()),
+                None if known.is_none() => Some(format!("Module {name} not found")),
+                None => None,
+            }
+        };
+        let one = |name: &String| Loadable {
+            name: name.clone(),
+            problem: problem(name),
+        };
+        names.iter().map(one).collect()
+    }
+}
+
+/// What is read of every function, stuck or not.
+fn function(device: &Device) -> Function {
+    let driver = device.bound();
+    Function {
+        driver: driver.map(str::to_owned),
+        module: driver.and_then(tables::driver_info).map(|d| d.module.to_owned()),
+        group: device.group,
+        bridge: device.bridge,
+        linked: device.linked.clone(),
+        physfn: device.physfn,
+        mdevs: device.mdevs,
+        noiommu: device.noiommu,
+        parent: device.parent,
+        stuck: true,
+        ..Function::new(device.addr, device.vendor, device.device, device.class)
+    }
+}
+
+fn attributes(function: &mut Function, device: &Device) {
+    function.driver_override.clone_from(&device.driver_override);
+    function.vfs = device.vfs;
+    device.power.clone_into(&mut function.power_control);
+    if device.vendor == VENDOR_NVIDIA {
+        function.reset_methods.clone_from(&device.reset_methods);
+        function.d3cold = device.d3cold;
+        function.gone = device.dead;
+        let sleeps = device.sleeps && device.power == "auto";
+        if sleeps { "suspended" } else { "active" }.clone_into(&mut function.power);
+        function.boot_vga = device.boot_vga;
+    }
+}
+
+fn holder(process: &Process, nodes: Vec<Node>) -> Holder {
+    Holder {
+        pid: process.pid,
+        comm: process.comm.to_owned(),
+        belongs_to: process.belongs_to.clone(),
+        nodes,
+    }
+}

@@ -1,0 +1,227 @@
+//! What a run does, on the model: look, plan, carry out, and which of its ends it comes to.
+//!
+//! The order is that of `gpu_handoff::run`, which reaches the host through files that the model does not have.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gpu_handoff::config::{Reset, Settings};
+use gpu_handoff::exec::Run;
+use gpu_handoff::exit::Error;
+use gpu_handoff::inventory::Snapshot;
+use gpu_handoff::kernel::{ActError, Kernel};
+use gpu_handoff::pci::PciAddr;
+use gpu_handoff::plan::{Direction, Plan};
+use gpu_handoff::record::{Owner, Record};
+use gpu_handoff::refusal::Refusal;
+use gpu_handoff::way_home;
+use gpu_handoff::way_out::{self, Wanted};
+
+use super::effects::Killed;
+use super::ledger::MemLedger;
+use super::state::Model;
+
+/// How often holders are looked for while they are waited for.
+const HOLDER_POLL: Duration = Duration::from_millis(500);
+
+/// The ends of a run.
+#[derive(Debug)]
+pub enum End {
+    Done,
+    Refused(Refusal),
+    /// Failed, and the host is as it was.
+    Restored(String),
+    /// Failed, and a record says what is left.
+    NotRestored(String),
+    /// The host could not be read in time.
+    NotRead(ActError),
+    /// Asked to end while it waited, with nothing changed.
+    Interrupted,
+    Killed,
+}
+
+/// Whose runs, with which settings.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub owner: Owner,
+    pub gpus: Vec<PciAddr>,
+    /// What the VM was given besides.
+    pub given: Vec<PciAddr>,
+    pub settings: Settings,
+}
+
+impl Session {
+    /// VM 111 is given these GPUs.
+    pub fn new(gpus: &[PciAddr]) -> Self {
+        Session {
+            owner: vm(111),
+            gpus: gpus.to_vec(),
+            given: Vec::new(),
+            settings: Settings::default(),
+        }
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            owner: self.owner,
+            gpus: &self.gpus,
+            given: &self.given,
+        }
+    }
+
+    /// The records as a run reads them: what an interrupted run has left is waited for, and then counts as stuck.
+    fn records(&self, model: &mut Model) -> Vec<Record> {
+        let Some(ledger) = model.ledger.clone() else {
+            return Vec::new();
+        };
+        let mut records = ledger.records();
+        for group in records.iter().flat_map(|r| &r.workers) {
+            let end = model.time + self.settings.budgets.lock;
+            model.wait_until(end, |m| !m.is_alive(*group));
+        }
+        for record in &mut records {
+            let ours = model.workers.clone();
+            record.settle(|group| !ours.contains(&group) && model.is_alive(group));
+        }
+        records
+    }
+
+    /// A new process: nobody has asked it to end, and it has no workers yet.
+    fn begin(model: &mut Model) {
+        model.signal = None;
+        model.workers.clear();
+    }
+
+    fn look(&self, model: &mut Model, records: &[Record]) -> Result<Snapshot, End> {
+        let stuck: Vec<PciAddr> = records.iter().flat_map(Record::stuck).collect();
+        model.look(&stuck, self.settings.budgets.look).map_err(End::NotRead)
+    }
+
+    /// The plan of a way out as things are, with what modprobe says.
+    pub fn plan_out(&self, model: &mut Model) -> Result<Plan, Refusal> {
+        let records = self.records(model);
+        match self.look(model, &records) {
+            Ok(snapshot) => self.judge(model, snapshot, &records),
+            Err(end) => panic!("the host could not be read: {end:?}"),
+        }
+    }
+
+    fn judge(&self, model: &mut Model, mut snapshot: Snapshot, records: &[Record]) -> Result<Plan, Refusal> {
+        let needed = way_out::needed(&snapshot, &self.gpus, &self.settings);
+        snapshot.loadable = model.what_modprobe_says(&needed);
+        way_out::plan(&snapshot, self.wanted(), records, &self.settings)
+    }
+
+    /// The way out, from the look to the end.
+    pub fn out(&self, model: &mut Model) -> End {
+        Self::begin(model);
+        let end = model.time + self.settings.budgets.way_out;
+        let records = self.records(model);
+        let until = end.min(model.time + self.settings.budgets.holder_wait);
+        let plan = loop {
+            let snapshot = match self.look(model, &records) {
+                Ok(snapshot) => snapshot,
+                Err(end) => return end,
+            };
+            match self.judge(model, snapshot, &records) {
+                Ok(plan) => break plan,
+                Err(refusal) => {
+                    let left = until.saturating_sub(model.time);
+                    let Some(pids) = refusal.only_holders().filter(|_| !left.is_zero()) else {
+                        return End::Refused(refusal);
+                    };
+                    model.await_exit(&pids, left.min(HOLDER_POLL));
+                    if model.signal.is_some() {
+                        return End::Interrupted;
+                    }
+                }
+            }
+        };
+        let before = records.into_iter().find(|r| r.owner == self.owner);
+        let record = self.record(&plan, before.as_ref());
+        self.execute(model, record, before, &plan, end)
+    }
+
+    /// The record of a way out: what an earlier handoff of the owner has taken stays in it.
+    pub fn record(&self, plan: &Plan, before: Option<&Record>) -> Record {
+        let budgets = self.settings.budgets.clone();
+        let mut record = before
+            .cloned()
+            .unwrap_or_else(|| Record::new(self.owner, "boot".to_owned(), budgets));
+        record.generation += u64::from(before.is_some());
+        record
+            .taken
+            .retain(|t| !plan.taken.iter().any(|new| new.addr == t.addr));
+        record.taken.extend(plan.taken.iter().cloned());
+        record.taken.sort_by_key(|t| t.addr);
+        record.modules.clone_from(&plan.modules);
+        record.units.clone_from(&plan.units);
+        record.consoles.clone_from(&plan.consoles);
+        record.platforms.clone_from(&plan.platforms);
+        record.may_reset = self.settings.reset != Reset::Never;
+        record
+    }
+
+    /// The way home, by the record on file.
+    pub fn home(&self, model: &mut Model) -> End {
+        Self::begin(model);
+        let end = model.time + self.settings.budgets.way_home;
+        let records = self.records(model);
+        let Some(record) = records.iter().find(|r| r.owner == self.owner).cloned() else {
+            return End::Done;
+        };
+        loop {
+            let snapshot = match self.look(model, &records) {
+                Ok(snapshot) => snapshot,
+                Err(end) => return end,
+            };
+            match way_home::plan(&snapshot, &record) {
+                Ok(plan) => return self.execute(model, record, None, &plan, end),
+                Err(refusal) => {
+                    let left = end.saturating_sub(model.time);
+                    let Some(pids) = refusal.only_ending().filter(|_| !left.is_zero()) else {
+                        return End::Refused(refusal);
+                    };
+                    model.await_exit(&pids, left);
+                    if model.signal.is_some() {
+                        return End::Interrupted;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries a plan out.
+    pub fn execute(&self, model: &mut Model, record: Record, rest: Option<Record>, plan: &Plan, end: Duration) -> End {
+        let ledger: Arc<MemLedger> = Arc::clone(model.ledger.get_or_insert_default());
+        model.laws.run = Some((self.owner, plan.direction));
+        if plan.direction == Direction::Out && model.laws.original.is_none() {
+            model.laws.original = Some(model.state());
+        }
+        let run = Run {
+            kernel: &mut *model,
+            ledger: &*ledger,
+            record,
+            rest,
+            end,
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| run.execute(plan)));
+        match result {
+            Ok(Ok(())) => End::Done,
+            Ok(Err(Error::Restored { what })) => End::Restored(what),
+            Ok(Err(error @ Error::NotRestored { .. })) => End::NotRestored(error.to_string()),
+            Ok(Err(error)) => End::NotRestored(format!("another error: {error}")),
+            Err(payload) if payload.is::<Killed>() => End::Killed,
+            Err(payload) => resume_unwind(payload),
+        }
+    }
+}
+
+/// A VM.
+pub fn vm(vmid: u32) -> Owner {
+    match vmid.to_string().parse() {
+        Ok(vmid) => Owner::Vm(vmid),
+        Err(_) => panic!("{vmid} is no VM's id"),
+    }
+}

@@ -1,0 +1,445 @@
+//! The model's state: functions, modules, processes, units, and the clock.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gpu_handoff::display::{Console, Framebuffer};
+use gpu_handoff::holders::Node;
+use gpu_handoff::inventory::RunningVm;
+use gpu_handoff::pci::{PciAddr, PciClass};
+use gpu_handoff::step::Act;
+
+use super::calls::{Answer, Call, Lock};
+use super::effects::Faults;
+use super::ledger::MemLedger;
+use super::tables;
+
+/// What differs between kernels where a call is stuck, and at a rescan (measured on 6.1.192, 6.12.107 and 7.2.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Generation {
+    /// Reading and writing `driver_override`, and reading `uevent`, wait for the device's lock.
+    K6_1,
+    /// They do not.
+    K6_12,
+    /// A rescan heeds `drivers_autoprobe`.
+    K7_2,
+}
+
+/// A PCI function.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub addr: PciAddr,
+    pub vendor: u16,
+    pub device: u16,
+    pub class: PciClass,
+    pub group: Option<u32>,
+    /// A bridge: its driver is built in and nothing here moves it.
+    pub bridge: bool,
+    pub parent: Option<PciAddr>,
+    /// The other functions of its device links.
+    pub linked: Vec<PciAddr>,
+    /// The driver core's `dev->driver`: set from the beginning of a probe to the end of a remove.
+    pub driver: Option<&'static str>,
+    /// The link `driver` in sysfs: gone as soon as an unbind begins.
+    pub link: bool,
+    pub driver_override: Option<String>,
+    /// What its hardware can do, and what `reset_method` reads.
+    pub can_reset: Vec<&'static str>,
+    pub reset_methods: Vec<String>,
+    pub d3cold: bool,
+    /// `power/control`: "auto" or "on".
+    pub power: &'static str,
+    /// It sleeps while `power` is "auto".
+    pub sleeps: bool,
+    pub vfs: u32,
+    pub physfn: Option<PciAddr>,
+    pub mdevs: usize,
+    pub noiommu: bool,
+    pub mig: bool,
+    pub boot_vga: bool,
+    /// Its config space reads all ones.
+    pub dead: bool,
+    /// N of /dev/nvidiaN, while NVIDIA's driver has it.
+    pub minor: Option<u32>,
+    /// Place in the bus's list of devices: the order in which a new driver tries them.
+    pub order: u32,
+}
+
+impl Device {
+    /// A function that the kernel has just found.
+    pub fn new(addr: PciAddr, vendor: u16, device: u16, class: u32) -> Self {
+        Device {
+            addr,
+            vendor,
+            device,
+            class: PciClass(class),
+            group: None,
+            bridge: false,
+            parent: None,
+            linked: Vec::new(),
+            driver: None,
+            link: false,
+            driver_override: None,
+            can_reset: Vec::new(),
+            reset_methods: Vec::new(),
+            d3cold: true,
+            // As the kernel finds it (linux, drivers/pci/pci.c, pci_pm_init).
+            power: "on",
+            sleeps: false,
+            vfs: 0,
+            physfn: None,
+            mdevs: 0,
+            noiommu: false,
+            mig: false,
+            boot_vga: false,
+            dead: false,
+            minor: None,
+            order: 0,
+        }
+    }
+
+    /// The driver that sysfs shows.
+    pub fn bound(&self) -> Option<&'static str> {
+        self.driver.filter(|_| self.link)
+    }
+}
+
+/// How far a module is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Coming,
+    Live,
+    Going,
+}
+
+/// A process with open nodes.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub pid: i32,
+    pub comm: &'static str,
+    pub belongs_to: String,
+    pub nodes: Vec<Node>,
+    /// GPUs it uses through nodes of the whole driver: attached through nvidiactl, registered with nvidia_uvm.
+    pub uses: Vec<PciAddr>,
+    /// It has begun to exit: a scan sees it, and no longer what it holds.
+    pub ending: bool,
+    /// Its descriptors cannot be read.
+    pub unreadable: bool,
+    /// When it opened its nodes, on the count of what has happened.
+    pub came: u64,
+}
+
+impl Process {
+    /// A process of a container.
+    pub fn new(pid: i32, nodes: &[Node]) -> Self {
+        Process {
+            pid,
+            comm: "python3",
+            belongs_to: "container 104".to_owned(),
+            nodes: nodes.to_vec(),
+            uses: Vec::new(),
+            ending: false,
+            unreadable: false,
+            came: 0,
+        }
+    }
+
+    /// A guest that holds a group.
+    pub fn guest(pid: i32, vmid: u32, group: u32) -> Self {
+        Process {
+            comm: "kvm",
+            belongs_to: format!("VM {vmid}"),
+            ..Process::new(pid, &[Node::VfioGroup(group)])
+        }
+    }
+}
+
+/// A unit of systemd. The only one that has processes here is the persistence daemon: while it is active one holds every
+/// GPU that was there when it was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    pub name: String,
+    pub active: bool,
+}
+
+/// What happens by itself.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A process opens its nodes; nothing happens if one of them is not there.
+    Comes(Process),
+    /// A process begins to exit, and holds what it has until it goes.
+    Ends(i32),
+    /// A process is gone.
+    Goes(i32),
+    /// A process closes its nodes and lives on.
+    LetsGo(i32),
+    /// Somebody else's modprobe, such as udev's.
+    Loads(&'static str),
+    /// The config space of a card's functions reads all ones from now on.
+    Dies(PciAddr),
+    /// A card is gone from the bus.
+    Vanishes(PciAddr),
+    /// The run is asked to end (SIGTERM).
+    Signal,
+}
+
+/// When something happens by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    At(Duration),
+    /// Immediately before the Nth act, counted from 0.
+    Act(usize),
+}
+
+/// How a driver's probe goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeFault {
+    /// The next N fail.
+    Fails(u32),
+    /// Every one fails.
+    Always,
+    /// Each takes so long.
+    Takes(Duration),
+}
+
+/// The host and its kernel.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub generation: Generation,
+    /// Sorted by address.
+    pub devices: Vec<Device>,
+    /// What a rescan would find again.
+    pub removed: Vec<Device>,
+    pub next_order: u32,
+    /// Registered drivers, in the order in which the bus tries them.
+    pub drivers: Vec<&'static str>,
+    /// Ids added by new_id or vfio-pci's parameter `ids`.
+    pub dynamic: Vec<(&'static str, u16, u16)>,
+    /// `vfio-pci ids=` of modprobe.d: added whenever the module is loaded.
+    pub vfio_ids: Vec<(u16, u16)>,
+    pub autoprobe: bool,
+    pub probe_faults: Vec<(&'static str, ProbeFault)>,
+    /// Loaded modules, in the order of loading.
+    pub modules: Vec<(&'static str, Stage)>,
+    /// References of modules that nothing accounts for.
+    pub pins: Vec<&'static str>,
+    /// Modules that cannot be loaded, and what modprobe says.
+    pub broken: Vec<(&'static str, &'static str)>,
+    /// NVIDIA's driver.
+    pub version: String,
+    pub modeset: bool,
+    /// GPUs that nvidia_drm drives.
+    pub drm: BTreeSet<PciAddr>,
+    /// A console on one of nvidia_drm's framebuffers keeps it loaded.
+    pub fbcon_pins: bool,
+    pub consoles: Vec<Console>,
+    /// The firmware's framebuffer, whether its driver is bound, and in whose memory it lies.
+    pub firmware: Option<(Framebuffer, bool)>,
+    pub iommu: bool,
+    /// VMs that run, as far as a look is concerned.
+    pub vms: Vec<RunningVm>,
+    pub processes: Vec<Process>,
+    pub units: Vec<Unit>,
+    pub events: Vec<(When, Event)>,
+    pub time: Duration,
+    /// Counts what has happened.
+    pub tick: u64,
+    pub calls: Vec<Call>,
+    /// Answers that were not asked for yet.
+    pub answers: Vec<(u32, Answer)>,
+    pub locks: Vec<(Lock, u32)>,
+    pub next_call: u32,
+    pub next_pid: i32,
+    /// Process groups that wait for an act, and the next one's number.
+    pub workers: Vec<u32>,
+    pub next_worker: u32,
+    /// When the run was asked to end.
+    pub signal: Option<Duration>,
+    /// Acts so far.
+    pub acts: Vec<Act>,
+    pub faults: Faults,
+    pub laws: super::laws::Laws,
+    pub ledger: Option<Arc<MemLedger>>,
+}
+
+impl Model {
+    /// A host without devices.
+    pub fn new(generation: Generation) -> Self {
+        Model {
+            generation,
+            devices: Vec::new(),
+            removed: Vec::new(),
+            next_order: 0,
+            drivers: Vec::new(),
+            dynamic: Vec::new(),
+            vfio_ids: Vec::new(),
+            autoprobe: true,
+            probe_faults: Vec::new(),
+            modules: Vec::new(),
+            pins: Vec::new(),
+            broken: Vec::new(),
+            version: "580.95.05".to_owned(),
+            modeset: true,
+            drm: BTreeSet::new(),
+            fbcon_pins: true,
+            consoles: Vec::new(),
+            firmware: None,
+            iommu: true,
+            vms: Vec::new(),
+            processes: Vec::new(),
+            units: Vec::new(),
+            events: Vec::new(),
+            time: Duration::ZERO,
+            tick: 0,
+            calls: Vec::new(),
+            answers: Vec::new(),
+            locks: Vec::new(),
+            next_call: 1,
+            next_pid: 2000,
+            workers: Vec::new(),
+            next_worker: 4242,
+            signal: None,
+            acts: Vec::new(),
+            faults: Faults::default(),
+            laws: super::laws::Laws::default(),
+            ledger: None,
+        }
+    }
+
+    /// Adds a function to the bus.
+    pub fn add(&mut self, mut device: Device) {
+        self.next_order += 1;
+        device.order = self.next_order;
+        let at = self.devices.partition_point(|d| d.addr < device.addr);
+        self.devices.insert(at, device);
+    }
+
+    fn index(&self, addr: PciAddr) -> Option<usize> {
+        self.devices.binary_search_by_key(&addr, |d| d.addr).ok()
+    }
+
+    /// The function at an address, if it is there.
+    pub fn device(&self, addr: PciAddr) -> Option<&Device> {
+        self.index(addr).map(|i| &self.devices[i])
+    }
+
+    /// As [`Model::device`].
+    pub fn device_mut(&mut self, addr: PciAddr) -> Option<&mut Device> {
+        self.index(addr).map(|i| &mut self.devices[i])
+    }
+
+    /// The driver that sysfs shows for a function.
+    pub fn driver_of(&self, addr: PciAddr) -> Option<&'static str> {
+        self.device(addr).and_then(Device::bound)
+    }
+
+    /// Whether a module is loaded.
+    pub fn is_live(&self, name: &str) -> bool {
+        self.modules.iter().any(|(n, s)| *n == name && *s == Stage::Live)
+    }
+
+    /// References of a module: modules that need it, open nodes, a console on its framebuffer.
+    pub fn refs(&self, name: &str) -> u32 {
+        let by_modules = self.users(name).count();
+        let held = |node: &Node| match node {
+            Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps => name == "nvidia",
+            Node::Modeset => name == "nvidia_modeset",
+            Node::Uvm => name == "nvidia_uvm",
+            Node::Drm(addr) => match name {
+                "nvidia_drm" => self.drm.contains(addr),
+                "nouveau" => self.device(*addr).is_some_and(|d| d.driver == Some("nouveau")),
+                _ => false,
+            },
+            Node::Sound(addr) => self
+                .device(*addr)
+                .and_then(|d| d.driver)
+                .and_then(tables::driver_info)
+                .is_some_and(|d| d.module == name),
+            Node::VfioGroup(_) | Node::VfioDevice(_) => name == "vfio_pci",
+        };
+        let by_nodes = self.processes.iter().flat_map(|p| &p.nodes).filter(|n| held(n)).count();
+        let by_console = name == "nvidia_drm" && self.fbcon_pins && self.console_on_drm();
+        let pinned = self.pins.iter().filter(|n| **n == name).count();
+        u32::try_from(by_modules + by_nodes + pinned).unwrap_or(u32::MAX) + u32::from(by_console)
+    }
+
+    /// Loaded modules that need this one.
+    pub fn users<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'static str> + 'a {
+        let loaded = self.modules.iter().map(|(n, _)| *n);
+        loaded.filter(move |n| tables::needs(n).contains(&name))
+    }
+
+    fn console_on_drm(&self) -> bool {
+        self.modeset && !self.drm.is_empty() && self.consoles.iter().any(|c| c.bound && c.is_framebuffer())
+    }
+
+    /// The numbers of the driver's version.
+    fn version_numbers(&self) -> Vec<u32> {
+        self.version.split('.').filter_map(|p| p.parse().ok()).collect()
+    }
+
+    /// A remove() that meets a user never ends (open-gpu-kernel-modules 595.45.04, kernel-open/nvidia/nv-pci.c).
+    pub fn is_one_shot(&self) -> bool {
+        self.version_numbers() >= vec![595]
+    }
+
+    /// remove() tells nvidia_drm to drop the GPU first (nvidia_modeset_remove, from 590.44 on).
+    pub fn drm_lets_go(&self) -> bool {
+        self.version_numbers() >= vec![590, 44]
+    }
+
+    /// How many users a bound function has: what its driver's remove() would wait for.
+    pub fn usage(&self, addr: PciAddr) -> usize {
+        let Some(device) = self.device(addr) else { return 0 };
+        let by_drm = device.driver == Some("nvidia") && !self.drm_lets_go() && self.drm.contains(&addr);
+        let users = self.processes.iter().filter(|p| self.is_used_by(device, p));
+        users.count() + usize::from(by_drm)
+    }
+
+    /// Whether a process uses a function, whether a scan can see that or not.
+    pub fn is_used_by(&self, device: &Device, process: &Process) -> bool {
+        let addr = device.addr;
+        process.uses.contains(&addr)
+            || process.nodes.iter().any(|node| match node {
+                Node::Gpu(a) | Node::Sound(a) | Node::VfioDevice(a) => *a == addr,
+                Node::VfioGroup(group) => device.group == Some(*group) && device.driver == Some("vfio-pci"),
+                _ => false,
+            })
+    }
+
+    /// Whether a guest owns the IOMMU group of a function (linux, drivers/iommu/iommu.c, iommu_group_claim_dma_owner).
+    pub fn is_owned(&self, group: Option<u32>) -> bool {
+        let Some(group) = group else { return false };
+        let of_group = |a: PciAddr| self.device(a).is_some_and(|d| d.group == Some(group));
+        self.processes.iter().flat_map(|p| &p.nodes).any(|n| match n {
+            Node::VfioGroup(g) => *g == group,
+            Node::VfioDevice(a) => of_group(*a),
+            _ => false,
+        })
+    }
+
+    /// Puts a function on a driver as if it had been so since boot, the modules loaded.
+    pub fn settle_on(&mut self, addr: PciAddr, driver: &'static str) {
+        let module = tables::driver_info(driver).map_or(driver, |d| d.module);
+        self.loaded_since_boot(module);
+        if let Some(device) = self.device_mut(addr) {
+            device.driver = Some(driver);
+            device.link = true;
+        }
+        self.bound(addr, driver);
+    }
+
+    /// A module as if it had been loaded since boot.
+    pub fn loaded_since_boot(&mut self, name: &'static str) {
+        for need in tables::needs(name) {
+            self.loaded_since_boot(need);
+        }
+        if self.modules.iter().any(|(n, _)| *n == name) {
+            return;
+        }
+        self.modules.push((name, Stage::Live));
+        self.register(name);
+        self.module_is_live(name);
+    }
+}

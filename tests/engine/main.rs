@@ -1,0 +1,422 @@
+//! Plan and executor on the model kernel: the order of acts, and that a failure at any act ends as it should.
+
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
+
+#[path = "../common/mod.rs"]
+mod common;
+mod refused;
+
+use std::time::Duration;
+
+use common::hosts::{add_consoles, add_persistenced};
+use common::{End, Event, Fault, Model, ProbeFault, Process, Session, Twist, When, addr, host};
+use gpu_handoff::config::{Budgets, WayOut};
+use gpu_handoff::display::{Framebuffer, Platform};
+use gpu_handoff::holders::Node;
+use gpu_handoff::kernel::Kernel;
+use gpu_handoff::pci::PciAddr;
+use gpu_handoff::plan::{Plan, Way};
+use gpu_handoff::record::{Owner, Record, State};
+use gpu_handoff::refusal::Refusal;
+use gpu_handoff::step::Act;
+use gpu_handoff::way_home;
+
+fn plan_out(model: &mut Model, gpus: &[PciAddr]) -> Result<Plan, Refusal> {
+    Session::new(gpus).plan_out(model)
+}
+
+fn text(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().map(|s| s.act.to_string()).collect()
+}
+
+fn records(model: &Model) -> Vec<Record> {
+    model.ledger.as_ref().map(|l| l.records()).unwrap_or_default()
+}
+
+/// No law was broken, and all is as it was.
+fn assert_as_before(model: &Model, before: &common::State, case: &str) {
+    assert_eq!(model.laws.broken, [""; 0], "{case}");
+    let now = model.state();
+    assert!(*before == now, "{case}: {:#?}", before.differences(&now));
+}
+
+#[test]
+fn the_only_gpu_leaves_by_unloading_the_modules() {
+    let plan = plan_out(&mut host(1), &[addr(1, 0)]).unwrap();
+    assert_eq!(plan.way, Way::Unload);
+    assert_eq!(
+        text(&plan),
+        [
+            "vfio_pci: load the module",
+            "0000:01:00.0: set driver_override to vfio-pci",
+            "0000:01:00.1: set driver_override to vfio-pci",
+            "0000:01:00.1: look for holders once more",
+            "0000:01:00.1: unbind from snd_hda_intel",
+            "nvidia_uvm: unload the module",
+            "nvidia_drm: unload the module",
+            "nvidia_modeset: unload the module",
+            "nvidia: unload the module",
+            "0000:01:00.1: bind to vfio-pci",
+            "0000:01:00.0: bind to vfio-pci",
+            "0000:01:00.0: clear driver_override",
+            "0000:01:00.1: clear driver_override",
+        ]
+    );
+}
+
+#[test]
+fn one_of_two_gpus_is_unbound_and_drm_reloaded_for_the_other() {
+    let plan = plan_out(&mut host(2), &[addr(2, 0)]).unwrap();
+    assert_eq!(plan.way, Way::Unbind);
+    assert_eq!(
+        text(&plan),
+        [
+            "vfio_pci: load the module",
+            "0000:02:00.0: set driver_override to vfio-pci",
+            "0000:02:00.1: set driver_override to vfio-pci",
+            "0000:02:00.1: look for holders once more",
+            "0000:02:00.1: unbind from snd_hda_intel",
+            "nvidia_drm: unload the module",
+            "0000:02:00.0: look for holders once more",
+            "0000:02:00.0: unbind from nvidia",
+            "0000:02:00.1: bind to vfio-pci",
+            "0000:02:00.0: bind to vfio-pci",
+            "0000:02:00.0: clear driver_override",
+            "0000:02:00.1: clear driver_override",
+            "nvidia_drm: load the module",
+        ]
+    );
+}
+
+#[test]
+fn a_driver_that_lets_go_by_itself_needs_no_reload_of_drm() {
+    for (version, reloaded) in [
+        ("590.48.01", false),
+        ("590.44", false),
+        ("590.43.99", true),
+        ("580.95.05", true),
+        ("", true),
+    ] {
+        let mut model = host(2);
+        model.version = version.to_owned();
+        let plan = plan_out(&mut model, &[addr(2, 0)]).unwrap();
+        let unloads = plan.steps.iter().any(|s| matches!(s.act, Act::UnloadModule { .. }));
+        assert_eq!(unloads, reloaded, "driver {version}");
+    }
+}
+
+#[test]
+fn there_and_back_ends_where_it_began() {
+    for (cards, gpus) in [
+        (1, vec![addr(1, 0)]),
+        (2, vec![addr(2, 0)]),
+        (2, vec![addr(1, 0), addr(2, 0)]),
+        (3, vec![addr(2, 0)]),
+    ] {
+        let mut model = host(cards);
+        let before = model.state();
+        let session = Session::new(&gpus);
+        let end = session.out(&mut model);
+        assert!(matches!(end, End::Done), "{end:?}");
+        for gpu in &gpus {
+            for n in 0..2 {
+                let device = model.device(addr(gpu.bus, n)).unwrap();
+                assert_eq!(device.bound(), Some("vfio-pci"));
+                assert_eq!(device.driver_override, None);
+            }
+        }
+        assert_eq!(records(&model)[0].state, State::Away);
+        let end = session.home(&mut model);
+        assert!(matches!(end, End::Done), "{end:?}");
+        assert_as_before(&model, &before, &format!("{cards} cards, {gpus:?}"));
+        assert!(records(&model).is_empty());
+    }
+}
+
+#[test]
+fn consoles_and_the_persistence_daemon_go_and_come_back() {
+    for (cards, gpus) in [(1, vec![addr(1, 0)]), (2, vec![addr(2, 0)])] {
+        let mut model = host(cards);
+        add_consoles(&mut model, true);
+        add_persistenced(&mut model);
+        let before = model.state();
+        let session = Session::new(&gpus);
+        let end = session.out(&mut model);
+        assert!(matches!(end, End::Done), "{end:?}");
+        // Where a GPU stays, its console and its daemon do.
+        assert_eq!(model.units[0].active, cards > 1);
+        assert_eq!(model.consoles[1].bound, cards > 1);
+        let end = session.home(&mut model);
+        assert!(matches!(end, End::Done), "{end:?}");
+        assert_as_before(&model, &before, &format!("{cards} cards"));
+    }
+}
+
+#[test]
+fn the_firmwares_framebuffer_goes_with_the_card_it_lies_on() {
+    for (of, goes) in [(addr(1, 0), true), (addr(9, 0), false)] {
+        let mut model = host(1);
+        model.modeset = false;
+        model.drm.clear();
+        add_consoles(&mut model, true);
+        let framebuffer = Framebuffer {
+            number: 0,
+            name: "EFI VGA".to_owned(),
+            of: Some(of),
+            firmware: Some(Platform {
+                device: "efi-framebuffer.0".to_owned(),
+                driver: "efi-framebuffer".to_owned(),
+            }),
+        };
+        model.firmware = Some((framebuffer, true));
+        let before = model.state();
+        let session = Session::new(&[addr(1, 0)]);
+        assert!(matches!(session.out(&mut model), End::Done));
+        assert_eq!(model.state().firmware, Some(!goes));
+        assert_eq!(model.consoles[1].bound, !goes);
+        assert!(matches!(session.home(&mut model), End::Done));
+        assert_as_before(&model, &before, &format!("on {of}"));
+    }
+}
+
+#[test]
+fn a_second_pre_start_has_nothing_to_do_and_forgets_nothing() {
+    let mut model = host(1);
+    let session = Session::new(&[addr(1, 0)]);
+    let out = session.plan_out(&mut model).unwrap();
+    assert!(matches!(session.out(&mut model), End::Done));
+    let again = session.plan_out(&mut model).unwrap();
+    assert!(again.steps.is_empty());
+    assert_eq!(again.taken[0].driver.as_deref(), Some("nvidia"));
+    assert_eq!(again.modules, out.modules);
+}
+
+#[test]
+fn a_card_that_has_vanished_is_not_called_home() {
+    let mut model = host(1);
+    let session = Session::new(&[addr(1, 0)]);
+    assert!(matches!(session.out(&mut model), End::Done));
+    model.devices.retain(|d| d.addr != addr(1, 0));
+    let end = session.home(&mut model);
+    let End::NotRestored(why) = end else { panic!("{end:?}") };
+    assert!(why.contains("0000:01:00.0 is not there any more"), "{why}");
+    assert_eq!(model.driver_of(addr(1, 1)), Some("snd_hda_intel"));
+    assert!(records(&model)[0].has(addr(1, 0)));
+}
+
+/// The hosts and requests on which every act is made to go wrong.
+fn trips() -> Vec<(&'static str, Model, Vec<PciAddr>)> {
+    let mut console = host(1);
+    add_consoles(&mut console, true);
+    add_persistenced(&mut console);
+    vec![
+        ("the only card", host(1), vec![addr(1, 0)]),
+        ("one of two", host(2), vec![addr(2, 0)]),
+        ("both", host(2), vec![addr(1, 0), addr(2, 0)]),
+        ("with console and daemon", console, vec![addr(1, 0)]),
+    ]
+}
+
+/// How many acts a way out and a way home have.
+fn acts(model: &Model, session: &Session) -> (usize, usize) {
+    let mut model = model.clone();
+    assert!(matches!(session.out(&mut model), End::Done));
+    let out = model.acts.len();
+    assert!(matches!(session.home(&mut model), End::Done));
+    (out, model.acts.len() - out)
+}
+
+/// Every act of the way out, failing before and after its effect: the host must be as it was, nothing recorded.
+#[test]
+fn a_failure_at_any_act_of_the_way_out_is_undone() {
+    let mut cases = 0;
+    for (name, host, gpus) in trips() {
+        let session = Session::new(&gpus);
+        let before = host.state();
+        for at in 0..acts(&host, &session).0 {
+            for fault in [Fault::Fails, Fault::FailsAfterwards] {
+                let mut model = host.clone();
+                model.faults.0 = vec![(at, fault)];
+                let end = session.out(&mut model);
+                let case = format!("{name}, act {at} {:?} {fault:?}", model.acts[at]);
+                match end {
+                    End::Restored(_) => {
+                        assert_as_before(&model, &before, &case);
+                        assert!(records(&model).is_empty(), "{case}");
+                    }
+                    // What a reset helps against.
+                    End::Done => assert!(matches!(model.acts[at], Act::Probe { .. }), "{case}"),
+                    end => panic!("{case}: {end:?}"),
+                }
+                cases += 1;
+            }
+        }
+    }
+    assert!(cases > 100, "only {cases} cases");
+}
+
+/// A call that never returns: the run ends, says so, keeps a record, and touches that device no more.
+#[test]
+fn a_hang_at_any_act_ends_wedged_with_a_record() {
+    for (name, host, gpus) in trips() {
+        let session = Session::new(&gpus);
+        let before = host.state();
+        for at in 0..acts(&host, &session).0 {
+            let mut model = host.clone();
+            model.faults.0 = vec![(at, Fault::Twisted(Twist::Hangs))];
+            let end = session.out(&mut model);
+            let act = model.acts[at].clone();
+            let case = format!("{name}, act {at} {act:?}: {end:?}");
+            assert_eq!(model.laws.broken, [""; 0], "{case}");
+            // Looking changes nothing; what hangs there is some other process's file. Programs can be ended, and a
+            // console or a framebuffer is no device of the card's.
+            let harmless = matches!(
+                act,
+                Act::ProveFree { .. } | Act::StopUnit { .. } | Act::SetConsole { .. } | Act::SetPlatform { .. }
+            );
+            if harmless {
+                assert!(matches!(end, End::Restored(_)), "{case}");
+                assert_as_before(&model, &before, &case);
+                continue;
+            }
+            assert!(matches!(end, End::NotRestored(_)), "{case}");
+            let record = records(&model).remove(0);
+            assert_eq!(record.state, State::Stranded, "{case}");
+            let stuck: Vec<PciAddr> = record.stuck().collect();
+            assert_eq!(stuck, record.touched_by(&act), "{case}");
+            assert!(record.wedges.iter().all(|w| model.is_alive(w.group)), "{case}");
+            for later in &model.acts[at + 1..] {
+                let module = matches!(later, Act::LoadModule { .. } | Act::UnloadModule { .. });
+                assert!(!module, "{later:?} after {act:?} got stuck");
+                assert!(!later.function().is_some_and(|a| stuck.contains(&a)), "{later:?}");
+            }
+            let end = session.home(&mut model);
+            let End::Refused(refusal) = end else {
+                panic!("{case}: then {end:?}")
+            };
+            assert!(refusal.to_string().contains("stuck in the kernel"), "{refusal}");
+            assert_eq!(model.laws.broken, [""; 0], "{case}");
+        }
+    }
+}
+
+/// A call that returns after its deadline: the record says it was late, and the next way home is complete.
+#[test]
+fn what_was_late_comes_home_when_it_has_ended() {
+    for (name, host, gpus) in trips() {
+        let session = Session::new(&gpus);
+        let before = host.state();
+        for at in 0..acts(&host, &session).0 {
+            for twist in [Twist::Takes(Duration::from_secs(300)), Twist::HangsAtTheEnd] {
+                let mut model = host.clone();
+                model.faults.0 = vec![(at, Fault::Twisted(twist))];
+                let end = session.out(&mut model);
+                let case = format!("{name}, act {at} {:?} {twist:?}: {end:?}", model.acts[at]);
+                if let End::NotRestored(_) = end {
+                    // Whatever it waited for has come.
+                    model
+                        .calls
+                        .iter_mut()
+                        .for_each(|c| c.todo.retain(|m| *m != common::calls::Move::Hang));
+                    model.spend(Duration::from_secs(400));
+                    let end = session.home(&mut model);
+                    assert!(matches!(end, End::Done), "{case}: then {end:?}");
+                }
+                assert_as_before(&model, &before, &case);
+                assert!(records(&model).is_empty(), "{case}");
+            }
+        }
+    }
+}
+
+/// On the way home one function's failure does not keep the others away.
+#[test]
+fn what_can_come_home_does() {
+    let mut model = host(1);
+    let before = model.state();
+    let session = Session::new(&[addr(1, 0)]);
+    assert!(matches!(session.out(&mut model), End::Done));
+    model.probe_faults = vec![("nvidia", ProbeFault::Always)];
+    assert!(matches!(session.home(&mut model), End::NotRestored(_)));
+    assert_eq!(model.driver_of(addr(1, 1)), Some("snd_hda_intel"));
+    assert_eq!(records(&model)[0].state, State::Stranded);
+    // The next try finds the rest.
+    model.probe_faults.clear();
+    let end = session.home(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_as_before(&model, &before, "the second try");
+}
+
+#[test]
+fn the_run_stops_when_its_time_is_over_and_undoes() {
+    let mut model = host(1);
+    let before = model.state();
+    let session = Session::new(&[addr(1, 0)]);
+    let plan = session.plan_out(&mut model).unwrap();
+    // Loading vfio_pci takes 40 ms in the model: the time is over a few acts later.
+    let end = model.now() + Duration::from_millis(45);
+    let record = session.record(&plan, None);
+    let end = session.execute(&mut model, record, None, &plan, end);
+    let End::Restored(why) = end else { panic!("{end:?}") };
+    assert!(why.contains("the time for the whole run is over"), "{why}");
+    assert_as_before(&model, &before, "after the undo");
+}
+
+#[test]
+fn without_a_record_the_drivers_are_inferred() {
+    let mut model = host(1);
+    let before = model.state();
+    let session = Session::new(&[addr(1, 0)]);
+    assert!(matches!(session.out(&mut model), End::Done));
+    model.ledger = None;
+    let empty = Record::new(Owner::ByHand(addr(1, 0)), "boot".to_owned(), Budgets::default());
+    let snapshot = model.look(&[], Duration::from_secs(1)).unwrap();
+    let record = way_home::inferred(&snapshot, &[addr(1, 0)], empty);
+    let home = way_home::plan(&snapshot, &record).unwrap();
+    let by_hand = Session {
+        owner: record.owner,
+        ..session
+    };
+    let end = model.now() + Duration::from_secs(60);
+    let end = by_hand.execute(&mut model, record, None, &home, end);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_as_before(&model, &before, "inferred");
+}
+
+/// Who comes after the proof is met by the unbind: that race cannot be won, only bounded and told.
+#[test]
+fn who_comes_after_the_proof_wedges_the_gpu_until_it_lets_go() {
+    for (version, frees) in [("590.48.01", true), ("595.45.04", false)] {
+        let mut model = host(2);
+        // Nobody is refused by a plan that was made for another driver.
+        model.version = "590.48.01".to_owned();
+        let before = model.state();
+        let mut session = Session::new(&[addr(1, 0)]);
+        session.settings.way = WayOut::Unbind;
+        let plan = session.plan_out(&mut model).unwrap();
+        let unbind = |s: &gpu_handoff::step::Step| matches!(&s.act, Act::Unbind { driver, .. } if driver == "nvidia");
+        let at = plan.steps.iter().position(unbind).unwrap();
+        model.version = version.to_owned();
+        let comes = Process::new(777, &[Node::Gpu(addr(1, 0))]);
+        model.events.push((When::Act(at), Event::Comes(comes)));
+        let record = session.record(&plan, None);
+        let end = model.now() + Duration::from_secs(60);
+        let end = session.execute(&mut model, record, None, &plan, end);
+        assert!(matches!(end, End::NotRestored(_)), "{end:?}");
+        assert_eq!(
+            (model.laws.races, model.laws.broken.len()),
+            (1, 0),
+            "{:?}",
+            model.laws.broken
+        );
+        assert_eq!(model.wedged(), [addr(1, 0)]);
+        model.processes.retain(|p| p.pid != 777);
+        model.spend(Duration::from_secs(1));
+        assert_eq!(model.wedged().is_empty(), frees);
+        let end = session.home(&mut model);
+        assert_eq!(matches!(end, End::Done), frees, "{end:?}");
+        if frees {
+            assert_as_before(&model, &before, version);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What is refused, with the exact words where they matter to the reader.
+
+use gpu_handoff::holders::Node;
+use gpu_handoff::plan::Way;
+use gpu_handoff::refusal::{Reason, Refusal};
+
+use crate::common::session::vm;
+use crate::common::{End, Model, Process, Session, addr, host};
+use crate::plan_out;
+
+/// From 595 on an unbind that meets a user never ends: only the unload, which the kernel itself refuses, is safe.
+#[test]
+fn from_595_on_a_gpu_leaves_only_with_all_the_others() {
+    let mut model = host(2);
+    model.version = "595.45.04".to_owned();
+    let refusal = plan_out(&mut model, &[addr(2, 0)]).unwrap_err().to_string();
+    assert!(refusal.contains("driver 595.45.04 never ends"), "{refusal}");
+    let both = plan_out(&mut model, &[addr(1, 0), addr(2, 0)]);
+    assert_eq!(both.unwrap().way, Way::Unload);
+}
+
+#[test]
+fn whoever_uses_the_gpu_is_named_with_the_remedy() {
+    for (nodes, cards, refused) in [
+        (vec![Node::Gpu(addr(1, 0))], 1, true),
+        (vec![Node::Control], 1, true),
+        (vec![Node::Uvm], 2, true),
+        (vec![Node::Sound(addr(1, 1))], 1, true),
+        (vec![Node::VfioGroup(21)], 1, true),
+        (vec![Node::Drm(addr(1, 0))], 2, true),
+        (vec![Node::UnknownGpu(9)], 2, true),
+        // Another GPU's own nodes are no reason.
+        (vec![Node::Gpu(addr(2, 0))], 2, false),
+        (vec![Node::Sound(addr(2, 1))], 2, false),
+        (vec![Node::VfioGroup(22)], 2, false),
+        // But its displays are, where nvidia_drm would have to be unloaded.
+        (vec![Node::Drm(addr(2, 0))], 2, true),
+    ] {
+        let mut model = host(cards);
+        model.processes.push(Process::new(777, &nodes));
+        let plan = plan_out(&mut model, &[addr(1, 0)]);
+        assert_eq!(plan.is_err(), refused, "{nodes:?}");
+        if let Err(refusal) = plan {
+            let text = refusal.to_string();
+            assert!(text.contains("process 777 (python3, container 104)"), "{text}");
+            assert!(text.contains("Hint: pct shutdown 104"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn every_reason_is_listed_at_once() {
+    let mut model = host(1);
+    model.iommu = false;
+    model.processes.push(Process::new(777, &[Node::Gpu(addr(1, 0))]));
+    model.processes.push(Process {
+        unreadable: true,
+        ..Process::new(9, &[])
+    });
+    let Refusal(reasons) = plan_out(&mut model, &[addr(1, 0)]).unwrap_err();
+    assert!(
+        matches!(
+            reasons.as_slice(),
+            [Reason::IommuOff, Reason::Held { .. }, Reason::Unreadable(_)]
+        ),
+        "{reasons:?}"
+    );
+    assert!(
+        Refusal(reasons)
+            .to_string()
+            .starts_with("3 reasons: (1) the IOMMU is off")
+    );
+}
+
+#[test]
+fn a_stranger_in_the_group_refuses_unless_the_vm_was_given_it() {
+    let mut model = host(2);
+    for device in model.devices.iter_mut().filter(|d| !d.bridge) {
+        device.group = Some(21);
+    }
+    let refusal = plan_out(&mut model, &[addr(1, 0)]).unwrap_err().to_string();
+    assert!(
+        refusal.contains("IOMMU group 21 of 0000:01:00.0 also has 0000:02:00.0 (nvidia)"),
+        "{refusal}"
+    );
+    let with_it = Session {
+        given: vec![addr(2, 0), addr(2, 1)],
+        ..Session::new(&[addr(1, 0)])
+    };
+    with_it.plan_out(&mut model).unwrap();
+    plan_out(&mut model, &[addr(1, 0), addr(2, 0)]).unwrap();
+}
+
+#[test]
+fn a_card_that_is_split_or_without_an_iommu_is_refused_with_the_remedy() {
+    type Change = fn(&mut Model);
+    let cases: [(Change, &str); 5] = [
+        (
+            |m| m.device_mut(addr(1, 0)).unwrap().vfs = 4,
+            "0000:01:00.0 has 4 virtual functions",
+        ),
+        (
+            |m| m.device_mut(addr(1, 0)).unwrap().physfn = Some(addr(9, 0)),
+            "0000:01:00.0 is a virtual function of 0000:09:00.0",
+        ),
+        (
+            |m| m.device_mut(addr(1, 0)).unwrap().mig = true,
+            "0000:01:00.0 is split into MIG instances",
+        ),
+        (
+            |m| m.device_mut(addr(1, 1)).unwrap().noiommu = true,
+            "0000:01:00.1 is in a group of VFIO's unsafe no-IOMMU mode",
+        ),
+        (
+            |m| m.die(addr(1, 0)),
+            "2 reasons: (1) 0000:01:00.0 does not answer any more",
+        ),
+    ];
+    for (change, text) in cases {
+        let mut model = host(1);
+        change(&mut model);
+        let refusal = plan_out(&mut model, &[addr(1, 0)]).unwrap_err().to_string();
+        assert!(refusal.starts_with(text), "{refusal}");
+        assert!(refusal.contains("Hint: "), "{refusal}");
+    }
+}
+
+#[test]
+fn what_another_handoff_has_is_not_taken() {
+    let mut model = host(1);
+    let other = Session {
+        owner: vm(112),
+        ..Session::new(&[addr(1, 0)])
+    };
+    assert!(matches!(other.out(&mut model), End::Done));
+    let refusal = plan_out(&mut model, &[addr(1, 0)]).unwrap_err();
+    assert!(
+        refusal.to_string().contains("0000:01:00.0 is taken already (VM 112)"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_module_that_nobody_accounts_for_refuses() {
+    let mut model = host(1);
+    model.pins.push("nvidia_drm");
+    let refusal = plan_out(&mut model, &[addr(1, 0)]).unwrap_err().to_string();
+    assert!(refusal.contains("module nvidia_drm is in use (1 more"), "{refusal}");
+    assert!(refusal.contains("vtconsole"), "{refusal}");
+}
+
+#[test]
+fn a_module_that_cannot_be_loaded_again_refuses() {
+    let mut model = host(1);
+    model.broken.push(("nvidia_uvm", "its file is not there"));
+    let refusal = plan_out(&mut model, &[addr(1, 0)]).unwrap_err().to_string();
+    assert!(
+        refusal.starts_with("module nvidia_uvm cannot be loaded: its file is not there; until then the GPU would not"),
+        "{refusal}"
+    );
+}
