@@ -18,7 +18,7 @@ use crate::loadable;
 use crate::pci::PciAddr;
 use crate::refusal::Reason;
 use crate::report::{foreign, one_line};
-use crate::step::{Act, Expect};
+use crate::step::{Act, Attribute, Expect};
 use crate::uses;
 use crate::worker::{Reply, Request, await_one};
 
@@ -376,7 +376,12 @@ fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
         Expect::Attribute(addr, attribute, wanted) => {
             let read = root.line(format!("/sys/bus/pci/devices/{addr}/{}", attribute.name()));
             let read = read.unwrap_or_default();
-            (read == *wanted, Expect::Attribute(*addr, *attribute, read).to_string())
+            // "default" is what is written to have the kernel find out again.
+            let is_default = *attribute == Attribute::ResetMethod && wanted == "default" && !read.is_empty();
+            (
+                read == *wanted || is_default,
+                Expect::Attribute(*addr, *attribute, read).to_string(),
+            )
         }
         Expect::Unit(name, wanted) => {
             // 0: active or reloading (systemctl(1), is-active).

@@ -169,9 +169,15 @@ fn has_gpu(snapshot: &Snapshot, addr: PciAddr) -> bool {
 /// The GPUs whose cards these functions belong to. One function of a card is enough: Proxmox binds the whole group,
 /// and the card moves as a whole.
 fn gpus_of(snapshot: &Snapshot, functions: &[PciAddr]) -> Vec<PciAddr> {
-    let slots: BTreeSet<PciSlot> = functions.iter().map(|a| a.slot()).collect();
+    let (parts, whole): (Vec<PciAddr>, Vec<PciAddr>) = functions.iter().partition(|a| {
+        snapshot
+            .function(**a)
+            .is_some_and(|f| f.physfn.is_some() && f.is_nvidia_gpu())
+    });
+    let slots: BTreeSet<PciSlot> = whole.iter().map(|a| a.slot()).collect();
     let gpus = snapshot.gpus().filter(|f| slots.contains(&f.addr.slot()));
-    gpus.map(|f| f.addr).collect()
+    // A virtual function is named as it is, and refused.
+    gpus.map(|f| f.addr).chain(parts).collect()
 }
 
 /// The GPU a person names: an address with or without domain and function, an index in bus order (as nvidia-smi

@@ -44,7 +44,8 @@ pub fn known() -> Vec<Fact> {
         fact(
             0x2b85,
             0x2b8c,
-            "GB202 does not come back from a function-level reset (tinygrad pull request 18199): reset by bus instead",
+            "GB202 does not come back from a function-level reset (tinygrad pull request 18199): function resets are off \
+             while it is away, and VFIO resets the whole card",
             Some("bus"),
             Some(false),
         ),

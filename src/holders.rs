@@ -35,6 +35,8 @@ pub enum Node {
     Uvm,
     /// A node below /dev/nvidia-caps.
     Caps,
+    /// A node of an NVSwitch or of NVLink: the fabric manager's, and through it of every GPU behind.
+    Switch,
     /// A DRM node of this function.
     Drm(PciAddr),
     /// An ALSA node of this function.
@@ -54,6 +56,7 @@ impl fmt::Display for Node {
             Node::Modeset => write!(f, "/dev/nvidia-modeset"),
             Node::Uvm => write!(f, "/dev/nvidia-uvm"),
             Node::Caps => write!(f, "/dev/nvidia-caps"),
+            Node::Switch => write!(f, "an NVSwitch node"),
             Node::Drm(addr) => write!(f, "a DRM node of {addr}"),
             Node::Sound(addr) => write!(f, "a sound node of {addr}"),
             Node::VfioGroup(group) => write!(f, "/dev/vfio/{group}"),
@@ -130,6 +133,7 @@ pub fn nodes(root: &Root, snapshot: &Snapshot) -> io::Result<Nodes> {
         match name {
             "nvidia-uvm" => nodes.whole_major.insert(major, Node::Uvm),
             "nvidia-caps" => nodes.whole_major.insert(major, Node::Caps),
+            "nvidia-nvswitch" | "nvidia-nvlink" => nodes.whole_major.insert(major, Node::Switch),
             // misc devices (major 10) and others are found by their own `dev` files below.
             _ => None,
         };

@@ -209,9 +209,11 @@ impl Snapshot {
             .filter(move |f| f.group == Some(group) && !f.bridge)
     }
 
-    /// The NVIDIA GPUs' functions, in order.
+    /// The NVIDIA GPUs' functions, in order; a virtual function is a part of one.
     pub fn gpus(&self) -> impl Iterator<Item = &Function> {
-        self.functions.iter().filter(|f| f.is_nvidia_gpu())
+        self.functions
+            .iter()
+            .filter(|f| f.is_nvidia_gpu() && f.physfn.is_none())
     }
 
     /// A loaded module.

@@ -1,7 +1,8 @@
 //! Whether modules can be loaded again: a GPU leaves only where the way home exists.
 //!
-//! modprobe itself is asked, for the running kernel: aliases (Debian's nvidia is an alias of nvidia-current), `install`
-//! and `softdep` lines are its business. Nothing is loaded here.
+//! modprobe itself is asked, for the running kernel: aliases and `softdep` lines are its business. Of an `install` line it
+//! only prints the command; Debian's packages have `install nvidia modprobe -i nvidia-current $CMDLINE_OPTS`, so that a
+//! modprobe in such a command is followed. Nothing is loaded here.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,9 @@ const NEVER: [&str; 6] = [
     "false",
     "true",
 ];
+
+/// How many install lines are followed: they may lead to each other.
+const INSTALL_DEPTH: u8 = 4;
 
 /// Whether a module can be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,13 +58,18 @@ pub fn read(root: &Root, names: &[String]) -> Vec<Loadable> {
     let signatures = Signatures::read(root);
     let one = |name: &String| Loadable {
         name: name.clone(),
-        problem: problem(root, name, &signatures),
+        problem: problem(root, name, false, &signatures, INSTALL_DEPTH),
     };
     names.iter().map(one).collect()
 }
 
-fn problem(root: &Root, name: &str, signatures: &Signatures) -> Option<String> {
-    let said = match root.program(&["modprobe", "--show-depends", "--", name]) {
+/// `ignore`: the install line of this very module does not count, as with `modprobe -i`. `depth`: how many install lines
+/// are still followed.
+fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth: u8) -> Option<String> {
+    let mut words = vec!["modprobe", "--show-depends"];
+    words.extend(ignore.then_some("--ignore-install"));
+    words.extend(["--", name]);
+    let said = match root.program(&words) {
         Ok(said) => said,
         Err(e) => return Some(format!("modprobe cannot be asked for it: {e}")),
     };
@@ -74,9 +83,33 @@ fn problem(root: &Root, name: &str, signatures: &Signatures) -> Option<String> {
             "install" if NEVER.contains(&rest.trim()) => {
                 Some(format!("a line of modprobe.d says 'install {name} {}'", rest.trim()))
             }
-            _ => None, // builtin, and other install lines
+            "install" if depth > 0 => modprobes(rest)
+                .into_iter()
+                .find_map(|(module, ignore)| problem(root, &module, ignore, signatures, depth - 1)),
+            _ => None, // builtin
         }
     })
+}
+
+/// The modules that the modprobes of a command load, and whether install lines are ignored for them.
+fn modprobes(command: &str) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    for part in command.split([';', '&', '|']) {
+        let mut words = part.split_ascii_whitespace();
+        let program = words.next().and_then(|w| w.rsplit('/').next());
+        if program != Some("modprobe") {
+            continue;
+        }
+        let words: Vec<&str> = words.collect();
+        let ignore = words.iter().any(|w| matches!(*w, "-i" | "--ignore-install"));
+        // An option that removes, or a word that only a shell understands, names no module to load.
+        let removes = words.iter().any(|w| matches!(*w, "-r" | "--remove"));
+        let names = words.iter().filter(|w| !w.starts_with(['-', '$', '>', '<']));
+        if !removes {
+            found.extend(names.take(1).map(|w| ((*w).to_owned(), ignore)));
+        }
+    }
+    found
 }
 
 fn file_problem(root: &Root, path: &str, signatures: &Signatures) -> Option<String> {
@@ -106,6 +139,7 @@ fn foreign_line(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const CURRENT: &str = "/programs/modprobe --show-depends --ignore-install -- nvidia-current";
     const KO: &str = "/lib/modules/6.12.0/updates/dkms/nvidia.ko.xz";
 
     /// A host on which modprobe has been asked for nvidia, with an answer or none.
@@ -139,7 +173,20 @@ mod tests {
                 vec![],
                 Some("a line of modprobe.d says 'install nvidia /bin/false'"),
             ),
-            (Some("install /sbin/modprobe -i nvidia-current\n"), vec![], None),
+            (
+                Some("install /sbin/modprobe -i nvidia-current $CMDLINE_OPTS\n"),
+                vec![
+                    (CURRENT, "insmod /lib/modules/6.12.0/nvidia-current.ko \n"),
+                    ("/lib/modules/6.12.0/nvidia-current.ko", ""),
+                ],
+                None,
+            ),
+            (
+                Some("install /sbin/modprobe -i nvidia-current $CMDLINE_OPTS\n"),
+                vec![(CURRENT, "insmod /lib/modules/6.12.0/nvidia-current.ko \n")],
+                Some("its file /lib/modules/6.12.0/nvidia-current.ko is not there"),
+            ),
+            (Some("install modprobe -r nouveau ; echo loaded\n"), vec![], None),
             (
                 Some(insmod.as_str()),
                 vec![(KO, ""), ("/sys/kernel/security/lockdown", lockdown)],

@@ -89,9 +89,13 @@ pub struct Plan {
 pub fn card(snapshot: &Snapshot, gpu: PciAddr) -> BTreeSet<PciAddr> {
     let mut card: BTreeSet<PciAddr> = snapshot
         .slot(gpu.slot())
-        .filter(|f| !f.bridge)
+        .filter(|f| !f.bridge && (f.physfn.is_none() || f.addr == gpu))
         .map(|f| f.addr)
         .collect();
+    // A virtual function is a part of a card: alone, and refused.
+    if snapshot.function(gpu).is_some_and(|f| f.physfn.is_some()) {
+        return BTreeSet::from([gpu]);
+    }
     let linked = snapshot.function(gpu).into_iter().flat_map(|f| &f.linked);
     card.extend(linked.filter(|a| snapshot.function(**a).is_some_and(|f| !f.bridge)));
     card

@@ -125,6 +125,8 @@ pub enum Reason {
     OneShot {
         /// The driver's version.
         version: String,
+        /// The functions that stay on it; none where the settings ask for the unbind.
+        staying: Vec<PciAddr>,
     },
     /// The settings ask for an unload, and some GPUs stay on the driver.
     UnloadAsked {
@@ -133,8 +135,8 @@ pub enum Reason {
     },
     /// A module that is needed, on the way home or for the guest, cannot be loaded.
     CannotLoad {
-        /// The module.
-        module: String,
+        /// The modules.
+        modules: Vec<String>,
         /// Why.
         why: String,
     },
@@ -245,11 +247,16 @@ impl fmt::Display for Reason {
                  by the console. Hint: find the 'frame buffer device' among /sys/class/vtconsole/*/name and write 0 \
                  to its 'bind'"
             ),
-            Reason::OneShot { version } => write!(
+            Reason::OneShot { version, staying } if staying.is_empty() => write!(
+                f,
+                "'way' is \"unbind\", and an unbind by driver {version} never ends if anybody turns out to use the GPU. \
+                 Hint: set 'way' to \"auto\" in /etc/gpu-handoff/config.toml"
+            ),
+            Reason::OneShot { version, staying } => write!(
                 f,
                 "an unbind by driver {version} never ends if anybody turns out to use the GPU, and the driver cannot be \
-                 unloaded instead: other GPUs stay on it, or 'way' is \"unbind\". Hint: give the VM all GPUs of the \
-                 driver, or use a driver before 595"
+                 unloaded while {} stays on it. Hint: give the VM all GPUs of the driver, or use a driver before 595",
+                join(staying)
             ),
             Reason::UnloadAsked { staying } => write!(
                 f,
@@ -257,16 +264,25 @@ impl fmt::Display for Reason {
                  /etc/gpu-handoff/config.toml, or give the VM that GPU as well",
                 join(staying)
             ),
-            Reason::CannotLoad { module, why } => {
-                let then = if module == "vfio_pci" {
-                    "no guest can have the GPU"
+            Reason::CannotLoad { modules, why } => {
+                let (then, hint) = if modules.iter().any(|m| m == "vfio_pci") {
+                    ("no guest can have the GPU", "see 'modprobe --show-depends vfio_pci'")
+                } else if why.contains("signature") {
+                    (
+                        "the GPU would not come back",
+                        "sign them (for dkms: enrol its key with mokutil), or turn Secure Boot off",
+                    )
                 } else {
-                    "the GPU would not come back"
+                    (
+                        "the GPU would not come back",
+                        "build them for the running kernel ('dkms autoinstall'), or boot the kernel they were built for",
+                    )
                 };
+                let word = if modules.len() == 1 { "module" } else { "modules" };
                 write!(
                     f,
-                    "module {module} cannot be loaded: {why}; until then {then}. Hint: 'modprobe --show-depends \
-                     {module}' shows it"
+                    "{word} {} cannot be loaded: {why}; without it {then}. Hint: {hint}",
+                    join(modules)
                 )
             }
             Reason::GpuInGroup { of, gpu, group } => write!(

@@ -94,7 +94,7 @@ pub fn entry_text(entry: &Entry) -> String {
     match &entry.left {
         Some(why) => _ = writeln!(text, "  {why}; left to Proxmox"),
         None if entry.ours.is_empty() => {}
-        None => _ = writeln!(text, "  handed over: the card of {}", join(&entry.ours)),
+        None => _ = writeln!(text, "  to hand over: the card of {}", join(&entry.ours)),
     }
     text
 }
@@ -106,13 +106,11 @@ pub fn plan_text(plan: &Plan) -> String {
         Direction::Out => "the host -> vfio-pci",
         Direction::Home => "vfio-pci -> the host",
     };
-    let _ = writeln!(
-        text,
-        "{}: {} ({to}, way: {})",
-        plan.owner,
-        plan.cards.join(", "),
-        plan.way
-    );
+    let way = match plan.direction {
+        Direction::Out => format!(", way: {}", plan.way),
+        Direction::Home => String::new(),
+    };
+    let _ = writeln!(text, "{}: {} ({to}{way})", plan.owner, plan.cards.join(", "));
     for taken in &plan.taken {
         let driver = taken.driver.as_deref().unwrap_or("no driver");
         let _ = writeln!(text, "  {}  {driver} on the host", taken.addr);

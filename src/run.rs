@@ -165,13 +165,13 @@ impl Host {
         owner: Owner,
         given: &Given,
     ) -> Result<Result<Plan, Refusal>, Error> {
-        let needed = way_out::needed(&snapshot, &given.gpus, &self.settings);
+        let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+        let needed = way_out::needed(&snapshot, &given.gpus, &functions, &self.settings);
         let answers = self.kernel.loadable(&needed, self.budgets.look);
         snapshot.loadable = answers.map_err(|e| Error::Io {
             what: "modprobe could not be asked for the driver's modules".to_owned(),
             source: io::Error::other(e),
         })?;
-        let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
         let wanted = Wanted {
             owner,
             gpus: &given.gpus,

@@ -261,6 +261,7 @@ impl Act {
                 driver: Some(driver), ..
             } => format!("set driver_override to {driver}"),
             Act::SetOverride { driver: None, .. } => "clear driver_override".to_owned(),
+            Act::SetAttribute { attribute, value, .. } if value.is_empty() => format!("empty {}", attribute.name()),
             Act::SetAttribute { attribute, value, .. } => format!("set {} to {value}", attribute.name()),
             Act::Reset { .. } => "reset".to_owned(),
             Act::Remove { .. } => "remove from the bus".to_owned(),

@@ -70,7 +70,9 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
                     sure.push(*node);
                 }
                 Node::VfioGroup(group) if groups.contains(group) => sure.push(*node),
-                Node::Control | Node::Uvm | Node::Modeset | Node::Caps | Node::UnknownGpu(_) if on_nvidia => {
+                Node::Control | Node::Uvm | Node::Modeset | Node::Caps | Node::Switch | Node::UnknownGpu(_)
+                    if on_nvidia =>
+                {
                     if stays {
                         doubtful.push(*node);
                     } else {

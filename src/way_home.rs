@@ -123,7 +123,9 @@ fn displays_home(record: &Record, steps: &mut Steps<'_>) {
         steps.push(set_platform(platform, true), Vec::new()).soft = true;
     }
     for name in &record.consoles {
-        steps.push(set_console(name, true), Vec::new());
+        // Its number may have changed with the last framebuffer's end (linux, drivers/video/fbdev/core/fbcon.c), and a
+        // framebuffer that is new draws the console by itself.
+        steps.push(set_console(name, true), Vec::new()).soft = true;
     }
 }
 
@@ -138,7 +140,9 @@ fn home_steps(snapshot: &Snapshot, record: &Record, taken: &Taken, function: &Fu
         return;
     }
     let driver = taken.driver.as_deref();
-    steps.push(set_override(addr, driver.or(was)), Vec::new());
+    if function.driver_override.as_deref() != driver.or(was) {
+        steps.push(set_override(addr, driver.or(was)), Vec::new());
+    }
     if let Some(current) = current {
         steps.push(Act::ProveFree { addrs: vec![addr] }, Vec::new());
         steps.push(unbind(addr, current), Vec::new());

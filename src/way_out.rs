@@ -6,6 +6,7 @@ use crate::config::{Budgets, Doubt, Reset, Settings, WayOut};
 use crate::display::{Framebuffer, Platform};
 use crate::facts::{self, Fact};
 use crate::inventory::{Function, Snapshot, VFIO_PCI};
+use crate::loadable::Loadable;
 use crate::pci::PciAddr;
 use crate::plan::{
     Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_console, set_override, set_platform, slots,
@@ -49,8 +50,15 @@ struct Ground<'a> {
 }
 
 impl<'a> Ground<'a> {
-    fn of(snapshot: &'a Snapshot, gpus: &[PciAddr]) -> Self {
+    fn of(snapshot: &'a Snapshot, gpus: &[PciAddr], given: &[PciAddr]) -> Self {
         let mut set: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(snapshot, *gpu)).collect();
+        // Proxmox would unbind an NVSwitch itself, without a deadline, and nobody would bring it home.
+        let is_switch = |a: &&PciAddr| {
+            snapshot
+                .function(**a)
+                .is_some_and(|f| f.module.as_deref() == Some("nvidia"))
+        };
+        set.extend(given.iter().filter(is_switch));
         let groups: BTreeSet<u32> = set.iter().filter_map(|a| snapshot.function(*a)?.group).collect();
         set.extend(
             groups
@@ -82,9 +90,10 @@ impl<'a> Ground<'a> {
         addr.is_some_and(|a| self.staying().contains(&a))
     }
 
-    /// Functions on NVIDIA's driver that stay there.
+    /// Functions on NVIDIA's driver that stay there: GPUs, and NVSwitches, whose driver is in the same module.
     fn staying(&self) -> Vec<PciAddr> {
-        let on_nvidia = self.snapshot.functions.iter().filter(|f| f.is_on_nvidia());
+        let on_nvidia = |f: &&Function| f.is_on_nvidia() || f.module.as_deref() == Some("nvidia");
+        let on_nvidia = self.snapshot.functions.iter().filter(on_nvidia);
         on_nvidia.map(|f| f.addr).filter(|a| !self.set.contains(a)).collect()
     }
 
@@ -120,8 +129,8 @@ fn is_idle_bridge(function: &Function) -> bool {
 
 /// The modules that a way out for these GPUs depends on: those that come back at home, and vfio_pci. Whether they can be
 /// loaded has to be asked ([`crate::loadable`]) before [`plan`] is.
-pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> Vec<String> {
-    let ground = Ground::of(snapshot, gpus);
+pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings: &Settings) -> Vec<String> {
+    let ground = Ground::of(snapshot, gpus, given);
     let mut names = ground.modules(ground.way(settings));
     if !ground.leaving.is_empty() && !snapshot.vfio_pci {
         names.push("vfio_pci".to_owned());
@@ -135,7 +144,7 @@ pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> Vec
 /// [`Refusal`] with every reason found.
 pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], settings: &Settings) -> Result<Plan, Refusal> {
     let Wanted { owner, gpus, given } = wanted;
-    let ground = Ground::of(snapshot, gpus);
+    let ground = Ground::of(snapshot, gpus, given);
     let addrs = ground.addrs();
     let way = ground.way(settings);
     let modules = ground.modules(way);
@@ -154,7 +163,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     if displays.consoles.is_empty() {
         reasons.extend(uses::unaccounted(snapshot, &modules));
     }
-    reasons.extend(load_reasons(snapshot, &needed(snapshot, gpus, settings)));
+    reasons.extend(load_reasons(snapshot, &needed(snapshot, gpus, given, settings)));
     if !reasons.is_empty() {
         return Err(Refusal(reasons));
     }
@@ -165,7 +174,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         .iter()
         .map(|f| {
             let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == f.addr));
-            known.cloned().unwrap_or_else(|| taken_from(f, settings))
+            known.cloned().unwrap_or_else(|| taken_from(snapshot, f, settings))
         })
         .collect();
     notes.extend(way_notes(&ground, way, &modules, earlier));
@@ -244,11 +253,19 @@ impl Displays {
         if self.consoles.is_empty() || self.others {
             return None;
         }
+        let until = if self.platforms.is_empty() {
+            "the local console is dark until the GPU is home"
+        } else {
+            // vfio-pci has the kernel give up the firmware's framebuffer on the boot display (linux 6.0 and later,
+            // drivers/vfio/pci/vfio_pci_core.c, aperture_remove_conflicting_pci_devices).
+            "the local console is on the firmware's framebuffer, which a guest destroys: it may be dark until the host \
+             boots again"
+        };
         let serial = match snapshot.serial.as_slice() {
             [] => "there is no serial console, so SSH is the only way in".to_owned(),
             names => format!("the serial console {} and SSH are the ways in", join(names)),
         };
-        Some(format!("the local console is dark until the GPU is home; {serial}"))
+        Some(format!("{until}; {serial}"))
     }
 }
 
@@ -334,23 +351,30 @@ fn way_reasons(ground: &Ground<'_>, way: Way) -> Option<Reason> {
     let version = ground.snapshot.nvidia.as_ref().map(|n| n.version.clone());
     Some(Reason::OneShot {
         version: version.unwrap_or_default(),
+        staying: ground.staying(),
     })
 }
 
 /// What nobody has asked about counts as missing: a way out without a way home is worse than none.
 fn load_reasons(snapshot: &Snapshot, needed: &[String]) -> Vec<Reason> {
-    let problem = |name: &String| {
+    let mut reasons: Vec<(Vec<String>, String)> = Vec::new();
+    for name in needed {
         let answer = snapshot.loadable.iter().find(|l| l.name == *name);
         let why = match answer {
-            Some(answer) => answer.problem.clone()?,
+            Some(Loadable { problem: None, .. }) => continue,
+            Some(Loadable { problem: Some(why), .. }) => why.clone(),
             None => "nobody has asked modprobe".to_owned(),
         };
-        Some(Reason::CannotLoad {
-            module: name.clone(),
-            why,
-        })
-    };
-    needed.iter().filter_map(problem).collect()
+        // The modules of a driver depend on each other, and fail for the same reason.
+        match reasons.iter_mut().find(|(_, w)| *w == why) {
+            Some((modules, _)) if name != "vfio_pci" => modules.push(name.clone()),
+            _ => reasons.push((vec![name.clone()], why)),
+        }
+    }
+    reasons
+        .into_iter()
+        .map(|(modules, why)| Reason::CannotLoad { modules, why })
+        .collect()
 }
 
 fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<&Record>) -> Vec<String> {
@@ -367,7 +391,7 @@ fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<
     let there: Vec<PciAddr> = there.map(|f| f.addr).collect();
     if !there.is_empty() {
         notes.push(format!(
-            "{} is on vfio-pci already, by the host's own settings, and stays there when it comes back",
+            "already on vfio-pci (by ids= or another setting of the host, or left there): {}; stays there afterwards",
             join(there)
         ));
     }
@@ -379,21 +403,23 @@ fn split(snapshot: &Snapshot, function: &Function) -> Option<Reason> {
     let addr = function.addr;
     let how = if function.vfs > 0 {
         format!(
-            "has {} virtual functions, which would vanish under whoever uses them. Hint: write 0 to its sriov_numvfs \
-             once they are free",
+            "has virtual functions ({}), which would vanish under whoever uses them. Hint: \
+             '/usr/lib/nvidia/sriov-manage -d {addr}' once they are free",
             function.vfs
         )
     } else if let Some(physfn) = function.physfn {
         format!("is a virtual function of {physfn}, not a card. Hint: give vGPUs to a VM with mdev=")
     } else if function.mdevs > 0 {
         format!(
-            "has {} mediated devices (vGPUs), which would vanish under whoever uses them. Hint: stop their VMs first",
+            "has mediated devices, that is vGPUs ({}), which would vanish under whoever uses them. Hint: stop their VMs \
+             first",
             function.mdevs
         )
     } else if snapshot.nvidia_gpu(addr).is_some_and(|g| g.mig) {
-        "is split into MIG instances. Hint: destroy them with 'nvidia-smi mig -dci' and '-dgi', then 'nvidia-smi -mig \
-         0'"
-        .to_owned()
+        format!(
+            "is split into MIG instances. Hint: destroy them with 'nvidia-smi mig -i {addr} -dci', then '-dgi', then \
+             'nvidia-smi -i {addr} -mig 0'"
+        )
     } else {
         return None;
     };
@@ -422,22 +448,22 @@ fn group_reasons(snapshot: &Snapshot, function: &Function, set: &BTreeSet<PciAdd
         .collect()
 }
 
-fn taken_from(function: &Function, settings: &Settings) -> Taken {
+fn taken_from(snapshot: &Snapshot, function: &Function, settings: &Settings) -> Taken {
     Taken {
         addr: function.addr,
         driver: function.driver.clone(),
         module: function.module.clone(),
         driver_override: function.driver_override.clone(),
         width: function.width.filter(|_| function.is_nvidia_gpu()),
-        attributes: attributes(function, settings)
+        attributes: attributes(snapshot, function, settings)
             .into_iter()
             .map(|(attribute, before, _)| (attribute, before))
             .collect(),
     }
 }
 
-/// Attributes that are changed while a function is away: which, what it is now, what it becomes.
-fn attributes(function: &Function, settings: &Settings) -> Vec<(Attribute, String, String)> {
+/// Attributes that are changed while a function is away: which, what puts them back, what they become.
+fn attributes(snapshot: &Snapshot, function: &Function, settings: &Settings) -> Vec<(Attribute, String, String)> {
     if function.is_on_vfio() {
         return Vec::new();
     }
@@ -449,12 +475,23 @@ fn attributes(function: &Function, settings: &Settings) -> Vec<(Attribute, Strin
         Reset::Never | Reset::By(_) => None,
         Reset::Auto => known(|f| f.reset.clone()),
     };
-    let before = function.reset_methods.join(" ");
-    // What the device cannot do is left out; where nothing would be left, all is left as it is.
-    let can = |m: &&str| function.reset_methods.iter().any(|has| has == m);
+    // The list is made before the other functions of a card are known, and a bus reset is not possible beside one (linux,
+    // drivers/pci/pci.c, pci_parent_bus_reset): the kernel refuses to have it set.
+    let addr = function.addr;
+    let alone = || {
+        !snapshot
+            .functions
+            .iter()
+            .any(|f| f.addr != addr && (f.addr.domain, f.addr.bus) == (addr.domain, addr.bus))
+    };
+    let can = |m: &&str| function.reset_methods.iter().any(|has| has == m) && (*m != "bus" || alone());
     let wanted = wanted.map(|methods| methods.split(' ').filter(can).collect::<Vec<_>>().join(" "));
-    if let Some(wanted) = wanted.filter(|w| !w.is_empty() && *w != before) {
-        changes.push((Attribute::ResetMethod, before, wanted));
+    // Where a fact leaves no method, function resets are switched off: VFIO then resets the whole card by its bus. Where a
+    // setting leaves none, the device is left as it is.
+    let wanted = wanted.filter(|w| !w.is_empty() || settings.reset == Reset::Auto);
+    let before = function.reset_methods.join(" ");
+    if let Some(wanted) = wanted.filter(|w| *w != before && !before.is_empty()) {
+        changes.push((Attribute::ResetMethod, "default".to_owned(), wanted));
     }
     // Bound to vfio-pci a function is let sleep, and kept awake when it is unbound (linux,
     // drivers/vfio/pci/vfio_pci_core.c): what it was before is lost.
@@ -566,6 +603,15 @@ fn steps(
             push_unbind(&mut steps, function.addr, "nvidia");
         }
     }
+    for function in leaving {
+        for (attribute, before, wanted) in attributes(snapshot, function, settings) {
+            if before == wanted {
+                continue;
+            }
+            let back = set_attribute(function.addr, attribute, &before);
+            steps.push(set_attribute(function.addr, attribute, &wanted), vec![back]);
+        }
+    }
     for function in descending() {
         let step = steps.push(probe(function.addr, VFIO_PCI), vec![unbind(function.addr, VFIO_PCI)]);
         if settings.reset != Reset::Never && !function.reset_methods.is_empty() {
@@ -581,15 +627,6 @@ fn steps(
             ),
             Vec::new(),
         );
-    }
-    for function in leaving {
-        for (attribute, before, wanted) in attributes(function, settings) {
-            if before == wanted {
-                continue;
-            }
-            let back = set_attribute(function.addr, attribute, &before);
-            steps.push(set_attribute(function.addr, attribute, &wanted), vec![back]);
-        }
     }
     for bridge in asleep {
         steps

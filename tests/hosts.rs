@@ -351,9 +351,9 @@ impl Host {
             Some(reason) => Some(Err(Refusal::from(reason))),
             None if given.gpus.is_empty() => None,
             None => {
-                let needed = way_out::needed(&snapshot, &given.gpus, &settings);
-                snapshot.loadable = loadable::read(root, &needed);
                 let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+                let needed = way_out::needed(&snapshot, &given.gpus, &functions, &settings);
+                snapshot.loadable = loadable::read(root, &needed);
                 let wanted = Wanted {
                     owner: request.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm),
                     gpus: &given.gpus,

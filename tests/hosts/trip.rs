@@ -28,8 +28,20 @@ fn act(host: &mut Snapshot, origin: &Snapshot, act: &Act) -> Result<(), String> 
         Act::UnloadModule { name } => return unload(host, name),
         Act::SetOverride { addr, driver } => function(host, *addr)?.driver_override.clone_from(driver),
         Act::SetAttribute { addr, attribute, value } => {
+            let beside = |f: &Function| (f.addr.domain, f.addr.bus) == (addr.domain, addr.bus) && f.addr != *addr;
+            let shares_its_bus = host.functions.iter().any(beside);
             let function = function(host, *addr)?;
             match attribute {
+                // Each method is tried out, and a bus reset needs the bus for the function alone, whatever the kernel
+                // found before it knew the others (linux, drivers/pci/pci.c, reset_method_store, pci_parent_bus_reset).
+                Attribute::ResetMethod if shares_its_bus && value.split(' ').any(|m| m == "bus") => {
+                    return Err("invalid argument".to_owned());
+                }
+                // The kernel finds out again, as it did at first.
+                Attribute::ResetMethod if value == "default" => {
+                    let before = origin.function(*addr).ok_or("no such device")?;
+                    function.reset_methods.clone_from(&before.reset_methods);
+                }
                 Attribute::ResetMethod => function.reset_methods = value.split(' ').map(str::to_owned).collect(),
                 Attribute::D3cold => function.d3cold = value == "1",
                 Attribute::Power => function.power_control.clone_from(value),
@@ -46,6 +58,13 @@ fn act(host: &mut Snapshot, origin: &Snapshot, act: &Act) -> Result<(), String> 
         Act::SetPlatform { device, bound, .. } => {
             let is_it = |fb: &&Framebuffer| fb.firmware.as_ref().is_some_and(|p| p.device == *device);
             host.framebuffers.retain(|fb| !is_it(&fb));
+            // vfio-pci has removed it from the VGA device that the firmware booted with (linux 6.0 and later,
+            // drivers/vfio/pci/vfio_pci_core.c, vfio_pci_vga_init; drivers/video/aperture.c, sysfb_disable).
+            let of = origin.framebuffers.iter().find(is_it).and_then(|fb| fb.of);
+            let is_vga = |f: &Function| f.class.0 >> 8 == 0x0300 && f.boot_vga;
+            if *bound && of.and_then(|a| origin.function(a)).is_some_and(is_vga) {
+                return Err("no such device".to_owned());
+            }
             if *bound {
                 host.framebuffers
                     .extend(origin.framebuffers.iter().find(is_it).cloned());
@@ -208,7 +227,9 @@ pub fn same(before: &Snapshot, after: &Snapshot) -> Result<(), String> {
             return Err(format!("before: {:?}; after: {:?}", state(a), state(b)));
         }
     }
-    if before.consoles != after.consoles {
+    // What was on the firmware's framebuffer does not come back before the host boots again.
+    let on_firmware = before.framebuffers.iter().any(|fb| fb.firmware.is_some());
+    if before.consoles != after.consoles && !on_firmware {
         return Err(format!("before: {:?}; after: {:?}", before.consoles, after.consoles));
     }
     let modules = |host: &Snapshot| {
