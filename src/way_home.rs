@@ -151,10 +151,18 @@ fn home_steps(snapshot: &Snapshot, record: &Record, taken: &Taken, function: &Fu
         // Loaded only now: what modprobe loads along with nvidia (softdeps) finds the GPU bound.
         let module = taken.module.as_ref().filter(|m| snapshot.module(m).is_none());
         let module = module.filter(|m| !steps.has(&load(m)));
-        if let Some(module) = module {
-            steps.push(load(module), Vec::new());
-        }
         let rungs = rungs_home(snapshot, record, function, driver);
+        if let Some(module) = module {
+            let step = steps.push(load(module), Vec::new());
+            // nvidia does not load where no GPU lets itself be bound: it is the load that fails then.
+            if driver == "nvidia" {
+                step.rungs.clone_from(&rungs);
+                for rung in &mut step.rungs {
+                    rung.pop();
+                    rung.push(load(module));
+                }
+            }
+        }
         steps.push(probe(addr, driver), Vec::new()).rungs = rungs;
     }
     if driver.is_some() && driver != was {
