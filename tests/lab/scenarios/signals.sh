@@ -23,7 +23,7 @@ within 90 0 qm stop 111; at_home "after the wait for QEMU"
 setting 'way = "unbind"'
 say "while an act of a second is under way"
 stub delay_remove_ms 1000; begin $hook 111 pre-start; wait_for 60 has_driver "$gpu" none; term 10 1
-said "undo: "; said "the host is as it was"; grep "bind to vfio-pci" /root/said && fail "a new step was begun"
+said "undo: "; said "the host is as it was"; grep "^gpu-handoff: \[.*bind to vfio-pci" /root/said && fail "a new step was begun"
 at_home "after TERM"
 say "the Stop button of a task"
 qm start 111 >/root/task 2>&1 & task=$!
