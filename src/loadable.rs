@@ -74,7 +74,10 @@ fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth
         Err(e) => return Some(format!("modprobe cannot be asked for it: {e}")),
     };
     if !said.ok {
-        return Some(foreign_line(&said.stderr));
+        let line = foreign_line(&said.stderr);
+        // The name is said beside it already.
+        let rest = line.strip_prefix(&format!("Module {name} "));
+        return Some(rest.unwrap_or(&line).to_owned());
     }
     said.stdout.lines().find_map(|line| {
         let (word, rest) = line.trim().split_once(' ')?;
@@ -83,9 +86,10 @@ fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth
             "install" if NEVER.contains(&rest.trim()) => {
                 Some(format!("a line of modprobe.d says 'install {name} {}'", rest.trim()))
             }
-            "install" if depth > 0 => modprobes(rest)
-                .into_iter()
-                .find_map(|(module, ignore)| problem(root, &module, ignore, signatures, depth - 1)),
+            "install" if depth > 0 => modprobes(rest).into_iter().find_map(|(module, ignore)| {
+                let why = problem(root, &module, ignore, signatures, depth - 1)?;
+                Some(format!("{module}: {why}"))
+            }),
             _ => None, // builtin
         }
     })
@@ -184,7 +188,7 @@ mod tests {
             (
                 Some("install /sbin/modprobe -i nvidia-current $CMDLINE_OPTS\n"),
                 vec![(CURRENT, "insmod /lib/modules/6.12.0/nvidia-current.ko \n")],
-                Some("its file /lib/modules/6.12.0/nvidia-current.ko is not there"),
+                Some("nvidia-current: its file /lib/modules/6.12.0/nvidia-current.ko is not there"),
             ),
             (Some("install modprobe -r nouveau ; echo loaded\n"), vec![], None),
             (

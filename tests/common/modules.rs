@@ -162,7 +162,7 @@ impl Model {
         let there = match node {
             Node::Gpu(addr) => is_on(*addr, "nvidia"),
             Node::UnknownGpu(_) => false,
-            Node::Control | Node::Caps => self.is_live("nvidia"),
+            Node::Control | Node::Caps | Node::Switch => self.is_live("nvidia"),
             Node::Modeset => self.is_live("nvidia_modeset"),
             Node::Uvm => self.is_live("nvidia_uvm"),
             Node::Drm(addr) => self.drm.contains(addr) || is_on(*addr, "nouveau"),

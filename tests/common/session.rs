@@ -108,7 +108,7 @@ impl Session {
     }
 
     fn judge(&self, model: &mut Model, mut snapshot: Snapshot, records: &[Record]) -> Result<Plan, Refusal> {
-        let needed = way_out::needed(&snapshot, &self.gpus, &self.settings);
+        let needed = way_out::needed(&snapshot, &self.gpus, self.wanted().given, &self.settings);
         snapshot.loadable = model.what_modprobe_says(&needed);
         way_out::plan(&snapshot, self.wanted(), records, &self.settings)
     }

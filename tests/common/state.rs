@@ -343,7 +343,7 @@ impl Model {
     pub fn refs(&self, name: &str) -> u32 {
         let by_modules = self.users(name).count();
         let held = |node: &Node| match node {
-            Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps => name == "nvidia",
+            Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps | Node::Switch => name == "nvidia",
             Node::Modeset => name == "nvidia_modeset",
             Node::Uvm => name == "nvidia_uvm",
             Node::Drm(addr) => match name {

@@ -97,7 +97,7 @@ fn a_card_that_is_split_or_without_an_iommu_is_refused_with_the_remedy() {
     let cases: [(Change, &str); 5] = [
         (
             |m| m.device_mut(addr(1, 0)).unwrap().vfs = 4,
-            "0000:01:00.0 has 4 virtual functions",
+            "0000:01:00.0 has virtual functions (4)",
         ),
         (
             |m| m.device_mut(addr(1, 0)).unwrap().physfn = Some(addr(9, 0)),
