@@ -76,7 +76,9 @@ fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth
     if !said.ok {
         let line = foreign_line(&said.stderr);
         // The name is said beside it already.
-        let rest = line.strip_prefix(&format!("Module {name} "));
+        let rest = line
+            .strip_prefix(&format!("Module {name} "))
+            .filter(|_| depth == INSTALL_DEPTH);
         return Some(rest.unwrap_or(&line).to_owned());
     }
     said.stdout.lines().find_map(|line| {
@@ -86,10 +88,9 @@ fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth
             "install" if NEVER.contains(&rest.trim()) => {
                 Some(format!("a line of modprobe.d says 'install {name} {}'", rest.trim()))
             }
-            "install" if depth > 0 => modprobes(rest).into_iter().find_map(|(module, ignore)| {
-                let why = problem(root, &module, ignore, signatures, depth - 1)?;
-                Some(format!("{module}: {why}"))
-            }),
+            "install" if depth > 0 => modprobes(rest)
+                .into_iter()
+                .find_map(|(module, ignore)| problem(root, &module, ignore, signatures, depth - 1)),
             _ => None, // builtin
         }
     })
@@ -188,7 +189,7 @@ mod tests {
             (
                 Some("install /sbin/modprobe -i nvidia-current $CMDLINE_OPTS\n"),
                 vec![(CURRENT, "insmod /lib/modules/6.12.0/nvidia-current.ko \n")],
-                Some("nvidia-current: its file /lib/modules/6.12.0/nvidia-current.ko is not there"),
+                Some("its file /lib/modules/6.12.0/nvidia-current.ko is not there"),
             ),
             (Some("install modprobe -r nouveau ; echo loaded\n"), vec![], None),
             (

@@ -278,6 +278,11 @@ fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason> {
     }
     let mut said = BTreeSet::new();
     for function in &ground.functions {
+        if function.physfn.is_some() {
+            // A part of a card; what else could be said is the card's.
+            reasons.extend(split(snapshot, function));
+            continue;
+        }
         let strangers = group_reasons(snapshot, function, &ground.set, given);
         // Each stranger once, not once for every function of the card.
         reasons.extend(strangers.into_iter().filter(|reason| match reason {

@@ -155,7 +155,7 @@ fn a_module_that_cannot_be_loaded_again_refuses() {
     model.broken.push(("nvidia_uvm", "its file is not there"));
     let refusal = plan_out(&mut model, &[addr(1, 0)]).unwrap_err().to_string();
     assert!(
-        refusal.starts_with("module nvidia_uvm cannot be loaded: its file is not there; until then the GPU would not"),
+        refusal.starts_with("module nvidia_uvm cannot be loaded: its file is not there; without it the GPU would not"),
         "{refusal}"
     );
 }
