@@ -63,7 +63,10 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
     for (taken, function) in &present {
         home_steps(snapshot, record, taken, function, &mut steps);
     }
-    modules_home(snapshot, record, &mut steps, &mut plan.notes);
+    // Without any of their GPUs they would not load, and serve nobody.
+    if gpus > 0 || plan.missing.is_empty() {
+        modules_home(snapshot, record, &mut steps, &mut plan.notes);
+    }
     for (taken, _) in &present {
         for (attribute, before) in &taken.attributes {
             // The device has come home whatever becomes of these.
