@@ -184,7 +184,9 @@ fn rungs_home(snapshot: &Snapshot, record: &Record, function: &Function, driver:
     let slot: Vec<PciAddr> = snapshot.slot(addr.slot()).map(|f| f.addr).collect();
     // A removal waits for users like an unbind: only what is ours, and was proven free, may go with it.
     if addr.function == 0 && slot.iter().all(|a| record.has(*a)) {
-        let mut anew: Vec<Act> = slot.iter().rev().map(|addr| Act::Remove { addr: *addr }).collect();
+        // The other functions may be home already, and in use by now.
+        let mut anew = vec![Act::ProveFree { addrs: slot.clone() }];
+        anew.extend(slot.iter().rev().map(|addr| Act::Remove { addr: *addr }));
         let bridge = function.parent;
         anew.push(Act::Rescan { bridge, addr });
         anew.push(probe(addr, driver));
