@@ -1,6 +1,6 @@
 # Helpers of scenarios that take the first card away and home: `. /usr/local/lib/lab-card.sh`.
 . /usr/local/lib/lab.sh
-gpu=$(gpus | head -n 1) audio=$(audio_of "$gpu") hook=/var/lib/vz/snippets/gpu-handoff
+gpu=$(gpus | sed -n 1p) audio=$(audio_of "$gpu") hook=/var/lib/vz/snippets/gpu-handoff
 
 # setting LINE...: our settings; no line: the defaults
 setting() { mkdir -p /etc/gpu-handoff/conf.d; printf '%s\n' "$@" >/etc/gpu-handoff/conf.d/scenario.toml; }
