@@ -86,7 +86,11 @@ fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth
         match word {
             "insmod" => file_problem(root, rest.split_ascii_whitespace().next()?, signatures),
             "install" if NEVER.contains(&rest.trim()) => {
-                Some(format!("a line of modprobe.d says 'install {name} {}'", rest.trim()))
+                // Of the module or of one that it needs: modprobe does not say which.
+                Some(format!(
+                    "for it, or for what it needs, a line of modprobe.d says 'install ... {}'",
+                    rest.trim()
+                ))
             }
             "install" if depth > 0 => modprobes(rest)
                 .into_iter()
@@ -176,7 +180,7 @@ mod tests {
             (
                 Some("install /bin/false\n"),
                 vec![],
-                Some("a line of modprobe.d says 'install nvidia /bin/false'"),
+                Some("for it, or for what it needs, a line of modprobe.d says 'install ... /bin/false'"),
             ),
             (
                 Some("install /sbin/modprobe -i nvidia-current $CMDLINE_OPTS\n"),
