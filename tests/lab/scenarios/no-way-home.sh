@@ -11,7 +11,7 @@ for module in nvidia nvidia_drm nvidia_uvm; do
 	refused $module "the file of $module gone"
 	mv /root/gone.ko "$file"
 done
-echo "install nvidia /bin/false" >/etc/modprobe.d/scenario-none.conf; refused nvidia "an install line"
+echo "install nvidia /bin/false" >/etc/modprobe.d/scenario-none.conf; refused nvidia "an install line"; said "install ... /bin/false"
 rm /etc/modprobe.d/scenario-none.conf
 say "a blacklist is no obstacle: it is for udev, not for those who ask by name"
 autoload off
