@@ -233,22 +233,13 @@ impl Act {
         match self {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
             Act::StopUnit { name } | Act::StartUnit { name } => name.trim_end_matches(".service").to_owned(),
-            Act::SetOverride { addr, .. }
-            | Act::SetAttribute { addr, .. }
-            | Act::Unbind { addr, .. }
-            | Act::Reset { addr }
-            | Act::Remove { addr }
-            | Act::Rescan { addr, .. }
-            | Act::Verify { addr, .. }
-            | Act::Probe { addr, .. } => addr.to_string(),
             Act::SetConsole { name, .. } => name.clone(),
             Act::SetPlatform { device, .. } => device.clone(),
-            Act::ProveFree { addrs } => match addrs.as_slice() {
-                [addr] => addr.to_string(),
+            Act::ProveFree { addrs } if addrs.len() > 1 => match addrs.as_slice() {
                 [addr, ..] if addrs.iter().all(|a| a.slot() == addr.slot()) => addr.slot().to_string(),
-                [] => String::new(),
                 several => format!("{} functions", several.len()),
             },
+            act => act.function().map_or_else(String::new, |addr| addr.to_string()),
         }
     }
 
