@@ -100,9 +100,11 @@ class Guest:
             try:
                 self._channel.accept(SERVER_TIMEOUT)
                 self._wait_ready(BOOT_TIMEOUT)
-            except (TooLate, GuestDied) as error:
-                how = "is not up" if isinstance(error, TooLate) else "died"
-                raise cache.LabError(f"the guest {how}\n{self._last_words()}") from None
+            except GuestDied:
+                raise cache.LabError(f"the guest died\n{self._last_words()}") from None
+            except TooLate:
+                essence = "\n".join(self.diagnose(self.folder))
+                raise cache.LabError(f"the guest is not up\n{essence}") from None
 
     def describe(self) -> str:
         """The boot in words."""

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Phases twice, out of order and at the wrong time; a config that changes meanwhile; backups, templates, driver=keep, mdev; by both ways to post-stop.
+# Phases twice, out of order and at the wrong time; a config that changes meanwhile; a template, driver=keep, mdev; by both ways to post-stop.
 # lab: --cards 2
 . /usr/local/lib/lab.sh
 first=$(gpus | sed -n 1p) second=$(gpus | sed -n 2p)
@@ -36,11 +36,5 @@ done
 echo "hostpci0: ${first%.*}" >>$conf; echo "template: 1" >>$conf
 expect_text "it is a template" $hook 111 pre-start; at "nvidia nvidia" "after all of them"
 sed -i '/^template/d; /mdev\|keep\|1f.7/d' $conf
-say "backup of the stopped VM: free, busy, refused by setting"
-expect_rc 0 vzdump 111; home "after a backup"
-hold_open /dev/nvidiactl; expect_text "fails with it" vzdump 111; at "nvidia nvidia" "busy"; kill $holder
-mkdir -p /etc/gpu-handoff/conf.d; printf '[vm.111]\non-backup = "refuse"\n' >/etc/gpu-handoff/conf.d/60-vm.toml
-expect_text 'on-backup is "refuse"' vzdump 111; at "nvidia nvidia" "refused"
-printf 'on-backup = "handoff"\n' >/etc/gpu-handoff/conf.d/60-vm.toml; expect_rc 0 vzdump 111; home "handoff"
-rm -r /etc/gpu-handoff/conf.d; rm -f /etc/pve/qemu-server/111.conf
+rm -f /etc/pve/qemu-server/111.conf
 done

@@ -18,8 +18,7 @@ echo "$first 111 pid:1" >>/run/qemu-server/pci-id-reservations
 expect_text "leftover PCI reservation found for $first" qm start 112
 
 say "a mapping gives the first alternative that is free"
-{ printf 'gpu\n'; for f in $first $second; do
-	printf '\tmap node=%s,id=10de:%s,path=%s\n' "$(hostname -s)" "$(cut -c3- "$devices/$f/device")" "${f%.*}"; done; } >/etc/pve/mapping/pci.cfg
+mkmapping gpu "$first" "$second"
 qm set 111 --hostpci0 mapping=gpu,pcie=1 >/dev/null
 expect_rc 0 qm start 111
 grep -q "^$second 111 pid:" /run/qemu-server/pci-id-reservations || fail "not the second card"

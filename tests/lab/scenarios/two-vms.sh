@@ -23,9 +23,7 @@ for mechanism in new old; do
 	expect_rc 0 qm start 112; expect_rc 0 qm stop 112; wait_for 60 test ! -e /run/gpu-handoff/vm-112.json
 
 	say "$mechanism: one mapping of two same-model cards, two VMs at the same moment"
-	{ printf 'gpu\n'; for f in $first $second; do
-		printf '\tmap node=%s,id=10de:%s,subsystem-id=10de:1467,iommugroup=%s,path=%s\n' "$(hostname -s)" \
-			"$(cut -c3- "$devices/$f/device")" "$(group_of "$f")" "${f%.*}"; done; } >/etc/pve/mapping/pci.cfg
+	mkmapping gpu "$first" "$second"
 	for vm in 111 112; do qm set $vm --hostpci0 mapping=gpu,pcie=1 >/dev/null; done
 	expect_text "Proxmox's choice" gpu-handoff plan --vm 111
 	qm start 111 >/root/start-111 2>&1 & one=$!

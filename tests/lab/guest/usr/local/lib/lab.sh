@@ -30,6 +30,9 @@ expect_text() { _text=$1; shift; _out=$("$@" 2>&1); printf '%s\n' "$_out"
 # mkvm VMID [HOSTPCI...]: a VM with one hostpciN per argument, such as 01:00,pcie=1
 mkvm() { _vm=$1; shift; qm create "$_vm" --name "vm$_vm" --machine q35 >/dev/null || fail "qm create $_vm"; _n=0
 	for _dev; do qm set "$_vm" "--hostpci$_n" "$_dev" >/dev/null || fail "hostpci $_dev"; _n=$((_n + 1)); done; }
+# mkmapping NAME BDF...: a resource mapping of this node, an alternative per GPU
+mkmapping() { printf '%s\n' "$1"; shift; for _gpu; do printf '\tmap node=%s,id=10de:%s,subsystem-id=10de:1467,iommugroup=%s,path=%s\n' \
+	"$(hostname -s)" "$(cut -c3- "$devices/$_gpu/device")" "$(group_of "$_gpu")" "${_gpu%.*}"; done; } >/etc/pve/mapping/pci.cfg
 # mkhook NAME: a snippet from standard input
 mkhook() { mkdir -p /var/lib/vz/snippets; cat >"/var/lib/vz/snippets/$1" && chmod 755 "/var/lib/vz/snippets/$1"; }
 # stub KEY VALUE: a fault of the stub driver, at run time
