@@ -88,7 +88,7 @@ fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth
             "install" if NEVER.contains(&rest.trim()) => {
                 // Of the module or of one that it needs: modprobe does not say which.
                 Some(format!(
-                    "for it, or for what it needs, a line of modprobe.d says 'install ... {}'",
+                    "a line of modprobe.d forbids it, or what it needs ('install ... {}')",
                     rest.trim()
                 ))
             }
@@ -180,7 +180,7 @@ mod tests {
             (
                 Some("install /bin/false\n"),
                 vec![],
-                Some("for it, or for what it needs, a line of modprobe.d says 'install ... /bin/false'"),
+                Some("a line of modprobe.d forbids it, or what it needs ('install ... /bin/false')"),
             ),
             (
                 Some("install /sbin/modprobe -i nvidia-current $CMDLINE_OPTS\n"),

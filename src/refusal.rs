@@ -267,6 +267,8 @@ impl fmt::Display for Reason {
             Reason::CannotLoad { modules, why } => {
                 let (then, hint) = if modules.iter().any(|m| m == "vfio_pci") {
                     ("no guest can have the GPU", "see 'modprobe --show-depends vfio_pci'")
+                } else if why.contains("modprobe.d forbids") {
+                    ("the GPU would not come back", "remove that line from /etc/modprobe.d")
                 } else if why.contains("signature") {
                     (
                         "the GPU would not come back",

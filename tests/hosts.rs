@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
 
+#[path = "hosts/order.rs"]
+mod order;
 #[path = "hosts/trip.rs"]
 mod trip;
 #[path = "hosts/tree.rs"]
@@ -28,6 +30,7 @@ use gpu_handoff::pve;
 use gpu_handoff::record::{Owner, Record};
 use gpu_handoff::refusal::{Reason, Refusal};
 use gpu_handoff::report::{plan_text, status, status_text};
+use gpu_handoff::step::{Act, Step};
 use gpu_handoff::vmconf::VmId;
 use gpu_handoff::way_home;
 use gpu_handoff::way_out::{self, Wanted};
@@ -133,6 +136,75 @@ fn a_wrong_order_and_a_forgotten_act_are_seen() {
         let seen = back.and_then(|back| trip::same(&before, &back)).unwrap_err();
         assert!(seen.starts_with(error), "without {act}: {seen}");
     }
+}
+
+/// Every plan of every host, out and home, and the same with the persistence daemon on the GPUs.
+fn all_plans() -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for folder in folders() {
+        let host = Host::of(&folder).unwrap();
+        for request in requests(&folder).unwrap().iter().filter(|r| r.kind == Kind::Plan) {
+            let Ok(answer) = host.answer(request) else { continue };
+            let (given, settings) = (&answer.given, &answer.settings);
+            let with_daemon = order::with_persistenced(answer.snapshot.clone());
+            for before in [answer.snapshot, with_daemon] {
+                let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+                let wanted = Wanted {
+                    owner: request
+                        .vm
+                        .map_or(Owner::ByHand("0000:01:00.0".parse().unwrap()), Owner::Vm),
+                    gpus: &given.gpus,
+                    given: &functions,
+                };
+                let Ok(plan) = way_out::plan(&before, wanted, &[], settings) else {
+                    continue;
+                };
+                let mut away = trip::follow(&before, &before, &plan.steps).unwrap();
+                away.holders.clear();
+                plans.push(way_home::plan(&away, &record_of(&plan)).unwrap());
+                plans.push(plan);
+            }
+        }
+    }
+    plans
+}
+
+#[test]
+fn every_plan_keeps_the_rules_of_order() {
+    let mut problems = Vec::new();
+    for plan in all_plans() {
+        for rule in order::broken(&plan) {
+            problems.push(format!("{} {:?}: {rule}", plan.cards.join(", "), plan.direction));
+        }
+    }
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+/// For each rule there is a plan that it is about, and the same plan with two of its steps exchanged breaks it.
+#[test]
+fn every_rule_of_order_can_be_broken() {
+    let plans = all_plans();
+    for rule in order::rules().filter(|_| std::env::var_os("HOSTS_DIR").is_none()) {
+        let of_it = plans.iter().filter(|p| p.direction == rule.direction);
+        let about = of_it.filter_map(|p| Some((p, *rule.pairs(&p.steps).first()?))).next();
+        let Some((plan, (earlier, later))) = about else {
+            panic!("no plan has anything to do with: {}", rule.why);
+        };
+        let mut wrong = plan.clone();
+        wrong.steps.swap(earlier, later);
+        assert!(order::broken(&wrong).contains(&rule.why), "{}", rule.why);
+    }
+    let out = plans
+        .iter()
+        .find(|p| order::is_proven(&p.steps) && p.steps.iter().any(is_proof))
+        .unwrap();
+    let mut wrong = out.clone();
+    wrong.steps.retain(|s| !is_proof(s));
+    assert!(!order::is_proven(&wrong.steps));
+}
+
+fn is_proof(step: &Step) -> bool {
+    matches!(step.act, Act::ProveFree { .. })
 }
 
 fn there_and_home(before: &Snapshot, plan: &Plan) -> Result<(), String> {

@@ -3,7 +3,7 @@
 . /usr/local/lib/lab-card.sh
 card_vm
 refused() { # MODULE WHY
-	within 30 255 qm start 111; said "exit code 3"; said "module $1 cannot be loaded"; said "Hint: "
+	within 30 255 qm start 111; said "exit code 3"; said "$1 cannot be loaded"; said "Hint: "
 	at_home "with $2"
 }
 for module in nvidia nvidia_drm nvidia_uvm; do

@@ -1,0 +1,293 @@
+//! The order of a plan as a table of rules: what comes before what, and why.
+
+use gpu_handoff::inventory::{Snapshot, VFIO_PCI};
+use gpu_handoff::pci::PciAddr;
+use gpu_handoff::plan::{Direction, Plan};
+use gpu_handoff::step::{Act, Attribute, Step};
+
+/// Wherever an act is an `earlier` one and another a `later` one for it, the earlier one comes first.
+pub struct Rule {
+    pub direction: Direction,
+    /// Why, in words.
+    pub why: &'static str,
+    earlier: fn(&Act) -> bool,
+    later: fn(&Act, &Act) -> bool,
+}
+
+fn is_unload(act: &Act, module: fn(&str) -> bool) -> bool {
+    matches!(act, Act::UnloadModule { name } if module(name))
+}
+
+fn is_load(act: &Act, module: fn(&str) -> bool) -> bool {
+    matches!(act, Act::LoadModule { name } if module(name))
+}
+
+/// The function that is bound to vfio-pci, if this act does so.
+fn to_vfio(act: &Act) -> Option<PciAddr> {
+    match act {
+        Act::Probe { addr, driver } if driver.as_deref() == Some(VFIO_PCI) => Some(*addr),
+        _ => None,
+    }
+}
+
+/// The function that is bound to a driver of the host.
+fn to_host(act: &Act) -> Option<PciAddr> {
+    match act {
+        Act::Probe { addr, driver } if driver.as_deref() != Some(VFIO_PCI) => Some(*addr),
+        _ => None,
+    }
+}
+
+fn unbound(act: &Act) -> Option<PciAddr> {
+    match act {
+        Act::Unbind { addr, .. } => Some(*addr),
+        _ => None,
+    }
+}
+
+fn overridden(act: &Act) -> Option<PciAddr> {
+    match act {
+        Act::SetOverride { addr, driver: Some(_) } => Some(*addr),
+        _ => None,
+    }
+}
+
+fn cleared(act: &Act) -> Option<PciAddr> {
+    match act {
+        Act::SetOverride { addr, driver: None } => Some(*addr),
+        _ => None,
+    }
+}
+
+fn same(a: Option<PciAddr>, b: Option<PciAddr>) -> bool {
+    a.is_some() && a == b
+}
+
+/// `of` is function 0 of the card that the other one is a further function of.
+fn is_first_of(of: Option<PciAddr>, other: Option<PciAddr>) -> bool {
+    matches!((of, other), (Some(a), Some(b)) if a.slot() == b.slot() && a.function == 0 && b.function > 0)
+}
+
+fn of_gpu(name: &str) -> bool {
+    name.starts_with("nvidia")
+}
+
+fn beside_the_driver(name: &str) -> bool {
+    name.starts_with("nvidia_")
+}
+
+fn the_driver(name: &str) -> bool {
+    name == "nvidia"
+}
+
+fn set_while_away(act: &Act) -> Option<PciAddr> {
+    match act {
+        Act::SetAttribute { addr, attribute, .. } if *attribute != Attribute::Power => Some(*addr),
+        _ => None,
+    }
+}
+
+fn kept_awake(act: &Act) -> bool {
+    matches!(act, Act::SetAttribute { attribute: Attribute::Power, value, .. } if value == "on")
+}
+
+fn lets_go(act: &Act) -> bool {
+    unbound(act).is_some() || is_unload(act, of_gpu)
+}
+
+const OUT: Direction = Direction::Out;
+const HOME: Direction = Direction::Home;
+
+/// A row: direction, why, the earlier act, the later one for it.
+type Row = (Direction, &'static str, fn(&Act) -> bool, fn(&Act, &Act) -> bool);
+
+const ROWS: [Row; 21] = [
+    (
+        OUT,
+        "vfio-pci is there before anything is bound to it",
+        |a| is_load(a, |n| n == "vfio_pci"),
+        |_, b| to_vfio(b).is_some(),
+    ),
+    (
+        OUT,
+        "the persistence daemon lets go before anything is taken",
+        |a| matches!(a, Act::StopUnit { .. }),
+        |_, b| lets_go(b),
+    ),
+    (
+        OUT,
+        "the console leaves before what draws it",
+        |a| matches!(a, Act::SetConsole { bound: false, .. }),
+        |_, b| lets_go(b),
+    ),
+    (
+        OUT,
+        "the firmware's framebuffer leaves before its card",
+        |a| matches!(a, Act::SetPlatform { bound: false, .. }),
+        |_, b| lets_go(b),
+    ),
+    (OUT, "nothing sleeps while it is moved", kept_awake, |_, b| {
+        lets_go(b) || to_vfio(b).is_some()
+    }),
+    (
+        OUT,
+        "the override keeps others off before a function is let go",
+        |a| overridden(a).is_some(),
+        |a, b| same(overridden(a), unbound(b)),
+    ),
+    (
+        OUT,
+        "the override keeps a module that comes back off the card",
+        |a| overridden(a).is_some(),
+        |_, b| is_unload(b, of_gpu),
+    ),
+    (
+        OUT,
+        "functions 1 to 3 work only while function 0 is awake: they leave first",
+        |a| unbound(a).is_some(),
+        |a, b| is_first_of(unbound(b), unbound(a)),
+    ),
+    (
+        OUT,
+        "functions 1 to 3 leave before the driver of function 0 is unloaded",
+        |a| unbound(a).is_some_and(|a| a.function > 0),
+        |_, b| is_unload(b, the_driver),
+    ),
+    (
+        OUT,
+        "a module's users are unloaded before it",
+        |a| is_unload(a, beside_the_driver),
+        |_, b| is_unload(b, the_driver),
+    ),
+    (
+        OUT,
+        "nvidia_drm uses nvidia_modeset",
+        |a| is_unload(a, |n| n == "nvidia_drm"),
+        |_, b| is_unload(b, |n| n == "nvidia_modeset"),
+    ),
+    (
+        OUT,
+        "what is unbound is bound again after it",
+        |a| unbound(a).is_some(),
+        |a, b| same(unbound(a), to_vfio(b)),
+    ),
+    (
+        OUT,
+        "nothing is bound to vfio-pci before its driver is gone",
+        |a| is_unload(a, the_driver),
+        |_, b| to_vfio(b).is_some(),
+    ),
+    (
+        OUT,
+        "a guest finds the attributes set",
+        |a| set_while_away(a).is_some(),
+        |a, b| same(set_while_away(a), to_vfio(b)),
+    ),
+    (
+        OUT,
+        "the override is cleared when it has done its work",
+        |a| to_vfio(a).is_some(),
+        |a, b| same(to_vfio(a), cleared(b)),
+    ),
+    (
+        HOME,
+        "the override names the driver before the function is let go",
+        |a| overridden(a).is_some(),
+        |a, b| same(overridden(a), unbound(b)),
+    ),
+    (
+        HOME,
+        "function 0 is home before the others leave vfio-pci",
+        |a| to_host(a).is_some(),
+        |a, b| is_first_of(to_host(a), unbound(b)),
+    ),
+    (
+        HOME,
+        "nvidia_drm before 590 takes only the GPUs that are there when it is loaded",
+        |a| to_host(a).is_some_and(|a| a.function == 0),
+        |_, b| is_load(b, beside_the_driver),
+    ),
+    (
+        HOME,
+        "the override is cleared when it has done its work",
+        |a| to_host(a).is_some(),
+        |a, b| same(to_host(a), cleared(b)),
+    ),
+    (
+        HOME,
+        "the console comes back when its framebuffer is there",
+        |a| is_load(a, |n| n == "nvidia_drm"),
+        |_, b| matches!(b, Act::SetConsole { bound: true, .. }),
+    ),
+    (
+        HOME,
+        "the persistence daemon starts when all its GPUs are there",
+        |a| to_host(a).is_some() || is_load(a, of_gpu),
+        |_, b| matches!(b, Act::StartUnit { .. }),
+    ),
+];
+
+/// The rules.
+pub fn rules() -> impl Iterator<Item = Rule> {
+    ROWS.into_iter().map(|(direction, why, earlier, later)| Rule {
+        direction,
+        why,
+        earlier,
+        later,
+    })
+}
+
+impl Rule {
+    /// The pairs of steps that the rule is about, earlier one first.
+    pub fn pairs(&self, steps: &[Step]) -> Vec<(usize, usize)> {
+        let mut pairs = Vec::new();
+        for (n, a) in steps.iter().enumerate().filter(|(_, s)| (self.earlier)(&s.act)) {
+            let later = steps.iter().enumerate().filter(|(_, b)| (self.later)(&a.act, &b.act));
+            pairs.extend(later.map(|(m, _)| (n, m)).filter(|(n, m)| n != m));
+        }
+        pairs
+    }
+
+    /// Whether a list of steps keeps it.
+    pub fn is_kept(&self, steps: &[Step]) -> bool {
+        self.pairs(steps).iter().all(|(earlier, later)| earlier < later)
+    }
+}
+
+/// Each unbind has a proof of the same function right before it.
+pub fn is_proven(steps: &[Step]) -> bool {
+    let proof = |n: usize| n.checked_sub(1).and_then(|n| steps.get(n)).map(|s| &s.act);
+    steps.iter().enumerate().all(|(n, step)| match &step.act {
+        Act::Unbind { addr, .. } => matches!(proof(n), Some(Act::ProveFree { addrs }) if addrs.contains(addr)),
+        _ => true,
+    })
+}
+
+/// What a plan breaks, in words.
+pub fn broken(plan: &Plan) -> Vec<&'static str> {
+    let of_plan = rules().filter(|r| r.direction == plan.direction);
+    let mut broken: Vec<&str> = of_plan.filter(|r| !r.is_kept(&plan.steps)).map(|r| r.why).collect();
+    if !is_proven(&plan.steps) {
+        broken.push("nothing is unbound without a proof right before it");
+    }
+    broken
+}
+
+/// The persistence daemon on a host's GPUs, which no tree of files can show: a descriptor needs a device node.
+pub fn with_persistenced(mut snapshot: Snapshot) -> Snapshot {
+    use gpu_handoff::holders::{Holder, Node};
+    let nodes: Vec<Node> = snapshot
+        .gpus()
+        .filter(|f| f.is_on_nvidia())
+        .map(|f| Node::Gpu(f.addr))
+        .collect();
+    if !nodes.is_empty() {
+        snapshot.holders.push(Holder {
+            pid: 900,
+            comm: "nvidia-persiste".to_owned(),
+            belongs_to: "nvidia-persistenced.service".to_owned(),
+            nodes,
+        });
+    }
+    snapshot
+}
