@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
+import importlib.util
 import io
 import json
 import os
+import signal
 import socket
 import tempfile
 import threading
 import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from lab import frozen, mirror, options, qemu, scenarios
@@ -19,6 +24,7 @@ from lab.card import functions, hda, pci, server
 from lab.channel import Channel, GuestDied, GuestFrozen, TooLate
 from lab.images import Images
 
+AGENT = Path(__file__).parent.parent / "guest/usr/local/lib/lab/agent"
 IMAGES = Images(
     toolbox=Path("/c/toolbox"), kernel=Path("/c/k/vmlinuz"),
     initrd=Path("/c/k/initrd"), version="6.12",
@@ -150,6 +156,95 @@ class Life(unittest.TestCase):
         self.agent.close()
         with self.assertRaises(GuestDied):
             self.receive(60)
+
+
+def agent_on(port: int) -> Any:
+    """The guest's agent, with `port` as its line and no kernel log."""
+    loader = importlib.machinery.SourceFileLoader("agent", str(AGENT))
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader("agent", loader))  # type: ignore[arg-type]
+    loader.exec_module(module)
+    module.HOME = "/"  # type: ignore[attr-defined]
+    with mock.patch.object(os, "open", lambda *_: port), \
+            mock.patch.object(module.Agent, "follow_kernel_log"):
+        return module.Agent()
+
+
+class Agent(unittest.TestCase):
+    """The guest's agent, on this machine, its events in any order."""
+
+    def setUp(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.agent = agent_on(theirs.detach())
+        self.addCleanup(os.close, self.agent.port)
+        self.addCleanup(self.agent.waiting.close)
+        self.addCleanup(ours.close)
+        self.channel = Channel(ours, ours)
+
+    def start(self, script: str) -> tuple[int, int, int]:
+        with open(os.devnull, "rb") as nothing:
+            output, end = os.pipe()
+            self.agent.spawn({"words": ["/bin/sh", "-c", script]}, output, end,
+                             os.dup(nothing.fileno()))
+        child: tuple[int, int, int] = self.agent.child
+        return child
+
+    def answers(self, count: int) -> list[tuple[str, object]]:
+        got = (self.channel.receive(time.monotonic() + 10) for _ in range(count))
+        return [(message["event"], data.decode() or message.get("status"))
+                for message, data in got]
+
+    def ready(self, *files: int) -> dict[int, Callable[[], object]]:
+        """What the agent would call, once all of these files are ready."""
+        waiting = self.agent.waiting
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            events = {key.fd: key.data for key, _ in waiting.select(0.1)}
+            if set(files) <= set(events):
+                return events
+        raise AssertionError("not ready")
+
+    def test_output_and_end_in_one_batch_in_either_order(self) -> None:
+        for first in (1, 2):
+            child = self.start("echo said; exit 3")
+            events = self.ready(*child[1:])
+            events[child[first]]()
+            events[child[3 - first]]()
+            self.assertEqual(self.answers(2), [("output", "said\n"), ("done", 3)])
+            self.assertIsNone(self.agent.child)
+
+    def test_script_that_was_given_up_is_not_taken_for_the_next_one(self) -> None:
+        stuck = self.start("exec sleep 1000")
+        second = self.start("echo second")
+        os.kill(stuck[0], signal.SIGKILL)
+        os.waitpid(stuck[0], 0)
+        events = self.ready(*second[1:])
+        events[second[2]]()
+        events[second[1]]()
+        self.assertEqual(self.answers(2), [("output", "second\n"), ("done", 0)])
+        self.assertEqual(list(self.agent.waiting.get_map()), [self.agent.port])
+
+    def test_ping_is_answered_while_a_script_runs(self) -> None:
+        child = self.start("exec sleep 1000")
+        self.channel.send({"do": "ping"})
+        self.ready(self.agent.port)[self.agent.port]()
+        self.assertEqual(self.answers(1), [("pong", None)])
+        self.channel.send({"do": "kill"})
+        self.ready(self.agent.port)[self.agent.port]()
+        self.ready(child[1])[child[1]]()
+        self.assertEqual(self.answers(1), [("done", 128 + signal.SIGKILL)])
+
+    def test_what_runs_is_shown(self) -> None:
+        child = self.start("exec sleep 1000")
+        self.addCleanup(os.waitpid, child[0], 0)
+        self.addCleanup(os.kill, child[0], signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while b"sleep" not in Path(f"/proc/{child[0]}/cmdline").read_bytes():
+            self.assertLess(time.monotonic(), deadline)
+        self.agent.do_stuck({}, b"")
+        message, data = self.channel.receive(time.monotonic() + 10)
+        self.assertEqual(message["event"], "stuck")
+        self.assertRegex(data.decode(), rf"-- runs: {child[0]} S \S+ sleep 1000")
 
 
 class FakeGuest:
