@@ -120,6 +120,7 @@ class Guest:
         tree = self.share / "guest"
         shutil.copytree(GUEST_TREE, tree, symlinks=True,
                         ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(HERE.parents[1] / "model_vs_kernel", self.share / "model")
         self._write_modules_conf(tree)
         if self.options.persist:
             conf = tree / "etc/systemd/journald.conf.d/lab.conf"
