@@ -269,7 +269,9 @@ fn answers(root: &Root, addr: PciAddr) -> Result<(), ActError> {
 /// Carries an act out, unless what it should lead to is so already: every act may be done twice.
 fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
     let expect = act.expect();
-    if expect != Expect::Nothing && verify(root, &expect).is_ok() {
+    // What "default" would read as is not known before it is written.
+    let is_default = matches!(&expect, Expect::Attribute(_, Attribute::ResetMethod, value) if value == "default");
+    if expect != Expect::Nothing && !is_default && verify(root, &expect).is_ok() {
         return Ok(());
     }
     let device = |addr: &PciAddr, name: &str| format!("/sys/bus/pci/devices/{addr}/{name}");
@@ -294,7 +296,7 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
             let file = if *bound { "bind" } else { "unbind" };
             write_sysfs(root, &format!("/sys/bus/platform/drivers/{driver}/{file}"), device)?;
         }
-        Act::ProveFree { addrs } => prove_free(root, addrs)?,
+        Act::ProveFree { addrs, despite } => prove_free(root, addrs, despite)?,
         Act::Unbind { addr, driver } => {
             answers(root, *addr)?;
             write_sysfs(
@@ -308,6 +310,10 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
             write_sysfs(root, "/sys/bus/pci/drivers_probe", &addr.to_string())?;
         }
         Act::Reset { addr } => {
+            // Under a driver it would go through that driver's users.
+            if let Some(driver) = root.link_name(device(addr, "driver")) {
+                return Err(ActError::Failed(format!("it is on {driver} by now")));
+            }
             answers(root, *addr)?;
             write_sysfs(root, &device(addr, "reset"), "1")?;
             answers(root, *addr)?;
@@ -327,16 +333,18 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
 
 /// Looks until nobody uses the functions. Processes that are ending are waited for, one after the other: on a busy host
 /// some process always is, for a moment. Others have a moment to let go. The caller's deadline ends a wait that does not.
-fn prove_free(root: &Root, addrs: &[PciAddr]) -> Result<(), ActError> {
+fn prove_free(root: &Root, addrs: &[PciAddr], despite: &[i32]) -> Result<(), ActError> {
     let patience = Instant::now() + PATIENCE;
     loop {
         let snapshot =
             inventory::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
-        let reasons = uses::use_of(&snapshot, addrs);
+        let mut reasons = uses::use_of(&snapshot, addrs);
+        reasons.extend(uses::drm_holds(&snapshot, addrs));
         let mut pids = Vec::new();
         for reason in &reasons {
             match reason {
                 Reason::Ending(holder) => pids.push(holder.pid),
+                Reason::Doubtful { holder, .. } if despite.contains(&holder.pid) => {}
                 Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if Instant::now() < patience => {
                     pids.push(holder.pid);
                 }

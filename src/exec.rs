@@ -99,20 +99,27 @@ impl Run<'_> {
 
     fn way_out(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Leaving;
+        self.record.awake.clone_from(&plan.awake);
         let mut done: Vec<&Step> = Vec::new();
+        let mut all_well = true;
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let steps: Vec<&Step> = round.iter().map(|at| &plan.steps[*at]).collect();
             done.extend(&steps);
             let failed = self.round(&steps, &mut count);
-            if let Some((step, error)) = failed.into_iter().find(|(step, _)| !step.soft) {
+            all_well &= failed.is_empty();
+            if let Some((step, error)) = failed.into_iter().find(|(step, error)| counts(step, error)) {
                 return Err(self.undo(&done, &step.act.to_string(), &error));
             }
         }
         self.record.rest(State::Away);
+        if all_well {
+            self.record.awake.clear();
+        }
         let Err(error) = self.save() else {
             return Ok(());
         };
+        self.record.awake.clone_from(&plan.awake);
         // A card that is away without a record would not come home by itself.
         let why = ActError::Failed(format!("{error:#}"));
         let what = "writing the record of the finished handoff";
@@ -121,6 +128,7 @@ impl Run<'_> {
 
     fn way_home(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Returning;
+        self.record.awake.clone_from(&plan.awake);
         let mut errors: Vec<String> = plan.missing.iter().map(|(a, why)| format!("{a} {why}")).collect();
         let mut failed: BTreeSet<PciAddr> = plan.missing.iter().map(|(a, _)| *a).collect();
         let mut count = Count::of(plan);
@@ -141,7 +149,7 @@ impl Run<'_> {
                 if let ActError::Interrupted { .. } = error {
                     return Err(self.interrupted(&step.act));
                 }
-                if !step.soft {
+                if counts(step, &error) {
                     errors.push(format!("{}: {error}", step.act));
                     failed.extend(step.act.function());
                 }
@@ -161,7 +169,7 @@ impl Run<'_> {
             } else {
                 join(&failed)
             },
-            hint: self.hint(),
+            hint: self.hint(!plan.missing.is_empty()),
         })
     }
 
@@ -196,6 +204,9 @@ impl Run<'_> {
     fn climb(&mut self, step: &Step) -> bool {
         step.rungs.iter().any(|rung| {
             rung.iter().all(|act| {
+                if self.barred(act) {
+                    return false; // an earlier rung is stuck
+                }
                 let within = deadline(act, &self.record.budgets, 1);
                 let results = self.acts(&[(act.clone(), within)], &["instead: ".to_owned()]);
                 results.iter().all(Result::is_ok)
@@ -205,7 +216,7 @@ impl Run<'_> {
 
     /// Acts for different cards, at once, with their lines in the log.
     fn acts(&mut self, acts: &[(Act, Duration)], prefixes: &[String]) -> Vec<Result<(), ActError>> {
-        let refuse = |why: &str| vec![Err(ActError::Failed(why.to_owned())); acts.len()];
+        let refuse = |why: &str| vec![Err(ActError::NotBegun(why.to_owned())); acts.len()];
         if self.kernel.interrupted().is_some() {
             return refuse("a signal asked us to end");
         }
@@ -222,7 +233,7 @@ impl Run<'_> {
         self.kernel.prepare(acts.len());
         self.record.workers = self.kernel.workers();
         if let Err(error) = self.save() {
-            return vec![Err(ActError::Failed(format!("{error:#}"))); acts.len()];
+            return vec![Err(ActError::NotBegun(format!("{error:#}"))); acts.len()];
         }
         let results = self.kernel.act_all(acts);
         let mut plain = Vec::new();
@@ -268,7 +279,10 @@ impl Run<'_> {
         if let ActError::Interrupted { .. } = why {
             return self.interrupted(&failed);
         }
-        let what = format!("{failed}: {why}");
+        let what = match why {
+            ActError::NotBegun(why) => format!("{why}, before '{failed}'"),
+            why => format!("{failed}: {why}"),
+        };
         let now = self.kernel.now();
         let mut until = now + self.record.budgets.way_out;
         if let Some(at) = self.kernel.interrupted() {
@@ -282,6 +296,7 @@ impl Run<'_> {
             );
         }
         let mut left = Vec::new();
+        let mut in_use = BTreeSet::new();
         for act in done.iter().rev().flat_map(|step| &step.inverse) {
             let remaining = until.saturating_sub(self.kernel.now());
             if self.barred(act) {
@@ -292,12 +307,21 @@ impl Run<'_> {
                 left.push(format!("{act}: no time was left"));
                 continue;
             }
+            let unbinds = matches!(act, Act::Unbind { .. });
+            if unbinds && act.function().is_some_and(|a| in_use.contains(&a)) {
+                continue; // that it is in use is said already
+            }
             let within = deadline(act, &self.record.budgets, 1).min(remaining);
             for result in self.record_and_act(&[(act.clone(), within)], &["undo: ".to_owned()]) {
                 match result {
                     Ok(()) => {}
                     Err(ActError::Interrupted { .. }) => return self.interrupted(act),
-                    Err(error) => left.push(format!("{act}: {error}")),
+                    Err(error) => {
+                        if let Act::ProveFree { addrs, .. } = act {
+                            in_use.extend(addrs.iter().copied());
+                        }
+                        left.push(format!("{act}: {error}"));
+                    }
                 }
             }
         }
@@ -314,7 +338,7 @@ impl Run<'_> {
         Error::NotRestored {
             what,
             left: left.join("; "),
-            hint: self.hint(),
+            hint: self.hint(false),
         }
     }
 
@@ -328,13 +352,19 @@ impl Run<'_> {
         }
     }
 
-    fn hint(&self) -> String {
+    /// What still helps. `lost`: something has fallen off the bus.
+    fn hint(&self, lost: bool) -> String {
         let Some(wedge) = self.record.wedges.first() else {
-            return "see 'journalctl -k' for what the driver says, then run 'gpu-handoff to_nvidia' again".to_owned();
+            let hint = if lost {
+                "a power cycle brings back what does not answer; then"
+            } else {
+                "see 'journalctl -k' for what the driver says, then"
+            };
+            return format!("{hint} run 'gpu-handoff recover'");
         };
         let who = match wedge.holders.first() {
             Some(holder) => format!("end {holder}"),
-            None => "end whoever uses the device ('gpu-handoff status' names them)".to_owned(),
+            None => "nobody is seen to use the device, so only the kernel can let go".to_owned(),
         };
         format!(
             "{who}; process group {} of ours waits in the kernel until then, and 'gpu-handoff recover' works when it has \
@@ -358,15 +388,25 @@ impl Run<'_> {
     }
 }
 
+/// Whether a failure changes how a run ends. That a soft act was not even begun does: nobody would try it again.
+fn counts(step: &Step, error: &ActError) -> bool {
+    !step.soft || matches!(error, ActError::NotBegun(_))
+}
+
 /// The proofs of a round as one.
 fn one_proof(acts: &[(Act, Duration)]) -> Option<(Act, Duration)> {
     let addrs = |act: &Act| match act {
-        Act::ProveFree { addrs } => Some(addrs.clone()),
+        Act::ProveFree { addrs, .. } => Some(addrs.clone()),
         _ => None,
+    };
+    // What the settings accept they accept for all.
+    let despite = match acts.first()? {
+        (Act::ProveFree { despite, .. }, _) => despite.clone(),
+        _ => return None,
     };
     let all: Option<Vec<Vec<PciAddr>>> = acts.iter().map(|(act, _)| addrs(act)).collect();
     let addrs = all?.concat();
-    Some((Act::ProveFree { addrs }, acts.first()?.1))
+    Some((Act::ProveFree { addrs, despite }, acts.first()?.1))
 }
 
 /// The number in front of a line.
@@ -414,7 +454,10 @@ mod tests {
         let addr: PciAddr = format!("0000:{bus:02x}:00.0").parse().unwrap();
         Step {
             act: if proof {
-                Act::ProveFree { addrs: vec![addr] }
+                Act::ProveFree {
+                    addrs: vec![addr],
+                    despite: Vec::new(),
+                }
             } else {
                 Act::Reset { addr }
             },

@@ -30,6 +30,9 @@ pub enum ActError {
         /// What was read back.
         observed: String,
     },
+    /// It was not begun.
+    #[error("{0}")]
+    NotBegun(String),
     /// No answer within the deadline. `stuck` is the process group left behind in the kernel; None if all of it
     /// could be ended, so that nothing goes on.
     #[error("no answer within {} ms", .within.as_millis())]

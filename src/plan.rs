@@ -21,7 +21,7 @@ use crate::config::Budgets;
 use crate::display::Platform;
 use crate::inventory::{Function, Snapshot};
 use crate::pci::{PciAddr, PciSlot};
-use crate::record::{Owner, Taken};
+use crate::record::{Owner, Record, Taken};
 use crate::step::{Act, Attribute, Step};
 
 /// How the GPUs leave their host driver.
@@ -77,6 +77,8 @@ pub struct Plan {
     pub consoles: Vec<String>,
     /// Firmware framebuffers that are detached (out) or attached again (home).
     pub platforms: Vec<Platform>,
+    /// Bridges that may not sleep meanwhile, and may again afterwards.
+    pub awake: Vec<PciAddr>,
     /// Taken functions that are not there any more, or have fallen off the bus, in words (home).
     pub missing: Vec<(PciAddr, String)>,
     /// The acts, in order.
@@ -149,10 +151,15 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Keeps functions that sleep, and what is above them, awake. Returns the bridges, which may sleep again afterwards; what
-/// becomes of the functions is their drivers' business.
-pub(crate) fn wake(snapshot: &Snapshot, functions: &[&Function], steps: &mut Steps<'_>) -> Vec<PciAddr> {
-    let mut bridges = BTreeSet::new();
+/// Keeps functions that sleep, and what is above them, awake. Returns the bridges, which may sleep again afterwards, and
+/// those that an interrupted run has kept awake; what becomes of the functions is their drivers' business.
+pub(crate) fn wake(
+    snapshot: &Snapshot,
+    functions: &[&Function],
+    earlier: Option<&Record>,
+    steps: &mut Steps<'_>,
+) -> Vec<PciAddr> {
+    let mut bridges: BTreeSet<PciAddr> = earlier.into_iter().flat_map(|r| r.awake.iter().copied()).collect();
     for function in functions {
         let mut above = function.parent;
         // As deep as buses can be nested; a loop in a broken tree ends too.
@@ -214,6 +221,13 @@ pub(crate) fn probe(addr: PciAddr, driver: &str) -> Act {
     Act::Probe {
         addr,
         driver: Some(driver.to_owned()),
+    }
+}
+
+pub(crate) fn prove_free(addrs: Vec<PciAddr>) -> Act {
+    Act::ProveFree {
+        addrs,
+        despite: Vec::new(),
     }
 }
 

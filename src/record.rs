@@ -123,6 +123,9 @@ pub struct Record {
     /// Firmware framebuffers that were detached.
     #[serde(default)] // since a later version
     pub platforms: Vec<Platform>,
+    /// Bridges that are kept awake for as long as acts are under way.
+    #[serde(default)] // since a later version
+    pub awake: Vec<PciAddr>,
     /// Whether a reset may be asked for.
     #[serde(default = "yes")] // since a later version
     pub may_reset: bool,
@@ -177,6 +180,7 @@ impl Record {
             units: Vec::new(),
             consoles: Vec::new(),
             platforms: Vec::new(),
+            awake: Vec::new(),
             may_reset: true,
             under_way: Vec::new(),
             wedges: Vec::new(),

@@ -116,6 +116,9 @@ pub enum Act {
     ProveFree {
         /// The functions.
         addrs: Vec<PciAddr>,
+        /// Processes of which it is not known whether they use them, and that the settings accept.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        despite: Vec<i32>,
     },
     /// Write the address to the driver's `unbind`.
     Unbind {
@@ -192,7 +195,7 @@ impl Act {
             | Act::Rescan { addr, .. }
             | Act::Verify { addr, .. }
             | Act::Probe { addr, .. } => Some(*addr),
-            Act::ProveFree { addrs } => addrs.first().copied(),
+            Act::ProveFree { addrs, .. } => addrs.first().copied(),
             Act::LoadModule { .. }
             | Act::UnloadModule { .. }
             | Act::StopUnit { .. }
@@ -235,7 +238,7 @@ impl Act {
             Act::StopUnit { name } | Act::StartUnit { name } => name.trim_end_matches(".service").to_owned(),
             Act::SetConsole { name, .. } => name.clone(),
             Act::SetPlatform { device, .. } => device.clone(),
-            Act::ProveFree { addrs } if addrs.len() > 1 => match addrs.as_slice() {
+            Act::ProveFree { addrs, .. } if addrs.len() > 1 => match addrs.as_slice() {
                 [addr, ..] if addrs.iter().all(|a| a.slot() == addr.slot()) => addr.slot().to_string(),
                 several => format!("{} functions", several.len()),
             },

@@ -6,6 +6,7 @@ use crate::holders::{Holder, Node};
 use crate::inventory::{Function, Snapshot};
 use crate::pci::PciAddr;
 use crate::refusal::Reason;
+use crate::way_out::drm_holds_gpus;
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
 pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
@@ -47,6 +48,17 @@ pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
             })
         })
         .collect()
+}
+
+/// nvidia_drm, where it has been loaded (again) meanwhile and holds what is about to be unbound: udev and nvidia-modprobe
+/// load it unasked.
+pub fn drm_holds(snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<Reason> {
+    let on_nvidia = |a: &&PciAddr| snapshot.function(**a).is_some_and(Function::is_on_nvidia);
+    let addr = addrs.iter().find(on_nvidia).filter(|_| drm_holds_gpus(snapshot))?;
+    Some(Reason::Other(format!(
+        "nvidia_drm was loaded meanwhile and holds {addr}, so that an unbind would not end. Hint: see 'journalctl -k' for \
+         when, keep udev from loading it (its rule for nvidia), and try again"
+    )))
 }
 
 /// Who uses these functions, as far as a scan can see: the reasons not to take them from their drivers.

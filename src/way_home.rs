@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use crate::inventory::{Function, Snapshot};
+use crate::inventory::{Function, Snapshot, VFIO_PCI};
 use crate::pci::{PciAddr, VENDOR_NVIDIA};
 use crate::plan::{
-    Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_console, set_override, set_platform, slots,
-    start, stop, unbind, unload, wake,
+    Direction, Plan, Steps, Way, card, load, probe, prove_free, set_attribute, set_console, set_override, set_platform,
+    slots, start, stop, unbind, unload, wake,
 };
 use crate::record::{Record, State, Taken};
 use crate::refusal::{Reason, Refusal};
 use crate::step::{Act, Attribute};
 use crate::uses;
+use crate::way_out::drm_holds_gpus;
 
 /// The plan from vfio-pci to the host, from the record alone and how things are now.
 ///
@@ -39,6 +40,7 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
         units: record.units.clone(),
         consoles: record.consoles.clone(),
         platforms: record.platforms.clone(),
+        awake: Vec::new(),
         missing: Vec::new(),
         steps: Vec::new(),
         notes: Vec::new(),
@@ -59,13 +61,26 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
     let mut steps = Steps::new(&record.budgets, gpus, &addrs);
     let leaving = |(taken, function): &&(&Taken, &Function)| function.driver != taken.driver;
     let asleep: Vec<&Function> = present.iter().filter(leaving).map(|(_, f)| *f).collect();
-    let bridges = wake(snapshot, &asleep, &mut steps);
+    let bridges = wake(snapshot, &asleep, Some(record), &mut steps);
+    plan.awake.clone_from(&bridges);
+    let moves = present.iter().any(|(t, f)| f.driver != t.driver);
+    // What had no driver is kept from the modules that are loaded for the others.
+    let without = || present.iter().filter(|(t, _)| t.driver.is_none() && moves);
+    for (_, function) in without().filter(|(_, f)| f.driver_override.as_deref() != Some(VFIO_PCI)) {
+        steps.push(set_override(function.addr, Some(VFIO_PCI)), Vec::new());
+    }
     for (taken, function) in &present {
-        home_steps(snapshot, record, taken, function, &mut steps);
+        home_steps(snapshot, record, taken, function, moves, &mut steps);
     }
     // Without any of their GPUs they would not load, and serve nobody.
     if gpus > 0 || plan.missing.is_empty() {
         modules_home(snapshot, record, &mut steps, &mut plan.notes);
+    }
+    for (taken, function) in without() {
+        steps.push(
+            set_override(function.addr, taken.driver_override.as_deref()),
+            Vec::new(),
+        );
     }
     for (taken, _) in &present {
         for (attribute, before) in &taken.attributes {
@@ -80,13 +95,16 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
             .push(set_attribute(bridge, Attribute::Power, "auto"), Vec::new())
             .soft = true;
     }
-    if !steps.steps.is_empty() {
+    // A run that was broken off may have left nothing but these behind.
+    if !steps.steps.is_empty() || record.state != State::Away {
         displays_home(record, &mut steps);
         for name in &record.units {
             // One that runs for other GPUs learns of the returned one only when it starts.
             steps.push(stop(name), Vec::new());
             steps.push(start(name), Vec::new());
         }
+    }
+    if !steps.steps.is_empty() {
         plan.way = Way::Unbind;
     }
     let doubtful = !steps.steps.is_empty() || record.state == State::Stranded;
@@ -105,9 +123,10 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
 fn modules_home(snapshot: &Snapshot, record: &Record, steps: &mut Steps<'_>, notes: &mut Vec<String>) {
     for name in record.modules.iter().rev() {
         let loaded = snapshot.module(name);
-        let reload = name == "nvidia_drm" && !steps.steps.is_empty() && loaded.is_some();
+        let reload = name == "nvidia_drm" && !steps.steps.is_empty() && drm_holds_gpus(snapshot);
         if reload && loaded.and_then(|m| m.refs) == Some(0) {
-            steps.push(unload(name), Vec::new());
+            // A console may have come to it with the GPU.
+            steps.push(unload(name), Vec::new()).soft = true;
             steps.push(load(name), Vec::new());
         } else if reload {
             notes.push(format!(
@@ -132,22 +151,31 @@ fn displays_home(record: &Record, steps: &mut Steps<'_>) {
     }
 }
 
-fn home_steps(snapshot: &Snapshot, record: &Record, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
+/// `moves`: some function changes its driver, so that modules may be loaded.
+fn home_steps(
+    snapshot: &Snapshot,
+    record: &Record,
+    taken: &Taken,
+    function: &Function,
+    moves: bool,
+    steps: &mut Steps<'_>,
+) {
     let addr = taken.addr;
     let was = taken.driver_override.as_deref();
     let current = function.driver.as_deref();
     if current == taken.driver.as_deref() {
-        if function.driver_override.as_deref() != was {
+        let later = taken.driver.is_none() && moves;
+        if function.driver_override.as_deref() != was && !later {
             steps.push(set_override(addr, was), Vec::new());
         }
         return;
     }
     let driver = taken.driver.as_deref();
-    if function.driver_override.as_deref() != driver.or(was) {
-        steps.push(set_override(addr, driver.or(was)), Vec::new());
+    if let Some(driver) = driver.filter(|d| function.driver_override.as_deref() != Some(*d)) {
+        steps.push(set_override(addr, Some(driver)), Vec::new());
     }
     if let Some(current) = current {
-        steps.push(Act::ProveFree { addrs: vec![addr] }, Vec::new());
+        steps.push(prove_free(vec![addr]), Vec::new());
         steps.push(unbind(addr, current), Vec::new());
     }
     if let Some(driver) = driver {
@@ -160,9 +188,9 @@ fn home_steps(snapshot: &Snapshot, record: &Record, taken: &Taken, function: &Fu
             // nvidia does not load where no GPU lets itself be bound: it is the load that fails then.
             if driver == "nvidia" {
                 step.rungs.clone_from(&rungs);
-                for rung in &mut step.rungs {
-                    rung.pop();
-                    rung.push(load(module));
+                let probe = probe(addr, driver);
+                for act in step.rungs.iter_mut().flatten().filter(|a| **a == probe) {
+                    *act = load(module);
                 }
             }
         }
@@ -183,13 +211,20 @@ fn rungs_home(snapshot: &Snapshot, record: &Record, function: &Function, driver:
     }
     let slot: Vec<PciAddr> = snapshot.slot(addr.slot()).map(|f| f.addr).collect();
     // A removal waits for users like an unbind: only what is ours, and was proven free, may go with it.
-    if addr.function == 0 && slot.iter().all(|a| record.has(*a)) {
+    // And what would come back on another driver than it had, none of it.
+    let comes_back = |t: &&Taken| t.driver.as_deref().is_some_and(|d| d != VFIO_PCI);
+    let ours = |a: &PciAddr| record.taken.iter().filter(comes_back).any(|t| t.addr == *a);
+    if addr.function == 0 && slot.iter().all(ours) {
         // The other functions may be home already, and in use by now.
-        let mut anew = vec![Act::ProveFree { addrs: slot.clone() }];
+        let mut anew = vec![prove_free(slot.clone())];
         anew.extend(slot.iter().rev().map(|addr| Act::Remove { addr: *addr }));
         let bridge = function.parent;
         anew.push(Act::Rescan { bridge, addr });
         anew.push(probe(addr, driver));
+        // Overrides do not come back by themselves.
+        let lost = record.taken.iter().filter(|t| slot.contains(&t.addr));
+        let lost = lost.filter_map(|t| Some(set_override(t.addr, Some(t.driver_override.as_deref()?))));
+        anew.extend(lost);
         rungs.push(anew);
     }
     rungs

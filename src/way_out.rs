@@ -9,8 +9,8 @@ use crate::inventory::{Function, Snapshot, VFIO_PCI};
 use crate::loadable::Loadable;
 use crate::pci::PciAddr;
 use crate::plan::{
-    Direction, Plan, Steps, Way, card, load, probe, set_attribute, set_console, set_override, set_platform, slots,
-    start, stop, unbind, unload, wake,
+    Direction, Plan, Steps, Way, card, load, probe, prove_free, set_attribute, set_console, set_override, set_platform,
+    slots, start, stop, unbind, unload, wake,
 };
 use crate::record::{Owner, Record, Taken};
 use crate::refusal::{Reason, Refusal};
@@ -154,7 +154,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     reasons.extend(host_reasons(&ground, given));
     reasons.extend(taken_reasons(&ground, owner, records));
     reasons.dedup();
-    let (units, mut notes) = judge_holders(&ground, &addrs, settings, &mut reasons);
+    let judged = judge_holders(&ground, &addrs, settings, &mut reasons);
     reasons.extend(way_reasons(&ground, way));
     if way == Way::Unbind && !modules.is_empty() {
         reasons.extend(uses::drm_needed(snapshot, &ground.set));
@@ -177,12 +177,11 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
             known.cloned().unwrap_or_else(|| taken_from(snapshot, f, settings))
         })
         .collect();
+    let mut notes = judged.notes.clone();
     notes.extend(way_notes(&ground, way, &modules, earlier));
     notes.extend(displays.note(snapshot));
     notes.extend(facts::notes(&settings.facts, snapshot, &addrs));
-    let steps = steps(&ground, way, &modules, &units, &displays, settings);
-    // What is given back before the end is not the way home's business.
-    let consoles = if displays.others { Vec::new() } else { displays.consoles };
+    let (steps, awake) = steps(&ground, way, &modules, &judged, &displays, earlier, settings);
     Ok(Plan {
         direction: Direction::Out,
         owner,
@@ -190,9 +189,10 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         way,
         taken,
         modules: both(earlier.map(|r| &r.modules), modules),
-        units: both(earlier.map(|r| &r.units), units),
-        consoles: both(earlier.map(|r| &r.consoles), consoles),
+        units: both(earlier.map(|r| &r.units), judged.units),
+        consoles: both(earlier.map(|r| &r.consoles), displays.consoles),
         platforms: both(earlier.map(|r| &r.platforms), displays.platforms),
+        awake,
         missing: Vec::new(),
         steps,
         notes,
@@ -315,24 +315,30 @@ fn taken_reasons(ground: &Ground<'_>, owner: Owner, records: &[Record]) -> Vec<R
     ground.set.iter().filter_map(by_other).collect()
 }
 
-/// Sorts the holders into those that are stopped for the handoff (returned: the persistence daemon's unit), those that
-/// the settings accept (a note), and reasons.
-fn judge_holders(
-    ground: &Ground<'_>,
-    addrs: &[PciAddr],
-    settings: &Settings,
-    reasons: &mut Vec<Reason>,
-) -> (Vec<String>, Vec<String>) {
-    let (mut units, mut notes) = (Vec::new(), Vec::new());
+/// What becomes of the holders.
+#[derive(Default)]
+struct Judged {
+    /// Units that are stopped for the handoff: the persistence daemon's.
+    units: Vec<String>,
+    /// Doubtful ones that the settings accept.
+    accepted: Vec<i32>,
+    /// What is said of these.
+    notes: Vec<String>,
+}
+
+/// Sorts the holders; the rest are reasons.
+fn judge_holders(ground: &Ground<'_>, addrs: &[PciAddr], settings: &Settings, reasons: &mut Vec<Reason>) -> Judged {
+    let mut judged = Judged::default();
     for reason in uses::use_of(ground.snapshot, addrs) {
         match &reason {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if uses::is_persistenced(holder) => {
-                if !units.contains(&holder.belongs_to) {
-                    units.push(holder.belongs_to.clone());
+                if !judged.units.contains(&holder.belongs_to) {
+                    judged.units.push(holder.belongs_to.clone());
                 }
             }
             Reason::Doubtful { holder, nodes } if settings.doubt == Doubt::GoOn && !is_one_shot(ground.snapshot) => {
-                notes.push(format!(
+                judged.accepted.push(holder.pid);
+                judged.notes.push(format!(
                     "process {} has {} open and may use the GPU; 'doubt' is \"go-on\"",
                     holder.pid,
                     join(nodes)
@@ -341,7 +347,7 @@ fn judge_holders(
             _ => reasons.push(reason),
         }
     }
-    (units, notes)
+    judged
 }
 
 fn way_reasons(ground: &Ground<'_>, way: Way) -> Option<Reason> {
@@ -512,7 +518,7 @@ fn attributes(snapshot: &Snapshot, function: &Function, settings: &Settings) -> 
 }
 
 /// Whether a GPU counts as in use for as long as nvidia_drm is loaded. An unknown version is an old one.
-fn drm_holds_gpus(snapshot: &Snapshot) -> bool {
+pub(crate) fn drm_holds_gpus(snapshot: &Snapshot) -> bool {
     let Some(driver) = &snapshot.nvidia else {
         return false;
     };
@@ -552,10 +558,11 @@ fn steps(
     ground: &Ground<'_>,
     way: Way,
     modules: &[String],
-    units: &[String],
+    judged: &Judged,
     displays: &Displays,
+    earlier: Option<&Record>,
     settings: &Settings,
-) -> Vec<Step> {
+) -> (Vec<Step>, Vec<PciAddr>) {
     let Ground { snapshot, leaving, .. } = ground;
     let budgets: &Budgets = &settings.budgets;
     let on_nvidia: Vec<PciAddr> = leaving.iter().filter(|f| f.is_on_nvidia()).map(|f| f.addr).collect();
@@ -564,7 +571,7 @@ fn steps(
         // Never unloaded again: other VMs may come to depend on it.
         steps.push(load("vfio_pci"), Vec::new());
     }
-    for name in units {
+    for name in &judged.units {
         steps.push(stop(name), vec![start(name)]);
     }
     for name in &displays.consoles {
@@ -573,9 +580,9 @@ fn steps(
     for platform in &displays.platforms {
         steps.push(set_platform(platform, false), vec![set_platform(platform, true)]);
     }
-    let asleep = wake(snapshot, leaving, &mut steps);
+    let asleep = wake(snapshot, leaving, earlier, &mut steps);
     for function in leaving {
-        let before = function.driver_override.as_deref();
+        let before = own_override(function, earlier);
         steps.push(
             set_override(function.addr, Some(VFIO_PCI)),
             vec![set_override(function.addr, before)],
@@ -589,7 +596,7 @@ fn steps(
         if function.is_on_nvidia() {
             continue;
         }
-        push_unbind(&mut steps, function.addr, driver);
+        push_unbind(&mut steps, function.addr, driver, &judged.accepted);
     }
     for name in modules {
         let mut inverse = Vec::new();
@@ -605,7 +612,7 @@ fn steps(
     }
     if way == Way::Unbind {
         for function in descending().filter(|f| f.is_on_nvidia()) {
-            push_unbind(&mut steps, function.addr, "nvidia");
+            push_unbind(&mut steps, function.addr, "nvidia", &judged.accepted);
         }
     }
     for function in leaving {
@@ -618,24 +625,35 @@ fn steps(
         }
     }
     for function in descending() {
-        let step = steps.push(probe(function.addr, VFIO_PCI), vec![unbind(function.addr, VFIO_PCI)]);
+        // A guest may have come meanwhile.
+        let mut inverse = vec![prove_free(vec![function.addr]), unbind(function.addr, VFIO_PCI)];
+        if function.power_control == "auto" {
+            // vfio-pci keeps a function awake that it lets go.
+            inverse.push(set_attribute(function.addr, Attribute::Power, "auto"));
+        }
+        let step = steps.push(probe(function.addr, VFIO_PCI), inverse);
         if settings.reset != Reset::Never && !function.reset_methods.is_empty() {
             let addr = function.addr;
             step.rungs.push(vec![Act::Reset { addr }, probe(addr, VFIO_PCI)]);
         }
     }
     for function in leaving {
+        // What had no driver is to have none after an undo, which may load nvidia again.
+        let back = function
+            .driver
+            .is_none()
+            .then(|| set_override(function.addr, Some(VFIO_PCI)));
         steps.push(
             set_override(
                 function.addr,
-                function.driver_override.as_deref().filter(|d| *d != VFIO_PCI),
+                own_override(function, earlier).filter(|d| *d != VFIO_PCI),
             ),
-            Vec::new(),
+            back.into_iter().collect(),
         );
     }
-    for bridge in asleep {
+    for bridge in &asleep {
         steps
-            .push(set_attribute(bridge, Attribute::Power, "auto"), Vec::new())
+            .push(set_attribute(*bridge, Attribute::Power, "auto"), Vec::new())
             .soft = true;
     }
     // For those that stay.
@@ -643,7 +661,7 @@ fn steps(
         for name in modules.iter().rev() {
             steps.push(load(name), vec![unload(name)]);
         }
-        for name in units {
+        for name in &judged.units {
             steps.push(start(name), vec![stop(name)]);
         }
     }
@@ -652,11 +670,22 @@ fn steps(
             steps.push(set_console(name, true), vec![set_console(name, false)]);
         }
     }
-    steps.steps
+    (steps.steps, asleep)
 }
 
-fn push_unbind(steps: &mut Steps<'_>, addr: PciAddr, driver: &str) {
-    steps.push(Act::ProveFree { addrs: vec![addr] }, Vec::new());
+/// The override that a function has on the host: what an interrupted run has written down, where there is one.
+fn own_override<'a>(function: &'a Function, earlier: Option<&'a Record>) -> Option<&'a str> {
+    let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == function.addr));
+    let known = known.map_or(&function.driver_override, |t| &t.driver_override);
+    known.as_deref()
+}
+
+fn push_unbind(steps: &mut Steps<'_>, addr: PciAddr, driver: &str, despite: &[i32]) {
+    let act = Act::ProveFree {
+        addrs: vec![addr],
+        despite: despite.to_vec(),
+    };
+    steps.push(act, Vec::new());
     steps.push(
         unbind(addr, driver),
         vec![set_override(addr, Some(driver)), probe(addr, driver)],

@@ -10,7 +10,7 @@ use gpu_handoff::step::{Act, Attribute, Expect};
 use gpu_handoff::uses;
 
 use super::calls::{Answer, Errno};
-use super::state::{Model, Process, Stage};
+use super::state::{Device, Model, Process, Stage};
 
 /// How long a holder or a last user gets to let go.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(200);
 impl Model {
     pub(super) fn do_at_once(&mut self, act: &Act, end: Duration) -> Result<(), ActError> {
         let done = match act {
-            Act::ProveFree { addrs } => return self.prove_free(addrs, end),
+            Act::ProveFree { addrs, despite } => return self.prove_free(addrs, despite, end),
             Act::StopUnit { name } => return self.switch_unit(name, false),
             Act::StartUnit { name } => return self.switch_unit(name, true),
             Act::Verify { addr, .. } => return self.see_whether_it_works(*addr),
@@ -34,15 +34,19 @@ impl Model {
     }
 
     /// Processes that are ending are waited for; others have a moment to let go.
-    fn prove_free(&mut self, addrs: &[PciAddr], end: Duration) -> Result<(), ActError> {
+    fn prove_free(&mut self, addrs: &[PciAddr], despite: &[i32], end: Duration) -> Result<(), ActError> {
         let start = self.time;
         let patience = start + PATIENCE;
         loop {
-            let reasons = uses::use_of(&self.uses(), addrs);
+            let mut looked = self.uses();
+            self.look_at_modules(&mut looked);
+            let mut reasons = uses::use_of(&looked, addrs);
+            reasons.extend(uses::drm_holds(&looked, addrs));
             let mut pids = Vec::new();
             for reason in &reasons {
                 match reason {
                     Reason::Ending(holder) => pids.push(holder.pid),
+                    Reason::Doubtful { holder, .. } if despite.contains(&holder.pid) => {}
                     Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if self.time < patience => {
                         pids.push(holder.pid);
                     }
@@ -114,11 +118,20 @@ impl Model {
     }
 
     pub fn set_attribute(&mut self, addr: PciAddr, attribute: Attribute, value: &str) -> Answer {
+        // A bus reset is refused beside another function of the bus (pci_parent_bus_reset).
+        let on_bus = |d: &&Device| (d.addr.domain, d.addr.bus) == (addr.domain, addr.bus);
+        let alone = self.devices.iter().filter(on_bus).count() == 1;
         let device = self.device_mut(addr).ok_or(Errno::NoEnt)?;
         match attribute {
+            // Nothing switches resets off, "default" has the kernel find out again (linux, drivers/pci/pci.c,
+            // reset_method_store).
             Attribute::ResetMethod => {
-                let words: Vec<&str> = value.split_ascii_whitespace().collect();
-                if words.iter().any(|w| !device.can_reset.contains(w)) {
+                let words: Vec<&str> = match value {
+                    "default" => device.can_reset.clone(),
+                    _ => value.split_ascii_whitespace().collect(),
+                };
+                let can = |w: &&str| device.can_reset.contains(w) && (*w != "bus" || alone || value == "default");
+                if !words.iter().all(can) {
                     return Err(Errno::Inval);
                 }
                 device.reset_methods = words.iter().map(|w| (*w).to_owned()).collect();
@@ -168,7 +181,7 @@ impl Model {
             Expect::Attribute(addr, attribute, wanted) => match (self.device(*addr), attribute) {
                 (Some(d), Attribute::ResetMethod) => {
                     let is = d.reset_methods.join(" ");
-                    (is == *wanted, is)
+                    (is == *wanted || (wanted == "default" && !is.is_empty()), is)
                 }
                 (Some(d), Attribute::D3cold) => (d.d3cold == (wanted == "1"), "it is not".to_owned()),
                 (Some(d), Attribute::Power) => (d.power == wanted, d.power.to_owned()),

@@ -102,7 +102,7 @@ pub enum Twist {
 #[derive(Clone, Debug)]
 pub struct Call {
     pub id: u32,
-    /// The process group that made it.
+    /// The process group that made it; 0 for everybody else's.
     pub group: u32,
     /// What is left, the next one last.
     pub todo: Vec<Move>,
@@ -351,6 +351,11 @@ impl Model {
 }
 
 impl Call {
+    /// It is one of ours that did not answer in time.
+    pub fn is_stuck(&self) -> bool {
+        self.left_behind && self.group != 0
+    }
+
     fn clone_shell(&self) -> Call {
         Call {
             id: self.id,

@@ -121,6 +121,8 @@ impl Kernel for Model {
         let first = self.acts.len();
         let faults: Vec<Option<Fault>> = (first..first + acts.len()).map(|n| self.fault(n)).collect();
         if faults.contains(&Some(Fault::KilledBefore)) {
+            // The next run's first act has the same number.
+            self.faults.0.retain(|(_, fault)| *fault != Fault::KilledBefore);
             resume_unwind(Box::new(Killed));
         }
         let groups: Vec<u32> = self.workers.iter().copied().take(acts.len()).collect();
@@ -179,8 +181,9 @@ impl Model {
                 return Started::Ended(Err(ActError::Failed("scripted".to_owned())));
             }
             Some(Fault::Vanishes | Fault::Dies) => {
-                let asked_for = self.laws.may_touch.as_ref().and_then(|s| s.first().copied());
-                match act.function().or(asked_for) {
+                let asked_for = self.laws.may_touch.as_ref().and_then(|s| s.last().copied());
+                let is_card = |a: &PciAddr| self.device(*a).is_some_and(|d| !d.bridge);
+                match act.function().filter(is_card).or(asked_for) {
                     Some(addr) if fault == Some(Fault::Dies) => self.die(addr),
                     Some(addr) => self.vanish(addr),
                     None => {}
@@ -196,7 +199,8 @@ impl Model {
         };
         // Every act may be done twice (gpu_handoff::acts).
         let expect = act.expect();
-        if twist.is_none() && expect != Expect::Nothing && self.reached(&expect).is_ok() {
+        let is_default = matches!(&expect, Expect::Attribute(_, _, value) if value == "default");
+        if twist.is_none() && expect != Expect::Nothing && !is_default && self.reached(&expect).is_ok() {
             self.spend(Duration::from_millis(1));
             return Started::Ended(Ok(()));
         }
@@ -240,6 +244,11 @@ impl Model {
             && self.device(*addr).is_some_and(|d| d.dead)
         {
             return Some(Err(ActError::Failed("it does not answer any more".to_owned())));
+        }
+        if let Act::Reset { addr } = act
+            && let Some(driver) = self.driver_of(*addr)
+        {
+            return Some(Err(ActError::Failed(format!("it is on {driver} by now"))));
         }
         let begun = match act {
             Act::LoadModule { name } => self.modprobe(group, name),

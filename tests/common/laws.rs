@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use gpu_handoff::holders::Node;
 use gpu_handoff::pci::PciAddr;
-use gpu_handoff::plan::Direction;
+use gpu_handoff::plan::{Direction, Plan};
 use gpu_handoff::record::{Owner, Record};
 use gpu_handoff::step::{Act, Attribute};
 
@@ -30,6 +30,8 @@ pub struct Laws {
     pub races: usize,
     /// Whose handoff it is and where it leads; None: the record is not looked at.
     pub run: Option<(Owner, Direction)>,
+    /// What of a plan's order is wrong, in words.
+    pub order: Option<fn(&Plan) -> Vec<&'static str>>,
     /// How things were before the first act of the handoff.
     pub original: Option<State>,
     /// When functions were last proven free, on the count of what has happened.
@@ -66,7 +68,9 @@ impl Model {
                 if bound { vec![*addr] } else { Vec::new() }
             }
             // These reach the driver's remove() and reset handlers.
-            Act::Remove { addr } | Act::Reset { addr } => vec![*addr],
+            Act::Remove { addr } => vec![*addr],
+            // A function that is bound is not reset (gpu_handoff::acts).
+            Act::Reset { addr } if self.driver_of(*addr).is_none() => vec![*addr],
             // The kernel itself refuses to unload what is in use.
             Act::UnloadModule { name } if self.refs(name) == 0 => {
                 let of = |d: &&Device| {
@@ -111,9 +115,8 @@ impl Model {
             // Looks at processes only.
             Act::ProveFree { .. } => {}
             Act::LoadModule { name } | Act::UnloadModule { name } => {
-                let busy = |c: &&Call| {
-                    c.left_behind && c.module.is_some_and(|m| m == name || tables::needs(name).contains(&m))
-                };
+                let busy =
+                    |c: &&Call| c.is_stuck() && c.module.is_some_and(|m| m == name || tables::needs(name).contains(&m));
                 if let Some(call) = self.calls.iter().find(busy) {
                     broken.push(format!("wedged: {act}: touched while {:?} is stuck", call.module));
                 }
@@ -140,7 +143,7 @@ impl Model {
 
     /// Functions whose lock is held by a call that was left behind.
     pub fn wedged(&self) -> Vec<PciAddr> {
-        let left = self.calls.iter().filter(|c| c.left_behind);
+        let left = self.calls.iter().filter(|c| c.is_stuck());
         let locks = left.flat_map(|c| &c.held);
         let device = |l: &Lock| match l {
             Lock::Device(addr) => Some(*addr),
@@ -188,6 +191,9 @@ impl Model {
         }
         let addr = act.function()?;
         let before = original.function(addr)?;
+        if self.device(addr).is_some_and(|d| d.bridge) {
+            return lacks(record.awake.contains(&addr), "the bridge");
+        }
         let Some(taken) = record.taken.iter().find(|t| t.addr == addr) else {
             return Some(format!("{addr}, which was {before:?}"));
         };
@@ -196,6 +202,9 @@ impl Model {
         }
         if let Act::SetAttribute { attribute, value, .. } = act {
             let was = match attribute {
+                Attribute::ResetMethod if self.device(addr).is_none_or(|d| before.reset_methods == d.can_reset) => {
+                    "default".to_owned()
+                }
                 Attribute::ResetMethod => before.reset_methods.join(" "),
                 Attribute::D3cold => if before.d3cold { "1" } else { "0" }.to_owned(),
                 Attribute::Power => before.power.to_owned(),
@@ -231,7 +240,7 @@ fn is_of(node: &Node, device: &Device) -> bool {
 /// Whether what is said to be under way is this act, or the looks for several cards of which it is one.
 fn covers(under_way: &Act, act: &Act) -> bool {
     match (under_way, act) {
-        (Act::ProveFree { addrs: all }, Act::ProveFree { addrs }) => addrs.iter().all(|a| all.contains(a)),
+        (Act::ProveFree { addrs: all, .. }, Act::ProveFree { addrs, .. }) => addrs.iter().all(|a| all.contains(a)),
         _ => under_way == act,
     }
 }

@@ -24,6 +24,16 @@ impl MemLedger {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// The same records again, which from here on are others.
+    pub fn copy(&self) -> Self {
+        MemLedger {
+            inner: Mutex::new(Inner {
+                records: self.records(),
+                ..Inner::default()
+            }),
+        }
+    }
+
     /// What is on file.
     pub fn records(&self) -> Vec<Record> {
         self.inner().records.clone()

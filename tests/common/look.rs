@@ -20,15 +20,7 @@ impl Model {
                 attributes(function, device);
             }
         }
-        let loaded = self.modules.iter().filter(|(_, stage)| *stage != Stage::Coming);
-        snapshot.modules = loaded
-            .map(|(name, _)| Module {
-                name: (*name).to_owned(),
-                refs: Some(self.refs(name)),
-                users: self.users(name).map(str::to_owned).collect(),
-            })
-            .collect();
-        snapshot.nvidia = self.nvidia();
+        self.look_at_modules(&mut snapshot);
         snapshot.vms.clone_from(&self.vms);
         snapshot.iommu = self.iommu;
         snapshot.vfio_pci = self.drivers.contains(&"vfio-pci");
@@ -56,6 +48,18 @@ impl Model {
         }
         snapshot.holders.sort_by_key(|h| h.pid);
         snapshot
+    }
+
+    pub(super) fn look_at_modules(&self, snapshot: &mut Snapshot) {
+        let loaded = self.modules.iter().filter(|(_, stage)| *stage != Stage::Coming);
+        snapshot.modules = loaded
+            .map(|(name, _)| Module {
+                name: (*name).to_owned(),
+                refs: Some(self.refs(name)),
+                users: self.users(name).map(str::to_owned).collect(),
+            })
+            .collect();
+        snapshot.nvidia = self.nvidia();
     }
 
     /// The N of a /dev/nvidiaN whose GPU the driver does not have any more stands for no GPU.

@@ -162,7 +162,6 @@ impl Model {
         let there = match node {
             Node::Gpu(addr) => is_on(*addr, "nvidia"),
             Node::UnknownGpu(_) => false,
-            Node::Control | Node::Caps | Node::Switch => self.is_live("nvidia"),
             Node::Modeset => self.is_live("nvidia_modeset"),
             Node::Uvm => self.is_live("nvidia_uvm"),
             Node::Drm(addr) => self.drm.contains(addr) || is_on(*addr, "nouveau"),
@@ -172,6 +171,7 @@ impl Model {
                 return self.can_own(device.ok_or(Errno::NoEnt)?.group);
             }
             Node::VfioGroup(group) => return self.can_own(Some(*group)),
+            _ => self.is_live("nvidia"), // those of the whole driver
         };
         if there { Ok(()) } else { Err(Errno::NoEnt) }
     }
@@ -191,7 +191,8 @@ impl Model {
     }
 }
 
-fn needs_first(name: &'static str, order: &mut Vec<&'static str>) {
+/// A module and what it needs, the most needed first.
+pub fn needs_first(name: &'static str, order: &mut Vec<&'static str>) {
     for need in tables::needs(name) {
         needs_first(need, order);
     }

@@ -108,7 +108,7 @@ impl Session {
     }
 
     fn judge(&self, model: &mut Model, mut snapshot: Snapshot, records: &[Record]) -> Result<Plan, Refusal> {
-        let needed = way_out::needed(&snapshot, &self.gpus, self.wanted().given, &self.settings);
+        let needed = way_out::needed(&snapshot, &self.gpus, &self.given, &self.settings);
         snapshot.loadable = model.what_modprobe_says(&needed);
         way_out::plan(&snapshot, self.wanted(), records, &self.settings)
     }
@@ -196,6 +196,10 @@ impl Session {
     pub fn execute(&self, model: &mut Model, record: Record, rest: Option<Record>, plan: &Plan, end: Duration) -> End {
         let ledger: Arc<MemLedger> = Arc::clone(model.ledger.get_or_insert_default());
         model.laws.run = Some((self.owner, plan.direction));
+        if let Some(order) = model.laws.order {
+            let broken = order(plan).into_iter().map(|why| format!("order: {why}"));
+            model.laws.broken.extend(broken);
+        }
         if plan.direction == Direction::Out && model.laws.original.is_none() {
             model.laws.original = Some(model.state());
         }

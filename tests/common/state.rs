@@ -307,6 +307,14 @@ impl Model {
         }
     }
 
+    /// The same host again, with records of its own.
+    pub fn fork(&self) -> Self {
+        Model {
+            ledger: self.ledger.as_ref().map(|l| Arc::new(l.copy())),
+            ..self.clone()
+        }
+    }
+
     /// Adds a function to the bus.
     pub fn add(&mut self, mut device: Device) {
         self.next_order += 1;
@@ -343,7 +351,6 @@ impl Model {
     pub fn refs(&self, name: &str) -> u32 {
         let by_modules = self.users(name).count();
         let held = |node: &Node| match node {
-            Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps | Node::Switch => name == "nvidia",
             Node::Modeset => name == "nvidia_modeset",
             Node::Uvm => name == "nvidia_uvm",
             Node::Drm(addr) => match name {
@@ -357,6 +364,7 @@ impl Model {
                 .and_then(tables::driver_info)
                 .is_some_and(|d| d.module == name),
             Node::VfioGroup(_) | Node::VfioDevice(_) => name == "vfio_pci",
+            _ => name == "nvidia", // its GPUs' own, and those of the whole driver
         };
         let by_nodes = self.processes.iter().flat_map(|p| &p.nodes).filter(|n| held(n)).count();
         let by_console = name == "nvidia_drm" && self.fbcon_pins && self.console_on_drm();
@@ -400,7 +408,8 @@ impl Model {
     /// Whether a process uses a function, whether a scan can see that or not.
     pub fn is_used_by(&self, device: &Device, process: &Process) -> bool {
         let addr = device.addr;
-        process.uses.contains(&addr)
+        let attached = device.driver == Some("nvidia") && process.uses.contains(&addr);
+        attached
             || process.nodes.iter().any(|node| match node {
                 Node::Gpu(a) | Node::Sound(a) | Node::VfioDevice(a) => *a == addr,
                 Node::VfioGroup(group) => device.group == Some(*group) && device.driver == Some("vfio-pci"),
@@ -428,6 +437,16 @@ impl Model {
             device.link = true;
         }
         self.bound(addr, driver);
+    }
+
+    /// Takes the driver off a function, as somebody did who wanted it so.
+    pub fn set_aside(&mut self, addr: PciAddr) {
+        self.drm.remove(&addr);
+        if let Some(device) = self.device_mut(addr) {
+            device.driver = None;
+            device.link = false;
+            device.minor = None;
+        }
     }
 
     /// A module as if it had been loaded since boot.

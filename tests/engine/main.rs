@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod found;
 mod refused;
 
 use std::time::Duration;

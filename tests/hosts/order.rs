@@ -258,7 +258,7 @@ impl Rule {
 pub fn is_proven(steps: &[Step]) -> bool {
     let proof = |n: usize| n.checked_sub(1).and_then(|n| steps.get(n)).map(|s| &s.act);
     steps.iter().enumerate().all(|(n, step)| match &step.act {
-        Act::Unbind { addr, .. } => matches!(proof(n), Some(Act::ProveFree { addrs }) if addrs.contains(addr)),
+        Act::Unbind { addr, .. } => matches!(proof(n), Some(Act::ProveFree { addrs, .. }) if addrs.contains(addr)),
         _ => true,
     })
 }

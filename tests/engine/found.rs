@@ -1,0 +1,273 @@
+//! What random hosts have shown (tests/engine_props), each in its smallest form.
+
+use std::time::Duration;
+
+use gpu_handoff::config::{Doubt, Settings, WayOut};
+use gpu_handoff::display::Framebuffer;
+use gpu_handoff::holders::Node;
+use gpu_handoff::record::State;
+use gpu_handoff::step::Act;
+
+use crate::common::hosts::{add_card, add_consoles, add_persistenced};
+use crate::common::{End, Event, Fault, Generation, Model, ProbeFault, Process, Session, Twist, When, addr, host};
+use crate::{assert_as_before, records};
+
+/// The number of the act, on a way out that nothing disturbs, that is the last one of these.
+fn nth(model: &Model, session: &Session, wanted: fn(&Act) -> bool) -> usize {
+    let mut model = model.fork();
+    assert!(matches!(session.out(&mut model), End::Done));
+    model.acts.iter().rposition(wanted).unwrap()
+}
+
+/// Killed as this act is over; then home.
+fn killed_then_home(host: &Model, session: &Session, wanted: fn(&Act) -> bool) {
+    let mut model = host.clone();
+    let before = model.state();
+    let at = nth(&model, session, wanted);
+    model.faults.0 = vec![(at, Fault::KilledAfter)];
+    assert!(matches!(session.out(&mut model), End::Killed));
+    let end = session.home(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_as_before(&model, &before, "after a kill");
+    assert!(records(&model).is_empty());
+}
+
+fn only() -> Session {
+    Session::new(&[addr(1, 0)])
+}
+
+#[test]
+fn a_run_that_was_killed_early_leaves_no_service_stopped_and_no_console_dark() {
+    let mut with_all = host(1);
+    add_consoles(&mut with_all, true);
+    add_persistenced(&mut with_all);
+    killed_then_home(&with_all, &only(), |a| matches!(a, Act::StopUnit { .. }));
+    killed_then_home(&with_all, &only(), |a| {
+        matches!(a, Act::SetConsole { bound: false, .. })
+    });
+    // Where a GPU stays the console is given back before the end: until then it is on record too.
+    let mut two = host(2);
+    add_consoles(&mut two, true);
+    killed_then_home(&two, &only(), |a| matches!(a, Act::SetConsole { bound: false, .. }));
+}
+
+/// A host whose card, and the port above, may sleep.
+fn sleepy() -> Model {
+    let mut model = host(1);
+    for device in &mut model.devices {
+        device.power = "auto";
+    }
+    model
+}
+
+#[test]
+fn a_bridge_that_is_kept_awake_is_on_record_until_it_may_sleep_again() {
+    killed_then_home(&sleepy(), &only(), |a| matches!(a, Act::Unbind { .. }));
+}
+
+#[test]
+fn an_undo_lets_sleep_what_slept() {
+    let host = sleepy();
+    let before = host.state();
+    let at = nth(&host, &only(), |a| matches!(a, Act::SetOverride { driver: None, .. }));
+    let mut model = host.clone();
+    model.faults.0 = vec![(at, Fault::Fails)];
+    assert!(matches!(only().out(&mut model), End::Restored(_)));
+    assert_as_before(&model, &before, "after the undo");
+}
+
+#[test]
+fn a_function_without_a_driver_has_none_when_it_is_home() {
+    let mut model = host(2);
+    model.set_aside(addr(2, 0));
+    let before = model.state();
+    let both = Session::new(&[addr(1, 0), addr(2, 0)]);
+    let at = nth(&model, &both, |a| matches!(a, Act::SetOverride { driver: None, .. }));
+    let mut fails = model.fork();
+    fails.faults.0 = vec![(at, Fault::Fails)];
+    assert!(matches!(both.out(&mut fails), End::Restored(_)));
+    assert_as_before(&fails, &before, "after an undo");
+    assert!(matches!(both.out(&mut model), End::Done));
+    let end = both.home(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_as_before(&model, &before, "at home");
+}
+
+/// A card that is removed and found again has no overrides, and its drivers are those that come first.
+#[test]
+fn overrides_survive_the_last_rung_and_what_it_would_move_for_good_is_not_removed() {
+    let mut model = host(1);
+    for (function, driver) in [(0, "nvidia"), (1, "snd_hda_intel")] {
+        model.device_mut(addr(1, function)).unwrap().driver_override = Some(driver.to_owned());
+    }
+    let before = model.state();
+    let mut session = only();
+    session.settings.way = WayOut::Unbind;
+    assert!(matches!(session.out(&mut model), End::Done));
+    // The load, the reset's and the probe itself fail; what is found again works.
+    model.probe_faults = vec![("nvidia", ProbeFault::Fails(2))];
+    let end = session.home(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert!(model.acts.iter().any(|a| matches!(a, Act::Rescan { .. })));
+    assert_as_before(&model, &before, "at home");
+
+    let mut model = host(1);
+    model.set_aside(addr(1, 1));
+    let before = model.state();
+    assert!(matches!(session.out(&mut model), End::Done));
+    model.probe_faults = vec![("nvidia", ProbeFault::Fails(2))];
+    assert!(matches!(session.home(&mut model), End::NotRestored(_)));
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert_as_before(&model, &before, "at home after all");
+}
+
+#[test]
+fn what_was_changed_while_away_stays_on_record_until_it_is_put_back() {
+    let mut model = Model::new(Generation::K6_12);
+    add_card(&mut model, 1, 0x2b85, 1);
+    model.settle_on(addr(1, 0), "nvidia");
+    let before = model.state();
+    assert!(matches!(only().out(&mut model), End::Done));
+    assert!(!model.device(addr(1, 0)).unwrap().d3cold);
+    // Asked to end while the last but these are done.
+    let at = model.acts.len();
+    let home = {
+        let mut model = model.fork();
+        assert!(matches!(only().home(&mut model), End::Done));
+        assert_as_before(&model, &before, "without a signal");
+        model.acts[at..]
+            .iter()
+            .position(|a| matches!(a, Act::SetAttribute { .. }))
+            .unwrap()
+    };
+    model.faults.0 = vec![(at + home - 1, Fault::Signal)];
+    let end = only().home(&mut model);
+    assert!(matches!(end, End::NotRestored(_)), "{end:?} {:#?}", &model.acts[at..]);
+    assert_eq!(records(&model)[0].state, State::Stranded);
+    assert!(matches!(only().home(&mut model), End::Done));
+    assert_as_before(&model, &before, "at home after all");
+}
+
+#[test]
+fn a_proof_sees_nvidia_drm_that_came_back_and_holds_the_gpu() {
+    let mut model = host(2);
+    let before = model.state();
+    let at = nth(
+        &model,
+        &only(),
+        |a| matches!(a, Act::UnloadModule { name } if name == "nvidia_drm"),
+    );
+    model.events.push((When::Act(at + 1), Event::Loads("nvidia_drm")));
+    let end = only().out(&mut model);
+    let End::Restored(why) = end else { panic!("{end:?}") };
+    assert!(why.contains("nvidia_drm"), "{why}");
+    assert_as_before(&model, &before, "after the undo");
+}
+
+#[test]
+fn after_a_rung_that_is_stuck_comes_no_other() {
+    let mut model = host(1);
+    let mut session = only();
+    session.settings.way = WayOut::Unbind;
+    assert!(matches!(session.out(&mut model), End::Done));
+    model.probe_faults = vec![("nvidia", ProbeFault::Always)];
+    let at = model.acts.len();
+    let reset = {
+        let mut model = model.fork();
+        session.home(&mut model);
+        model.acts[at..]
+            .iter()
+            .position(|a| matches!(a, Act::Reset { .. }))
+            .unwrap()
+    };
+    model.faults.0 = vec![(at + reset, Fault::Twisted(Twist::Hangs))];
+    assert!(matches!(session.home(&mut model), End::NotRestored(_)));
+    assert_eq!(model.laws.broken, [""; 0]);
+}
+
+/// Another VM that is given the same card may start in the seconds that a way out takes.
+#[test]
+fn an_undo_takes_nothing_from_a_guest_that_has_come() {
+    let mut model = host(1);
+    let at = nth(&model, &only(), |a| matches!(a, Act::SetOverride { driver: None, .. }));
+    let comes = Event::Comes(Process::guest(900, 200, 21));
+    model.events.push((When::Act(at), comes));
+    model.faults.0 = vec![(at, Fault::Fails)];
+    let end = only().out(&mut model);
+    assert!(matches!(end, End::NotRestored(_)), "{end:?}");
+    assert_eq!(model.laws.broken, [""; 0]);
+    assert!(model.wedged().is_empty());
+    assert_eq!(records(&model)[0].state, State::Stranded);
+}
+
+/// What is asked for a second time after a kill in the undo finds the undo's own overrides.
+#[test]
+fn the_hosts_own_override_is_the_one_on_record() {
+    let host = host(1);
+    let at = nth(&host, &only(), |a| matches!(a, Act::Probe { .. }));
+    let mut model = host.clone();
+    model.faults.0 = vec![(at, Fault::Fails), (at + 1, Fault::Fails)];
+    assert!(matches!(only().out(&mut model), End::Restored(_)));
+    let undo = model.acts[at..]
+        .iter()
+        .position(|a| matches!(a, Act::LoadModule { .. }))
+        .unwrap();
+    let mut model = host.clone();
+    model.faults.0 = vec![
+        (at, Fault::Fails),
+        (at + 1, Fault::Fails),
+        (at + undo, Fault::KilledBefore),
+    ];
+    assert!(matches!(only().out(&mut model), End::Killed));
+    let end = only().out(&mut model);
+    assert!(matches!(end, End::Done), "{end:?} {:#?}", model.acts);
+    assert_eq!(model.device(addr(1, 0)).unwrap().driver_override, None);
+}
+
+/// The firmware's framebuffer, detached by a run that was killed at once.
+#[test]
+fn a_firmware_framebuffer_comes_back_after_a_kill() {
+    let mut model = host(1);
+    model.modeset = false;
+    model.drm.clear();
+    let framebuffer = Framebuffer {
+        number: 0,
+        name: "EFI VGA".to_owned(),
+        of: Some(addr(1, 0)),
+        firmware: Some(gpu_handoff::display::Platform {
+            device: "efi-framebuffer.0".to_owned(),
+            driver: "efi-framebuffer".to_owned(),
+        }),
+    };
+    model.firmware = Some((framebuffer, true));
+    killed_then_home(&model, &only(), |a| matches!(a, Act::SetPlatform { .. }));
+}
+
+#[test]
+fn in_doubt_it_goes_on_where_that_is_asked_for() {
+    for (doubt, uses, done) in [
+        (Doubt::Refuse, false, false),
+        (Doubt::GoOn, false, true),
+        (Doubt::GoOn, true, false),
+    ] {
+        let mut model = host(2);
+        let mut holder = Process::new(777, &[Node::Control]);
+        if uses {
+            // It turns out to use the very GPU: up to driver 590 the unbind waits for it.
+            holder.uses.push(addr(1, 0));
+        }
+        model.open(holder).unwrap();
+        model.laws.may_doubt = doubt == Doubt::GoOn;
+        let session = Session {
+            settings: Settings {
+                doubt,
+                ..Settings::default()
+            },
+            ..only()
+        };
+        let end = session.out(&mut model);
+        assert_eq!(matches!(end, End::Done), done, "{doubt:?} {uses}: {end:?}");
+        assert_eq!(model.laws.broken, [""; 0]);
+        model.spend(Duration::from_secs(1));
+    }
+}
