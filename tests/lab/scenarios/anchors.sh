@@ -3,7 +3,7 @@
 . /usr/local/lib/lab.sh
 . /usr/local/lib/lab-anchors
 modules() { lsmod | grep -o '^nvidia[a-z_]*' | sort | tr '\n' ' '; }
-before=$(modules); ls /sys/bus/pci/drivers/vfio-pci >/dev/null 2>&1 && fail "vfio-pci is loaded already"
+modprobe -r vfio_pci 2>/dev/null; before=$(modules); [ -d /sys/bus/pci/drivers/vfio-pci ] && fail "vfio-pci is loaded"
 gpu-handoff to_vfio || fail "A"; away A; row N "vfio-pci not loaded before" "loaded, handed over"
 gpu-handoff to_vfio || fail "A'"; away "A'"; gpu-handoff to_nvidia || fail "A home"; at_home "A home"
 is "$(modules)" "$before" "modules"; gpu-handoff to_nvidia || fail "A' home"; at_home "A' home"
