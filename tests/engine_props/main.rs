@@ -18,6 +18,7 @@ mod life;
 mod order;
 mod world;
 
+use std::io::{Write as _, stdout}; // of a passed test, too, which println! is not
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use proptest::strategy::{Strategy, ValueTree};
@@ -75,11 +76,13 @@ fn every_run_keeps_the_laws_and_comes_to_one_of_its_ends() {
         );
     }
     let took = start.elapsed();
-    println!("{cases} cases from seed {first}: {tally}");
-    println!(
+    writeln!(stdout(), "{cases} cases from seed {first}: {tally}").unwrap();
+    writeln!(
+        stdout(),
         "{took:.1?}, {:.1?} per 100000 cases",
         took * 100_000 / u32::try_from(cases).unwrap()
-    );
+    )
+    .unwrap();
     if cases >= CASES {
         tally.assert_all_seen();
     }
