@@ -1,5 +1,6 @@
 #!/bin/sh
 # The situations in which the peers hang, lose the card or keep silent (tests/lab/ANCHORS.md), one after the other.
+# tier: full
 . /usr/local/lib/lab.sh
 . /usr/local/lib/lab-anchors
 modules() { lsmod | grep -o '^nvidia[a-z_]*' | sort | tr '\n' ' '; }
@@ -36,8 +37,9 @@ gpu-handoff to_vfio; INJECT card0 dead; start=$(date +%s); expect_rc 4 gpu-hando
 INJECT card0 alive; gpu-handoff recover --all || fail "H: recover"; at_home H
 row H "card dead on the way home" "exit 4 at once, says so; home when it answers again"
 gpu-handoff to_vfio; echo 'options nvidia probe_fail=-1' >/etc/modprobe.d/scenario-fail.conf
+udevadm control --reload # or it loads the module, at the rescan, with the options it knew before
 expect_rc 4 gpu-handoff to_nvidia; is "$(driver_of "$audio")" snd_hda_intel "J: audio"
-rm /etc/modprobe.d/scenario-fail.conf; modprobe -r nvidia 2>/dev/null; gpu-handoff recover --all || fail "J: recover"; at_home J
+rm /etc/modprobe.d/scenario-fail.conf; udevadm control --reload; modprobe -r nvidia 2>/dev/null; gpu-handoff recover --all || fail "J: recover"; at_home J
 row J "nvidia's probe fails on the way home" "reset and rescan tried, exit 4, audio home; home when the cause is gone"
 gpu-handoff to_vfio; echo "10de 2204" >/sys/bus/pci/drivers/vfio-pci/new_id
 gpu-handoff to_nvidia || fail K3; at_home K3; row K3 "a leftover new_id" "home on nvidia all the same"
