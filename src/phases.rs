@@ -136,12 +136,6 @@ fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     });
     let cluster = pve::cluster(&host.root).map_err(Refusal::from)?;
     let reserved = cluster.reservations.of(vmid);
-    let used: Vec<PciAddr> = record
-        .taken
-        .iter()
-        .filter(|t| reserved.iter().any(|r| r.slot() == t.addr.slot()))
-        .map(|t| t.addr)
-        .collect();
     let others = || records.iter().filter(|r| r.owner != owner);
     let free: Vec<PciAddr> = reserved
         .iter()
@@ -150,7 +144,7 @@ fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
         .collect();
     adopt(vmid, &snapshot, &free, &mut record);
     // Without a reservation of this VM there is nothing to compare with: Proxmox may have changed how it keeps them.
-    let unused = if used.is_empty() {
+    let unused = if reserved.is_empty() {
         Vec::new()
     } else {
         unused_gpus(&snapshot, &record, &reserved)
