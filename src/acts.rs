@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::kmod::DeleteModuleFlags;
 
 use crate::driver;
+use crate::history;
 use crate::host::Root;
 use crate::inventory;
 use crate::kernel::ActError;
@@ -105,6 +106,9 @@ impl Worker {
                 },
             },
             Request::Loadable { names } => Reply::Loadable(loadable::read(&self.root, &names)),
+            Request::Remember(entry) => {
+                Reply::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
+            }
             Request::Act(act) => {
                 let mut notes = Vec::new();
                 let result = match &act {

@@ -118,6 +118,25 @@ pub enum Command {
     Status,
     /// Bring every stranded GPU home, or say why not
     Recover(Recover),
+    /// Past handoffs with the time each took; -v shows the time of each step
+    History,
+    /// Wait until nobody needs a VM's GPU any more: gpu-handoff-watch@.service
+    #[command(hide = true)]
+    Watch {
+        /// The VM.
+        vmid: VmId,
+    },
+}
+
+impl Cli {
+    /// The VM that a unit of ours calls the command for, and what it is called there.
+    pub fn for_vm(&self) -> Option<(VmId, &'static str)> {
+        match &self.command {
+            Command::Watch { vmid } => Some((*vmid, "watch")),
+            Command::Recover(Recover { vm: Some(vmid), .. }) => Some((*vmid, "home")),
+            _ => None,
+        }
+    }
 }
 
 /// What `recover` may do besides.
@@ -126,6 +145,9 @@ pub struct Recover {
     /// GPUs that were taken by hand as well
     #[arg(long)]
     pub all: bool,
+    /// Only what this VM has taken
+    #[arg(long, value_name = "VMID", conflicts_with = "all")]
+    pub vm: Option<VmId>,
     /// Forget that a call on this function is stuck: only after the hardware was dealt with
     #[arg(long, value_name = "BDF")]
     pub clear_wedged: Option<PciAddr>,

@@ -8,6 +8,7 @@ use tracing::info;
 use crate::cli::{Cli, Command, Side, Target};
 use crate::devices::{self, Entry, Given};
 use crate::exit::Error;
+use crate::history;
 use crate::inventory::Snapshot;
 use crate::kernel::Kernel;
 use crate::pci::PciAddr;
@@ -19,6 +20,8 @@ use crate::recover;
 use crate::refusal::{Reason, Refusal};
 use crate::report::{self, join, out};
 use crate::run::{Host, boot_id, must_be_root};
+use crate::systemd;
+use crate::watch;
 use crate::way_home;
 
 /// Runs a command.
@@ -26,6 +29,10 @@ use crate::way_home;
 /// # Errors
 /// As each command has it.
 pub fn run(cli: &Cli) -> Result<(), Error> {
+    // Waits for what may take months: it is ended by the signals that the others only note.
+    if let Command::Watch { vmid } = &cli.command {
+        return watch::run(*vmid);
+    }
     let mut host = Host::real();
     match &cli.command {
         Command::ToVfio(target) | Command::Handoff { to: Side::Vfio, target } => to_vfio(&mut host, cli, target),
@@ -41,6 +48,11 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             print(cli, &cards, || report::status_text(&cards))
         }
         Command::Recover(how) => recover::run(&mut host, cli, how),
+        Command::History => {
+            let entries = history::read(&host.root).map_err(|e| Error::io(format!("reading {}", history::DIR), e))?;
+            print(cli, &entries, || history::text(&entries, cli.verbose))
+        }
+        Command::Watch { vmid } => watch::run(*vmid), // not without its own signals: see above
     }
 }
 
@@ -225,6 +237,10 @@ fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
         must_be_root()?;
         Some(host.lock("to_nvidia by hand", end)?)
     };
+    if guard.is_some() && systemd::is_shutting_down() {
+        let why = "the host is shutting down, nothing is brought home. Hint: after a reboot every device is at home";
+        return Err(Refusal::from(Reason::Other(why.to_owned())).into());
+    }
     let records = host.records()?;
     let snapshot = host.look(&records)?;
     let record = match recorded(host, target, &records, &snapshot)? {

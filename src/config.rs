@@ -168,6 +168,10 @@ pub struct Budgets {
     /// Waiting for holders to let go before the way out is refused: long enough for a query of a monitoring tool
     /// to end, short enough for somebody who waits for an answer.
     pub holder_wait: Duration,
+    /// How long post-stop is waited for once QEMU has ended and nobody holds the VM's lock: before qemu-server 9.1.13 it is
+    /// called by 'qm cleanup', which waits up to 60 s for that lock (qemu-server 8, PVE/CLI/qm.pm, cleanup).
+    #[serde(default = "grace")] // since a later version
+    pub grace: Duration,
     /// Reading the host once, every process's descriptors included.
     pub look: Duration,
     /// A write that only changes an attribute.
@@ -190,6 +194,10 @@ pub struct Budgets {
     pub unload_per_gpu: Duration,
 }
 
+fn grace() -> Duration {
+    Duration::from_secs(75)
+}
+
 impl Default for Budgets {
     fn default() -> Self {
         let s = Duration::from_secs;
@@ -198,6 +206,7 @@ impl Default for Budgets {
             way_home: s(120),
             lock: s(30),
             holder_wait: s(5),
+            grace: grace(),
             look: s(10),
             attribute: s(5),
             bind: s(20),
@@ -245,7 +254,7 @@ impl Default for Settings {
 }
 
 /// The keys, as they are written.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "on-backup",
     "way",
     "doubt",
@@ -254,6 +263,7 @@ const KEYS: [&str; 17] = [
     "deadlines.way-home",
     "deadlines.lock",
     "deadlines.holder-wait",
+    "deadlines.grace",
     "deadlines.look",
     "deadlines.attribute",
     "deadlines.bind",
@@ -308,6 +318,7 @@ fn budget_of<'a>(budgets: &'a mut Budgets, key: &str) -> Option<&'a mut Duration
         "deadlines.way-home" => &mut budgets.way_home,
         "deadlines.lock" => &mut budgets.lock,
         "deadlines.holder-wait" => &mut budgets.holder_wait,
+        "deadlines.grace" => &mut budgets.grace,
         "deadlines.look" => &mut budgets.look,
         "deadlines.attribute" => &mut budgets.attribute,
         "deadlines.bind" => &mut budgets.bind,

@@ -53,6 +53,15 @@ pub struct Snapshot {
     pub loadable: Vec<Loadable>,
 }
 
+/// A process that is told from every other one since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, clock ticks after boot.
+    pub started: u64,
+}
+
 /// A VM that runs on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningVm {
@@ -375,25 +384,36 @@ fn vgpu_types(text: &str) -> Vec<u32> {
 /// The VMs that run: a pidfile of qemu-server whose process is a QEMU with that pidfile in its command line and no
 /// zombie (qemu-server, PVE/QemuServer/Helpers.pm, vm_running_locally).
 fn read_vms(root: &Root) -> io::Result<Vec<RunningVm>> {
-    let mut vms = Vec::new();
-    for name in root.names("/run/qemu-server")? {
-        let Some(Ok(vmid)) = name.strip_suffix(".pid").map(str::parse::<VmId>) else {
-            continue;
-        };
-        let pidfile = format!("/run/qemu-server/{name}");
-        let pid = root.line(&pidfile).and_then(|t| t.trim().parse::<u32>().ok());
-        let Some(pid) = pid.filter(|p| *p > 0) else { continue };
-        let cmdline = root.text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if is_qemu_with(&cmdline, &name) {
-            let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
-            vms.push(RunningVm {
-                vmid,
-                pid,
-                started: start_time(&stat).unwrap_or(0),
-            });
-        }
-    }
-    Ok(vms)
+    let names = root.names("/run/qemu-server")?;
+    let vmids = names.iter().filter_map(|name| name.strip_suffix(".pid")?.parse().ok());
+    Ok(vmids.filter_map(|vmid| running_vm(root, vmid)).collect())
+}
+
+/// One VM, if it runs.
+pub fn running_vm(root: &Root, vmid: VmId) -> Option<RunningVm> {
+    let name = format!("{vmid}.pid");
+    let pid = root
+        .line(format!("/run/qemu-server/{name}"))?
+        .trim()
+        .parse::<u32>()
+        .ok()?;
+    let cmdline = root.text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_ours = pid > 0 && is_qemu_with(&cmdline, &name);
+    let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
+    is_ours.then(|| RunningVm {
+        vmid,
+        pid,
+        started: start_time(&stat).unwrap_or(0),
+    })
+}
+
+/// The process that has this id now; None where there is none, or it is a zombie.
+pub fn process(root: &Root, pid: u32) -> Option<Process> {
+    let stat = root.line(format!("/proc/{pid}/stat"))?;
+    let state = stat.rsplit_once(')')?.1.split_ascii_whitespace().next()?;
+    let ended = matches!(state, "Z" | "X");
+    let started = start_time(&stat).filter(|_| !ended)?;
+    Some(Process { pid, started })
 }
 
 /// Whether a command line (words ended by NUL) is a QEMU's with `-pidfile .../VMID.pid`. A zombie has none.

@@ -32,11 +32,15 @@ pub const MESSAGE_FAILED: &str = "7b2d4e6f8a904c1db3e5f70a1c2d3e4f";
 
 /// Installs both layers. The journal layer is left out where no journald listens.
 pub fn init(level: LevelFilter) {
-    let stderr = tracing_subscriber::fmt::layer()
-        .event_format(Lines)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .with_filter(level);
+    let stderr = (!stderr_is_journal())
+        .then(tracing_subscriber::fmt::layer)
+        .map(|layer| {
+            layer
+                .event_format(Lines)
+                .with_writer(std::io::stderr)
+                .log_internal_errors(false)
+                .with_filter(level)
+        });
     let journal = tracing_journald::layer().ok().map(|layer| {
         layer
             .with_syslog_identifier("gpu-handoff".to_owned())
@@ -45,6 +49,13 @@ pub fn init(level: LevelFilter) {
     });
     // Only a second call could fail, and main makes one.
     let _ = tracing_subscriber::registry().with(stderr).with(journal).try_init();
+}
+
+/// Whether stderr leads to the journal, as in a unit: each line would be there twice (systemd.exec(5), $JOURNAL_STREAM).
+fn stderr_is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stat = rustix::fs::fstat(std::io::stderr());
+    stat.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// A line is its message, with a word before it where it is bad news.

@@ -8,6 +8,7 @@ pub mod config; // the settings
 pub mod phases; // what each phase of a VM does
 pub mod commands; // what a person can ask for
 pub mod recover; // every stranded GPU home
+pub mod watch; // nobody to call back
 pub mod run; // what every run does
 
 pub mod pci; // addresses, ids, classes
@@ -42,6 +43,8 @@ pub mod exec; // steps -> acts, with undo
 pub mod worker; // deadlines on calls that the kernel can hold up
 pub mod acts; // the calls themselves
 pub mod record; // what was taken from where
+pub mod history; // what was done so far
+pub mod systemd; // what systemd is asked
 
 pub mod report; // text and JSON
 pub mod journal; // the log

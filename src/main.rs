@@ -40,6 +40,10 @@ fn main() -> ExitCode {
                 (_, true) => LevelFilter::DEBUG,
                 _ => LevelFilter::INFO,
             });
+            let of_vm = cli
+                .for_vm()
+                .map(|(vmid, phase)| info_span!("handoff", vmid = vmid.get(), phase));
+            let _span = of_vm.map(tracing::Span::entered);
             commands::run(&cli)
         }
     })

@@ -18,14 +18,15 @@ use tracing::{info, warn};
 use crate::cli::Phase;
 use crate::config::OnBackup;
 use crate::exit::Error;
-use crate::inventory::{Function, RunningVm, Snapshot};
+use crate::inventory::{self, Function, Process, RunningVm, Snapshot};
 use crate::kernel::Kernel;
 use crate::pci::PciAddr;
 use crate::pve;
-use crate::record::{Guard, Ledger, Owner, Qemu, Record, State};
+use crate::record::{Guard, Ledger, Owner, Record, State};
 use crate::refusal::{Reason, Refusal};
 use crate::report::join;
 use crate::run::{Host, must_be_root};
+use crate::systemd;
 use crate::uses;
 use crate::vmconf::VmId;
 use crate::way_home;
@@ -60,6 +61,11 @@ fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     }
     must_be_root()?;
     host.read_settings(Some(vmid))?;
+    // Proxmox holds the VM's lock through the whole start; who tries the phase by hand does not.
+    if !host.vm_is_busy(vmid) {
+        let caller = u32::try_from(nix::unistd::getppid().as_raw()).unwrap_or_default();
+        host.caller = inventory::process(&host.root, caller);
+    }
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;
     let records = host.readable_records()?;
@@ -130,7 +136,7 @@ fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let snapshot = host.look(&records)?;
     let mut record = record.clone();
     let qemu = snapshot.vms.iter().find(|v| v.vmid == vmid);
-    record.qemu = qemu.map(|RunningVm { pid, started, .. }| Qemu {
+    record.qemu = qemu.map(|RunningVm { pid, started, .. }| Process {
         pid: *pid,
         started: *started,
     });
@@ -151,7 +157,7 @@ fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     };
     host_is_as_expected(vmid, &snapshot, &record);
     guard.save(&record).map_err(|e| Error::io("writing the record", e))?;
-    if unused.is_empty() {
+    if unused.is_empty() || systemd::is_shutting_down() {
         return Ok(());
     }
     info!(
@@ -225,11 +231,14 @@ fn partly_home(
 
 fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
-    let records = host.readable_records()?;
+    let (records, problems) = host.load()?;
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
-        info!("VM {vmid} post-stop: nothing was handed over, nothing to bring home");
-        return Ok(());
+        return nothing_on_record(vmid, &problems);
     };
+    if systemd::is_shutting_down() {
+        info!("VM {vmid} post-stop: the host is shutting down, nothing is brought home");
+        return Ok(());
+    }
     let generation = record.generation;
     must_be_root()?;
     // What was in force when the devices left, whatever the settings say by now.
@@ -248,6 +257,18 @@ fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     }
     let plan = host.plan_home(record, &records, end)?;
     host.execute(&guard, record.clone(), None, &plan, end)
+}
+
+/// There is no record of this VM's: unless there is one that cannot be read.
+fn nothing_on_record(vmid: VmId, problems: &[String]) -> Result<(), Error> {
+    let Some(problem) = problems.iter().find(|p| p.contains(&format!("vm-{vmid}.json"))) else {
+        info!("VM {vmid} post-stop: nothing was handed over, nothing to bring home");
+        return Ok(());
+    };
+    let why = format!(
+        "{problem}. Hint: bring the GPU home with 'gpu-handoff to_nvidia', which infers the drivers, and remove the file"
+    );
+    Err(Refusal::from(Reason::Other(why)).into())
 }
 
 /// Waits, without the lock, for the VM's own QEMU to let go of the VFIO nodes: post-stop may come while it is still

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Budgets;
 use crate::display::Platform;
+use crate::inventory::Process;
 use crate::pci::PciAddr;
 use crate::step::{Act, Attribute};
 use crate::vmconf::VmId;
@@ -88,15 +89,6 @@ pub struct Taken {
     pub attributes: Vec<(Attribute, String)>,
 }
 
-/// A process that is told from every other one since boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Qemu {
-    /// Its id.
-    pub pid: u32,
-    /// When it started, clock ticks after boot.
-    pub started: u64,
-}
-
 /// One handoff.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -141,8 +133,11 @@ pub struct Record {
     /// Calls that were stuck and have ended since. Not written down: found when the record is read.
     #[serde(skip)]
     pub late: Vec<Wedge>,
+    /// Who called pre-start by hand, without Proxmox's lock on the VM: when this process ends, the attempt is over.
+    #[serde(default)] // since a later version
+    pub caller: Option<Process>,
     /// The VM's QEMU, once post-start has seen it.
-    pub qemu: Option<Qemu>,
+    pub qemu: Option<Process>,
     /// The bounds that were in force when the devices left.
     pub budgets: Budgets,
 }
@@ -186,6 +181,7 @@ impl Record {
             wedges: Vec::new(),
             workers: Vec::new(),
             late: Vec::new(),
+            caller: None,
             qemu: None,
             budgets,
         }

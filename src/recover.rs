@@ -9,12 +9,12 @@ use tracing::{info, warn};
 
 use crate::cli::{Cli, Recover};
 use crate::commands::print;
-use crate::exit::Error;
-use crate::inventory::Snapshot;
+use crate::exit::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::record::{Guard, Ledger, Owner, Record, State};
 use crate::report::{chain, join};
 use crate::run::{Host, must_be_root};
+use crate::systemd;
 
 /// What became of one record.
 #[derive(Debug, Serialize)]
@@ -29,6 +29,17 @@ struct Outcome {
     left: Option<String>,
 }
 
+impl Outcome {
+    fn of(record: &Record, left: Option<String>) -> Self {
+        Outcome {
+            owner: record.owner.to_string(),
+            functions: record.taken.iter().map(|t| t.addr.to_string()).collect(),
+            home: left.is_none(),
+            left,
+        }
+    }
+}
+
 /// Brings home what is stranded.
 ///
 /// # Errors
@@ -41,7 +52,7 @@ pub fn run(host: &mut Host, cli: &Cli, how: &Recover) -> Result<(), Error> {
         let end = host.kernel.now() + host.budgets.way_home;
         Some(host.lock("recover", end)?)
     };
-    let mut records = host.records()?;
+    let (mut records, problems) = host.load()?;
     if let (Some(addr), Some(guard)) = (how.clear_wedged, &guard) {
         for record in &mut records {
             let before = record.wedges.len();
@@ -55,32 +66,43 @@ pub fn run(host: &mut Host, cli: &Cli, how: &Recover) -> Result<(), Error> {
     }
     let mut outcomes = Vec::new();
     let mut first = None;
-    for record in &records {
-        let (home, left) = match settle(host, guard.as_ref(), record, &records, how) {
-            Ok(None) => (true, None),
-            Ok(Some(why)) => (false, Some(why)),
+    let shutting_down = guard.is_some() && systemd::is_shutting_down();
+    let asked_for = |owner: Owner| how.vm.is_none_or(|vmid| owner == Owner::Vm(vmid));
+    for record in records.iter().filter(|r| asked_for(r.owner)) {
+        if shutting_down {
+            outcomes.push(Outcome::of(record, Some("the host is shutting down".to_owned())));
+            continue;
+        }
+        let left = match settle(host, guard.as_ref(), record, &records, how) {
+            Ok(left) => left,
             Err(error) => {
                 let exit = error.exit();
                 let why = chain(error);
                 warn!("{}: {why}", record.owner);
-                first.get_or_insert((exit, record.owner, why.clone()));
-                (false, Some(why))
+                first.get_or_insert((exit, format!("{}: {why}", record.owner)));
+                Some(why)
             }
         };
+        outcomes.push(Outcome::of(record, left));
+    }
+    let of_vm = |problem: &&String| how.vm.is_none_or(|vmid| problem.contains(&format!("vm-{vmid}.json")));
+    for problem in problems.iter().filter(of_vm) {
+        let why = format!(
+            "{problem}. Hint: 'gpu-handoff to_nvidia' brings its GPU home with inferred drivers; then remove the file"
+        );
+        warn!("{why}");
+        first.get_or_insert((Exit::Refused, why.clone()));
         outcomes.push(Outcome {
-            owner: record.owner.to_string(),
-            functions: record.taken.iter().map(|t| t.addr.to_string()).collect(),
-            home,
-            left,
+            owner: "unknown".to_owned(),
+            functions: Vec::new(),
+            home: false,
+            left: Some(why),
         });
     }
     print(cli, &outcomes, || text(&outcomes, cli.dry_run))?;
     match first {
         None => Ok(()),
-        Some((exit, owner, why)) => Err(Error::Recovery {
-            exit,
-            what: format!("{owner}: {why}"),
-        }),
+        Some((exit, what)) => Err(Error::Recovery { exit, what }),
     }
 }
 
@@ -93,7 +115,11 @@ fn settle(
     how: &Recover,
 ) -> Result<Option<String>, Error> {
     let snapshot = host.look(records)?;
-    if let Some(why) = not_stranded(host, &snapshot, record, how) {
+    let (busy, runs) = match record.owner {
+        Owner::Vm(vmid) => (host.vm_is_busy(vmid), snapshot.vms.iter().any(|v| v.vmid == vmid)),
+        Owner::ByHand(_) => (false, false),
+    };
+    if let Some(why) = not_stranded(record, busy, runs, how.all) {
         return Ok(Some(why));
     }
     for wedge in &record.late {
@@ -112,11 +138,13 @@ fn settle(
     Ok(None)
 }
 
-fn not_stranded(host: &Host, snapshot: &Snapshot, record: &Record, how: &Recover) -> Option<String> {
+/// Why a record is left as it is; None: what it speaks of is stranded. `busy`: somebody holds the VM's lock; `runs`: its
+/// QEMU is there; `all`: what was taken by hand comes home as well.
+pub fn not_stranded(record: &Record, busy: bool, runs: bool, all: bool) -> Option<String> {
     match record.owner {
-        Owner::Vm(vmid) if host.vm_is_busy(vmid) => Some(format!("VM {vmid} is starting or stopping")),
-        Owner::Vm(vmid) if snapshot.vms.iter().any(|v| v.vmid == vmid) => Some(format!("VM {vmid} runs with it")),
-        Owner::ByHand(_) if record.state == State::Away && !how.all => {
+        Owner::Vm(vmid) if busy => Some(format!("VM {vmid} is starting or stopping")),
+        Owner::Vm(vmid) if runs => Some(format!("VM {vmid} runs with it")),
+        Owner::ByHand(_) if record.state == State::Away && !all => {
             Some("it was taken by hand; 'gpu-handoff recover --all' brings it home as well".to_owned())
         }
         _ => None,

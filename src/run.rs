@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::{debug, info, warn};
 
@@ -13,16 +13,18 @@ use crate::config::{self, Budgets, Reset, Settings};
 use crate::devices::{self, Given};
 use crate::exec::Run;
 use crate::exit::Error;
+use crate::history;
 use crate::host::Root;
-use crate::inventory::Snapshot;
+use crate::inventory::{Process, Snapshot};
 use crate::journal::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::kernel::{ActError, Kernel};
 use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan};
 use crate::pve;
-use crate::record::{DIR, Guard, Ledger, LockError, Owner, Record, Store};
+use crate::record::{DIR, Guard, Ledger, LockError, Owner, Record, State, Store};
 use crate::refusal::{Reason, Refusal};
-use crate::report::{join, millis};
+use crate::report::{foreign, join, millis};
+use crate::systemd;
 use crate::vmconf::VmId;
 use crate::way_home;
 use crate::way_out::{self, Wanted};
@@ -44,6 +46,8 @@ pub struct Host {
     pub budgets: Budgets,
     /// The settings in force on the way out; the way home does not depend on them.
     pub settings: Settings,
+    /// Who called a phase by hand, without Proxmox's lock on the VM.
+    pub caller: Option<Process>,
 }
 
 impl Host {
@@ -55,6 +59,7 @@ impl Host {
             store: Store::at(DIR),
             budgets: Budgets::default(),
             settings: Settings::default(),
+            caller: None,
         }
     }
 
@@ -107,7 +112,11 @@ impl Host {
         }
     }
 
-    fn load(&self) -> Result<(Vec<Record>, Vec<String>), Error> {
+    /// All records, and a sentence for each file that is none.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn load(&self) -> Result<(Vec<Record>, Vec<String>), Error> {
         let (mut records, problems) = self
             .store
             .load()
@@ -237,7 +246,13 @@ impl Host {
                 let alive_in = |group: &u32| alive_in_group(&self.root, *group);
                 let alive: Vec<i32> = record.workers.iter().flat_map(alive_in).collect();
                 let left = until.saturating_sub(self.kernel.now());
-                if alive.is_empty() || left.is_zero() {
+                if alive.is_empty() {
+                    break;
+                }
+                if left.is_zero() {
+                    for group in &record.workers {
+                        systemd::take_over(*group, &alive_in(group));
+                    }
                     break;
                 }
                 self.not_interrupted()?;
@@ -301,6 +316,7 @@ impl Host {
     ) -> Result<(), Error> {
         let plan = self.plan_out(snapshot, records, owner, given, end)?;
         let before = records.iter().find(|r| r.owner == owner).cloned();
+        before.iter().for_each(say_broken_off);
         let mut record = before
             .clone()
             .unwrap_or_else(|| Record::new(owner, boot_id(), self.budgets.clone()));
@@ -323,7 +339,27 @@ impl Host {
         record.consoles.clone_from(&plan.consoles);
         record.platforms.clone_from(&plan.platforms);
         record.may_reset = self.settings.reset != Reset::Never;
+        (record.caller, record.qemu) = (self.caller, None);
+        if let Owner::Vm(vmid) = owner {
+            self.ask_for_watcher(vmid);
+        }
         self.execute(guard, record, before, &plan, end)
+    }
+
+    /// From here on the GPU comes home whatever becomes of the start.
+    fn ask_for_watcher(&self, vmid: VmId) {
+        if let Err(why) = systemd::watch(vmid) {
+            warn!(
+                "VM {vmid}: nobody watches over the GPU ({why}): if the start fails, 'gpu-handoff recover' brings it home"
+            );
+        } else if let Some(caller) = self.caller {
+            info!(
+                "VM {vmid}: called by hand, without Proxmox's lock on the VM: if no QEMU runs when process {} ({}) has \
+                 ended, the GPU comes home",
+                caller.pid,
+                foreign(&self.root.line(format!("/proc/{}/comm", caller.pid)).unwrap_or_default())
+            );
+        }
     }
 
     /// The plan of a way out. Where only holders are in the way, they get a moment to let go: a monitoring tool's
@@ -366,6 +402,7 @@ impl Host {
     /// # Errors
     /// A refusal: somebody uses a device, or does not end in time.
     pub fn plan_home(&mut self, record: &Record, records: &[Record], end: Duration) -> Result<Plan, Error> {
+        say_broken_off(record);
         loop {
             let snapshot = self.look(records)?;
             let refusal = match way_home::plan(&snapshot, record) {
@@ -425,8 +462,13 @@ impl Host {
             rest,
             end,
         };
-        run.execute(plan)?;
+        let began = SystemTime::now();
+        let result = run.execute(plan);
         let took = self.kernel.now().saturating_sub(start);
+        if steps > 0 {
+            self.remember(plan, began, took, &result);
+        }
+        result?;
         let how = if steps == 0 {
             "already".to_owned()
         } else {
@@ -439,6 +481,44 @@ impl Host {
         info!(message_id, device = cards, "{}: {cards} is {to} {how}", plan.owner);
         Ok(())
     }
+
+    /// Adds a run to the history.
+    fn remember(&mut self, plan: &Plan, began: SystemTime, took: Duration, result: &Result<(), Error>) {
+        let entry = history::Entry {
+            time: began.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            boot_id: boot_id(),
+            owner: plan.owner.to_string(),
+            direction: match plan.direction {
+                Direction::Out => "out",
+                Direction::Home => "home",
+            }
+            .to_owned(),
+            cards: plan.cards.clone(),
+            outcome: result.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            acts: self.kernel.take_past(),
+        };
+        if let Err(why) = self.kernel.remember(entry) {
+            warn!("the history was not written: {why}");
+        }
+    }
+}
+
+/// Says that the run before this one was broken off: the lock is ours, so nobody works on it.
+fn say_broken_off(record: &Record) {
+    let way = match record.state {
+        State::Leaving => "way out",
+        State::Returning => "way home",
+        State::Away | State::Stranded => return,
+    };
+    let during = match record.under_way.first() {
+        Some(act) => format!(" at '{act}'"),
+        None => String::new(),
+    };
+    warn!(
+        "{}: an earlier {way} was broken off{during}; it is taken up from there",
+        record.owner
+    );
 }
 
 /// Moving a device between drivers is root's business.

@@ -26,8 +26,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
-use tracing::{debug, info, warn};
+use tracing::warn;
 
+use crate::history::{Entry, Past};
 use crate::host::Root;
 use crate::inventory::Snapshot;
 use crate::kernel::{AFTER_SIGNAL, ActError, Kernel};
@@ -35,23 +36,24 @@ use crate::loadable::Loadable;
 use crate::pci::PciAddr;
 use crate::refusal::{Reason, describe};
 use crate::step::Act;
+use crate::systemd;
 use crate::uses;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
 pub const WORKER_ARG: &str = "__worker";
 
 /// PATH of programs we start: what Proxmox gives its daemons (pve-common, PVE/Daemon.pm).
-const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
+pub const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
 
 /// How long a killed worker gets to disappear before it counts as stuck in the kernel. SIGKILL ends anything
 /// that is not in an uninterruptible call at once; the rest is scheduling on a loaded host.
 const AFTER_KILL: Duration = Duration::from_millis(1000);
 
-/// How long systemd gets to take over what is stuck.
-const SCOPE_WITHIN: Duration = Duration::from_secs(3);
-
 /// How long looking at what is stuck may take.
 const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long the history's disk is waited for.
+const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether a killed process group has gone.
 const GROUP_POLL: Duration = Duration::from_millis(10);
@@ -74,6 +76,8 @@ pub enum Request {
     },
     /// Carry out an act.
     Act(Act),
+    /// Add this to the history.
+    Remember(Entry),
 }
 
 /// What it answers.
@@ -83,6 +87,8 @@ pub enum Reply {
     Snapshot(Box<Snapshot>),
     /// What modprobe says.
     Loadable(Vec<Loadable>),
+    /// Whether the history has it now.
+    Remembered(Result<(), String>),
     /// How the act went.
     Acted {
         /// Whether it led to what it should have.
@@ -102,6 +108,46 @@ pub struct Linux {
     signals: Option<SignalFd>,
     /// When the first of them came.
     interrupted: Option<Instant>,
+    /// The acts so far.
+    past: Vec<Past>,
+    /// Where a test wants us to be killed.
+    test_kill: Option<TestKill>,
+}
+
+/// Where the crash campaigns of the tests have a run killed, by `GPU_HANDOFF_TEST_KILL=N:MOMENT`.
+#[derive(Clone, Copy, Debug)]
+struct TestKill {
+    /// In which round of acts, counted down.
+    round: u32,
+    /// When in it.
+    moment: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// It is on record, and no worker knows of it.
+    Before,
+    /// The workers have it.
+    In,
+    /// It is done, and the record does not say so.
+    After,
+}
+
+impl TestKill {
+    fn from_env() -> Option<Self> {
+        let text = std::env::var("GPU_HANDOFF_TEST_KILL").ok()?;
+        let (round, moment) = text.split_once(':')?;
+        let moment = match moment {
+            "before" => Moment::Before,
+            "in" => Moment::In,
+            "after" => Moment::After,
+            _ => return None,
+        };
+        Some(TestKill {
+            round: round.parse().ok()?,
+            moment,
+        })
+    }
 }
 
 impl Linux {
@@ -120,6 +166,36 @@ impl Linux {
             idle: Vec::new(),
             signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
             interrupted: None,
+            past: Vec::new(),
+            test_kill: TestKill::from_env(),
+        }
+    }
+
+    /// The acts since this was asked the last time.
+    pub fn take_past(&mut self) -> Vec<Past> {
+        std::mem::take(&mut self.past)
+    }
+
+    /// Adds an entry to the history.
+    ///
+    /// # Errors
+    /// Why it has not got it.
+    pub fn remember(&mut self, entry: Entry) -> Result<(), String> {
+        match self.ask(Request::Remember(entry), REMEMBER_WITHIN) {
+            Ok(Reply::Remembered(result)) => result,
+            Ok(_) => Err(another_question().to_string()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    fn die_if_a_test_wants(&mut self, now: Moment) {
+        if let Some(kill) = &mut self.test_kill {
+            if kill.round == 1 && kill.moment == now {
+                let _ = nix::sys::signal::kill(Pid::this(), Signal::SIGKILL);
+            }
+            if now == Moment::After {
+                kill.round = kill.round.saturating_sub(1);
+            }
         }
     }
 
@@ -150,6 +226,7 @@ impl Linux {
     /// Asks as many workers as there are requests, at once.
     fn ask_all(&mut self, requests: Vec<(Request, Duration)>) -> Vec<(Result<Reply, ActError>, Duration)> {
         let start = Instant::now();
+        let acts = requests.iter().any(|(request, _)| matches!(request, Request::Act(_)));
         let mut asked: Vec<Asked> = Vec::new();
         for (request, within) in requests {
             let worker = match self.idle.pop() {
@@ -158,6 +235,9 @@ impl Linux {
             };
             let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
             asked.push(Asked::new(sent, start, within));
+        }
+        if acts {
+            self.die_if_a_test_wants(Moment::In);
         }
         while asked.iter().any(|a| a.result.is_none()) {
             self.gather(&mut asked);
@@ -321,7 +401,9 @@ impl Kernel for Linux {
 
     fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<(Result<(), ActError>, Duration)> {
         let requests = acts.iter().map(|(act, within)| (Request::Act(act.clone()), *within));
+        self.die_if_a_test_wants(Moment::Before);
         let answers = self.ask_all(requests.collect());
+        self.die_if_a_test_wants(Moment::After);
         let mut results = Vec::new();
         for ((act, _), (answer, took)) in acts.iter().zip(answers) {
             let result = match answer {
@@ -334,6 +416,11 @@ impl Kernel for Linux {
                 Ok(_) => Err(another_question()),
                 Err(error) => Err(error),
             };
+            self.past.push(Past {
+                text: act.to_string(),
+                took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                error: result.as_ref().err().map(ToString::to_string),
+            });
             results.push((result, took));
         }
         results
@@ -370,7 +457,7 @@ fn another_question() -> ActError {
 }
 
 /// Descriptors of these processes; None if one of them has ended.
-fn pidfds(pids: &[i32]) -> Option<Vec<std::os::fd::OwnedFd>> {
+pub fn pidfds(pids: &[i32]) -> Option<Vec<std::os::fd::OwnedFd>> {
     let open = |pid: &i32| pidfd_open(rustix::process::Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
     pids.iter().map(open).collect()
 }
@@ -472,61 +559,12 @@ impl Worker {
                 return None;
             }
             if Instant::now() >= end {
-                hand_to_systemd(group, &alive);
+                systemd::take_over(group, &alive);
                 return Some(group);
             }
             // There is no event for the end of somebody else's child.
             std::thread::sleep(GROUP_POLL);
         }
-    }
-}
-
-/// Moves what is stuck into a scope of its own: left in the cgroup of a daemon of Proxmox's it would hold up the stop of
-/// that daemon, for a time (pvedaemon) or for ever (pve-guests, TimeoutSec=infinity). Where there is no systemd, it stays.
-fn hand_to_systemd(group: u32, pids: &[i32]) {
-    if !std::path::Path::new("/run/systemd/system").exists() || pids.is_empty() {
-        return;
-    }
-    let unit = format!("gpu-handoff-stuck-{group}.scope");
-    let mut words: Vec<String> = [
-        "busctl",
-        "--quiet",
-        "call",
-        "org.freedesktop.systemd1",
-        "/org/freedesktop/systemd1",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    // StartTransientUnit(name, mode, properties, aux) of org.freedesktop.systemd1(5).
-    words.extend(
-        [
-            "org.freedesktop.systemd1.Manager",
-            "StartTransientUnit",
-            "ssa(sv)a(sa(sv))",
-        ]
-        .map(str::to_owned),
-    );
-    words.extend([unit.clone(), "fail".to_owned(), "3".to_owned()]);
-    words.extend(["Description", "s", "A call of gpu-handoff that is stuck in the kernel"].map(str::to_owned));
-    words.extend(["TimeoutStopUSec", "t", "1000000"].map(str::to_owned));
-    words.extend(["PIDs".to_owned(), "au".to_owned(), pids.len().to_string()]);
-    words.extend(pids.iter().map(ToString::to_string));
-    words.push("0".to_owned());
-    let spawned = Command::new(&words[0])
-        .args(&words[1..])
-        .env("PATH", PATH)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut child) = spawned else { return };
-    let pid = i32::try_from(child.id()).unwrap_or_default();
-    if !await_one(&[pid], SCOPE_WITHIN) {
-        let _ = child.kill();
-    }
-    match child.wait() {
-        Ok(status) if status.success() => info!("what is stuck waits in {unit}"),
-        other => debug!("{unit} was not made: {other:?}"),
     }
 }
 

@@ -1,0 +1,246 @@
+//! What was done so far: one JSON line for each way out and each way home, below /var/lib/gpu-handoff.
+//!
+//! It is for people and for bug reports; nothing is ever decided from it. It is written in a worker, since a disk can be as
+//! stuck as a device, and a history that cannot be written is said and stops nothing.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Root;
+use crate::report::millis;
+
+/// Where it is kept; 0700, for it names processes of containers.
+pub const DIR: &str = "/var/lib/gpu-handoff";
+
+/// Its file.
+const FILE: &str = "history.jsonl";
+
+/// How long it gets, bytes: some hundred handoffs. Then the older half goes.
+const LONGEST: usize = 512 << 10;
+
+/// One way out or home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it began, seconds since 1970 (UTC).
+    pub time: u64,
+    /// In which boot (/proc/sys/kernel/random/boot_id).
+    pub boot_id: String,
+    /// Whose it was, as the log has it.
+    pub owner: String,
+    /// "out" or "home".
+    pub direction: String,
+    /// The cards.
+    pub cards: Vec<String>,
+    /// How it ended: "done", or the sentence that was its error.
+    pub outcome: String,
+    /// How long it took, milliseconds.
+    pub took_ms: u64,
+    /// The acts, those of the undo among them.
+    pub acts: Vec<Past>,
+}
+
+/// One act that was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// What it was, to which device.
+    pub text: String,
+    /// How long it took, milliseconds.
+    pub took_ms: u64,
+    /// Why it failed; None: it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Adds an entry. Called under the host-wide lock, so nobody else writes.
+///
+/// # Errors
+/// Those of writing.
+pub fn add(root: &Root, entry: &Entry) -> io::Result<()> {
+    let dir = root.path(DIR);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    let path = dir.join(FILE);
+    let mut line = serde_json::to_string(entry)?;
+    line.push('\n');
+    shorten(&path, LONGEST.saturating_sub(line.len()))?;
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(line.as_bytes())
+}
+
+/// Keeps the newer half of a file that is longer than so many bytes.
+fn shorten(path: &Path, longest: usize) -> io::Result<()> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) if text.len() > longest => text,
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Not ours to read: what is in the way is moved aside by nobody.
+        Err(e) => return Err(e),
+    };
+    let newer = text.as_bytes().iter().enumerate().skip(text.len() - longest / 2);
+    let from = newer.filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).next();
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(&text.as_bytes()[from.unwrap_or(text.len())..])?;
+    fs::rename(new, path)
+}
+
+/// All entries, the oldest first; a line that is none is left out.
+///
+/// # Errors
+/// Those of reading, but "not there" is no entry.
+pub fn read(root: &Root) -> io::Result<Vec<Entry>> {
+    let text = match root.text(format!("{DIR}/{FILE}")) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}
+
+/// The entries for people: one line each, with its acts where `acts` asks for them.
+pub fn text(entries: &[Entry], acts: bool) -> String {
+    if entries.is_empty() {
+        return "No handoff so far.\n".to_owned();
+    }
+    let mut text = String::new();
+    for entry in entries {
+        let to = if entry.direction == "out" {
+            "to vfio-pci"
+        } else {
+            "home"
+        };
+        text += &format!(
+            "{}  {}: {} {to}, {}: {}\n",
+            utc(entry.time),
+            entry.owner,
+            entry.cards.join(", "),
+            millis(std::time::Duration::from_millis(entry.took_ms)),
+            entry.outcome
+        );
+        for act in entry.acts.iter().filter(|_| acts) {
+            let took = millis(std::time::Duration::from_millis(act.took_ms));
+            let failed = act.error.as_ref().map_or(String::new(), |e| format!(": failed: {e}"));
+            text += &format!("    {:<60} {took:>8}{failed}\n", act.text);
+        }
+    }
+    text
+}
+
+/// Seconds since 1970 as a date and a time of day, by the rules of the Gregorian calendar.
+fn utc(time: u64) -> String {
+    let (days, seconds) = (time / 86_400, time % 86_400);
+    // Years that begin in March have the leap day as their last one; an era is 400 of them.
+    let day = days + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (h, m, s) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year}-{month:02}-{day:02} {h:02}:{m:02}:{s:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(time: u64) -> Entry {
+        Entry {
+            time,
+            boot_id: "boot".to_owned(),
+            owner: "VM 111".to_owned(),
+            direction: "out".to_owned(),
+            cards: vec!["0000:01:00".to_owned()],
+            outcome: "done".to_owned(),
+            took_ms: 1234,
+            acts: vec![Past {
+                text: "0000:01:00.0 unbind from nvidia".to_owned(),
+                took_ms: 12,
+                error: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn what_is_added_is_read_and_the_files_are_for_root_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        assert_eq!(read(&root).unwrap(), []);
+        add(&root, &entry(1)).unwrap();
+        add(&root, &entry(2)).unwrap();
+        assert_eq!(read(&root).unwrap(), [entry(1), entry(2)]);
+        let mode = |path: &str| fs::metadata(root.path(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(DIR), mode("/var/lib/gpu-handoff/history.jsonl")), (0o700, 0o600));
+    }
+
+    #[test]
+    fn it_is_bounded_and_keeps_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let mut big = entry(0);
+        big.outcome = "x".repeat(10_000);
+        for time in 0..120 {
+            big.time = time;
+            add(&root, &big).unwrap();
+        }
+        let kept = read(&root).unwrap();
+        let size = fs::metadata(root.path("/var/lib/gpu-handoff/history.jsonl"))
+            .unwrap()
+            .len();
+        assert!(usize::try_from(size).unwrap() <= LONGEST, "{size}");
+        assert!(kept.len() >= 20, "{}", kept.len());
+        let times: Vec<u64> = kept.iter().map(|e| e.time).collect();
+        assert_eq!(
+            times,
+            (120 - u64::try_from(kept.len()).unwrap()..120).collect::<Vec<u64>>()
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_no_entry_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        add(&root, &entry(1)).unwrap();
+        let path = root.path("/var/lib/gpu-handoff/history.jsonl");
+        let text = fs::read_to_string(&path).unwrap() + "{\"time\": 2, \"own\n";
+        fs::write(path, text).unwrap();
+        add(&root, &entry(3)).unwrap();
+        assert_eq!(read(&root).unwrap(), [entry(1), entry(3)]);
+    }
+
+    #[test]
+    fn times_are_dates() {
+        for (time, expected) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (1_709_251_199, "2024-02-29 23:59:59 UTC"),
+            (1_795_249_367, "2026-11-21 08:22:47 UTC"),
+        ] {
+            assert_eq!(utc(time), expected);
+        }
+    }
+
+    #[test]
+    fn the_text_has_a_line_for_each_and_its_acts_on_demand() {
+        assert_eq!(
+            text(&[entry(0)], true),
+            "1970-01-01 00:00:00 UTC  VM 111: 0000:01:00 to vfio-pci, 1.2 s: done\n    \
+             0000:01:00.0 unbind from nvidia                                 12 ms\n"
+        );
+        assert_eq!(text(&[], false), "No handoff so far.\n");
+    }
+}

@@ -1,0 +1,137 @@
+//! What systemd is asked: to watch a VM's GPU, whether the host is shutting down, to take over what is stuck.
+//!
+//! Each question has a deadline, and an answer that does not come is no reason to stop: without systemd a handoff works
+//! as well, only nobody watches it.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tracing::{debug, info};
+
+use crate::report::{foreign, one_line};
+use crate::vmconf::VmId;
+use crate::worker::{PATH, await_one};
+
+/// How long systemd gets for an answer.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Most of a program's answer that is kept, bytes.
+const ANSWER: u64 = 4096;
+
+/// Whether systemd is the host's init (sd_booted(3)).
+pub fn is_there() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+/// Asks for the watcher of a VM's GPU to be started anew: one that is waiting already would not know of this handoff.
+/// It is not waited for, since it may have to wait for us.
+///
+/// # Errors
+/// Why nobody will watch.
+pub fn watch(vmid: VmId) -> Result<(), String> {
+    if !is_there() {
+        return Err("systemd is not running".to_owned());
+    }
+    let unit = format!("gpu-handoff-watch@{vmid}.service");
+    let (ok, said) = ask(&["systemctl", "restart", "--no-block", &unit], WITHIN)?;
+    if ok { Ok(()) } else { Err(foreign(&one_line(&said))) }
+}
+
+/// Runs the unit that brings a VM's GPU home, to its end. Whether it ended well.
+///
+/// # Errors
+/// Why it could not be run, or that it did not end in time.
+pub fn home(vmid: VmId, within: Duration) -> Result<bool, String> {
+    let unit = format!("gpu-handoff-home@{vmid}.service");
+    Ok(ask(&["systemctl", "start", &unit], within)?.0)
+}
+
+/// Whether the host is shutting down: systemd's state is then "stopping", from the moment the shutdown is asked for
+/// (systemctl(1), is-system-running; systemd, src/core/manager.c, manager_state).
+pub fn is_shutting_down() -> bool {
+    if !is_there() {
+        return false;
+    }
+    match ask(&["systemctl", "is-system-running"], WITHIN) {
+        Ok((_, state)) => state.trim() == "stopping",
+        Err(why) => {
+            debug!("whether the host is shutting down is not known: {why}");
+            false
+        }
+    }
+}
+
+/// Moves what is stuck into a scope of its own: left in the cgroup of a daemon of Proxmox's it would hold up the stop of
+/// that daemon, for a time (pvedaemon) or for ever (pve-guests, TimeoutSec=infinity). Where there is no systemd, it stays.
+pub fn take_over(group: u32, pids: &[i32]) {
+    if !is_there() || pids.is_empty() {
+        return;
+    }
+    let unit = format!("gpu-handoff-stuck-{group}.scope");
+    let mut words: Vec<String> = Vec::new();
+    // StartTransientUnit(name, mode, properties, aux) of org.freedesktop.systemd1(5).
+    let call = [
+        "busctl",
+        "--quiet",
+        "call",
+        "org.freedesktop.systemd1",
+        "/org/freedesktop/systemd1",
+        "org.freedesktop.systemd1.Manager",
+        "StartTransientUnit",
+        "ssa(sv)a(sa(sv))",
+        &unit,
+        "fail",
+        "3",
+        "Description",
+        "s",
+        "A call of gpu-handoff that is stuck in the kernel",
+        "TimeoutStopUSec",
+        "t",
+        "1000000",
+        "PIDs",
+        "au",
+    ];
+    words.extend(call.map(str::to_owned));
+    words.push(pids.len().to_string());
+    words.extend(pids.iter().map(ToString::to_string));
+    words.push("0".to_owned());
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match ask(&words, WITHIN) {
+        Ok((true, _)) => info!("what is stuck waits in {unit}"),
+        other => debug!("{unit} was not made: {other:?}"),
+    }
+}
+
+/// Runs a program to its end: whether it ended with 0, and what it said.
+fn ask(words: &[&str], within: Duration) -> Result<(bool, String), String> {
+    let cannot = |e| format!("{} cannot be run: {e}", words[0]);
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(cannot)?;
+    let pid = i32::try_from(child.id()).unwrap_or_default();
+    if !await_one(&[pid], within) {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(format!("{} gave no answer within {} s", words[0], within.as_secs()));
+    }
+    let status = child.wait().map_err(cannot)?;
+    let mut said = Vec::new();
+    // Its ends are closed by now, and a pipe holds more than is read.
+    if let Some(stdout) = child.stdout.take() {
+        let _ = stdout.take(ANSWER).read_to_end(&mut said);
+    }
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(ANSWER).read_to_end(&mut said);
+    }
+    Ok((status.success(), String::from_utf8_lossy(&said).into_owned()))
+}

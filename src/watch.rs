@@ -1,0 +1,376 @@
+//! The watcher: waits until nobody needs a VM's GPU any more, and has it brought home then. Proxmox calls post-stop in
+//! most cases and not in all (never after a failed start); nobody but us would notice.
+//!
+//! ```text
+//!  VM's lock ──> caller ──> QEMU ──> VM's lock ──> grace for post-stop ──> home ──> nothing on record: leave
+//!  released      (a phase   ended    released           │                   │ ^
+//!                by hand)                               │        a call is  v │ the kernel has let go
+//!                   └── no QEMU was seen: the start has failed ──────────> stuck
+//! ```
+//!
+//! Each of these is an event: a lock, the end of a process, a change of the record. Proxmox holds the VM's lock through a
+//! whole start or stop (pve-guest-common, AbstractConfig.pm, lock_config); that a task has ended would say less, since a
+//! backup job outlives a start that failed in it.
+//!
+//! [`Watch::next`] decides, [`run`] waits. It runs in `gpu-handoff-watch@VMID.service`, may write nothing but our lock, and
+//! has the way home run by `gpu-handoff-home@VMID.service`. It leaves only while it holds the host-wide lock and the record
+//! says that nothing is away: a run that comes after it has asked for a watcher of its own.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tracing::{info, warn};
+
+use crate::exit::Error;
+use crate::host::Root;
+use crate::inventory::{self, Process};
+use crate::record::{DIR, Owner, Record, State, Store};
+use crate::report::{join, millis};
+use crate::run::{boot_id, must_be_root};
+use crate::systemd;
+use crate::vmconf::VmId;
+use crate::worker::{alive_in_group, pidfds, poll_readable};
+
+/// How often the way home is tried before a person has to look.
+const ATTEMPTS: u32 = 3;
+
+/// How long is waited between two attempts, unless the records change before: what was in the way then (another run, a
+/// process) has no event.
+const BETWEEN: Duration = Duration::from_secs(20);
+
+/// How long starting the unit may take beyond what the way home itself may.
+const UNIT_START: Duration = Duration::from_secs(60);
+
+/// What the watcher sees at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The VM's record, of this boot.
+    pub record: Option<Record>,
+    /// Somebody holds the VM's lock.
+    pub busy: bool,
+    /// The process that called a phase by hand is alive.
+    pub caller: bool,
+    /// The VM's QEMU, if it runs.
+    pub qemu: Option<Process>,
+    /// Processes of ours that are at an act still, whose run has ended.
+    pub at_work: Vec<i32>,
+}
+
+/// What it waits for, or does, next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The release of the VM's lock.
+    Lock,
+    /// The end of the process that called a phase by hand.
+    Caller(Process),
+    /// The end of QEMU.
+    Qemu(Process),
+    /// The end of one of these, which are at an act.
+    AtWork(Vec<i32>),
+    /// A change of the records, at most so long: post-stop may come.
+    PostStop(Duration),
+    /// The same, before the way home is tried again.
+    Again(Duration),
+    /// The way home.
+    Home,
+    /// Nothing is away.
+    Leave,
+    /// The way home has failed as often as it is tried.
+    GiveUp,
+}
+
+/// What the watcher remembers.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// Of which handoff, by its number.
+    generation: Option<u64>,
+    /// QEMU was seen.
+    ran: bool,
+    /// When post-stop's time is over.
+    grace: Option<Duration>,
+    /// Ways home so far.
+    attempts: u32,
+    /// When the next one may be.
+    again: Option<Duration>,
+}
+
+impl Watch {
+    /// Nothing seen yet.
+    pub fn new() -> Self {
+        Watch::default()
+    }
+
+    /// What is next. Pure: `now` is the time on any clock.
+    pub fn next(&mut self, seen: &Seen, now: Duration) -> Next {
+        let Some(record) = &seen.record else {
+            return Next::Leave;
+        };
+        if self.generation != Some(record.generation) {
+            *self = Watch {
+                generation: Some(record.generation),
+                ..Watch::default()
+            };
+        }
+        if seen.busy {
+            return Next::Lock;
+        }
+        if let Some(caller) = record.caller.filter(|_| seen.caller) {
+            return Next::Caller(caller);
+        }
+        if let Some(qemu) = seen.qemu {
+            *self = Watch {
+                generation: self.generation,
+                ran: true,
+                ..Watch::default()
+            };
+            return Next::Qemu(qemu);
+        }
+        if !seen.at_work.is_empty() {
+            // What comes after it is another attempt.
+            (self.attempts, self.again) = (0, None);
+            return Next::AtWork(seen.at_work.clone());
+        }
+        // A way home that was begun does not wait for another post-stop.
+        if (self.ran || record.qemu.is_some()) && record.state == State::Away && self.attempts == 0 {
+            let until = *self.grace.get_or_insert(now + record.budgets.grace);
+            if now < until {
+                return Next::PostStop(until.saturating_sub(now));
+            }
+        }
+        if self.attempts >= ATTEMPTS {
+            return Next::GiveUp;
+        }
+        if let Some(again) = self.again.filter(|again| now < *again) {
+            return Next::Again(again.saturating_sub(now));
+        }
+        self.attempts += 1;
+        self.again = Some(now + BETWEEN);
+        Next::Home
+    }
+}
+
+/// Watches until nothing of this VM is away.
+///
+/// # Errors
+/// Where the records cannot be read or watched.
+pub fn run(vmid: VmId) -> Result<(), Error> {
+    must_be_root()?;
+    let watcher = Watcher {
+        vmid,
+        root: Root::real(),
+        store: Store::at(DIR),
+        changes: changes()?,
+    };
+    let start = Instant::now();
+    let mut watch = Watch::new();
+    loop {
+        watcher.drain();
+        let seen = watcher.see()?;
+        let next = watch.next(&seen, start.elapsed());
+        let record = seen.record.as_ref();
+        match &next {
+            Next::Lock => watcher.await_lock()?,
+            Next::Caller(process) => {
+                info!(
+                    "VM {vmid}: no task of Proxmox has the VM's lock: following process {}",
+                    process.pid
+                );
+                watcher.await_end(*process);
+            }
+            Next::Qemu(process) => {
+                info!("VM {vmid}: QEMU runs as process {}, following it", process.pid);
+                watcher.await_end(*process);
+                info!("VM {vmid}: QEMU has ended");
+            }
+            Next::AtWork(pids) => watcher.await_work(pids, record),
+            Next::PostStop(within) => {
+                info!("VM {vmid}: post-stop has {} to come", millis(*within));
+                watcher.await_change(*within);
+            }
+            Next::Again(within) => watcher.await_change(*within),
+            Next::Home => watcher.home(record),
+            Next::Leave | Next::GiveUp => {
+                if watcher.may_leave(record) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Tells of every change of a record from now on.
+fn changes() -> Result<Inotify, Error> {
+    let watch = || {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let flags = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
+        inotify.add_watch(DIR, flags)?;
+        Ok(inotify)
+    };
+    watch().map_err(|e: nix::Error| Error::io(format!("watching {DIR}"), e.into()))
+}
+
+struct Watcher {
+    vmid: VmId,
+    root: Root,
+    store: Store,
+    changes: Inotify,
+}
+
+impl Watcher {
+    fn drain(&self) {
+        while self.changes.read_events().is_ok_and(|events| !events.is_empty()) {}
+    }
+
+    fn see(&self) -> Result<Seen, Error> {
+        let (records, _) = self
+            .store
+            .load()
+            .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
+        let boot = boot_id();
+        let ours = |r: &Record| r.owner == Owner::Vm(self.vmid) && r.boot_id == boot;
+        let record = records.into_iter().find(ours);
+        let groups = record.iter().flat_map(|r| {
+            let wedged = r.wedges.iter().map(|w| w.group);
+            r.workers.iter().copied().chain(wedged).collect::<Vec<u32>>()
+        });
+        let at_work = groups.flat_map(|group| alive_in_group(&self.root, group)).collect();
+        let caller = record.as_ref().and_then(|r| r.caller);
+        Ok(Seen {
+            busy: self.lock_file()?.is_some_and(|f| is_locked(&f)),
+            caller: caller.is_some_and(|p| inventory::process(&self.root, p.pid) == Some(p)),
+            qemu: inventory::running_vm(&self.root, self.vmid).map(|vm| Process {
+                pid: vm.pid,
+                started: vm.started,
+            }),
+            at_work,
+            record,
+        })
+    }
+
+    /// The VM's lock, which is never made by us.
+    fn lock_file(&self) -> Result<Option<File>, Error> {
+        let path = format!("/var/lock/qemu-server/lock-{}.conf", self.vmid);
+        match File::open(self.root.path(&path)) {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(format!("opening {path}"), e)),
+        }
+    }
+
+    /// Until the VM's lock is released, however long that takes: a start may be slow. It is dropped at once, which no task
+    /// of Proxmox notices.
+    fn await_lock(&self) -> Result<(), Error> {
+        if let Some(file) = self.lock_file()? {
+            let wait = || loop {
+                match file.lock_shared() {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    result => return result,
+                }
+            };
+            wait().map_err(|e| Error::io("waiting for the VM's lock", e))?;
+        }
+        Ok(())
+    }
+
+    /// Until this very process has ended.
+    fn await_end(&self, process: Process) {
+        let Some(fds) = i32::try_from(process.pid).ok().and_then(|pid| pidfds(&[pid])) else {
+            return;
+        };
+        // The descriptor is of whoever has the number now.
+        while inventory::process(&self.root, process.pid) == Some(process) {
+            poll_readable(&[fds[0].as_fd()], Duration::MAX);
+        }
+    }
+
+    fn await_work(&self, pids: &[i32], record: Option<&Record>) {
+        let patience = record.map_or(Duration::ZERO, |r| r.budgets.bind);
+        let Some(fds) = pidfds(pids) else { return };
+        if end_of(&fds, patience) {
+            return;
+        }
+        let groups: Vec<u32> = record.map_or_else(Vec::new, |r| {
+            r.workers
+                .iter()
+                .copied()
+                .chain(r.wedges.iter().map(|w| w.group))
+                .collect()
+        });
+        for group in &groups {
+            systemd::take_over(*group, &alive_in_group(&self.root, *group));
+        }
+        warn!(
+            "VM {}: process group {} is stuck in the kernel; the GPU is brought home as soon as it has gone",
+            self.vmid,
+            join(&groups)
+        );
+        while !end_of(&fds, Duration::MAX) {}
+        info!(
+            "VM {}: what was stuck in the kernel has ended, late: the way home begins",
+            self.vmid
+        );
+    }
+
+    fn await_change(&self, within: Duration) {
+        poll_readable(&[self.changes.as_fd()], within);
+    }
+
+    fn home(&self, record: Option<&Record>) {
+        let vmid = self.vmid;
+        if systemd::is_shutting_down() {
+            info!("VM {vmid}: the host is shutting down, nothing is brought home");
+            // Who shuts the host down ends us, too.
+            self.await_change(BETWEEN);
+            return;
+        }
+        let Some(record) = record else { return };
+        let devices = join(record.taken.iter().map(|t| t.addr));
+        info!(
+            device = devices,
+            "VM {vmid}: nobody needs {devices} any more, bringing it home"
+        );
+        let within = record.budgets.way_home + record.budgets.lock + UNIT_START;
+        match systemd::home(vmid, within) {
+            Ok(true) => {}
+            Ok(false) => warn!("VM {vmid}: the way home did not end well; gpu-handoff-home@{vmid}.service said why"),
+            Err(why) => warn!("VM {vmid}: the way home could not be asked for: {why}"),
+        }
+    }
+
+    /// Whether nothing has happened since `record` was read that would need a watcher. The host-wide lock is kept until
+    /// this process has ended: whoever gets it then asks for a watcher that is not this one.
+    fn may_leave(&self, record: Option<&Record>) -> bool {
+        let vmid = self.vmid;
+        let Ok(guard) = self.store.lock(&format!("VM {vmid} watcher"), UNIT_START) else {
+            return false;
+        };
+        let now = self.see().ok().and_then(|seen| seen.record);
+        if now.as_ref().map(|r| (r.generation, r.state)) != record.map(|r| (r.generation, r.state)) {
+            return false;
+        }
+        match record {
+            None => info!("VM {vmid}: nothing of it is away, the watch is over"),
+            Some(record) => warn!(
+                "VM {vmid}: {} could not be brought home, and is left as it is. Hint: see 'journalctl -u \
+                 gpu-handoff-home@{vmid}.service', then run 'gpu-handoff recover'",
+                join(record.taken.iter().map(|t| t.addr))
+            ),
+        }
+        std::mem::forget(guard);
+        true
+    }
+}
+
+/// Whether one of these has ended within a time.
+fn end_of(fds: &[OwnedFd], within: Duration) -> bool {
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    poll_readable(&fds, within).contains(&true)
+}
+
+/// Whether somebody holds an exclusive lock on it. Ours is let go at once.
+fn is_locked(file: &File) -> bool {
+    matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
+}
