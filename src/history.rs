@@ -238,7 +238,7 @@ mod tests {
     fn the_text_has_a_line_for_each_and_its_acts_on_demand() {
         assert_eq!(
             text(&[entry(0)], true),
-            "1970-01-01 00:00:00 UTC  VM 111: 0000:01:00 to vfio-pci, 1.2 s: done\n    \
+            "1970-01-01 00:00:00 UTC  VM 111: 0000:01:00 to vfio-pci, 1234 ms: done\n    \
              0000:01:00.0 unbind from nvidia                                 12 ms\n"
         );
         assert_eq!(text(&[], false), "No handoff so far.\n");

@@ -201,11 +201,12 @@ fn home_steps(
     }
 }
 
-/// What is tried where a function does not let itself be bound to its driver: a reset of it; then the whole card leaves the
+/// What is tried where a function does not let itself be bound to its driver: the same once more; a reset of it; then the whole card leaves the
 /// bus and is found again, which makes the kernel set it up anew and lets its drivers bind by themselves.
 fn rungs_home(snapshot: &Snapshot, record: &Record, function: &Function, driver: &str) -> Vec<Vec<Act>> {
     let addr = function.addr;
-    let mut rungs = Vec::new();
+    // Once more: somebody else's modprobe may have been in the middle of loading the driver, or of giving up.
+    let mut rungs = vec![vec![probe(addr, driver)]];
     if record.may_reset && !function.reset_methods.is_empty() {
         rungs.push(vec![Act::Reset { addr }, probe(addr, driver)]);
     }

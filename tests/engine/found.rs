@@ -104,8 +104,8 @@ fn overrides_survive_the_last_rung_and_what_it_would_move_for_good_is_not_remove
     let mut session = only();
     session.settings.way = WayOut::Unbind;
     assert!(matches!(session.out(&mut model), End::Done));
-    // The load, the reset's and the probe itself fail; what is found again works.
-    model.probe_faults = vec![("nvidia", ProbeFault::Fails(2))];
+    // The load, the load once more and after the reset fail; what is found again works.
+    model.probe_faults = vec![("nvidia", ProbeFault::Fails(3))];
     let end = session.home(&mut model);
     assert!(matches!(end, End::Done), "{end:?}");
     assert!(model.acts.iter().any(|a| matches!(a, Act::Rescan { .. })));
@@ -115,7 +115,7 @@ fn overrides_survive_the_last_rung_and_what_it_would_move_for_good_is_not_remove
     model.set_aside(addr(1, 1));
     let before = model.state();
     assert!(matches!(session.out(&mut model), End::Done));
-    model.probe_faults = vec![("nvidia", ProbeFault::Fails(2))];
+    model.probe_faults = vec![("nvidia", ProbeFault::Fails(3))];
     assert!(matches!(session.home(&mut model), End::NotRestored(_)));
     assert!(matches!(session.home(&mut model), End::Done));
     assert_as_before(&model, &before, "at home after all");

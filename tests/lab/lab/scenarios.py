@@ -163,6 +163,9 @@ def _run_in_one_guest(
                         waiting.insert(0, one)
                         outcomes.pop()
                     break
+                if waiting and not outcomes[-1]:
+                    say("another boot, for what the failure may have left")
+                    break
                 if waiting and not _reset(guest, results / one.name):
                     say("the guest cannot be made as new: another boot")
                     break

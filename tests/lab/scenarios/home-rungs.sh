@@ -3,13 +3,15 @@
 # tier: full
 . /usr/local/lib/lab-card.sh
 card_vm
-for way in unbind unload; do
-	say "the driver refuses once, way $way"; setting "way = \"$way\""
+for try in 1:unbind 2:unbind 3:unbind 1:unload; do
+	n=${try%:*} way=${try#*:}
+	say "the driver refuses, times: $n, way $way"; setting "way = \"$way\""
 	within 60 0 qm start 111; away "away"
 	# With the module unloaded it is the load that fails, because no GPU lets itself be bound.
 	echo "install nvidia f=0; rm /root/once && f=1; modprobe --ignore-install nvidia probe_fail=\$f" >/etc/modprobe.d/scenario-once.conf
-	if [ $way = unbind ]; then stub probe_fail 1; else : >/root/once; fi
+	if [ $way = unbind ]; then stub probe_fail $n; else : >/root/once; fi
 	within 120 0 qm stop 111; said "instead: "
+	case $n in 2) said "instead: .* reset " ;; 3) said "instead: .* rescan" ;; esac
 	[ ! -e /root/once ] || fail "the module was not loaded"
 	rm /etc/modprobe.d/scenario-once.conf
 	at_home "after a refusal"
