@@ -11,7 +11,7 @@ for try in 1:unbind 2:unbind 3:unbind 1:unload; do
 	echo "install nvidia f=0; rm /root/once && f=1; modprobe --ignore-install nvidia probe_fail=\$f" >/etc/modprobe.d/scenario-once.conf
 	if [ $way = unbind ]; then stub probe_fail $n; else : >/root/once; fi
 	within 120 0 qm stop 111; said "instead: "
-	case $n in 2) said "instead: .* reset " ;; 3) said "instead: .* rescan" ;; esac
+	case $n in 2) grep -q "instead: .* reset  " /root/said || fail "it does not say: instead: .* reset  " ;; 3) grep -q "instead: .* look for it again" /root/said || fail "it does not say: instead: .* find again" ;; esac
 	[ ! -e /root/once ] || fail "the module was not loaded"
 	rm /etc/modprobe.d/scenario-once.conf
 	at_home "after a refusal"
