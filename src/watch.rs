@@ -374,3 +374,115 @@ fn end_of(fds: &[OwnedFd], within: Duration) -> bool {
 fn is_locked(file: &File) -> bool {
     matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Budgets;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    fn process(pid: u32) -> Process {
+        Process { pid, started: 1 }
+    }
+
+    fn away() -> Seen {
+        let owner = Owner::Vm("111".parse().unwrap());
+        let mut record = Record::new(owner, "boot".to_owned(), Budgets::default());
+        record.state = State::Away;
+        Seen {
+            record: Some(record),
+            ..Seen::default()
+        }
+    }
+
+    /// What is next at each of these moments, for one watcher.
+    fn follow(steps: &[(u64, Seen)]) -> Vec<Next> {
+        let mut watch = Watch::new();
+        steps.iter().map(|(at, seen)| watch.next(seen, S(*at))).collect()
+    }
+
+    #[test]
+    fn a_start_that_failed_comes_home_as_soon_as_the_lock_is_released() {
+        let busy = Seen { busy: true, ..away() };
+        let home = Seen::default();
+        assert_eq!(
+            follow(&[(0, busy), (40, away()), (45, home)]),
+            [Next::Lock, Next::Home, Next::Leave]
+        );
+    }
+
+    #[test]
+    fn after_qemu_post_stop_has_its_time_counted_from_the_release_of_the_lock() {
+        let runs = Seen {
+            qemu: Some(process(7)),
+            ..away()
+        };
+        let busy = Seen { busy: true, ..away() };
+        let steps = [(0, runs), (100, busy), (130, away()), (150, away()), (205, away())];
+        assert_eq!(
+            follow(&steps),
+            [
+                Next::Qemu(process(7)),
+                Next::Lock,
+                Next::PostStop(S(75)),
+                Next::PostStop(S(55)),
+                Next::Home
+            ]
+        );
+    }
+
+    #[test]
+    fn a_watcher_that_came_after_qemu_has_ended_learns_of_it_from_the_record() {
+        let mut ran = away();
+        ran.record.as_mut().unwrap().qemu = Some(process(7));
+        assert_eq!(follow(&[(0, ran.clone())]), [Next::PostStop(S(75))]);
+        ran.record.as_mut().unwrap().state = State::Returning;
+        assert_eq!(follow(&[(0, ran)]), [Next::Home]);
+    }
+
+    #[test]
+    fn a_phase_by_hand_lasts_as_long_as_its_caller() {
+        let mut by_hand = away();
+        by_hand.record.as_mut().unwrap().caller = Some(process(5));
+        by_hand.caller = true;
+        let ended = Seen {
+            caller: false,
+            ..by_hand.clone()
+        };
+        assert_eq!(
+            follow(&[(0, by_hand), (9, ended)]),
+            [Next::Caller(process(5)), Next::Home]
+        );
+    }
+
+    #[test]
+    fn what_is_stuck_is_followed_and_then_the_way_home_is_run() {
+        let stuck = Seen {
+            at_work: vec![9],
+            ..away()
+        };
+        assert_eq!(
+            follow(&[(0, stuck), (600, away())]),
+            [Next::AtWork(vec![9]), Next::Home]
+        );
+    }
+
+    #[test]
+    fn a_way_home_that_fails_is_tried_again_and_not_for_ever() {
+        let times = [0, 5, 20, 41, 62];
+        let steps: Vec<(u64, Seen)> = times.iter().map(|at| (*at, away())).collect();
+        assert_eq!(
+            follow(&steps),
+            [Next::Home, Next::Again(S(15)), Next::Home, Next::Home, Next::GiveUp]
+        );
+    }
+
+    #[test]
+    fn another_handoff_of_the_vm_begins_anew() {
+        let mut again = away();
+        again.record.as_mut().unwrap().generation = 2;
+        let steps = [(0, away()), (21, away()), (42, away()), (63, again)];
+        assert_eq!(follow(&steps), [Next::Home, Next::Home, Next::Home, Next::Home]);
+    }
+}
