@@ -1,32 +1,14 @@
-//! Settings: /etc/gpu-handoff/config.toml and conf.d/*.toml, every key optional, with a section per VM.
+//! The settings: what there is to set, each key's value and its default. Where they are read is [`crate::config_file`].
 //!
-//! ```toml
-//! on-backup = "if-free"
-//! [deadlines]              # seconds
-//! way-out = 60
-//! [vm.111]                 # the same keys again, for one VM
-//! on-backup = "handoff"
-//! deadlines.way-out = 90
-//! ```
-//!
-//! A key or value that is not understood is an error with its file and line, and refuses the way out. The way home
-//! never reads these files: the record of a handoff keeps what was in force.
+//! The way home never depends on them: the record of a handoff keeps what was in force.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 use crate::facts::{self, Fact};
-use crate::host::Root;
-use crate::report::foreign;
-use crate::vmconf::VmId;
-
-/// The directory of our settings.
-const DIR: &str = "/etc/gpu-handoff";
 
 /// Longest deadline that can be set, seconds: a day, so that a typing error is not "for ever".
 const LONGEST: u64 = 86_400;
@@ -125,7 +107,11 @@ pub enum Reset {
 const RESET_METHODS: [&str; 7] = ["device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"];
 
 impl Reset {
-    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+    /// From a setting.
+    ///
+    /// # Errors
+    /// What it must be.
+    pub fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let must = || {
             format!(
                 "it must be \"auto\", \"never\", or methods out of: {}",
@@ -254,7 +240,7 @@ impl Default for Settings {
 }
 
 /// The keys, as they are written.
-const KEYS: [&str; 18] = [
+pub const KEYS: [&str; 18] = [
     "on-backup",
     "way",
     "doubt",
@@ -297,7 +283,11 @@ impl Settings {
         budget_of(&mut copy, key).copied()
     }
 
-    fn set(&mut self, key: &str, value: &DeValue<'_>) -> Result<(), String> {
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// What the value must be.
+    pub fn set(&mut self, key: &str, value: &DeValue<'_>) -> Result<(), String> {
         if let Some(budget) = budget_of(&mut self.budgets, key) {
             *budget = seconds(value)?;
             return Ok(());
@@ -341,328 +331,4 @@ fn seconds(value: &DeValue<'_>) -> Result<Duration, String> {
         .filter(|n| (1..=LONGEST).contains(n))
         .map(Duration::from_secs)
         .ok_or_else(|| format!("it must be a whole number of seconds from 1 to {LONGEST}"))
-}
-
-/// Reads the settings for a VM, or those of no VM in particular: config.toml, then conf.d in the order of the names;
-/// of a key given twice the later one counts, and a VM's section counts more than the rest.
-///
-/// # Errors
-/// A sentence for the first thing that is not understood, with its file and line.
-pub fn load(root: &Root, vmid: Option<VmId>) -> Result<Settings, String> {
-    let mut files = vec![format!("{DIR}/config.toml")];
-    let more = root.names(format!("{DIR}/conf.d"));
-    let more = more.map_err(|e| format!("{DIR}/conf.d cannot be read: {e}"))?;
-    files.extend(
-        more.iter()
-            .filter(|n| n.ends_with(".toml"))
-            .map(|n| format!("{DIR}/conf.d/{n}")),
-    );
-    let mut all = Vec::new();
-    for path in files {
-        match root.text(&path) {
-            Ok(text) => all.push((path, text)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(format!("{path} cannot be read: {e}")),
-        }
-    }
-    let mut settings = Settings::default();
-    let mut own = Vec::new();
-    for (path, text) in &all {
-        let file = File { path, text };
-        let table = DeTable::parse(text).map_err(|e| file.error(e.span().unwrap_or(0..0).start, e.message()))?;
-        file.apply(&mut settings, table.get_ref(), "", vmid, &mut own)?;
-    }
-    for (key, value, at) in own {
-        settings
-            .set(&key, &value)
-            .map_err(|why| format!("{at}: {key}: {why}"))?;
-        settings.origins.insert(key, at);
-    }
-    Ok(settings)
-}
-
-struct File<'a> {
-    path: &'a str,
-    text: &'a str,
-}
-
-/// A key of a VM's own section, its value, and where it stands.
-type Own<'a> = (String, DeValue<'a>, String);
-
-impl<'a> File<'a> {
-    fn at(&self, offset: usize) -> String {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        format!("{}:{}", self.path, 1 + before.matches('\n').count())
-    }
-
-    fn error(&self, offset: usize, why: &str) -> String {
-        format!("{}: {}", self.at(offset), crate::report::one_line(why))
-    }
-
-    /// Applies a table; what belongs to the VM is only collected, to count more than what other files say to all.
-    /// Sections of other VMs are checked too: an error in one is not to come out on the night that VM starts.
-    fn apply(
-        &self,
-        settings: &mut Settings,
-        table: &DeTable<'a>,
-        prefix: &str,
-        vmid: Option<VmId>,
-        own: &mut Vec<Own<'a>>,
-    ) -> Result<(), String> {
-        for (name, value) in table {
-            let key = format!("{prefix}{}", name.get_ref());
-            match value.get_ref() {
-                DeValue::Array(devices) if key == "device" => {
-                    for device in devices {
-                        settings.facts.push(self.device(device)?);
-                    }
-                }
-                DeValue::Table(vms) if key == "vm" => self.vms(vms, vmid, own)?,
-                DeValue::Table(inner) if KEYS.iter().any(|k| k.starts_with(&format!("{key}."))) => {
-                    self.apply(settings, inner, &format!("{key}."), vmid, own)?;
-                }
-                value => {
-                    self.known(&key, name)?;
-                    let start = name.span().start;
-                    settings
-                        .set(&key, value)
-                        .map_err(|why| self.error(start, &format!("{key}: {why}")))?;
-                    settings.origins.insert(key, self.at(start));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A `[[device]]` section: one more row of [`crate::facts`].
-    fn device(&self, section: &Spanned<DeValue<'a>>) -> Result<Fact, String> {
-        const DEVICE_KEYS: [&str; 4] = ["ids", "note", "reset", "d3cold"];
-        let start = section.span().start;
-        let DeValue::Table(table) = section.get_ref() else {
-            return Err(self.error(start, "device must be a section, [[device]]"));
-        };
-        let mut fact = Fact {
-            first: 1,
-            last: 0,
-            note: "as the settings say".to_owned(),
-            reset: None,
-            d3cold: None,
-        };
-        for (name, value) in table {
-            let wrong =
-                |why: &str| self.error(name.span().start, &format!("device.{}: {why}", foreign(name.get_ref())));
-            match (name.get_ref().as_ref(), value.get_ref()) {
-                ("ids", DeValue::String(text)) => {
-                    let ids =
-                        device_ids(text).ok_or_else(|| wrong("it must be ids such as \"2b85\" or \"2b80-2bff\""))?;
-                    (fact.first, fact.last) = ids;
-                }
-                ("note", DeValue::String(text)) => fact.note = foreign(text),
-                ("reset", value) => match Reset::read(value).map_err(|why| wrong(&why))? {
-                    Reset::By(methods) => fact.reset = Some(methods),
-                    _ => return Err(wrong("it must be reset methods")),
-                },
-                ("d3cold", DeValue::Boolean(allowed)) => fact.d3cold = Some(*allowed),
-                (key, _) if DEVICE_KEYS.contains(&key) => return Err(wrong("it is of another type")),
-                (key, _) => return Err(self.unknown(key, name.span().start, &DEVICE_KEYS)),
-            }
-        }
-        if fact.first > fact.last {
-            return Err(self.error(start, "a [[device]] section needs 'ids'"));
-        }
-        Ok(fact)
-    }
-
-    fn vms(&self, vms: &DeTable<'a>, vmid: Option<VmId>, own: &mut Vec<Own<'a>>) -> Result<(), String> {
-        for (name, value) in vms {
-            let start = name.span().start;
-            let DeValue::Table(table) = value.get_ref() else {
-                return Err(self.error(start, &format!("vm.{} must be a section", foreign(name.get_ref()))));
-            };
-            let id = name.get_ref().parse::<VmId>();
-            let id = id.map_err(|_| self.error(start, &format!("'{}' is not a VM id", foreign(name.get_ref()))))?;
-            let mut probe = Settings::default();
-            self.apply(&mut probe, table, "", None, &mut Vec::new())?;
-            if Some(id) == vmid {
-                self.collect(table, "", own);
-            }
-        }
-        Ok(())
-    }
-
-    fn collect(&self, table: &DeTable<'a>, prefix: &str, own: &mut Vec<Own<'a>>) {
-        for (name, value) in table {
-            let key = format!("{prefix}{}", name.get_ref());
-            match value.get_ref() {
-                DeValue::Table(inner) => self.collect(inner, &format!("{key}."), own),
-                value => own.push((key, value.clone(), self.at(name.span().start))),
-            }
-        }
-    }
-
-    fn known(&self, key: &str, name: &Spanned<std::borrow::Cow<'_, str>>) -> Result<(), String> {
-        if KEYS.contains(&key) {
-            return Ok(());
-        }
-        Err(self.unknown(key, name.span().start, &KEYS))
-    }
-
-    fn unknown(&self, key: &str, offset: usize, keys: &[&str]) -> String {
-        let nearest = keys.iter().min_by_key(|k| distance(k, key)).unwrap_or(&keys[0]);
-        let why = format!(
-            "there is no setting '{}'. Hint: the nearest one is '{nearest}'",
-            foreign(key)
-        );
-        self.error(offset, &why)
-    }
-}
-
-/// One device id or a range of them, hexadecimal.
-fn device_ids(text: &str) -> Option<(u16, u16)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let id = |text: &str| u16::from_str_radix(text.trim(), 16).ok();
-    let (first, last) = (id(first)?, id(last)?);
-    (first <= last).then_some((first, last))
-}
-
-/// How many letters have to be changed, added or removed to make one word of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load_files(files: &[(&str, &str)], vmid: Option<&str>) -> Result<Settings, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let base = dir.path().join("etc/gpu-handoff");
-        std::fs::create_dir_all(base.join("conf.d")).unwrap();
-        for (name, text) in files {
-            std::fs::write(base.join(name), text).unwrap();
-        }
-        load(&Root::at(dir.path()), vmid.map(|v| v.parse().unwrap()))
-    }
-
-    #[test]
-    fn no_file_is_all_defaults() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(load(&Root::at(dir.path()), None).unwrap(), Settings::default());
-    }
-
-    #[test]
-    fn a_vms_own_section_counts_more_than_any_file() {
-        let files = [
-            (
-                "config.toml",
-                "on-backup = \"refuse\"\n[vm.111]\non-backup = \"handoff\"\n",
-            ),
-            (
-                "conf.d/50-more.toml",
-                "on-backup = \"if-free\"\n\n[deadlines]\nway-out = 90\n",
-            ),
-        ];
-        let settings = load_files(&files, Some("111")).unwrap();
-        assert_eq!(settings.on_backup, OnBackup::Handoff);
-        assert_eq!(settings.budgets.way_out, Duration::from_secs(90));
-        assert_eq!(settings.origins["on-backup"], "/etc/gpu-handoff/config.toml:3");
-        assert_eq!(
-            settings.origins["deadlines.way-out"],
-            "/etc/gpu-handoff/conf.d/50-more.toml:4"
-        );
-        let others = load_files(&files, Some("112")).unwrap();
-        assert_eq!(others.on_backup, OnBackup::IfFree);
-        assert_eq!(
-            others.listed()[0],
-            (
-                "on-backup",
-                "if-free".to_owned(),
-                "/etc/gpu-handoff/conf.d/50-more.toml:1"
-            )
-        );
-    }
-
-    #[test]
-    fn a_device_section_adds_to_what_is_known() {
-        let text =
-            "reset = \"bus flr\"\n[[device]]\nids = \"2204\"\nreset = \"bus\"\nd3cold = false\nnote = \"mine\"\n";
-        let settings = load_files(&[("config.toml", text)], None).unwrap();
-        assert_eq!(settings.reset, Reset::By("bus flr".to_owned()));
-        let mine = Fact {
-            first: 0x2204,
-            last: 0x2204,
-            note: "mine".to_owned(),
-            reset: Some("bus".to_owned()),
-            d3cold: Some(false),
-        };
-        assert_eq!(settings.facts.last(), Some(&mine));
-        assert_eq!(settings.facts.len(), facts::known().len() + 1);
-    }
-
-    #[test]
-    fn what_is_not_understood_is_named_with_file_line_and_the_nearest_key() {
-        for (text, message) in [
-            (
-                "\non-bakup = \"refuse\"\n",
-                "config.toml:2: there is no setting 'on-bakup'. Hint: the nearest one is 'on-backup'",
-            ),
-            (
-                "[deadlines]\nwayout = 3\n",
-                "config.toml:2: there is no setting 'deadlines.wayout'. Hint: the nearest one is 'deadlines.way-out'",
-            ),
-            (
-                "on-backup = 7\n",
-                "config.toml:1: on-backup: it must be \"if-free\", \"handoff\" or \"refuse\"",
-            ),
-            (
-                "deadlines.load = 0\n",
-                "config.toml:1: deadlines.load: it must be a whole number of seconds from 1 to 86400",
-            ),
-            (
-                "deadlines.load = \"5\"\n",
-                "config.toml:1: deadlines.load: it must be a whole number of seconds from 1 to 86400",
-            ),
-            ("[vm.99]\n", "config.toml:1: '99' is not a VM id"),
-            ("[vm]\n111 = 5\n", "config.toml:2: vm.111 must be a section"),
-            (
-                "[vm.112]\nx = 1\n",
-                "config.toml:2: there is no setting 'x'. Hint: the nearest one is 'way'",
-            ),
-            (
-                "way = \"unlod\"\n",
-                "config.toml:1: way: it must be \"auto\", \"unload\" or \"unbind\"",
-            ),
-            (
-                "reset = \"flr fast\"\n",
-                "config.toml:1: reset: it must be \"auto\", \"never\", or methods out of: device_specific acpi flr af_flr \
-                 pm bus cxl_bus",
-            ),
-            (
-                "[[device]]\nnote = \"x\"\n",
-                "config.toml:1: a [[device]] section needs 'ids'",
-            ),
-            (
-                "[[device]]\nids = \"2bff-2b80\"\n",
-                "config.toml:2: device.ids: it must be ids such as \"2b85\" or \"2b80-2bff\"",
-            ),
-            (
-                "[[device]]\nid = \"2b80\"\n",
-                "config.toml:2: there is no setting 'id'. Hint: the nearest one is 'ids'",
-            ),
-        ] {
-            let error = load_files(&[("config.toml", text)], Some("111")).unwrap_err();
-            assert_eq!(error, format!("/etc/gpu-handoff/{message}"), "{text:?}");
-        }
-        let error = load_files(&[("config.toml", "a = = 1\n")], None).unwrap_err();
-        assert!(error.starts_with("/etc/gpu-handoff/config.toml:1: "), "{error}");
-    }
 }

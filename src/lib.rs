@@ -5,6 +5,7 @@
 pub mod cli; // arguments -> a request
 pub mod exit; // exit codes and the error the administrator reads
 pub mod config; // the settings
+pub mod config_file; // where they are read
 pub mod phases; // what each phase of a VM does
 pub mod commands; // what a person can ask for
 pub mod recover; // every stranded GPU home

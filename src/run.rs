@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{debug, info, warn};
 
-use crate::config::{self, Budgets, Reset, Settings};
+use crate::config::{Budgets, Reset, Settings};
+use crate::config_file;
 use crate::devices::{self, Given};
 use crate::exec::Run;
 use crate::exit::Error;
@@ -68,7 +69,7 @@ impl Host {
     /// # Errors
     /// A refusal with file and line.
     pub fn read_settings(&mut self, vmid: Option<VmId>) -> Result<(), Error> {
-        let settings = config::load(&self.root, vmid).map_err(|why| {
+        let settings = config_file::load(&self.root, vmid).map_err(|why| {
             let hint = if why.contains("Hint: ") {
                 ""
             } else {

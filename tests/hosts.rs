@@ -19,7 +19,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use gpu_handoff::commands::{Shown, shown_text};
-use gpu_handoff::config::{self, Settings};
+use gpu_handoff::config::Settings;
+use gpu_handoff::config_file;
 use gpu_handoff::devices::{self, Given};
 use gpu_handoff::host::Root;
 use gpu_handoff::inventory::{self, Snapshot};
@@ -409,7 +410,7 @@ impl Host {
     /// As `gpu-handoff plan` does it, without a worker, and without records: nothing is away.
     fn answer(&self, request: &Request) -> Result<Answer, String> {
         let root = &self.root;
-        let settings = config::load(root, request.vm)?;
+        let settings = config_file::load(root, request.vm)?;
         let mut snapshot = inventory::read(root, &[]).map_err(|e| e.to_string())?;
         let found = self.given(request, &snapshot);
         let (given, refused) = match found {
