@@ -15,7 +15,7 @@ use crate::pci::PciAddr;
 use crate::phases::lent_by_hand;
 use crate::plan::Plan;
 use crate::pve::{self, GpuContainer};
-use crate::record::{Owner, Record};
+use crate::record::{Owner, Record, State};
 use crate::recover;
 use crate::refusal::{Reason, Refusal};
 use crate::report::{self, join, out};
@@ -250,7 +250,8 @@ fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
                 "no record says where {} came from: its drivers are inferred from what it is",
                 join(&gpus)
             );
-            let empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
+            let mut empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
+            empty.rest(State::Away); // nobody's run that was broken off
             way_home::inferred(&snapshot, &gpus, empty)
         }
     };
