@@ -424,6 +424,7 @@ impl Host {
             record,
             rest,
             end,
+            looked: std::collections::BTreeMap::new(),
         };
         run.execute(plan)?;
         let took = self.kernel.now().saturating_sub(start);

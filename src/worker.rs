@@ -30,7 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::host::Root;
 use crate::inventory::Snapshot;
-use crate::kernel::{AFTER_SIGNAL, ActError, Kernel};
+use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::loadable::Loadable;
 use crate::pci::PciAddr;
 use crate::refusal::{Reason, describe};
@@ -89,6 +89,8 @@ pub enum Reply {
         result: Result<(), ActError>,
         /// What else is worth saying.
         notes: Vec<String>,
+        /// As in [`Acted`].
+        moment: Option<Duration>,
     },
 }
 
@@ -316,25 +318,25 @@ impl Kernel for Linux {
         let mut results = self.act_all(&[(act.clone(), within)]);
         results
             .pop()
-            .map_or_else(|| Err(another_question()), |(result, _)| result)
+            .map_or_else(|| Err(another_question()), |acted| acted.result)
     }
 
-    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<(Result<(), ActError>, Duration)> {
+    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
         let requests = acts.iter().map(|(act, within)| (Request::Act(act.clone()), *within));
         let answers = self.ask_all(requests.collect());
         let mut results = Vec::new();
         for ((act, _), (answer, took)) in acts.iter().zip(answers) {
-            let result = match answer {
-                Ok(Reply::Acted { result, notes }) => {
+            let (result, moment) = match answer {
+                Ok(Reply::Acted { result, notes, moment }) => {
                     for note in notes {
                         warn!("{}: {note}", act.subject());
                     }
-                    result
+                    (result, moment)
                 }
-                Ok(_) => Err(another_question()),
-                Err(error) => Err(error),
+                Ok(_) => (Err(another_question()), None),
+                Err(error) => (Err(error), None),
             };
-            results.push((result, took));
+            results.push(Acted { result, took, moment });
         }
         results
     }
