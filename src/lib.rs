@@ -27,6 +27,7 @@ pub mod driver; // NVIDIA's driver
 pub mod display; // framebuffers and consoles
 pub mod loadable; // whether modules can be loaded again
 pub mod holders; // who uses a GPU
+pub mod usb; // what hangs below a card's USB controller
 pub mod devices; // which devices are meant
 
 pub mod refusal; // every reason why not
