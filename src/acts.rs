@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use nix::kmod::DeleteModuleFlags;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::driver;
 use crate::history;
@@ -103,6 +104,7 @@ impl Worker {
                 Err(e) => Reply::Acted {
                     result: Err(ActError::Failed(format!("cannot read the host: {e}"))),
                     notes: Vec::new(),
+                    moment: None,
                 },
             },
             Request::Loadable { names } => Reply::Loadable(loadable::read(&self.root, &names)),
@@ -112,10 +114,17 @@ impl Worker {
             Request::Act(act) => {
                 let mut notes = Vec::new();
                 let result = match &act {
-                    Act::Verify { addr, width } => self.see_whether_it_works(*addr, *width, &mut notes),
+                    Act::Verify { addr, width } => {
+                        let works = self.see_whether_it_works(*addr, *width, &mut notes);
+                        works.map(|()| None)
+                    }
                     act => perform(&self.root, act),
                 };
-                Reply::Acted { result, notes }
+                let (result, moment) = match result {
+                    Ok(moment) => (Ok(()), moment),
+                    Err(error) => (Err(error), None),
+                };
+                Reply::Acted { result, notes, moment }
             }
         }
     }
@@ -270,14 +279,22 @@ fn answers(root: &Root, addr: PciAddr) -> Result<(), ActError> {
     Ok(())
 }
 
-/// Carries an act out, unless what it should lead to is so already: every act may be done twice.
-fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
+/// CLOCK_MONOTONIC, which all processes read alike (clock_gettime(2)): what one worker notes compares with what another
+/// does.
+fn now() -> Option<Duration> {
+    Duration::try_from(clock_gettime(ClockId::Monotonic)).ok()
+}
+
+/// Carries an act out, unless what it should lead to is so already: every act may be done twice. Returns the moment that
+/// tells how old a proof is ([`crate::kernel::Acted`]).
+fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     let expect = act.expect();
     // What "default" would read as is not known before it is written.
     let is_default = matches!(&expect, Expect::Attribute(_, Attribute::ResetMethod, value) if value == "default");
     if expect != Expect::Nothing && !is_default && verify(root, &expect).is_ok() {
-        return Ok(());
+        return Ok(None);
     }
+    let mut moment = None;
     let device = |addr: &PciAddr, name: &str| format!("/sys/bus/pci/devices/{addr}/{name}");
     match act {
         Act::LoadModule { name } => run(&["modprobe", "--", name])?,
@@ -300,9 +317,10 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
             let file = if *bound { "bind" } else { "unbind" };
             write_sysfs(root, &format!("/sys/bus/platform/drivers/{driver}/{file}"), device)?;
         }
-        Act::ProveFree { addrs, despite } => prove_free(root, addrs, despite)?,
+        Act::ProveFree { addrs, despite } => moment = prove_free(root, addrs, despite)?,
         Act::Unbind { addr, driver } => {
             answers(root, *addr)?;
+            moment = now();
             write_sysfs(
                 root,
                 &format!("/sys/bus/pci/drivers/{driver}/unbind"),
@@ -324,6 +342,7 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
         }
         Act::Remove { addr } => {
             answers(root, *addr)?;
+            moment = now();
             write_sysfs(root, &device(addr, "remove"), "1")?;
         }
         Act::Rescan {
@@ -332,16 +351,18 @@ fn perform(root: &Root, act: &Act) -> Result<(), ActError> {
         Act::Rescan { bridge: None, .. } => write_sysfs(root, "/sys/bus/pci/rescan", "1")?,
         Act::Verify { .. } => {} // needs what the worker remembers, and is done there
     }
-    verify(root, &expect)
+    verify(root, &expect).map(|()| moment)
 }
 
 /// Looks until nobody uses the functions. Processes that are ending are waited for, one after the other: on a busy host
 /// some process always is, for a moment. Others have a moment to let go. The caller's deadline ends a wait that does not.
-fn prove_free(root: &Root, addrs: &[PciAddr], despite: &[i32]) -> Result<(), ActError> {
+/// Returns when the scan that found nobody was over.
+fn prove_free(root: &Root, addrs: &[PciAddr], despite: &[i32]) -> Result<Option<Duration>, ActError> {
     let patience = Instant::now() + PATIENCE;
     loop {
         let snapshot =
             inventory::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
+        let looked = now();
         let mut reasons = uses::use_of(&snapshot, addrs);
         reasons.extend(uses::drm_holds(&snapshot, addrs));
         let mut pids = Vec::new();
@@ -356,7 +377,7 @@ fn prove_free(root: &Root, addrs: &[PciAddr], despite: &[i32]) -> Result<(), Act
             }
         }
         if pids.is_empty() {
-            return Ok(());
+            return Ok(looked);
         }
         // One that lets go without ending gives no sign.
         await_one(&pids, POLL * 4);
@@ -497,6 +518,18 @@ mod tests {
         assert_eq!(xid(line), Some(("0000:01:00".to_owned(), 79)));
         assert_eq!(xid("NVRM: loading NVIDIA UNIX"), None);
         assert_eq!(xid("NVRM: Xid (PCI:0000:01:00): none"), None);
+    }
+
+    #[test]
+    fn a_proof_tells_when_its_scan_was_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let act = Act::ProveFree {
+            addrs: vec!["0000:01:00.0".parse().unwrap()],
+            despite: Vec::new(),
+        };
+        let before = now();
+        let moment = perform(&Root::at(dir.path()), &act).unwrap();
+        assert!(before.is_some() && before <= moment && moment <= now());
     }
 
     #[test]

@@ -109,6 +109,7 @@ pub struct Shown<'a> {
     /// The VM is a template.
     pub template: bool,
     /// What would be done; None: nothing, or it is refused.
+    #[serde(serialize_with = "report::plan_view")]
     pub plan: Option<&'a Plan>,
     /// GPUs that were handed over by hand already: the VM leaves them so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -264,6 +265,6 @@ fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
     let plan = host.plan_home(&record, &records, end)?;
     match guard {
         Some(guard) => host.execute(&guard, record, None, &plan, end),
-        None => print(cli, &plan, || report::plan_text(&plan)),
+        None => print(cli, &report::PlanView::from(&plan), || report::plan_text(&plan)),
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::exit::Error;
-use crate::kernel::{AFTER_SIGNAL, ActError, Kernel};
+use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan, deadline};
 use crate::record::{Ledger, Record, State, Wedge};
@@ -35,6 +35,8 @@ pub struct Run<'a> {
     pub rest: Option<Record>,
     /// When the whole run must be over, on the kernel's clock.
     pub end: Duration,
+    /// When it was last seen that nobody uses a function. Empty at first.
+    pub looked: BTreeMap<PciAddr, Duration>,
 }
 
 impl std::fmt::Debug for Run<'_> {
@@ -237,12 +239,24 @@ impl Run<'_> {
         }
         let results = self.kernel.act_all(acts);
         let mut plain = Vec::new();
-        for (((act, _), prefix), (result, took)) in acts.iter().zip(prefixes).zip(results) {
-            say(act, prefix, &result, took);
-            self.note_wedge(act, &result);
-            plain.push(result);
+        for (((act, _), prefix), acted) in acts.iter().zip(prefixes).zip(results) {
+            say(act, prefix, &acted, self.gap(act, acted.moment));
+            self.note_wedge(act, &acted.result);
+            plain.push(acted.result);
         }
         plain
+    }
+
+    /// How long after the last look for its holders a function was acted on: who came in between was not seen. (Nor was who
+    /// came while the scan went on, after it had passed; how long that took is on the look's own line.)
+    fn gap(&mut self, act: &Act, moment: Option<Duration>) -> Option<Duration> {
+        let moment = moment?;
+        if let Act::ProveFree { addrs, .. } = act {
+            self.looked.extend(addrs.iter().map(|addr| (*addr, moment)));
+            return None;
+        }
+        let looked = self.looked.get(&act.function()?)?;
+        Some(moment.saturating_sub(*looked))
     }
 
     fn note_wedge(&mut self, act: &Act, result: &Result<(), ActError>) {
@@ -434,15 +448,42 @@ impl Count {
     }
 }
 
-/// The line of an act.
-fn say(act: &Act, prefix: &str, result: &Result<(), ActError>, took: Duration) {
-    let line = format!("{prefix}{:<14} {}", act.subject(), act.verb());
-    let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+/// The line of an act. `gap`: how long after the last look for holders it was done.
+fn say(act: &Act, prefix: &str, acted: &Acted, gap: Option<Duration>) {
+    let usec = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let duration_usec = usec(acted.took);
+    let gap_usec = gap.map(usec);
     let device = act.subject();
-    match result {
-        Ok(()) => info!(device, duration_usec, "{line:<59} {:>7}", millis(took)),
-        Err(error) => warn!(device, duration_usec, "{line}: failed after {}: {error}", millis(took)),
+    match &acted.result {
+        Ok(()) => info!(
+            device,
+            duration_usec,
+            gap_usec,
+            "{}",
+            line(act, prefix, acted.took, gap)
+        ),
+        Err(error) => {
+            let line = format!("{prefix}{device:<14} {}", act.verb());
+            warn!(
+                device,
+                duration_usec,
+                "{line}: failed after {}: {error}",
+                millis(acted.took)
+            );
+        }
     }
+}
+
+/// What was done, and how long it took: with the program's name before it 80 columns.
+fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Duration>) -> String {
+    const WIDTH: usize = 67;
+    // Read after the line of the look. Whole milliseconds, rounded up: it is the most that it can have been.
+    let later = gap.map_or(String::new(), |gap| {
+        format!(" {} ms later", gap.as_micros().div_ceil(1000))
+    });
+    let line = format!("{prefix}{:<14} {}{later} ", act.subject(), act.verb());
+    let room = WIDTH.saturating_sub(line.chars().count());
+    format!("{line}{:>room$}", millis(took))
 }
 
 #[cfg(test)]
@@ -466,6 +507,39 @@ mod tests {
             rungs: Vec::new(),
             card: (bus > 0).then_some(addr),
             soft: false,
+        }
+    }
+
+    #[test]
+    fn a_line_tells_how_old_the_proof_is_in_eighty_columns() {
+        let us = Duration::from_micros;
+        let unbind = |driver: &str| Act::Unbind {
+            addr: "0000:65:00.1".parse().unwrap(),
+            driver: driver.to_owned(),
+        };
+        for (driver, took, gap, expected) in [
+            (
+                "nvidia",
+                us(54_800),
+                None,
+                "[12/27] 0000:65:00.1   unbind from nvidia                     55 ms",
+            ),
+            (
+                "nvidia",
+                us(54_800),
+                Some(us(2_100)),
+                "[12/27] 0000:65:00.1   unbind from nvidia 3 ms later          55 ms",
+            ),
+            (
+                "snd_hda_intel",
+                us(123_400),
+                Some(us(12_000)),
+                "[12/27] 0000:65:00.1   unbind from snd_hda_intel 12 ms later 123 ms",
+            ),
+        ] {
+            let line = line(&unbind(driver), "[12/27] ", took, gap);
+            assert_eq!(line, expected);
+            assert_eq!("gpu-handoff: ".len() + line.len(), 80);
         }
     }
 

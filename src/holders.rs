@@ -14,6 +14,7 @@ use crate::driver;
 use crate::host::Root;
 use crate::inventory::Snapshot;
 use crate::pci::PciAddr;
+use crate::usb;
 
 /// Minor of /dev/nvidiactl (NV_CONTROL_DEVICE_MINOR).
 const CONTROL_MINOR: u64 = 255;
@@ -41,6 +42,10 @@ pub enum Node {
     Drm(PciAddr),
     /// An ALSA node of this function.
     Sound(PciAddr),
+    /// An I2C bus of this function.
+    I2c(PciAddr),
+    /// A disk below this USB controller, or a partition of one.
+    Disk(PciAddr),
     /// /dev/vfio/GROUP.
     VfioGroup(u32),
     /// /dev/vfio/devices/vfioN of this function.
@@ -59,6 +64,8 @@ impl fmt::Display for Node {
             Node::Switch => write!(f, "an NVSwitch node"),
             Node::Drm(addr) => write!(f, "a DRM node of {addr}"),
             Node::Sound(addr) => write!(f, "a sound node of {addr}"),
+            Node::I2c(addr) => write!(f, "an I2C bus of {addr}"),
+            Node::Disk(addr) => write!(f, "a disk at {addr}"),
             Node::VfioGroup(group) => write!(f, "/dev/vfio/{group}"),
             Node::VfioDevice(addr) => write!(f, "the VFIO node of {addr}"),
         }
@@ -95,6 +102,8 @@ pub struct Scan {
 pub struct Nodes {
     exact: BTreeMap<(u64, u64), Node>,
     whole_major: BTreeMap<u64, Node>,
+    /// Block devices have numbers of their own.
+    disks: BTreeMap<(u64, u64), Node>,
 }
 
 impl Nodes {
@@ -109,7 +118,7 @@ impl Nodes {
     }
 }
 
-/// The device numbers by which the snapshot's GPUs, their audio and the VFIO groups can be held.
+/// The device numbers by which the snapshot's GPUs, what is on their cards, and the VFIO groups can be held.
 ///
 /// # Errors
 /// Where a directory of sysfs that is there cannot be listed.
@@ -176,16 +185,43 @@ pub fn nodes(root: &Root, snapshot: &Snapshot) -> io::Result<Nodes> {
             );
         }
     }
+    // Whoever has one open holds up the driver that made it (linux, drivers/i2c/i2c-core-base.c, i2c_del_adapter waits until
+    // nobody refers to the bus).
+    for name in root.names("/sys/class/i2c-dev")? {
+        let dir = format!("/sys/class/i2c-dev/{name}");
+        if let Some(addr) = above(root, &dir).filter(|a| snapshot.function(*a).is_some()) {
+            insert_dev(root, &mut nodes, &format!("{dir}/dev"), Node::I2c(addr));
+        }
+    }
+    for addr in snapshot.usb_controllers() {
+        for disk in usb::attached(root, addr) {
+            let number = disk.number.as_deref().and_then(device_number);
+            nodes.disks.extend(number.map(|n| (n, Node::Disk(addr))));
+        }
+    }
     Ok(nodes)
 }
 
+/// The PCI function that a device of a class is below, nested as it may be.
+fn above(root: &Root, link: &str) -> Option<PciAddr> {
+    let target = std::fs::read_link(root.path(link)).ok()?;
+    let names = target
+        .components()
+        .map(|c| c.as_os_str().to_string_lossy().parse().ok());
+    names.flatten().last()
+}
+
 fn insert_dev(root: &Root, nodes: &mut Nodes, path: &str, node: Node) {
-    let number = root
-        .line(path)
-        .and_then(|t| t.split_once(':').map(|(a, b)| (a.parse(), b.parse())));
-    if let Some((Ok(major), Ok(minor))) = number {
-        nodes.exact.insert((major, minor), node);
+    let number = root.line(path);
+    if let Some(number) = number.as_deref().and_then(device_number) {
+        nodes.exact.insert(number, node);
     }
+}
+
+/// MAJOR:MINOR.
+fn device_number(text: &str) -> Option<(u64, u64)> {
+    let (major, minor) = text.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// The "Character devices:" part of /proc/devices: major and name.
@@ -312,10 +348,12 @@ fn held_by(root: &Root, dir: &str, nodes: &Nodes, other_files: &mut HashSet<File
         let path = entry?.path();
         let target = std::fs::read_link(&path);
         // Sockets, pipes and anonymous inodes have no path; only what has one can be a device node.
-        if target.is_ok_and(|t| t.is_absolute())
-            && let Seen::Device(major, minor) = look_at(&path)
-        {
-            held.extend(nodes.of(major, minor));
+        if target.is_ok_and(|t| t.is_absolute()) {
+            match look_at(&path) {
+                Seen::Device(major, minor) => held.extend(nodes.of(major, minor)),
+                Seen::Block(number) => held.extend(nodes.disks.get(&number)),
+                Seen::NoDevice | Seen::Nothing => {}
+            }
         }
     }
     let maps = root.bytes(format!("{dir}/maps"))?;
@@ -330,6 +368,7 @@ fn held_by(root: &Root, dir: &str, nodes: &Nodes, other_files: &mut HashSet<File
         }
         match look_at(&root.path(format!("{dir}/map_files/{range}"))) {
             Seen::Device(major, minor) => held.extend(nodes.of(major, minor)),
+            Seen::Block(number) => held.extend(nodes.disks.get(&number)),
             Seen::NoDevice => _ = other_files.insert(file),
             Seen::Nothing => {}
         }
@@ -343,6 +382,8 @@ fn held_by(root: &Root, dir: &str, nodes: &Nodes, other_files: &mut HashSet<File
 enum Seen {
     /// A character device of this major and minor number.
     Device(u64, u64),
+    /// A block device of this major and minor number.
+    Block((u64, u64)),
     /// Something else.
     NoDevice,
     /// Nothing that can be told: it was closed meanwhile, or its file system does not answer to root (FUSE without
@@ -353,12 +394,12 @@ enum Seen {
 /// Without asking a server: what is cached tells a device node from a file, and a dead server answers never.
 fn look_at(link: &std::path::Path) -> Seen {
     let seen = statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
-    match seen {
-        Ok(meta) if FileType::from_raw_mode(u32::from(meta.stx_mode)) == FileType::CharacterDevice => {
-            Seen::Device(u64::from(meta.stx_rdev_major), u64::from(meta.stx_rdev_minor))
-        }
-        Ok(_) => Seen::NoDevice,
-        Err(_) => Seen::Nothing,
+    let Ok(meta) = seen else { return Seen::Nothing };
+    let (major, minor) = (u64::from(meta.stx_rdev_major), u64::from(meta.stx_rdev_minor));
+    match FileType::from_raw_mode(u32::from(meta.stx_mode)) {
+        FileType::CharacterDevice => Seen::Device(major, minor),
+        FileType::BlockDevice => Seen::Block((major, minor)),
+        _ => Seen::NoDevice,
     }
 }
 
@@ -491,6 +532,56 @@ mod tests {
         }
         assert!(is_ending(&root, 7));
         assert!(!is_ending(&root, 9));
+    }
+
+    #[test]
+    fn a_cards_i2c_buses_and_usb_disks_are_among_the_nodes() {
+        let dir = tempfile::tempdir().unwrap();
+        let card = "sys/devices/pci0000:00/0000:00:01.0/0000:01:00";
+        for (path, number) in [
+            (".0/i2c-3/i2c-dev/i2c-3/dev", "89:3\n"),
+            (".0/drm/card0/card0-DP-1/i2c-7/i2c-dev/i2c-7/dev", "89:7\n"),
+            (".2/usb3/3-1/3-1:1.0/host6/target6:0:0/6:0:0:0/block/sdb/dev", "8:16\n"),
+        ] {
+            let path = dir.path().join(format!("{card}{path}"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, number).unwrap();
+        }
+        let link = |path: &str, target: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(target, path).unwrap();
+        };
+        let of = "../../devices/pci0000:00/0000:00:01.0/0000:01:00.0";
+        link("sys/class/i2c-dev/i2c-3", &format!("{of}/i2c-3/i2c-dev/i2c-3"));
+        link(
+            "sys/class/i2c-dev/i2c-7",
+            &format!("{of}/drm/card0/card0-DP-1/i2c-7/i2c-dev/i2c-7"),
+        );
+        link(
+            "sys/class/i2c-dev/i2c-9",
+            "../../devices/platform/x/i2c-9/i2c-dev/i2c-9",
+        );
+        link(
+            "sys/bus/pci/devices/0000:01:00.2",
+            "../../../devices/pci0000:00/0000:00:01.0/0000:01:00.2",
+        );
+        let function = |addr: &str, class: u32| {
+            let addr = addr.parse().unwrap();
+            crate::inventory::Function::new(addr, 0x10de, 0x1e07, crate::pci::PciClass(class))
+        };
+        let functions = vec![function("0000:01:00.0", 0x03_0000), function("0000:01:00.2", 0x0c_0330)];
+        let [gpu, usb] = [functions[0].addr, functions[1].addr];
+        let snapshot = Snapshot {
+            functions,
+            ..Snapshot::default()
+        };
+        let nodes = nodes(&Root::at(dir.path()), &snapshot).unwrap();
+        assert_eq!(nodes.of(89, 3), Some(Node::I2c(gpu)));
+        assert_eq!(nodes.of(89, 7), Some(Node::I2c(gpu)));
+        assert_eq!(nodes.of(89, 9), None);
+        assert_eq!(nodes.of(8, 16), None); // a character device of that number is no disk
+        assert_eq!(nodes.disks.get(&(8, 16)), Some(&Node::Disk(usb)));
     }
 
     #[test]

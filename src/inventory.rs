@@ -15,6 +15,7 @@ use crate::holders::{self, Holder};
 use crate::host::Root;
 use crate::loadable::{Loadable, Signatures};
 use crate::pci::{PciAddr, PciClass, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex, parse_sysfs_hex64};
+use crate::usb::{self, InUse};
 use crate::vmconf::VmId;
 
 /// The driver that a guest's device is bound to.
@@ -29,12 +30,14 @@ pub struct Snapshot {
     pub modules: Vec<Module>,
     /// NVIDIA's kernel driver, where it is loaded.
     pub nvidia: Option<NvidiaDriver>,
-    /// Processes that use a GPU, its audio or a VFIO node.
+    /// Processes that use a GPU, what is on the same card, or a VFIO node.
     pub holders: Vec<Holder>,
     /// Processes that are ending and may not have let go yet.
     pub ending: Vec<Holder>,
     /// Processes whose descriptors could not be read: what they hold is not known.
     pub unreadable: Vec<i32>,
+    /// What the host uses below the USB controllers of cards.
+    pub usb: Vec<InUse>,
     /// The VMs that run.
     pub vms: Vec<RunningVm>,
     /// Whether the kernel has an IOMMU in use (/sys/class/iommu is populated, as Proxmox asks).
@@ -225,6 +228,12 @@ impl Snapshot {
             .filter(|f| f.is_nvidia_gpu() && f.physfn.is_none())
     }
 
+    /// The USB controllers that cards have.
+    pub fn usb_controllers(&self) -> impl Iterator<Item = PciAddr> {
+        let is_one = |f: &&Function| f.vendor == VENDOR_NVIDIA && f.class.is_usb();
+        self.functions.iter().filter(is_one).map(|f| f.addr)
+    }
+
     /// A loaded module.
     pub fn module(&self, name: &str) -> Option<&Module> {
         self.modules.iter().find(|m| m.name == name)
@@ -279,6 +288,10 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
         ..Snapshot::default()
     };
     snapshot.framebuffers = display::framebuffers(root, &snapshot.functions);
+    snapshot.usb = snapshot
+        .usb_controllers()
+        .flat_map(|addr| usb::in_use(root, addr))
+        .collect();
     let nodes = holders::nodes(root, &snapshot)?;
     let scan = holders::scan(root, &nodes)?;
     snapshot.holders = scan.holders;

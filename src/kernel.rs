@@ -51,6 +51,18 @@ pub enum ActError {
     },
 }
 
+/// How an act went.
+#[derive(Clone, Debug)]
+pub struct Acted {
+    /// Whether it led to what it should have.
+    pub result: Result<(), ActError>,
+    /// How long it took.
+    pub took: Duration,
+    /// Of a look for holders, when its scan was over; of a call that a holder would hold up, when it was about to be made.
+    /// On one clock for all acts; only differences mean anything. None where there was no such moment.
+    pub moment: Option<Duration>,
+}
+
 /// The host, as far as a run may touch it.
 pub trait Kernel {
     /// Time since some fixed moment; only differences mean anything.
@@ -93,13 +105,17 @@ pub trait Kernel {
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError>;
 
     /// Carries out acts that do not depend on each other, at once where it can. Returns for each, in their order, how it
-    /// went and how long it took.
-    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<(Result<(), ActError>, Duration)> {
+    /// went.
+    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
         let mut results = Vec::new();
         for (act, within) in acts {
             let start = self.now();
             let result = self.act(act, *within);
-            results.push((result, self.now().saturating_sub(start)));
+            results.push(Acted {
+                result,
+                took: self.now().saturating_sub(start),
+                moment: None,
+            });
         }
         results
     }

@@ -29,13 +29,15 @@ pub mod driver; // NVIDIA's driver
 pub mod display; // framebuffers and consoles
 pub mod loadable; // whether modules can be loaded again
 pub mod holders; // who uses a GPU
+pub mod usb; // what hangs below a card's USB controller
 pub mod devices; // which devices are meant
 
 pub mod refusal; // every reason why not
 pub mod uses; // who speaks against taking a GPU
 pub mod facts; // what is known of some models
 pub mod plan; // what a plan is
-pub mod way_out; // snapshot -> steps to vfio-pci, or a refusal
+pub mod way_out; // snapshot -> a plan to vfio-pci, or a refusal
+pub mod leave; // its acts, in their order
 pub mod way_home; // record and snapshot -> steps to the host
 pub mod step; // the vocabulary of a plan
 

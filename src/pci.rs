@@ -131,6 +131,11 @@ impl PciClass {
         matches!(self.0 >> 8, 0x0300 | 0x0302)
     }
 
+    /// A USB host controller (0c03).
+    pub fn is_usb(self) -> bool {
+        self.0 >> 8 == 0x0c03
+    }
+
     /// Any bridge (06xx): Proxmox leaves those of an IOMMU group alone, and so do we.
     pub fn is_bridge(self) -> bool {
         self.0 >> 16 == 0x06

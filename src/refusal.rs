@@ -8,6 +8,7 @@ use crate::holders::{Holder, Node};
 use crate::pci::PciAddr;
 use crate::record::Owner;
 use crate::report::{foreign, join};
+use crate::usb::{How, InUse};
 
 /// Why there is no plan: all reasons found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,8 @@ pub enum Reason {
     },
     /// A process that is ending, and what it still closes cannot be seen.
     Ending(Holder),
+    /// The host uses what hangs below the card's USB controller.
+    UsbInUse(InUse),
     /// Processes that could not be looked into.
     Unreadable(Vec<i32>),
     /// A module is in use and no process accounts for it.
@@ -235,6 +238,16 @@ impl fmt::Display for Reason {
                  see 'journalctl -k' for what holds it up",
                 describe(holder)
             ),
+            Reason::UsbInUse(below) => {
+                let (how, hint) = usb_use(below);
+                write!(
+                    f,
+                    "{} hangs below the card's USB controller {} and {how}: it would be torn away. Hint: {hint}, or plug it \
+                     in elsewhere",
+                    foreign(&below.name),
+                    below.of
+                )
+            }
             Reason::Unreadable(pids) => write!(
                 f,
                 "what process {} has open could not be read, so nobody knows whether the GPU is free. Hint: run as \
@@ -310,6 +323,38 @@ pub fn describe(holder: &Holder) -> String {
         format!(", {}", foreign(&holder.belongs_to))
     };
     format!("process {} ({}{belongs})", holder.pid, foreign(&holder.comm))
+}
+
+/// How something below a USB controller is used, and what ends that.
+fn usb_use(below: &InUse) -> (String, String) {
+    let name = foreign(&below.name);
+    match &below.how {
+        // A label that somebody gave the disk may have become a part of the place: no command repeats it.
+        How::Mounted(target) => (
+            format!("is mounted on {}", foreign(target)),
+            format!("umount /dev/{name}"),
+        ),
+        How::Swap => ("is swapped to".to_owned(), format!("swapoff /dev/{name}")),
+        How::PartOf(others) => {
+            let others = foreign(&join(others));
+            (format!("is a part of {others}"), format!("see 'lsblk /dev/{name}'"))
+        }
+        How::Btrfs => (
+            "is a part of a btrfs file system that is mounted".to_owned(),
+            "see 'btrfs filesystem show' and unmount it".to_owned(),
+        ),
+        How::Zfs(pool) => {
+            let pool = foreign(pool);
+            (
+                format!("is a part of the ZFS pool {pool}"),
+                format!("zpool export {pool}"),
+            )
+        }
+        How::Up => (
+            "is a network interface that is up".to_owned(),
+            format!("ip link set {name} down"),
+        ),
+    }
 }
 
 /// What a person does about a holder.

@@ -6,12 +6,12 @@ use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::devices::Entry;
 use crate::inventory::{Function, Snapshot};
-use crate::plan::{Direction, Plan, card};
-use crate::record::Record;
+use crate::plan::{Direction, Plan, Way, card};
+use crate::record::{Owner, Record};
 use crate::uses::use_of;
 
 /// Longest piece of foreign text in a line, bytes.
@@ -127,6 +127,104 @@ pub fn plan_text(plan: &Plan) -> String {
         let _ = writeln!(text, "Note: {note}");
     }
     text
+}
+
+/// A plan for programs. Its form is kept: what the record writes down of a plan has a form of its own, which may change with
+/// every version.
+#[derive(Debug, Serialize)]
+pub struct PlanView {
+    /// "out": from the host to vfio-pci; "home": back.
+    pub direction: Direction,
+    /// Whose handoff it is: "VM 111" or "by hand".
+    pub owner: String,
+    /// The number of that VM.
+    pub vmid: Option<u32>,
+    /// The cards, by slot.
+    pub cards: Vec<String>,
+    /// How the GPUs leave: "unload", "unbind" or "already-there"; None on the way home.
+    pub way: Option<Way>,
+    /// What is taken or given back.
+    pub functions: Vec<PlanFunction>,
+    /// The steps, in order.
+    pub steps: Vec<PlanStep>,
+    /// What else the reader should know.
+    pub notes: Vec<String>,
+}
+
+/// A function that a plan takes or gives back.
+#[derive(Debug, Serialize)]
+pub struct PlanFunction {
+    /// Address.
+    pub addr: String,
+    /// Its driver on the host.
+    pub driver: Option<String>,
+    /// Why it cannot come home.
+    pub missing: Option<String>,
+}
+
+/// A step of a plan.
+#[derive(Debug, Serialize)]
+pub struct PlanStep {
+    /// The function, module or unit that it is about.
+    pub subject: String,
+    /// What is done, in the executor's words.
+    pub text: String,
+    /// How long it may take, seconds.
+    pub deadline_s: u64,
+    /// The slot of the card it is for, where it may be done beside what is done for other cards.
+    pub card: Option<String>,
+    /// A failure is said and changes nothing.
+    pub soft: bool,
+}
+
+impl From<&Plan> for PlanView {
+    fn from(plan: &Plan) -> Self {
+        let missing = |addr| {
+            plan.missing
+                .iter()
+                .find(|(a, _)| *a == addr)
+                .map(|(_, why)| why.clone())
+        };
+        PlanView {
+            direction: plan.direction,
+            owner: plan.owner.to_string(),
+            vmid: match plan.owner {
+                Owner::Vm(vmid) => Some(vmid.get()),
+                Owner::ByHand(_) => None,
+            },
+            cards: plan.cards.clone(),
+            way: (plan.direction == Direction::Out).then_some(plan.way),
+            functions: plan
+                .taken
+                .iter()
+                .map(|taken| PlanFunction {
+                    addr: taken.addr.to_string(),
+                    driver: taken.driver.clone(),
+                    missing: missing(taken.addr),
+                })
+                .collect(),
+            steps: plan
+                .steps
+                .iter()
+                .map(|step| PlanStep {
+                    subject: step.act.subject(),
+                    text: step.act.verb(),
+                    deadline_s: step.deadline.as_secs(),
+                    card: step.card.map(|a| a.slot().to_string()),
+                    soft: step.soft,
+                })
+                .collect(),
+            notes: plan.notes.clone(),
+        }
+    }
+}
+
+/// Writes a plan that there may be as its [`PlanView`].
+///
+/// # Errors
+/// The serializer's.
+pub fn plan_view<S: Serializer>(plan: &Option<&Plan>, serializer: S) -> Result<S::Ok, S::Error> {
+    plan.map(PlanView::from).serialize(serializer)
 }
 
 /// One card as `status` shows it.

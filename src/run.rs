@@ -462,6 +462,7 @@ impl Host {
             record,
             rest,
             end,
+            looked: std::collections::BTreeMap::new(),
         };
         let began = SystemTime::now();
         let result = run.execute(plan);

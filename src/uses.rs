@@ -31,7 +31,13 @@ pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
 ///
 /// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them.
 pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
-    let of_the_driver = |n: &Node| !matches!(n, Node::Sound(_) | Node::VfioGroup(_) | Node::VfioDevice(_));
+    let of_the_driver = |n: &Node| {
+        let others = matches!(
+            n,
+            Node::Sound(_) | Node::Disk(_) | Node::VfioGroup(_) | Node::VfioDevice(_)
+        );
+        !others
+    };
     let others = snapshot.holders.iter().filter(|h| !is_persistenced(h));
     if others.flat_map(|h| &h.nodes).any(of_the_driver) {
         return Vec::new(); // somebody is named already
@@ -78,7 +84,9 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
         let (mut sure, mut doubtful) = (Vec::new(), Vec::new());
         for node in &holder.nodes {
             match node {
-                Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::VfioDevice(a) if addrs.contains(a) => {
+                Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::VfioDevice(a) | Node::I2c(a) | Node::Disk(a)
+                    if addrs.contains(a) =>
+                {
                     sure.push(*node);
                 }
                 Node::VfioGroup(group) if groups.contains(group) => sure.push(*node),
@@ -112,6 +120,8 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
         }
     };
     reasons.extend(snapshot.ending.iter().filter(counts).cloned().map(Reason::Ending));
+    let below = snapshot.usb.iter().filter(|u| addrs.contains(&u.of));
+    reasons.extend(below.cloned().map(Reason::UsbInUse));
     if !snapshot.unreadable.is_empty() {
         reasons.push(Reason::Unreadable(snapshot.unreadable.clone()));
     }

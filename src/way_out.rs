@@ -1,21 +1,21 @@
 //! The plan from the host to vfio-pci, or every reason why not. Pure.
+//!
+//! Decided here: what goes, by which way, and whether anything speaks against it. The acts are put in order in
+//! [`crate::leave`].
 
 use std::collections::BTreeSet;
 
-use crate::config::{Budgets, Doubt, Reset, Settings, WayOut};
+use crate::config::{Doubt, Settings, WayOut};
 use crate::display::{Framebuffer, Platform};
-use crate::facts::{self, Fact};
-use crate::inventory::{Function, Snapshot, VFIO_PCI};
+use crate::facts;
+use crate::inventory::{Function, Snapshot};
+use crate::leave::{steps, taken_from};
 use crate::loadable::Loadable;
 use crate::pci::PciAddr;
-use crate::plan::{
-    Direction, Plan, Steps, Way, card, load, probe, prove_free, set_attribute, set_console, set_override, set_platform,
-    slots, start, stop, unbind, unload, wake,
-};
+use crate::plan::{Direction, Plan, Way, card, slots};
 use crate::record::{Owner, Record, Taken};
 use crate::refusal::{Reason, Refusal};
 use crate::report::join;
-use crate::step::{Act, Attribute, Step};
 use crate::uses;
 
 /// The first driver that lets NVKMS and nvidia_drm drop a GPU when it is unbound (nvidia_modeset_remove in
@@ -39,14 +39,14 @@ pub struct Wanted<'a> {
 }
 
 /// What is looked at before a way is chosen.
-struct Ground<'a> {
-    snapshot: &'a Snapshot,
+pub(crate) struct Ground<'a> {
+    pub(crate) snapshot: &'a Snapshot,
     /// Every function that moves.
     set: BTreeSet<PciAddr>,
     /// Those of them that are there.
     functions: Vec<&'a Function>,
     /// Those of them that are not on vfio-pci yet.
-    leaving: Vec<&'a Function>,
+    pub(crate) leaving: Vec<&'a Function>,
 }
 
 impl<'a> Ground<'a> {
@@ -77,7 +77,7 @@ impl<'a> Ground<'a> {
         }
     }
 
-    fn addrs(&self) -> Vec<PciAddr> {
+    pub(crate) fn addrs(&self) -> Vec<PciAddr> {
         self.set.iter().copied().collect()
     }
 
@@ -91,7 +91,7 @@ impl<'a> Ground<'a> {
     }
 
     /// Functions on NVIDIA's driver that stay there: GPUs, and NVSwitches, whose driver is in the same module.
-    fn staying(&self) -> Vec<PciAddr> {
+    pub(crate) fn staying(&self) -> Vec<PciAddr> {
         let on_nvidia = |f: &&Function| f.is_on_nvidia() || f.module.as_deref() == Some("nvidia");
         let on_nvidia = self.snapshot.functions.iter().filter(on_nvidia);
         on_nvidia.map(|f| f.addr).filter(|a| !self.set.contains(a)).collect()
@@ -212,13 +212,13 @@ fn both<T: Clone + PartialEq>(earlier: Option<&Vec<T>>, new: Vec<T>) -> Vec<T> {
 
 /// What is drawn on framebuffers that go away: the consoles, which keep a display driver loaded, and the firmware's
 /// framebuffer, which nothing but its memory ties to the card.
-struct Displays {
+pub(crate) struct Displays {
     /// Console drivers to take off.
-    consoles: Vec<String>,
+    pub(crate) consoles: Vec<String>,
     /// Firmware framebuffers to detach.
-    platforms: Vec<Platform>,
+    pub(crate) platforms: Vec<Platform>,
     /// Another framebuffer remains for the consoles to come back on.
-    others: bool,
+    pub(crate) others: bool,
 }
 
 impl Displays {
@@ -317,11 +317,11 @@ fn taken_reasons(ground: &Ground<'_>, owner: Owner, records: &[Record]) -> Vec<R
 
 /// What becomes of the holders.
 #[derive(Default)]
-struct Judged {
+pub(crate) struct Judged {
     /// Units that are stopped for the handoff: the persistence daemon's.
-    units: Vec<String>,
+    pub(crate) units: Vec<String>,
     /// Doubtful ones that the settings accept.
-    accepted: Vec<i32>,
+    pub(crate) accepted: Vec<i32>,
     /// What is said of these.
     notes: Vec<String>,
 }
@@ -459,64 +459,6 @@ fn group_reasons(snapshot: &Snapshot, function: &Function, set: &BTreeSet<PciAdd
         .collect()
 }
 
-fn taken_from(snapshot: &Snapshot, function: &Function, settings: &Settings) -> Taken {
-    Taken {
-        addr: function.addr,
-        driver: function.driver.clone(),
-        module: function.module.clone(),
-        driver_override: function.driver_override.clone(),
-        width: function.width.filter(|_| function.is_nvidia_gpu()),
-        attributes: attributes(snapshot, function, settings)
-            .into_iter()
-            .map(|(attribute, before, _)| (attribute, before))
-            .collect(),
-    }
-}
-
-/// Attributes that are changed while a function is away: which, what puts them back, what they become.
-fn attributes(snapshot: &Snapshot, function: &Function, settings: &Settings) -> Vec<(Attribute, String, String)> {
-    if function.is_on_vfio() {
-        return Vec::new();
-    }
-    let known = facts::of(&settings.facts, function);
-    let known = |value: fn(&Fact) -> Option<String>| known.iter().find_map(|f| value(f));
-    let mut changes = Vec::new();
-    let wanted = match &settings.reset {
-        Reset::By(methods) if function.is_nvidia_gpu() => Some(methods.clone()),
-        Reset::Never | Reset::By(_) => None,
-        Reset::Auto => known(|f| f.reset.clone()),
-    };
-    // The list is made before the other functions of a card are known, and a bus reset is not possible beside one (linux,
-    // drivers/pci/pci.c, pci_parent_bus_reset): the kernel refuses to have it set.
-    let addr = function.addr;
-    let alone = || {
-        !snapshot
-            .functions
-            .iter()
-            .any(|f| f.addr != addr && (f.addr.domain, f.addr.bus) == (addr.domain, addr.bus))
-    };
-    let can = |m: &&str| function.reset_methods.iter().any(|has| has == m) && (*m != "bus" || alone());
-    let wanted = wanted.map(|methods| methods.split(' ').filter(can).collect::<Vec<_>>().join(" "));
-    // Where a fact leaves no method, function resets are switched off: VFIO then resets the whole card by its bus. Where a
-    // setting leaves none, the device is left as it is.
-    let wanted = wanted.filter(|w| !w.is_empty() || settings.reset == Reset::Auto);
-    let before = function.reset_methods.join(" ");
-    if let Some(wanted) = wanted.filter(|w| *w != before && !before.is_empty()) {
-        changes.push((Attribute::ResetMethod, "default".to_owned(), wanted));
-    }
-    // Bound to vfio-pci a function is let sleep, and kept awake when it is unbound (linux,
-    // drivers/vfio/pci/vfio_pci_core.c): what it was before is lost.
-    if function.power_control == "auto" {
-        changes.push((Attribute::Power, "auto".to_owned(), "auto".to_owned()));
-    }
-    let flag = |allowed: bool| if allowed { "1" } else { "0" }.to_owned();
-    let wanted = known(|f| f.d3cold.map(|allowed| allowed.to_string()));
-    if let Some(wanted) = wanted.map(|w| w == "true").filter(|w| *w != function.d3cold) {
-        changes.push((Attribute::D3cold, flag(function.d3cold), flag(wanted)));
-    }
-    changes
-}
-
 /// Whether a GPU counts as in use for as long as nvidia_drm is loaded. An unknown version is an old one.
 pub(crate) fn drm_holds_gpus(snapshot: &Snapshot) -> bool {
     let Some(driver) = &snapshot.nvidia else {
@@ -552,142 +494,4 @@ fn users_first(snapshot: &Snapshot, name: &str) -> Vec<String> {
     let mut order = Vec::new();
     visit(snapshot, name, &mut order);
     order
-}
-
-fn steps(
-    ground: &Ground<'_>,
-    way: Way,
-    modules: &[String],
-    judged: &Judged,
-    displays: &Displays,
-    earlier: Option<&Record>,
-    settings: &Settings,
-) -> (Vec<Step>, Vec<PciAddr>) {
-    let Ground { snapshot, leaving, .. } = ground;
-    let budgets: &Budgets = &settings.budgets;
-    let on_nvidia: Vec<PciAddr> = leaving.iter().filter(|f| f.is_on_nvidia()).map(|f| f.addr).collect();
-    let mut steps = Steps::new(budgets, on_nvidia.len(), &ground.addrs());
-    if !leaving.is_empty() && !snapshot.vfio_pci {
-        // Never unloaded again: other VMs may come to depend on it.
-        steps.push(load("vfio_pci"), Vec::new());
-    }
-    for name in &judged.units {
-        steps.push(stop(name), vec![start(name)]);
-    }
-    for name in &displays.consoles {
-        steps.push(set_console(name, false), vec![set_console(name, true)]);
-    }
-    for platform in &displays.platforms {
-        steps.push(set_platform(platform, false), vec![set_platform(platform, true)]);
-    }
-    let asleep = wake(snapshot, leaving, earlier, &mut steps);
-    for function in leaving {
-        let before = own_override(function, earlier);
-        steps.push(
-            set_override(function.addr, Some(VFIO_PCI)),
-            vec![set_override(function.addr, before)],
-        );
-    }
-    // Functions 1 to 3 of Turing and later cards work only while function 0 is awake, so it goes last
-    // (linux commit 6d2e369f0d, "PCI: Add NVIDIA GPU multi-function power dependencies").
-    let descending = || leaving.iter().rev().copied();
-    for function in descending() {
-        let Some(driver) = &function.driver else { continue };
-        if function.is_on_nvidia() {
-            continue;
-        }
-        push_unbind(&mut steps, function.addr, driver, &judged.accepted);
-    }
-    for name in modules {
-        let mut inverse = Vec::new();
-        if name == "nvidia" {
-            // First, because nvidia does not load where no GPU lets itself be bound.
-            inverse.extend(on_nvidia.iter().map(|a| set_override(*a, Some("nvidia"))));
-            inverse.push(load(name));
-            inverse.extend(on_nvidia.iter().map(|a| probe(*a, "nvidia")));
-        } else {
-            inverse.push(load(name));
-        }
-        steps.push(unload(name), inverse);
-    }
-    if way == Way::Unbind {
-        for function in descending().filter(|f| f.is_on_nvidia()) {
-            push_unbind(&mut steps, function.addr, "nvidia", &judged.accepted);
-        }
-    }
-    for function in leaving {
-        for (attribute, before, wanted) in attributes(snapshot, function, settings) {
-            if before == wanted {
-                continue;
-            }
-            let back = set_attribute(function.addr, attribute, &before);
-            steps.push(set_attribute(function.addr, attribute, &wanted), vec![back]);
-        }
-    }
-    for function in descending() {
-        // A guest may have come meanwhile.
-        let mut inverse = vec![prove_free(vec![function.addr]), unbind(function.addr, VFIO_PCI)];
-        if function.power_control == "auto" {
-            // vfio-pci keeps a function awake that it lets go.
-            inverse.push(set_attribute(function.addr, Attribute::Power, "auto"));
-        }
-        let step = steps.push(probe(function.addr, VFIO_PCI), inverse);
-        if settings.reset != Reset::Never && !function.reset_methods.is_empty() {
-            let addr = function.addr;
-            step.rungs.push(vec![Act::Reset { addr }, probe(addr, VFIO_PCI)]);
-        }
-    }
-    for function in leaving {
-        // What had no driver is to have none after an undo, which may load nvidia again.
-        let back = function
-            .driver
-            .is_none()
-            .then(|| set_override(function.addr, Some(VFIO_PCI)));
-        steps.push(
-            set_override(
-                function.addr,
-                own_override(function, earlier).filter(|d| *d != VFIO_PCI),
-            ),
-            back.into_iter().collect(),
-        );
-    }
-    for bridge in &asleep {
-        steps
-            .push(set_attribute(*bridge, Attribute::Power, "auto"), Vec::new())
-            .soft = true;
-    }
-    // For those that stay.
-    if way == Way::Unbind && !ground.staying().is_empty() {
-        for name in modules.iter().rev() {
-            steps.push(load(name), vec![unload(name)]);
-        }
-        for name in &judged.units {
-            steps.push(start(name), vec![stop(name)]);
-        }
-    }
-    if displays.others {
-        for name in &displays.consoles {
-            steps.push(set_console(name, true), vec![set_console(name, false)]);
-        }
-    }
-    (steps.steps, asleep)
-}
-
-/// The override that a function has on the host: what an interrupted run has written down, where there is one.
-fn own_override<'a>(function: &'a Function, earlier: Option<&'a Record>) -> Option<&'a str> {
-    let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == function.addr));
-    let known = known.map_or(&function.driver_override, |t| &t.driver_override);
-    known.as_deref()
-}
-
-fn push_unbind(steps: &mut Steps<'_>, addr: PciAddr, driver: &str, despite: &[i32]) {
-    let act = Act::ProveFree {
-        addrs: vec![addr],
-        despite: despite.to_vec(),
-    };
-    steps.push(act, Vec::new());
-    steps.push(
-        unbind(addr, driver),
-        vec![set_override(addr, Some(driver)), probe(addr, driver)],
-    );
 }

@@ -31,7 +31,7 @@ use tracing::warn;
 use crate::history::{Entry, Past};
 use crate::host::Root;
 use crate::inventory::Snapshot;
-use crate::kernel::{AFTER_SIGNAL, ActError, Kernel};
+use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::loadable::Loadable;
 use crate::pci::PciAddr;
 use crate::refusal::{Reason, describe};
@@ -95,6 +95,8 @@ pub enum Reply {
         result: Result<(), ActError>,
         /// What else is worth saying.
         notes: Vec<String>,
+        /// As in [`Acted`].
+        moment: Option<Duration>,
     },
 }
 
@@ -396,32 +398,32 @@ impl Kernel for Linux {
         let mut results = self.act_all(&[(act.clone(), within)]);
         results
             .pop()
-            .map_or_else(|| Err(another_question()), |(result, _)| result)
+            .map_or_else(|| Err(another_question()), |acted| acted.result)
     }
 
-    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<(Result<(), ActError>, Duration)> {
+    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
         let requests = acts.iter().map(|(act, within)| (Request::Act(act.clone()), *within));
         self.die_if_a_test_wants(Moment::Before);
         let answers = self.ask_all(requests.collect());
         self.die_if_a_test_wants(Moment::After);
         let mut results = Vec::new();
         for ((act, _), (answer, took)) in acts.iter().zip(answers) {
-            let result = match answer {
-                Ok(Reply::Acted { result, notes }) => {
+            let (result, moment) = match answer {
+                Ok(Reply::Acted { result, notes, moment }) => {
                     for note in notes {
                         warn!("{}: {note}", act.subject());
                     }
-                    result
+                    (result, moment)
                 }
-                Ok(_) => Err(another_question()),
-                Err(error) => Err(error),
+                Ok(_) => (Err(another_question()), None),
+                Err(error) => (Err(error), None),
             };
             self.past.push(Past {
                 text: act.to_string(),
                 took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 error: result.as_ref().err().map(ToString::to_string),
             });
-            results.push((result, took));
+            results.push(Acted { result, took, moment });
         }
         results
     }

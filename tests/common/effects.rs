@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use gpu_handoff::inventory::Snapshot;
-use gpu_handoff::kernel::{AFTER_SIGNAL, ActError, Kernel};
+use gpu_handoff::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use gpu_handoff::loadable::Loadable;
 use gpu_handoff::pci::PciAddr;
 use gpu_handoff::step::{Act, Expect};
@@ -111,12 +111,12 @@ impl Kernel for Model {
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError> {
         let mut results = self.act_all(&[(act.clone(), within)]);
         match results.pop() {
-            Some((result, _)) => result,
+            Some(acted) => acted.result,
             None => Ok(()),
         }
     }
 
-    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<(Result<(), ActError>, Duration)> {
+    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
         self.prepare(acts.len());
         let first = self.acts.len();
         let faults: Vec<Option<Fault>> = (first..first + acts.len()).map(|n| self.fault(n)).collect();
@@ -134,13 +134,20 @@ impl Kernel for Model {
             self.tick += 1;
             self.happen_before(n);
             self.judge(act);
-            started.push(self.start(act, start + *within, *fault, group));
+            let began = self.time;
+            let begun = self.start(act, start + *within, *fault, group);
+            let moment = match act {
+                Act::ProveFree { .. } => Some(self.time),
+                Act::Unbind { .. } | Act::Remove { .. } => Some(began),
+                _ => None,
+            };
+            started.push((begun, moment));
         }
         if faults.contains(&Some(Fault::KilledIn)) {
             self.abandon_all(&started);
         }
         let mut results = Vec::new();
-        for (((act, within), fault), started) in acts.iter().zip(&faults).zip(started) {
+        for (((act, within), fault), (started, moment)) in acts.iter().zip(&faults).zip(started) {
             let mut result = match started {
                 Started::Ended(result) => result,
                 Started::Call(id, end) => match self.answer_of(id, end, *within) {
@@ -152,7 +159,11 @@ impl Kernel for Model {
             if *fault == Some(Fault::FailsAfterwards) && result.is_ok() {
                 result = Err(ActError::Failed("scripted, afterwards".to_owned()));
             }
-            results.push((result, self.time.saturating_sub(start)));
+            results.push(Acted {
+                moment: moment.filter(|_| result.is_ok()),
+                result,
+                took: self.time.saturating_sub(start),
+            });
         }
         if faults.contains(&Some(Fault::KilledAfter)) {
             resume_unwind(Box::new(Killed));
@@ -305,9 +316,9 @@ impl Model {
     }
 
     /// The run is killed while a round is in the kernel.
-    fn abandon_all(&mut self, started: &[Started]) -> ! {
+    fn abandon_all(&mut self, started: &[(Started, Option<Duration>)]) -> ! {
         self.spend(Duration::from_millis(50));
-        for one in started {
+        for (one, _) in started {
             if let Started::Call(id, _) = one {
                 self.leave_behind(*id);
             }

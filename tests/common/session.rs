@@ -2,6 +2,7 @@
 //!
 //! The order is that of `gpu_handoff::run`, which reaches the host through files that the model does not have.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,6 +210,7 @@ impl Session {
             record,
             rest,
             end,
+            looked: BTreeMap::new(),
         };
         let result = catch_unwind(AssertUnwindSafe(|| run.execute(plan)));
         match result {

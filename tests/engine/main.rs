@@ -7,6 +7,8 @@ mod common;
 mod found;
 mod refused;
 
+use std::cell::RefCell;
+use std::io;
 use std::time::Duration;
 
 use common::hosts::{add_consoles, add_persistenced};
@@ -131,6 +133,39 @@ fn there_and_back_ends_where_it_began() {
         assert!(matches!(end, End::Done), "{end:?}");
         assert_as_before(&model, &before, &format!("{cards} cards, {gpus:?}"));
         assert!(records(&model).is_empty());
+    }
+}
+
+thread_local! {
+    /// The lines that go to the log. Of each test its own: which thread asks first decides what tracing remembers of a place
+    /// in the code, so that a subscriber for one thread alone may see nothing (tracing-core, callsite.rs).
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow_mut(|log| log.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn each_unbind_says_how_long_after_the_last_look_it_was() {
+    tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false).init();
+    let mut model = host(2);
+    let session = Session::new(&[addr(2, 0)]);
+    assert!(matches!(session.out(&mut model), End::Done));
+    assert!(matches!(session.home(&mut model), End::Done));
+    let text = String::from_utf8(LOG.take()).unwrap();
+    let unbinds: Vec<&str> = text.lines().filter(|l| l.contains("unbind from")).collect();
+    assert_eq!(unbinds.len(), 4, "{text}");
+    for line in unbinds {
+        assert!(line.contains(" 0 ms later ") && line.contains("gap_usec=0"), "{line}");
     }
 }
 

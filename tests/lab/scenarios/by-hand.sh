@@ -5,7 +5,7 @@ gpu=$(gpus | head -n 1) audio=$(audio_of "$gpu")
 both() { is "$(driver_of "$gpu") $(driver_of "$audio") $(override_of "$gpu") $(override_of "$audio")" "$1 (null) (null)" "$2"; }
 away="vfio-pci vfio-pci" home="nvidia snd_hda_intel"
 expect_text "12. " gpu-handoff to_vfio -n
-expect_text '"unload-module"' sh -c 'gpu-handoff plan --json | tr A-Z a-z | sed "s/unloadmodule/unload-module/"'
+expect_text '"text": "unload the module"' gpu-handoff plan --json
 both "$home" "after a dry run"
 expect_rc 0 gpu-handoff to-vfio --gpu 0; both "$away" to-vfio
 expect_text "already" gpu-handoff handoff vfio --gpu "${gpu#0000:}"; both "$away" "handoff vfio"

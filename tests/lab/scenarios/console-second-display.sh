@@ -1,5 +1,6 @@
 #!/bin/sh
 # A second display card keeps its console all the time, whatever the GPU does.
+# tier: full
 # lab: --display bochs
 . /usr/local/lib/lab-card.sh
 bind=$(dirname "$(grep -l 'frame buffer' /sys/class/vtconsole/*/name)")/bind

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Whole starts and stops in which the config is not what it seems: mdev, driver=keep, snapshot sections, changes that are pending.
+# tier: full
 # lab: --cards 2
 . /usr/local/lib/lab.sh
 first=$(gpus | sed -n 1p) second=$(gpus | sed -n 2p) conf=/etc/pve/qemu-server/111.conf

@@ -1,5 +1,6 @@
 #!/bin/sh
 # The stand-ins for NVIDIA's userland hold, answer, hang and fail as the real programs do.
+# tier: full
 # lab: --driver stub
 . /usr/local/lib/lab.sh
 holders() { fuser "$1" 2>/dev/null | wc -w; }

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Phases twice, out of order and at the wrong time; a config that changes meanwhile; a template, driver=keep, mdev; by both ways to post-stop.
+# tier: full
 # lab: --cards 2
 . /usr/local/lib/lab.sh
 first=$(gpus | sed -n 1p) second=$(gpus | sed -n 2p)

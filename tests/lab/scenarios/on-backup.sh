@@ -1,5 +1,6 @@
 #!/bin/sh
 # Backup of a stopped VM under each setting of on-backup, GPU free and busy: refused with the reason and as it was, or there and back.
+# tier: full
 . /usr/local/lib/lab.sh
 gpu=$(gpus | head -n 1) audio=$(audio_of "$gpu") conf=/etc/pve/qemu-server/111.conf
 state() { { driver_of "$gpu"; driver_of "$audio"; override_of "$gpu"; override_of "$audio"; lsmod | grep -o '^nvidia[a-z_]*' | sort; ls /run/gpu-handoff | grep -v '^lock$'; } | tr "\n" " "; }

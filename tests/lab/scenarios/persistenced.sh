@@ -1,5 +1,6 @@
 #!/bin/sh
 # The persistence daemon is stopped for the handoff and started again: at home, for the cards that stay, and after a refusal it runs on.
+# tier: full
 # lab: --cards 2
 . /usr/local/lib/lab-card.sh
 second=$(gpus | sed -n 2p)

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Proxmox chooses another card of a mapping than pre-start handed over: that one comes home at post-start, its choice at post-stop.
+# tier: full
 # lab: --cards 2
 . /usr/local/lib/lab.sh
 first=$(gpus | sed -n 1p) second=$(gpus | sed -n 2p)

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Two VMs and one GPU, resource mappings, a backup of a stopped VM: what Proxmox VE does around the hook.
+# tier: full
 # lab: --cards 2
 . /usr/local/lib/lab.sh
 first=$(gpus | sed -n 1p) second=$(gpus | sed -n 2p)

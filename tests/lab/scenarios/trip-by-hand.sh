@@ -1,5 +1,6 @@
 #!/bin/sh
 # There and back by hand, without our program: unload, VM with Proxmox VE's own binding, load; on every kernel and IOMMU.
+# tier: full
 # lab: --driver stub
 . /usr/local/lib/lab.sh
 gpu=$(gpus | head -1) audio=$(audio_of "$gpu")
