@@ -73,9 +73,9 @@ impl std::fmt::Display for Phase {
     after_help = "As a hookscript Proxmox calls it with VMID and PHASE:\n  \
                   qm set 111 --hookscript local:snippets/gpu-handoff\n  \
                   gpu-handoff 111 pre-start        the same by hand, to try it\n\n\
-                  Exit status: 0 done or nothing to do, 1 failed and the host is as it was, 2 usage,\n\
-                  3 refused and nothing changed, 4 failed and not restored, 5 a deadline passed\n\
-                  while waiting and nothing changed."
+                  Exit status: 0 done or nothing to do, 1 failed and the host is as it was,\n\
+                  2 usage, 3 refused and nothing changed, 4 failed and not restored,\n\
+                  5 a deadline passed while waiting and nothing changed."
 )]
 pub struct Cli {
     /// What to do.
