@@ -121,7 +121,8 @@ def command(
 def kernel_arguments(options: Options, iommu: str) -> str:
     """The kernel's command line."""
     masked = MASKED if options.persist else (*MASKED, LOGIND)
-    words = ["console=ttyS0", "panic=-1", "loglevel=4",
+    # On a host with much to do the guest would take its timer for broken.
+    words = ["console=ttyS0", "panic=-1", "loglevel=4", "no_timer_check",
              "systemd.show_status=0",
              "modprobe.blacklist=" + ",".join(NOT_LOADED),
              *(f"systemd.mask={unit}" for unit in masked), QUICKER, ASKABLE, iommu,
