@@ -43,6 +43,7 @@ pub mod step; // the vocabulary of a plan
 
 pub mod kernel; // the interface to the host
 pub mod exec; // steps -> acts, with undo
+pub mod linux; // the running kernel
 pub mod worker; // deadlines on calls that the kernel can hold up
 pub mod acts; // the calls themselves
 pub mod record; // what was taken from where

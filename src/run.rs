@@ -19,6 +19,7 @@ use crate::host::Root;
 use crate::inventory::{Process, Snapshot};
 use crate::journal::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::kernel::{ActError, Kernel};
+use crate::linux::Linux;
 use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan};
 use crate::pve;
@@ -29,7 +30,7 @@ use crate::systemd;
 use crate::vmconf::VmId;
 use crate::way_home;
 use crate::way_out::{self, Wanted};
-use crate::worker::{Linux, alive_in_group};
+use crate::worker::alive_in_group;
 
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
 const HOLDER_POLL: Duration = Duration::from_millis(500);

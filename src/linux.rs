@@ -1,0 +1,386 @@
+//! The running kernel: every call that it can hold up is made by a worker ([`crate::worker`]), several for different cards at
+//! once, and is waited for no longer than its deadline, and no longer than a signal allows.
+//!
+//! Not here: what to do and in which order ([`crate::plan`]), and what a failure means ([`crate::exec`]).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use tracing::warn;
+
+use crate::history::{Entry, Past};
+use crate::host::Root;
+use crate::inventory::Snapshot;
+use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
+use crate::loadable::Loadable;
+use crate::pci::PciAddr;
+use crate::refusal::{Reason, describe};
+use crate::step::Act;
+use crate::uses;
+use crate::worker::{LONGEST_WAIT, Reply, Request, Worker, alive_in_group, pidfds, poll_readable};
+
+/// How long looking at what is stuck may take.
+const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long the history's disk is waited for.
+const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
+
+/// The running kernel, reached through workers.
+#[derive(Debug)]
+pub struct Linux {
+    started: Instant,
+    /// Those that wait for a request.
+    idle: Vec<Worker>,
+    /// TERM, INT and HUP, which are blocked and come here instead.
+    signals: Option<SignalFd>,
+    /// When the first of them came.
+    interrupted: Option<Instant>,
+    /// The acts so far.
+    past: Vec<Past>,
+    /// Where a test wants us to be killed.
+    test_kill: Option<TestKill>,
+}
+
+/// Where the crash campaigns of the tests have a run killed, by `GPU_HANDOFF_TEST_KILL=N:MOMENT`.
+#[derive(Clone, Copy, Debug)]
+struct TestKill {
+    /// In which round of acts, counted down.
+    round: u32,
+    /// When in it.
+    moment: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// It is on record, and no worker knows of it.
+    Before,
+    /// The workers have it.
+    In,
+    /// It is done, and the record does not say so.
+    After,
+}
+
+impl TestKill {
+    fn from_env() -> Option<Self> {
+        let text = std::env::var("GPU_HANDOFF_TEST_KILL").ok()?;
+        let (round, moment) = text.split_once(':')?;
+        let moment = match moment {
+            "before" => Moment::Before,
+            "in" => Moment::In,
+            "after" => Moment::After,
+            _ => return None,
+        };
+        Some(TestKill {
+            round: round.parse().ok()?,
+            moment,
+        })
+    }
+}
+
+impl Linux {
+    /// Starts no worker yet; the first call does. From now on the signals that ask a process to end do not end this one:
+    /// they are noticed wherever it waits, and it ends in order.
+    pub fn new() -> Self {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            signals.add(signal);
+        }
+        // Threads that are started later inherit the mask, and children of std's Command do not.
+        let blocked = signals.thread_block();
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Linux {
+            started: Instant::now(),
+            idle: Vec::new(),
+            signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
+            interrupted: None,
+            past: Vec::new(),
+            test_kill: TestKill::from_env(),
+        }
+    }
+
+    /// The acts since this was asked the last time.
+    pub fn take_past(&mut self) -> Vec<Past> {
+        std::mem::take(&mut self.past)
+    }
+
+    /// Adds an entry to the history.
+    ///
+    /// # Errors
+    /// Why it has not got it.
+    pub fn remember(&mut self, entry: Entry) -> Result<(), String> {
+        match self.ask(Request::Remember(entry), REMEMBER_WITHIN) {
+            Ok(Reply::Remembered(result)) => result,
+            Ok(_) => Err(another_question().to_string()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    fn die_if_a_test_wants(&mut self, now: Moment) {
+        if let Some(kill) = &mut self.test_kill {
+            if kill.round == 1 && kill.moment == now {
+                let _ = nix::sys::signal::kill(Pid::this(), Signal::SIGKILL);
+            }
+            if now == Moment::After {
+                kill.round = kill.round.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Waits until one of the descriptors is readable or hung up: which ones; none if the time is over or a signal came.
+    pub fn wait(&mut self, fds: &[BorrowedFd<'_>], within: Duration) -> Vec<bool> {
+        let mut all = fds.to_vec();
+        let signals = self.signals.as_ref().filter(|_| self.interrupted.is_none());
+        all.extend(signals.map(AsFd::as_fd));
+        let ready = poll_readable(&all, within);
+        if ready.get(fds.len()) == Some(&true) {
+            self.note_signal();
+        }
+        ready.into_iter().take(fds.len()).collect()
+    }
+
+    fn note_signal(&mut self) {
+        let read = self.signals.as_ref().and_then(|s| s.read_signal().ok().flatten());
+        if let Some(info) = read
+            && self.interrupted.is_none()
+        {
+            let number = i32::try_from(info.ssi_signo).unwrap_or_default();
+            let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
+            warn!("{name}: nothing new is begun");
+            self.interrupted = Some(Instant::now());
+        }
+    }
+
+    /// Asks as many workers as there are requests, at once.
+    fn ask_all(&mut self, requests: Vec<(Request, Duration)>) -> Vec<(Result<Reply, ActError>, Duration)> {
+        let start = Instant::now();
+        let acts = requests.iter().any(|(request, _)| matches!(request, Request::Act(_)));
+        let mut asked: Vec<Asked> = Vec::new();
+        for (request, within) in requests {
+            let worker = match self.idle.pop() {
+                Some(worker) => Ok(worker),
+                None => Worker::spawn(),
+            };
+            let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
+            asked.push(Asked::new(sent, start, within));
+        }
+        if acts {
+            self.die_if_a_test_wants(Moment::In);
+        }
+        while asked.iter().any(|a| a.result.is_none()) {
+            self.gather(&mut asked);
+        }
+        asked
+            .into_iter()
+            .map(|asked| {
+                self.idle.extend(asked.worker);
+                let ended = asked.ended.unwrap_or_else(Instant::now);
+                let none = || Err(ActError::Failed("no answer".to_owned()));
+                (asked.result.unwrap_or_else(none), ended.duration_since(start))
+            })
+            .collect()
+    }
+
+    /// Waits for the next thing to happen to those that were asked.
+    fn gather(&mut self, asked: &mut [Asked]) {
+        let now = Instant::now();
+        let signal_end = self.interrupted.map(|at| at + AFTER_SIGNAL);
+        for one in asked.iter_mut().filter(|a| a.result.is_none()) {
+            if signal_end.is_some_and(|end| now >= end) {
+                one.leave();
+            } else if now >= one.until {
+                one.give_up();
+            }
+        }
+        let open = || asked.iter().filter(|a| a.result.is_none());
+        let Some(until) = open().map(|a| a.until).chain(signal_end).min() else {
+            return;
+        };
+        let fds: Vec<BorrowedFd<'_>> = open().filter_map(|a| Some(a.worker.as_ref()?.replies())).collect();
+        let ready = self.wait(&fds, until.saturating_duration_since(now));
+        let waiting = asked.iter_mut().filter(|a| a.result.is_none());
+        for (one, ready) in waiting.zip(ready) {
+            if ready {
+                one.receive();
+            }
+        }
+    }
+
+    fn ask(&mut self, request: Request, within: Duration) -> Result<Reply, ActError> {
+        let mut answers = self.ask_all(vec![(request, within)]);
+        answers
+            .pop()
+            .map_or_else(|| Err(another_question()), |(answer, _)| answer)
+    }
+}
+
+/// A worker that has a request, and what came of it.
+struct Asked {
+    worker: Option<Worker>,
+    within: Duration,
+    until: Instant,
+    result: Option<Result<Reply, ActError>>,
+    ended: Option<Instant>,
+}
+
+impl Asked {
+    fn new(worker: io::Result<Worker>, start: Instant, within: Duration) -> Self {
+        let mut asked = Asked {
+            worker: None,
+            within,
+            until: start + within.min(LONGEST_WAIT),
+            result: None,
+            ended: None,
+        };
+        match worker {
+            Ok(worker) => asked.worker = Some(worker),
+            Err(e) => asked.end(Err(ActError::Failed(format!("cannot start a worker: {e}")))),
+        }
+        asked
+    }
+
+    fn end(&mut self, result: Result<Reply, ActError>) {
+        self.ended = Some(Instant::now());
+        self.result = Some(result);
+    }
+
+    fn receive(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        match worker.receive() {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.end(Ok(reply)),
+            Err(e) => {
+                let stuck = self.worker.take().and_then(Worker::abandon);
+                let stuck = stuck.map_or(String::new(), |group| format!(", process group {group} is stuck"));
+                self.end(Err(ActError::Failed(format!("the worker ended: {e}{stuck}"))));
+            }
+        }
+    }
+
+    /// The deadline has passed.
+    fn give_up(&mut self) {
+        let within = self.within;
+        let stuck = self.worker.take().and_then(Worker::abandon);
+        self.end(Err(ActError::Overdue { within, stuck }));
+    }
+
+    /// We have to go. What is under way is better finished than broken off: a modprobe that is killed in the middle
+    /// leaves more to put right than one that is not waited for.
+    fn leave(&mut self) {
+        let group = self.worker.take().map_or(0, |worker| worker.group());
+        self.end(Err(ActError::Interrupted { group }));
+    }
+}
+
+impl Default for Linux {
+    fn default() -> Self {
+        Linux::new()
+    }
+}
+
+impl Kernel for Linux {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn prepare(&mut self, acts: usize) {
+        while self.idle.len() < acts {
+            match Worker::spawn() {
+                Ok(worker) => self.idle.push(worker),
+                Err(_) => return, // said where the worker is needed
+            }
+        }
+    }
+
+    fn workers(&self) -> Vec<u32> {
+        self.idle.iter().map(|w| w.group()).collect()
+    }
+
+    fn interrupted(&mut self) -> Option<Duration> {
+        self.wait(&[], Duration::ZERO);
+        self.interrupted.map(|at| at.duration_since(self.started))
+    }
+
+    fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError> {
+        let request = Request::Look { stuck: stuck.to_vec() };
+        match self.ask(request, within)? {
+            Reply::Snapshot(snapshot) => Ok(*snapshot),
+            Reply::Acted { result: Err(error), .. } => Err(error),
+            _ => Err(another_question()),
+        }
+    }
+
+    fn loadable(&mut self, names: &[String], within: Duration) -> Result<Vec<Loadable>, ActError> {
+        let request = Request::Loadable { names: names.to_vec() };
+        match self.ask(request, within)? {
+            Reply::Loadable(answers) => Ok(answers),
+            _ => Err(another_question()),
+        }
+    }
+
+    fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError> {
+        let mut results = self.act_all(&[(act.clone(), within)]);
+        results
+            .pop()
+            .map_or_else(|| Err(another_question()), |acted| acted.result)
+    }
+
+    fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
+        let requests = acts.iter().map(|(act, within)| (Request::Act(act.clone()), *within));
+        self.die_if_a_test_wants(Moment::Before);
+        let answers = self.ask_all(requests.collect());
+        self.die_if_a_test_wants(Moment::After);
+        let mut results = Vec::new();
+        for ((act, _), (answer, took)) in acts.iter().zip(answers) {
+            let (result, moment) = match answer {
+                Ok(Reply::Acted { result, notes, moment }) => {
+                    for note in notes {
+                        warn!("{}: {note}", act.subject());
+                    }
+                    (result, moment)
+                }
+                Ok(_) => (Err(another_question()), None),
+                Err(error) => (Err(error), None),
+            };
+            self.past.push(Past {
+                text: act.to_string(),
+                took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                error: result.as_ref().err().map(ToString::to_string),
+            });
+            results.push(Acted { result, took, moment });
+        }
+        results
+    }
+
+    fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {
+        let Some(fds) = pidfds(pids) else { return true };
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        self.wait(&fds, within).contains(&true)
+    }
+
+    fn autopsy(&mut self, group: u32, addrs: &[PciAddr]) -> (String, Vec<String>) {
+        let root = Root::real();
+        let alive = alive_in_group(&root, group);
+        let stacks = alive
+            .iter()
+            .filter_map(|pid| root.text(format!("/proc/{pid}/stack")).ok());
+        let stack: String = stacks.collect();
+        let mut holders = Vec::new();
+        if let Ok(snapshot) = self.look(addrs, AUTOPSY_WITHIN) {
+            for reason in uses::use_of(&snapshot, addrs) {
+                match &reason {
+                    Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => holders.push(describe(holder)),
+                    _ => {}
+                }
+            }
+        }
+        (stack, holders)
+    }
+}
+
+fn another_question() -> ActError {
+    ActError::Failed("the worker answered another question".to_owned())
+}
