@@ -43,4 +43,7 @@ rm /etc/modprobe.d/scenario-fail.conf; udevadm control --reload; modprobe -r nvi
 row J "nvidia's probe fails on the way home" "reset and rescan tried, exit 4, audio home; home when the cause is gone"
 gpu-handoff to_vfio; echo "10de 2204" >/sys/bus/pci/drivers/vfio-pci/new_id
 gpu-handoff to_nvidia || fail K3; at_home K3; row K3 "a leftover new_id" "home on nvidia all the same"
+mkvm 111 "${gpu%.*},pcie=1"; qm set 111 --args --no-such-option --hookscript local:snippets/gpu-handoff >/dev/null
+expect_rc 255 qm start 111; wait_for 60 test ! -e /run/gpu-handoff/vm-111.json; at_home L
+row L "the start fails after pre-start" "home by itself"
 cat /root/table
