@@ -114,7 +114,7 @@ impl Run<'_> {
                 return Err(self.undo(&done, &step.act.to_string(), &error));
             }
         }
-        self.record.rest(State::Away);
+        self.rest(State::Away);
         if all_well {
             self.record.awake.clear();
         }
@@ -133,12 +133,14 @@ impl Run<'_> {
         self.record.awake.clone_from(&plan.awake);
         let mut errors: Vec<String> = plan.missing.iter().map(|(a, why)| format!("{a} {why}")).collect();
         let mut failed: BTreeSet<PciAddr> = plan.missing.iter().map(|(a, _)| *a).collect();
+        let mut lost: BTreeSet<PciAddr> = BTreeSet::new();
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let mut steps: Vec<&Step> = Vec::new();
             for step in round.iter().map(|at| &plan.steps[*at]) {
                 let needs_the_last = matches!(step.act, Act::Unbind { .. } | Act::Probe { .. } | Act::Verify { .. });
-                if needs_the_last && step.act.function().is_some_and(|a| failed.contains(&a)) {
+                let is_in = |set: &BTreeSet<PciAddr>| step.act.function().is_some_and(|a| set.contains(&a));
+                if (needs_the_last && is_in(&failed)) || is_in(&lost) {
                     count.skip();
                 } else if self.barred(&step.act) {
                     errors.push(format!("{}: left out, the kernel is stuck", step.act));
@@ -154,13 +156,16 @@ impl Run<'_> {
                 if counts(step, &error) {
                     errors.push(format!("{}: {error}", step.act));
                     failed.extend(step.act.function());
+                    if let Act::Rescan { .. } = step.act {
+                        lost.extend(step.act.function());
+                    }
                 }
             }
         }
         if errors.is_empty() {
             return self.close().map_err(|e| Error::io("removing the record", e));
         }
-        self.record.rest(State::Stranded);
+        self.rest(State::Stranded);
         if let Err(error) = self.save() {
             warn!("{error:#}");
         }
@@ -171,7 +176,7 @@ impl Run<'_> {
             } else {
                 join(&failed)
             },
-            hint: self.hint(!plan.missing.is_empty()),
+            hint: self.hint(!plan.missing.is_empty() || !lost.is_empty()),
         })
     }
 
@@ -209,6 +214,9 @@ impl Run<'_> {
                 if self.barred(act) {
                     return false; // an earlier rung is stuck
                 }
+                if let Act::Remove { .. } = act {
+                    self.owe(rung);
+                }
                 let within = deadline(act, &self.record.budgets, 1);
                 let results = self.acts(&[(act.clone(), within)], &["instead: ".to_owned()]);
                 results.iter().all(Result::is_ok)
@@ -231,7 +239,8 @@ impl Run<'_> {
     }
 
     fn record_and_act(&mut self, acts: &[(Act, Duration)], prefixes: &[String]) -> Vec<Result<(), ActError>> {
-        self.record.under_way = acts.iter().map(|(act, _)| act.clone()).collect();
+        let owed = self.owed().into_iter().filter(|o| acts.iter().all(|(act, _)| act != o));
+        self.record.under_way = acts.iter().map(|(act, _)| act.clone()).chain(owed).collect();
         self.kernel.prepare(acts.len());
         self.record.workers = self.kernel.workers();
         if let Err(error) = self.save() {
@@ -242,6 +251,9 @@ impl Run<'_> {
         for (((act, _), prefix), acted) in acts.iter().zip(prefixes).zip(results) {
             say(act, prefix, &acted, self.gap(act, acted.moment));
             self.note_wedge(act, &acted.result);
+            if acted.result.is_ok() && matches!(act, Act::Rescan { .. }) {
+                self.record.under_way.retain(|owed| owed != act);
+            }
             plain.push(acted.result);
         }
         plain
@@ -257,6 +269,32 @@ impl Run<'_> {
         }
         let looked = self.looked.get(&act.function()?)?;
         Some(moment.saturating_sub(*looked))
+    }
+
+    /// Writes down how what is about to be removed is found again, until that is done: nothing else would know that it was
+    /// ever there.
+    fn owe(&mut self, rung: &[Act]) {
+        let rescans = rung.iter().filter(|act| matches!(act, Act::Rescan { .. }));
+        for rescan in rescans {
+            if !self.record.under_way.contains(rescan) {
+                self.record.under_way.push(rescan.clone());
+            }
+        }
+    }
+
+    fn owed(&self) -> Vec<Act> {
+        let under_way = self.record.under_way.iter();
+        under_way
+            .filter(|act| matches!(act, Act::Rescan { .. }))
+            .cloned()
+            .collect()
+    }
+
+    /// Nothing is under way any more, and what is owed stays.
+    fn rest(&mut self, state: State) {
+        let owed = self.owed();
+        self.record.rest(state);
+        self.record.under_way = owed;
     }
 
     fn note_wedge(&mut self, act: &Act, result: &Result<(), ActError>) {
@@ -345,7 +383,7 @@ impl Run<'_> {
             }
             return Error::Restored { what };
         }
-        self.record.rest(State::Stranded);
+        self.rest(State::Stranded);
         if let Err(error) = self.save() {
             warn!("{error:#}");
         }

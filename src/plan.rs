@@ -193,6 +193,17 @@ pub(crate) fn wake(
     bridges.into_iter().collect()
 }
 
+/// How a function is found again that a run has removed from the bus and not found again: the act that it was to be
+/// followed by.
+pub(crate) fn found_again(record: &Record, addr: PciAddr) -> Option<Act> {
+    let same_slot = |act: &&Act| act.function().is_some_and(|a| a.slot() == addr.slot());
+    let mut owed = record.under_way.iter().filter(same_slot);
+    owed.find_map(|act| match act {
+        Act::Rescan { bridge, .. } => Some(Act::Rescan { bridge: *bridge, addr }),
+        _ => None,
+    })
+}
+
 /// How long an act may take.
 pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
     match act {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::inventory::{Function, Snapshot, VFIO_PCI};
-use crate::pci::{PciAddr, VENDOR_NVIDIA};
+use crate::pci::{PciAddr, PciClass, VENDOR_NVIDIA};
 use crate::plan::{
-    Direction, Plan, Steps, Way, card, load, probe, prove_free, set_attribute, set_console, set_override, set_platform,
-    slots, start, stop, unbind, unload, wake,
+    Direction, Plan, Steps, Way, card, found_again, load, probe, prove_free, set_attribute, set_console, set_override,
+    set_platform, slots, start, stop, unbind, unload, wake,
 };
 use crate::record::{Record, State, Taken};
 use crate::refusal::{Reason, Refusal};
@@ -46,8 +46,15 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
         notes: Vec::new(),
     };
     let mut present = Vec::new();
+    // What an interrupted run has removed, as it is when it is found again.
+    let removed: Vec<Function> = record
+        .taken
+        .iter()
+        .filter_map(|t| removed(snapshot, record, t))
+        .collect();
     for taken in &record.taken {
-        match snapshot.function(taken.addr) {
+        let known = removed.iter().find(|f| f.addr == taken.addr);
+        match snapshot.function(taken.addr).or(known) {
             None => plan.missing.push((taken.addr, "is not there any more".to_owned())),
             // Every access to it would take the minute that the kernel waits for a device after a reset.
             Some(function) if function.gone => plan.missing.push((
@@ -57,12 +64,19 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
             Some(function) => present.push((taken, function)),
         }
     }
+    // An NVSwitch, whose driver is in the same module, does not keep that loaded: without a GPU it gives up (see
+    // modules_home).
+    let is_switch = |t: &Taken| t.module.as_deref() == Some("nvidia") && t.driver.as_deref() != Some("nvidia");
+    present.sort_by_key(|(taken, _)| is_switch(taken));
     let gpus = present.iter().filter(|(_, f)| f.is_nvidia_gpu()).count();
     let mut steps = Steps::new(&record.budgets, gpus, &addrs);
     let leaving = |(taken, function): &&(&Taken, &Function)| function.driver != taken.driver;
     let asleep: Vec<&Function> = present.iter().filter(leaving).map(|(_, f)| *f).collect();
     let bridges = wake(snapshot, &asleep, Some(record), &mut steps);
     plan.awake.clone_from(&bridges);
+    for rescan in removed.iter().filter_map(|f| found_again(record, f.addr)) {
+        steps.push(rescan, Vec::new());
+    }
     let moves = present.iter().any(|(t, f)| f.driver != t.driver);
     // What had no driver is kept from the modules that are loaded for the others.
     let without = || present.iter().filter(|(t, _)| t.driver.is_none() && moves);
@@ -116,6 +130,23 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
     }
     plan.steps = steps.steps;
     Ok(plan)
+}
+
+/// A function that an interrupted run has removed from the bus, as it is found again: without an override, on no driver
+/// where none is quicker.
+fn removed(snapshot: &Snapshot, record: &Record, taken: &Taken) -> Option<Function> {
+    let addr = taken.addr;
+    let Some(Act::Rescan { bridge, .. }) = found_again(record, addr).filter(|_| snapshot.function(addr).is_none())
+    else {
+        return None;
+    };
+    // VGA, as far as it matters here: what a GPU does when it is home is looked at.
+    let is_gpu = taken.driver.as_deref() == Some("nvidia");
+    let class = PciClass(if is_gpu { 0x03_0000 } else { 0 });
+    Some(Function {
+        parent: bridge,
+        ..Function::new(addr, VENDOR_NVIDIA, 0, class)
+    })
 }
 
 /// nvidia itself was loaded for its GPU; the others come after it, because nvidia_drm before 590 takes only the GPUs that
@@ -201,12 +232,22 @@ fn home_steps(
     }
 }
 
-/// What is tried where a function does not let itself be bound to its driver: the same once more; a reset of it; then the whole card leaves the
-/// bus and is found again, which makes the kernel set it up anew and lets its drivers bind by themselves.
+/// What is tried where a function does not let itself be bound to its driver: the same once more; a reset of it; then the
+/// whole card leaves the bus and is found again, which makes the kernel set it up anew and lets its drivers bind by
+/// themselves.
 fn rungs_home(snapshot: &Snapshot, record: &Record, function: &Function, driver: &str) -> Vec<Vec<Act>> {
     let addr = function.addr;
     // Once more: somebody else's modprobe may have been in the middle of loading the driver, or of giving up.
     let mut rungs = vec![vec![probe(addr, driver)]];
+    if snapshot.function(addr).is_none() {
+        // It was removed, and is found again by now. An id left to vfio-pci attracts what has no override.
+        rungs.push(vec![
+            prove_free(vec![addr]),
+            unbind(addr, VFIO_PCI),
+            probe(addr, driver),
+        ]);
+        return rungs;
+    }
     if record.may_reset && !function.reset_methods.is_empty() {
         rungs.push(vec![Act::Reset { addr }, probe(addr, driver)]);
     }

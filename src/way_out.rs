@@ -12,10 +12,11 @@ use crate::inventory::{Function, Snapshot};
 use crate::leave::{steps, taken_from};
 use crate::loadable::Loadable;
 use crate::pci::PciAddr;
-use crate::plan::{Direction, Plan, Way, card, slots};
+use crate::plan::{Direction, Plan, Way, card, found_again, slots};
 use crate::record::{Owner, Record, Taken};
 use crate::refusal::{Reason, Refusal};
 use crate::report::join;
+use crate::step::Act;
 use crate::uses;
 
 /// The first driver that lets NVKMS and nvidia_drm drop a GPU when it is unbound (nvidia_modeset_remove in
@@ -50,14 +51,13 @@ pub(crate) struct Ground<'a> {
 }
 
 impl<'a> Ground<'a> {
-    fn of(snapshot: &'a Snapshot, gpus: &[PciAddr], given: &[PciAddr]) -> Self {
+    fn of(snapshot: &'a Snapshot, gpus: &[PciAddr], given: &[PciAddr], earlier: Option<&Record>) -> Self {
         let mut set: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(snapshot, *gpu)).collect();
-        // Proxmox would unbind an NVSwitch itself, without a deadline, and nobody would bring it home.
-        let is_switch = |a: &&PciAddr| {
-            snapshot
-                .function(**a)
-                .is_some_and(|f| f.module.as_deref() == Some("nvidia"))
-        };
+        // Proxmox would unbind an NVSwitch itself, without a deadline, and nobody would bring it home. One that an
+        // interrupted run has unbound is known by its record.
+        let module = |a: &PciAddr| snapshot.function(*a)?.module.as_deref();
+        let taken = |a: &PciAddr| earlier?.taken.iter().find(|t| t.addr == *a)?.module.as_deref();
+        let is_switch = |a: &&PciAddr| module(a) == Some("nvidia") || taken(a) == Some("nvidia");
         set.extend(given.iter().filter(is_switch));
         let groups: BTreeSet<u32> = set.iter().filter_map(|a| snapshot.function(*a)?.group).collect();
         set.extend(
@@ -130,7 +130,7 @@ fn is_idle_bridge(function: &Function) -> bool {
 /// The modules that a way out for these GPUs depends on: those that come back at home, and vfio_pci. Whether they can be
 /// loaded has to be asked ([`crate::loadable`]) before [`plan`] is.
 pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings: &Settings) -> Vec<String> {
-    let ground = Ground::of(snapshot, gpus, given);
+    let ground = Ground::of(snapshot, gpus, given, None);
     let mut names = ground.modules(ground.way(settings));
     if !ground.leaving.is_empty() && !snapshot.vfio_pci {
         names.push("vfio_pci".to_owned());
@@ -144,13 +144,15 @@ pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings
 /// [`Refusal`] with every reason found.
 pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], settings: &Settings) -> Result<Plan, Refusal> {
     let Wanted { owner, gpus, given } = wanted;
-    let ground = Ground::of(snapshot, gpus, given);
+    let earlier = records.iter().find(|r| r.owner == owner);
+    let ground = Ground::of(snapshot, gpus, given, earlier);
     let addrs = ground.addrs();
     let way = ground.way(settings);
     let modules = ground.modules(way);
 
     let absent = gpus.iter().filter(|gpu| snapshot.function(**gpu).is_none());
     let mut reasons: Vec<Reason> = absent.map(|gpu| Reason::Absent(*gpu)).collect();
+    reasons.extend(removed(snapshot, earlier, &ground));
     reasons.extend(host_reasons(&ground, given));
     reasons.extend(taken_reasons(&ground, owner, records));
     reasons.dedup();
@@ -168,7 +170,6 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         return Err(Refusal(reasons));
     }
 
-    let earlier = records.iter().find(|r| r.owner == owner);
     let taken: Vec<Taken> = ground
         .functions
         .iter()
@@ -181,7 +182,11 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     notes.extend(way_notes(&ground, way, &modules, earlier));
     notes.extend(displays.note(snapshot));
     notes.extend(facts::notes(&settings.facts, snapshot, &addrs));
-    let (steps, awake) = steps(&ground, way, &modules, &judged, &displays, earlier, settings);
+    let (mut steps, awake) = steps(&ground, way, &modules, &judged, &displays, earlier, settings);
+    // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
+    if !snapshot.gpus().any(|f| ground.stays(Some(f.addr))) {
+        steps.retain(|step| !matches!(step.act, Act::StartUnit { .. }));
+    }
     Ok(Plan {
         direction: Direction::Out,
         owner,
@@ -196,6 +201,26 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         missing: Vec::new(),
         steps,
         notes,
+    })
+}
+
+/// Functions of the cards that an interrupted way home has removed from the bus: without them only a part of the card
+/// would leave, and the way home finds them.
+fn removed<'a>(
+    snapshot: &'a Snapshot,
+    earlier: Option<&'a Record>,
+    ground: &'a Ground<'_>,
+) -> impl Iterator<Item = Reason> + 'a {
+    let of_a_card = |a: &PciAddr| ground.set.iter().any(|f| f.slot() == a.slot());
+    let taken = earlier
+        .into_iter()
+        .flat_map(|r| r.taken.iter().map(move |t| (r, t.addr)));
+    let lost = taken.filter(|(record, a)| snapshot.function(*a).is_none() && found_again(record, *a).is_some());
+    lost.map(|(_, addr)| addr).filter(of_a_card).map(|addr| {
+        Reason::Other(format!(
+            "{addr} was removed from the bus by a way home that was broken off. Hint: 'gpu-handoff recover' finds it and \
+             brings the card home"
+        ))
     })
 }
 

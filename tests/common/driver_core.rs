@@ -329,6 +329,7 @@ impl Model {
             // vfio_pci_core_register_device: no device without a group.
             "vfio-pci" => (device.group.is_none() || !self.iommu).then_some(Errno::Inval),
             // An override lets a driver try what it cannot drive; a dead GPU is not found. nvidia_probe answers -1.
+            "nvidia" if self.unknown.contains(&addr) => Some(Errno::Perm),
             _ if scripted || device.dead || !(info.takes)(device) => Some(Errno::Perm),
             _ => None,
         }

@@ -91,11 +91,16 @@ impl Model {
     fn framebuffers(&self) -> Vec<Framebuffer> {
         let firmware = self.firmware.iter().filter(|(_, bound)| *bound);
         let mut all: Vec<Framebuffer> = firmware.map(|(fb, _)| fb.clone()).collect();
+        all.extend(self.other_framebuffers.iter().cloned());
         let first = u32::try_from(all.len()).unwrap_or(0);
-        all.extend((first..).zip(&self.drm).map(|(number, addr)| Framebuffer {
+        let nouveau = self.devices.iter().filter(|d| d.bound() == Some("nouveau"));
+        let drawn = self.drm.iter().map(|a| (*a, "nvidia-drmdrmfb"));
+        let drawn = drawn.chain(nouveau.map(|d| (d.addr, "nouveaudrmfb")));
+        let drawn = drawn.filter(|(addr, _)| !self.headless.contains(addr));
+        all.extend((first..).zip(drawn).map(|(number, (addr, name))| Framebuffer {
             number,
-            name: "nvidia-drmdrmfb".to_owned(),
-            of: Some(*addr),
+            name: name.to_owned(),
+            of: Some(addr),
             firmware: None,
         }));
         all

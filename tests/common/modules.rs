@@ -89,8 +89,9 @@ impl Model {
             let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
             self.drm = gpus.map(|d| d.addr).collect();
             self.drm_was_loaded();
-            // It takes the framebuffer's memory from the firmware's driver (linux, drivers/video/aperture.c).
-            if let Some((fb, bound)) = &mut self.firmware
+            // With a framebuffer of its own it takes the memory from the firmware's driver (linux, drivers/video/aperture.c).
+            if self.drm_has_framebuffers()
+                && let Some((fb, bound)) = &mut self.firmware
                 && fb.of.is_some_and(|a| self.drm.contains(&a))
             {
                 *bound = false;

@@ -236,6 +236,12 @@ pub struct Model {
     pub consoles: Vec<Console>,
     /// The firmware's framebuffer, whether its driver is bound, and in whose memory it lies.
     pub firmware: Option<(Framebuffer, bool)>,
+    /// GPUs that this driver of NVIDIA does not know.
+    pub unknown: BTreeSet<PciAddr>,
+    /// GPUs without a display, which show none.
+    pub headless: BTreeSet<PciAddr>,
+    /// Those of drivers that nothing here moves.
+    pub other_framebuffers: Vec<Framebuffer>,
     pub iommu: bool,
     /// VMs that run, as far as a look is concerned.
     pub vms: Vec<RunningVm>,
@@ -285,6 +291,9 @@ impl Model {
             fbcon_pins: true,
             consoles: Vec::new(),
             firmware: None,
+            unknown: BTreeSet::new(),
+            headless: BTreeSet::new(),
+            other_framebuffers: Vec::new(),
             iommu: true,
             vms: Vec::new(),
             processes: Vec::new(),
@@ -395,6 +404,11 @@ impl Model {
     /// remove() tells nvidia_drm to drop the GPU first (nvidia_modeset_remove, from 590.44 on).
     pub fn drm_lets_go(&self) -> bool {
         self.version_numbers() >= vec![590, 44]
+    }
+
+    /// nvidia_drm draws the console itself (its parameter `fbdev`, since 545.23.06).
+    pub fn drm_has_framebuffers(&self) -> bool {
+        self.version_numbers() >= vec![545]
     }
 
     /// How many users a bound function has: what its driver's remove() would wait for.

@@ -18,8 +18,12 @@ pub struct DriverInfo {
 }
 
 /// The drivers there are. Ids and classes as in their modules' aliases.
-pub static DRIVERS: [DriverInfo; 8] = [
+pub static DRIVERS: [DriverInfo; 9] = [
     driver("nvidia", "nvidia", is_gpu),
+    // It comes with NVIDIA's module, and takes its switches (open-gpu-kernel-modules, kernel-open/nvidia/linux_nvswitch.c).
+    driver("nvidia-nvswitch", "nvidia", |d| {
+        d.vendor == VENDOR_NVIDIA && d.class.0 >> 8 == 0x0680
+    }),
     driver("nouveau", "nouveau", is_gpu),
     driver("snd_hda_intel", "snd_hda_intel", |d| d.class.0 >> 8 == 0x0403),
     driver("xhci_hcd", "xhci_pci", |d| d.class.0 == 0x0c_0330),

@@ -9,7 +9,9 @@ use gpu_handoff::record::State;
 use gpu_handoff::step::Act;
 
 use crate::common::hosts::{add_card, add_consoles, add_persistenced};
-use crate::common::{End, Event, Fault, Generation, Model, ProbeFault, Process, Session, Twist, When, addr, host};
+use crate::common::{
+    Device, End, Event, Fault, Generation, Model, ProbeFault, Process, Session, Twist, When, addr, host,
+};
 use crate::{assert_as_before, records};
 
 /// The number of the act, on a way out that nothing disturbs, that is the last one of these.
@@ -119,6 +121,118 @@ fn overrides_survive_the_last_rung_and_what_it_would_move_for_good_is_not_remove
     assert!(matches!(session.home(&mut model), End::NotRestored(_)));
     assert!(matches!(session.home(&mut model), End::Done));
     assert_as_before(&model, &before, "at home after all");
+}
+
+/// The same, broken off while the card is off the bus: nothing but the record knows that it was ever there.
+#[test]
+fn a_card_that_an_interrupted_run_has_removed_is_found_again() {
+    let mut away = host(1);
+    let before = away.state();
+    assert!(matches!(only().out(&mut away), End::Done));
+    away.probe_faults = vec![("nvidia", ProbeFault::Fails(3))];
+    let mut whole = away.fork();
+    assert!(matches!(only().home(&mut whole), End::Done));
+    let removals = whole
+        .acts
+        .iter()
+        .enumerate()
+        .filter(|(_, a)| matches!(a, Act::Remove { .. }));
+    let removals: Vec<usize> = removals.map(|(at, _)| at).collect();
+    assert_eq!(removals.len(), 2);
+    for (n, at) in removals.into_iter().enumerate() {
+        for fault in [Fault::KilledAfter, Fault::KilledIn, Fault::Signal] {
+            let mut model = away.fork();
+            model.faults.0 = vec![(at, fault)];
+            let end = only().home(&mut model);
+            assert!(matches!(end, End::Killed | End::NotRestored(_)), "{end:?}");
+            assert!(model.device(addr(1, 1)).is_none() || fault == Fault::KilledIn);
+            // The audio alone is missing, or the whole card: neither is a card to start a VM with.
+            let end = only().out(&mut model.fork());
+            assert!(matches!(end, End::Refused(_)), "{n} {fault:?}: {end:?}");
+            let end = only().home(&mut model);
+            assert!(matches!(end, End::Done), "{n} {fault:?}: {end:?}");
+            assert_as_before(&model, &before, "at home");
+            assert!(records(&model).is_empty());
+        }
+    }
+}
+
+/// An id that somebody has left to vfio-pci attracts what is found again without an override.
+#[test]
+fn what_is_found_again_on_vfio_pci_comes_home() {
+    let mut model = host(1);
+    let gpu = model.device(addr(1, 0)).unwrap();
+    let ids = (gpu.vendor, gpu.device);
+    model.vfio_ids.push(ids);
+    model.loaded_since_boot("vfio_pci");
+    let before = model.state();
+    assert!(matches!(only().out(&mut model), End::Done));
+    model.probe_faults = vec![("nvidia", ProbeFault::Fails(3))];
+    let at = {
+        let mut model = model.fork();
+        only().home(&mut model);
+        model
+            .acts
+            .iter()
+            .rposition(|a| matches!(a, Act::Remove { .. }))
+            .unwrap()
+    };
+    model.faults.0 = vec![(at, Fault::KilledAfter)];
+    assert!(matches!(only().home(&mut model), End::Killed));
+    let end = only().home(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_as_before(&model, &before, "at home");
+}
+
+/// A GPU and an NVSwitch, whose driver is in the same module, and that comes first on the bus.
+fn with_a_switch() -> Model {
+    let mut model = host(1);
+    let switch = Device {
+        group: Some(40),
+        ..Device::new(addr(0, 0), 0x10de, 0x22a3, 0x06_8000)
+    };
+    model.add(switch);
+    model.settle_on(addr(0, 0), "nvidia-nvswitch");
+    model
+}
+
+#[test]
+fn a_switch_comes_home_after_a_gpu_without_which_its_module_does_not_load() {
+    let host = with_a_switch();
+    let before = host.state();
+    let session = Session {
+        given: vec![addr(0, 0), addr(1, 0), addr(1, 1)],
+        ..only()
+    };
+    let mut model = host.fork();
+    assert!(matches!(session.out(&mut model), End::Done));
+    let end = session.home(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_as_before(&model, &before, "at home");
+    // Unbound by a run that was killed it is still one of what is handed over.
+    let at = nth(
+        &host,
+        &session,
+        |a| matches!(a, Act::Unbind { driver, .. } if driver == "nvidia-nvswitch"),
+    );
+    let mut model = host.fork();
+    model.faults.0 = vec![(at, Fault::KilledAfter)];
+    assert!(matches!(session.out(&mut model), End::Killed));
+    let end = session.out(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_eq!(model.driver_of(addr(0, 0)), Some("vfio-pci"));
+}
+
+#[test]
+fn the_persistence_daemon_is_not_started_for_a_switch_alone() {
+    let mut model = with_a_switch();
+    add_persistenced(&mut model);
+    let before = model.state();
+    let end = only().out(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert!(!model.units[0].active);
+    assert!(matches!(only().home(&mut model), End::Done));
+    assert_as_before(&model, &before, "at home");
 }
 
 #[test]

@@ -1,0 +1,221 @@
+//! The hosts of the campaign, and what is asked of each: those of tests/hosts, and those that are made here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gpu_handoff::config::WayOut;
+use gpu_handoff::display::{Framebuffer, Platform};
+use gpu_handoff::inventory::VFIO_PCI;
+use gpu_handoff::pci::PciAddr;
+use gpu_handoff::plan::{Plan, Way};
+use gpu_handoff::record::Owner;
+
+use crate::asked::{Answer, Host, Kind, folders, requests};
+use crate::common::hosts::{add_card, add_consoles, add_persistenced};
+use crate::common::{Generation, MemLedger, Model, Session, addr, host};
+use crate::convert::model_of;
+use crate::order;
+
+/// A host and a request that leads to a plan.
+pub struct Trip {
+    pub name: String,
+    pub model: Model,
+    pub session: Session,
+    /// One card and few acts: where everything is tried that grows with the square of them.
+    pub small: bool,
+}
+
+impl Trip {
+    fn new(name: &str, mut model: Model, session: Session) -> Self {
+        let plan = session.plan_out(&mut model).unwrap_or_else(|e| panic!("{name}: {e}"));
+        model.laws.may_touch = Some(may_touch(&model, &plan));
+        model.laws.original = Some(model.state());
+        // An override that the host had is put back last, which the rules take for one that keeps others off.
+        let plain = plan.taken.iter().all(|t| t.driver_override.is_none());
+        model.laws.order = plain.then_some(order::broken);
+        model.ledger = Some(Arc::new(MemLedger::default()));
+        Trip {
+            name: name.to_owned(),
+            model,
+            session,
+            small: false,
+        }
+    }
+
+    fn small(mut self) -> Self {
+        self.small = true;
+        self
+    }
+}
+
+/// What a plan takes, and the bridges above.
+fn may_touch(model: &Model, plan: &Plan) -> BTreeSet<PciAddr> {
+    let mut set: BTreeSet<PciAddr> = plan.taken.iter().map(|t| t.addr).collect();
+    let mut above: Vec<PciAddr> = set.iter().copied().collect();
+    while let Some(addr) = above.pop() {
+        let parent = model.device(addr).and_then(|d| d.parent);
+        above.extend(parent.filter(|p| set.insert(*p)));
+    }
+    set
+}
+
+/// Every plan out of tests/hosts, without and with the persistence daemon on the GPUs.
+pub fn of_the_folders() -> Vec<Trip> {
+    let mut trips = Vec::new();
+    for folder in folders() {
+        let host = Host::of(&folder).unwrap();
+        let name = folder.file_name().unwrap().display().to_string();
+        for request in requests(&folder).unwrap().iter().filter(|r| r.kind == Kind::Plan) {
+            let Ok(answer) = host.answer(request) else { continue };
+            let Some(Ok(plan)) = &answer.outcome else { continue };
+            let name = format!("{name}, {}", request.command);
+            let session = session_of(&answer, plan);
+            let model = model_of(&answer.snapshot);
+            assert_same_plan(&name, &session, &model, plan);
+            let mut with_daemon = model.clone();
+            trips.push(Trip::new(&name, model, session.clone()));
+            if plan.way != Way::AlreadyThere && answer.snapshot.nvidia.is_some() {
+                add_persistenced(&mut with_daemon);
+                let trip = Trip::new(&format!("{name}, with the persistence daemon"), with_daemon, session);
+                trips.push(trip);
+            }
+        }
+    }
+    trips
+}
+
+fn session_of(answer: &Answer, plan: &Plan) -> Session {
+    Session {
+        owner: plan.owner,
+        gpus: answer.given.gpus.clone(),
+        given: answer.given.functions.iter().copied().collect(),
+        settings: answer.settings.clone(),
+    }
+}
+
+/// The model is a likeness of the host only where the same is planned on it.
+fn assert_same_plan(name: &str, session: &Session, model: &Model, plan: &Plan) {
+    let on_the_model = session
+        .plan_out(&mut model.fork())
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
+    let text = |plan: &Plan| -> Vec<String> { plan.steps.iter().map(|s| s.act.to_string()).collect() };
+    assert_eq!(text(&on_the_model), text(plan), "{name}");
+    assert_eq!(on_the_model.modules, plan.modules, "{name}");
+}
+
+/// Hosts that differ from each other in one thing each.
+pub fn made_here() -> Vec<Trip> {
+    let one = || Session::new(&[addr(1, 0)]);
+    let mut trips = vec![
+        Trip::new("one card", host(1), one()).small(),
+        Trip::new("one of two", host(2), Session::new(&[addr(2, 0)])).small(),
+        Trip::new("both of two", host(2), Session::new(&[addr(1, 0), addr(2, 0)])),
+        Trip::new("one card of four functions", wide(1), one()).small(),
+        Trip::new(
+            "two cards of four functions",
+            wide(2),
+            Session::new(&[addr(1, 0), addr(2, 0)]),
+        ),
+    ];
+    let unbind = |version: &str, cards| {
+        let mut model = host(cards);
+        version.clone_into(&mut model.version);
+        let mut session = one();
+        session.settings.way = WayOut::Unbind;
+        Trip::new(&format!("unbound from {version}, {cards}"), model, session)
+    };
+    trips.push(unbind("580.95.05", 1).small());
+    trips.push(unbind("590.48.01", 1));
+    trips.push(unbind("590.48.01", 2));
+    let mut newest = host(1);
+    newest.version = "595.45.04".to_owned();
+    trips.push(Trip::new("driver 595", newest, one()));
+    for cards in [1, 2] {
+        let mut model = host(cards);
+        add_consoles(&mut model, true);
+        add_persistenced(&mut model);
+        trips.push(Trip::new(&format!("console and daemon, {cards}"), model, one()).small());
+    }
+    for generation in [Generation::K6_1, Generation::K7_2] {
+        let mut model = host(1);
+        model.generation = generation;
+        trips.push(Trip::new(&format!("{generation:?}"), model, one()));
+    }
+    let by_hand = Session {
+        owner: Owner::ByHand(addr(1, 0)),
+        ..one()
+    };
+    trips.push(Trip::new("by hand", host(1), by_hand).small());
+    trips.extend(odd_ones());
+    trips
+}
+
+/// Hosts on which somebody has set something.
+fn odd_ones() -> Vec<Trip> {
+    let one = || Session::new(&[addr(1, 0)]);
+    let mut trips = Vec::new();
+    let mut sleepy = wide(1);
+    for device in &mut sleepy.devices {
+        device.power = "auto";
+        device.sleeps = device.addr.function > 0;
+    }
+    trips.push(Trip::new("a card that sleeps", sleepy, one()).small());
+    let mut blackwell = Model::new(Generation::K6_12);
+    add_card(&mut blackwell, 1, 0x2b85, 1);
+    blackwell.settle_on(addr(1, 0), "nvidia");
+    trips.push(Trip::new("attributes that are changed", blackwell, one()));
+    let mut overridden = host(1);
+    for (function, driver) in [(0, "nvidia"), (1, "snd_hda_intel")] {
+        overridden.device_mut(addr(1, function)).unwrap().driver_override = Some(driver.to_owned());
+    }
+    trips.push(Trip::new("overrides of the host's own", overridden, one()));
+    let mut set_aside = host(1);
+    set_aside.set_aside(addr(1, 1));
+    trips.push(Trip::new("a function without a driver", set_aside, one()));
+    let mut one_aside = host(2);
+    one_aside.set_aside(addr(2, 0));
+    let both = Session::new(&[addr(1, 0), addr(2, 0)]);
+    trips.push(Trip::new("a GPU without a driver", one_aside, both));
+    let mut by_ids = host(1);
+    let audio = by_ids.device_mut(addr(1, 1)).unwrap();
+    (audio.driver, audio.link) = (None, false);
+    let ids = (audio.vendor, audio.device);
+    by_ids.vfio_ids.push(ids);
+    by_ids.settle_on(addr(1, 1), VFIO_PCI);
+    trips.push(Trip::new("audio on vfio-pci already", by_ids, one()));
+    let mut nouveau = Model::new(Generation::K6_12);
+    add_card(&mut nouveau, 1, 0x128b, 2);
+    nouveau.settle_on(addr(1, 0), "nouveau");
+    nouveau.settle_on(addr(1, 1), "snd_hda_intel");
+    trips.push(Trip::new("nouveau", nouveau, one()));
+    let mut firmware = host(1);
+    firmware.modeset = false;
+    firmware.drm.clear();
+    add_consoles(&mut firmware, true);
+    let framebuffer = Framebuffer {
+        number: 0,
+        name: "EFI VGA".to_owned(),
+        of: Some(addr(1, 0)),
+        firmware: Some(Platform {
+            device: "efi-framebuffer.0".to_owned(),
+            driver: "efi-framebuffer".to_owned(),
+        }),
+    };
+    firmware.firmware = Some((framebuffer, true));
+    trips.push(Trip::new("the firmware's framebuffer", firmware, one()));
+    trips
+}
+
+/// Cards of four functions each.
+fn wide(cards: u8) -> Model {
+    let mut model = Model::new(Generation::K6_12);
+    for bus in 1..=cards {
+        add_card(&mut model, bus, 0x2204, 4);
+        for (function, driver) in (0..).zip(["nvidia", "snd_hda_intel", "xhci_hcd", "nvidia-gpu"]) {
+            model.settle_on(addr(bus, function), driver);
+        }
+    }
+    model.loaded_since_boot("nvidia_uvm");
+    model.loaded_since_boot("nvidia_drm");
+    model
+}

@@ -1,0 +1,173 @@
+//! The hosts of tests/hosts: trees of files, what is asked of each, and what the program makes of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gpu_handoff::config::Settings;
+use gpu_handoff::config_file;
+use gpu_handoff::devices::{self, Given};
+use gpu_handoff::host::Root;
+use gpu_handoff::inventory::{self, Snapshot};
+use gpu_handoff::loadable;
+use gpu_handoff::pci::PciAddr;
+use gpu_handoff::plan::Plan;
+use gpu_handoff::pve;
+use gpu_handoff::record::Owner;
+use gpu_handoff::refusal::{Reason, Refusal};
+use gpu_handoff::vmconf::VmId;
+use gpu_handoff::way_out::{self, Wanted};
+
+use crate::tree;
+
+pub fn folders() -> Vec<PathBuf> {
+    let all = match std::env::var_os("HOSTS_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts"),
+    };
+    let entries = fs::read_dir(&all).unwrap_or_else(|e| panic!("{}: {e}", all.display()));
+    let mut folders: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "no hosts below {}", all.display());
+    folders
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    Plan,
+    Home,
+    Json,
+    Status,
+}
+
+/// A line of `request`.
+#[derive(Debug)]
+pub struct Request {
+    pub kind: Kind,
+    /// As it is typed after `gpu-handoff`.
+    pub command: String,
+    pub vm: Option<VmId>,
+    pub gpu: Option<String>,
+}
+
+pub fn requests(folder: &Path) -> Result<Vec<Request>, String> {
+    let text = fs::read_to_string(folder.join("request")).map_err(|e| format!("request: {e}"))?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let requests: Result<Vec<Request>, String> = lines.map(request).collect();
+    requests.and_then(|r| {
+        if r.is_empty() {
+            Err("request is empty".to_owned())
+        } else {
+            Ok(r)
+        }
+    })
+}
+
+pub fn request(line: &str) -> Result<Request, String> {
+    if line == "status" {
+        return Ok(Request {
+            kind: Kind::Status,
+            command: line.to_owned(),
+            vm: None,
+            gpu: None,
+        });
+    }
+    let (kind, rest) = match line.split_once(' ') {
+        Some(("home", rest)) => (Kind::Home, rest),
+        Some(("json", rest)) => (Kind::Json, rest),
+        _ => (Kind::Plan, line),
+    };
+    let words: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let (vm, gpu, command) = match words.as_slice() {
+        ["vm", vmid] => (vmid.parse().ok(), None, format!("plan --vm {vmid}")),
+        ["gpu", name] => (None, Some((*name).to_owned()), format!("plan --gpu {name}")),
+        ["gpu"] => (None, None, "plan".to_owned()),
+        _ => {
+            return Err(format!(
+                "request: '{line}' is no 'vm VMID', 'gpu NAME', 'gpu' or 'status'"
+            ));
+        }
+    };
+    Ok(Request { kind, command, vm, gpu })
+}
+
+/// A host as a tree of files.
+pub struct Host {
+    pub root: Root,
+    _tree: tempfile::TempDir,
+}
+
+/// What a request leads to.
+pub struct Answer {
+    pub given: Given,
+    pub snapshot: Snapshot,
+    pub settings: Settings,
+    pub containers: Vec<pve::GpuContainer>,
+    pub outcome: Option<Result<Plan, Refusal>>,
+}
+
+impl Host {
+    pub fn of(folder: &Path) -> Result<Host, String> {
+        let text = fs::read_to_string(folder.join("host")).map_err(|e| format!("host: {e}"))?;
+        // Hundreds of small files, which memory takes faster than a disk.
+        let tree = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        tree::build(&text, tree.path()).map_err(|e| format!("host: {e}"))?;
+        Ok(Host {
+            root: Root::at(tree.path()),
+            _tree: tree,
+        })
+    }
+
+    /// As `gpu-handoff plan` does it, without a worker, and without records: nothing is away.
+    pub fn answer(&self, request: &Request) -> Result<Answer, String> {
+        let root = &self.root;
+        let settings = config_file::load(root, request.vm)?;
+        let mut snapshot = inventory::read(root, &[]).map_err(|e| e.to_string())?;
+        let found = self.given(request, &snapshot);
+        let (given, refused) = match found {
+            Ok(given) => {
+                let refused = given.refused.clone();
+                (given, refused)
+            }
+            Err(reason) => (Given::default(), Some(reason)),
+        };
+        let outcome = match refused {
+            Some(reason) => Some(Err(Refusal::from(reason))),
+            None if given.gpus.is_empty() => None,
+            None => {
+                let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+                let needed = way_out::needed(&snapshot, &given.gpus, &functions, &settings);
+                snapshot.loadable = loadable::read(root, &needed);
+                let wanted = Wanted {
+                    owner: request.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm),
+                    gpus: &given.gpus,
+                    given: &functions,
+                };
+                Some(way_out::plan(&snapshot, wanted, &[], &settings))
+            }
+        };
+        Ok(Answer {
+            given,
+            snapshot,
+            settings,
+            containers: pve::gpu_containers(root).map_err(|e| e.to_string())?,
+            outcome,
+        })
+    }
+
+    fn given(&self, request: &Request, snapshot: &Snapshot) -> Result<Given, Reason> {
+        let gpu = match (request.vm, &request.gpu) {
+            (Some(vmid), _) => {
+                let config = pve::vm_config(&self.root, vmid, "")?;
+                return Ok(devices::of_vm(vmid, &config, snapshot, &pve::cluster(&self.root)?));
+            }
+            (None, Some(name)) => devices::named(name, snapshot)?,
+            (None, None) => devices::only(snapshot)?,
+        };
+        Ok(Given {
+            gpus: vec![gpu],
+            ..Given::default()
+        })
+    }
+}
