@@ -20,6 +20,7 @@ use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan, deadline};
 use crate::record::{Ledger, Record, State, Wedge};
 use crate::report::{join, millis};
+use crate::rounds::{one_proof, rounds};
 use crate::step::{Act, Step};
 
 /// What is needed to carry out a plan.
@@ -46,45 +47,6 @@ impl std::fmt::Debug for Run<'_> {
             .field("end", &self.end)
             .finish_non_exhaustive()
     }
-}
-
-/// Which steps are done at once: each round has at most one step of a card, and those of no card have one of their own.
-///
-/// The order within a card is kept, and nothing passes a step of no card. Proofs come right before what they prove: all
-/// of a round first, then the acts.
-pub fn rounds(steps: &[Step]) -> Vec<Vec<usize>> {
-    let mut rounds = Vec::new();
-    let mut lanes: BTreeMap<PciAddr, Vec<Vec<usize>>> = BTreeMap::new();
-    let flush = |lanes: &mut BTreeMap<PciAddr, Vec<Vec<usize>>>, rounds: &mut Vec<Vec<usize>>| {
-        let longest = lanes.values().map(Vec::len).max().unwrap_or(0);
-        for n in 0..longest {
-            let groups = lanes.values().filter_map(|lane| lane.get(n));
-            let (proofs, acts): (Vec<usize>, Vec<usize>) = groups
-                .flatten()
-                .partition(|at| matches!(steps[**at].act, Act::ProveFree { .. }));
-            rounds.extend([proofs, acts].into_iter().filter(|round| !round.is_empty()));
-        }
-        lanes.clear();
-    };
-    let mut proof_before = None;
-    for (at, step) in steps.iter().enumerate() {
-        match step.card {
-            None => {
-                flush(&mut lanes, &mut rounds);
-                rounds.push(vec![at]);
-            }
-            Some(card) => {
-                let lane = lanes.entry(card).or_default();
-                match lane.last_mut() {
-                    Some(group) if proof_before == Some(card) => group.push(at),
-                    _ => lane.push(vec![at]),
-                }
-            }
-        }
-        proof_before = step.card.filter(|_| matches!(step.act, Act::ProveFree { .. }));
-    }
-    flush(&mut lanes, &mut rounds);
-    rounds
 }
 
 impl Run<'_> {
@@ -445,22 +407,6 @@ fn counts(step: &Step, error: &ActError) -> bool {
     !step.soft || matches!(error, ActError::NotBegun(_))
 }
 
-/// The proofs of a round as one.
-fn one_proof(acts: &[(Act, Duration)]) -> Option<(Act, Duration)> {
-    let addrs = |act: &Act| match act {
-        Act::ProveFree { addrs, .. } => Some(addrs.clone()),
-        _ => None,
-    };
-    // What the settings accept they accept for all.
-    let despite = match acts.first()? {
-        (Act::ProveFree { despite, .. }, _) => despite.clone(),
-        _ => return None,
-    };
-    let all: Option<Vec<Vec<PciAddr>>> = acts.iter().map(|(act, _)| addrs(act)).collect();
-    let addrs = all?.concat();
-    Some((Act::ProveFree { addrs, despite }, acts.first()?.1))
-}
-
 /// The number in front of a line.
 struct Count {
     at: usize,
@@ -528,26 +474,6 @@ fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Duration>) -> Strin
 mod tests {
     use super::*;
 
-    /// A step for function 0 of a card on this bus; bus 0 stands for no card.
-    fn step(bus: u8, proof: bool) -> Step {
-        let addr: PciAddr = format!("0000:{bus:02x}:00.0").parse().unwrap();
-        Step {
-            act: if proof {
-                Act::ProveFree {
-                    addrs: vec![addr],
-                    despite: Vec::new(),
-                }
-            } else {
-                Act::Reset { addr }
-            },
-            deadline: Duration::from_secs(1),
-            inverse: Vec::new(),
-            rungs: Vec::new(),
-            card: (bus > 0).then_some(addr),
-            soft: false,
-        }
-    }
-
     #[test]
     fn a_line_tells_how_old_the_proof_is_in_eighty_columns() {
         let us = Duration::from_micros;
@@ -578,26 +504,6 @@ mod tests {
             let line = line(&unbind(driver), "[12/27] ", took, gap);
             assert_eq!(line, expected);
             assert_eq!("gpu-handoff: ".len() + line.len(), 80);
-        }
-    }
-
-    #[test]
-    fn cards_go_side_by_side_and_each_in_its_order() {
-        let (act, proof) = (|bus| step(bus, false), |bus| step(bus, true));
-        for (steps, expected) in [
-            (vec![act(0), act(0)], vec![vec![0], vec![1]]),
-            (vec![act(1), act(1), act(2)], vec![vec![0, 2], vec![1]]),
-            // Nothing passes a step of no card.
-            (vec![act(1), act(0), act(2)], vec![vec![0], vec![1], vec![2]]),
-            // Proofs of a round come right before its acts, also where another card has nothing to prove.
-            (
-                vec![proof(1), act(1), act(2), act(2), proof(2), act(2)],
-                vec![vec![0], vec![1, 2], vec![3], vec![4], vec![5]],
-            ),
-            (vec![proof(1), act(1), proof(2), act(2)], vec![vec![0, 2], vec![1, 3]]),
-            (vec![], vec![]),
-        ] {
-            assert_eq!(rounds(&steps), expected);
         }
     }
 }

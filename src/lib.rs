@@ -42,6 +42,7 @@ pub mod way_home; // record and snapshot -> steps to the host
 pub mod step; // the vocabulary of a plan
 
 pub mod kernel; // the interface to the host
+pub mod rounds; // what is done at once
 pub mod exec; // steps -> acts, with undo
 pub mod linux; // the running kernel
 pub mod worker; // deadlines on calls that the kernel can hold up
