@@ -6,6 +6,7 @@ use serde::Serialize;
 use tracing::info;
 
 use crate::cli::{Cli, Command, Side, Target};
+use crate::context::{Host, boot_id, must_be_root};
 use crate::devices::{self, Entry, Given};
 use crate::exit::Error;
 use crate::history;
@@ -19,7 +20,6 @@ use crate::record::{Owner, Record, State};
 use crate::recover;
 use crate::refusal::{Reason, Refusal};
 use crate::report::{self, join, out};
-use crate::run::{Host, boot_id, must_be_root};
 use crate::systemd;
 use crate::watch;
 use crate::way_home;

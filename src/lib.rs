@@ -10,6 +10,7 @@ pub mod phases; // what each phase of a VM does
 pub mod commands; // what a person can ask for
 pub mod recover; // every stranded GPU home
 pub mod watch; // nobody to call back
+pub mod context; // what every run has at hand
 pub mod run; // what every run does
 
 pub mod pci; // addresses, ids, classes

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::cli::Phase;
 use crate::config::OnBackup;
+use crate::context::{Host, must_be_root};
 use crate::exit::Error;
 use crate::inventory::{self, Function, Process, RunningVm, Snapshot};
 use crate::kernel::Kernel;
@@ -25,7 +26,6 @@ use crate::pve;
 use crate::record::{Guard, Ledger, Owner, Record, State};
 use crate::refusal::{Reason, Refusal};
 use crate::report::join;
-use crate::run::{Host, must_be_root};
 use crate::systemd;
 use crate::uses;
 use crate::vmconf::VmId;

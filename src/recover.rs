@@ -9,11 +9,11 @@ use tracing::{info, warn};
 
 use crate::cli::{Cli, Recover};
 use crate::commands::print;
+use crate::context::{Host, must_be_root};
 use crate::exit::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::record::{Guard, Ledger, Owner, Record, State};
 use crate::report::{chain, join};
-use crate::run::{Host, must_be_root};
 use crate::systemd;
 
 /// What became of one record.

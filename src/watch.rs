@@ -24,12 +24,12 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tracing::{info, warn};
 
+use crate::context::{boot_id, must_be_root};
 use crate::exit::Error;
 use crate::host::Root;
 use crate::inventory::{self, Process};
 use crate::record::{DIR, Owner, Record, State, Store};
 use crate::report::{join, millis};
-use crate::run::{boot_id, must_be_root};
 use crate::systemd;
 use crate::vmconf::VmId;
 use crate::worker::{alive_in_group, pidfds, poll_readable};

@@ -1,0 +1,286 @@
+//! What every run has at hand: the settings, the records, the host-wide lock, a snapshot, a VM's config.
+
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::config::{Budgets, Settings};
+use crate::config_file;
+use crate::devices::{self, Given};
+use crate::exit::Error;
+use crate::host::Root;
+use crate::inventory::{Process, Snapshot};
+use crate::kernel::{ActError, Kernel};
+use crate::linux::Linux;
+use crate::pci::PciAddr;
+use crate::pve;
+use crate::record::{DIR, Guard, Ledger, LockError, Record, Store};
+use crate::refusal::{Reason, Refusal};
+use crate::report::millis;
+use crate::systemd;
+use crate::vmconf::VmId;
+use crate::worker::alive_in_group;
+
+/// The host and what we know of it besides the request.
+#[derive(Debug)]
+pub struct Host {
+    /// Where files are read.
+    pub root: Root,
+    /// Where acts go.
+    pub kernel: Linux,
+    /// The records.
+    pub store: Store,
+    /// How long things may take.
+    pub budgets: Budgets,
+    /// The settings in force on the way out; the way home does not depend on them.
+    pub settings: Settings,
+    /// Who called a phase by hand, without Proxmox's lock on the VM.
+    pub caller: Option<Process>,
+}
+
+impl Host {
+    /// The running host, with the deadlines that are the default.
+    pub fn real() -> Self {
+        Host {
+            root: Root::real(),
+            kernel: Linux::new(),
+            store: Store::at(DIR),
+            budgets: Budgets::default(),
+            settings: Settings::default(),
+            caller: None,
+        }
+    }
+
+    /// Reads the settings for a way out and puts them in force.
+    ///
+    /// # Errors
+    /// A refusal with file and line.
+    pub fn read_settings(&mut self, vmid: Option<VmId>) -> Result<(), Error> {
+        let settings = config_file::load(&self.root, vmid).map_err(|why| {
+            let hint = if why.contains("Hint: ") {
+                ""
+            } else {
+                ". Hint: correct the line, or remove it"
+            };
+            Refusal::from(Reason::Other(format!("{why}{hint}")))
+        })?;
+        self.budgets = settings.budgets.clone();
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// All records; what is no record is said and not used.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn records(&self) -> Result<Vec<Record>, Error> {
+        let (records, problems) = self.load()?;
+        for problem in problems {
+            warn!("{problem}");
+        }
+        Ok(records)
+    }
+
+    /// All records, for a run that may write one: what cannot be read could be of a device that is away, and its
+    /// drivers would be forgotten.
+    ///
+    /// # Errors
+    /// A refusal that names the file, besides those of [`Host::records`].
+    pub fn readable_records(&self) -> Result<Vec<Record>, Error> {
+        let (records, problems) = self.load()?;
+        match problems.first() {
+            None => Ok(records),
+            Some(problem) => {
+                let why = format!(
+                    "{problem}. Hint: bring its GPU home with 'gpu-handoff to_nvidia', which infers the drivers, and \
+                     remove the file"
+                );
+                Err(Refusal::from(Reason::Other(why)).into())
+            }
+        }
+    }
+
+    /// All records, and a sentence for each file that is none.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn load(&self) -> Result<(Vec<Record>, Vec<String>), Error> {
+        let (mut records, problems) = self
+            .store
+            .load()
+            .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
+        let boot = boot_id();
+        records.retain(|r| r.boot_id == boot);
+        for record in &mut records {
+            let ours = self.kernel.workers();
+            record.settle(|group| !ours.contains(&group) && !alive_in_group(&self.root, group).is_empty());
+            for wedge in &record.late {
+                let (owner, group) = (record.owner, wedge.group);
+                debug!(
+                    "{owner}: '{}' was stuck in process group {group} and has ended, late",
+                    wedge.act
+                );
+            }
+        }
+        Ok((records, problems))
+    }
+
+    /// A snapshot, in which devices known to be stuck are left alone.
+    ///
+    /// # Errors
+    /// [`Error::Overdue`] where the host did not let itself be read in time.
+    pub fn look(&mut self, records: &[Record]) -> Result<Snapshot, Error> {
+        let stuck: Vec<PciAddr> = records.iter().flat_map(Record::stuck).collect();
+        let within = self.budgets.look;
+        let start = self.kernel.now();
+        let snapshot = self.kernel.look(&stuck, within).map_err(|e| match e {
+            ActError::Overdue { within, .. } => Error::Overdue {
+                what: "the host could not be read".to_owned(),
+                within,
+                hint: "some call is stuck in the kernel; see 'ps ax | grep \" D\"' and 'journalctl -k'".to_owned(),
+            },
+            e => Error::Io {
+                what: "the host could not be read".to_owned(),
+                source: io::Error::other(e),
+            },
+        })?;
+        debug!(
+            "the host was read in {}",
+            millis(self.kernel.now().saturating_sub(start))
+        );
+        Ok(snapshot)
+    }
+
+    /// The host-wide lock. `who` is what others are told of us while we have it.
+    ///
+    /// # Errors
+    /// [`Error::Overdue`] with who has it.
+    pub fn lock(&mut self, who: &str, end: Duration) -> Result<Guard, Error> {
+        let left = end.saturating_sub(self.kernel.now()).min(self.budgets.lock);
+        let kernel = &mut self.kernel;
+        let wait = |fd: BorrowedFd<'_>, within| kernel.wait(&[fd], within) == [true];
+        let locked = self.store.lock_with(who, left, wait);
+        self.not_interrupted()?;
+        let guard = locked.map_err(|e| match e {
+            LockError::Held(by) => Error::Overdue {
+                what: format!("another run did not finish ({by})"),
+                within: left,
+                hint: "wait for it, or see what holds it up with 'gpu-handoff status'".to_owned(),
+            },
+            LockError::Io(e) => Error::io(format!("locking {DIR}"), e),
+        })?;
+        self.forget_other_boots(&guard)?;
+        self.await_leftovers(end)?;
+        Ok(guard)
+    }
+
+    /// A reboot gives every device back to its own driver: what was written before one is not true any more.
+    fn forget_other_boots(&self, guard: &Guard) -> Result<(), Error> {
+        let now = boot_id();
+        let records = self.store.load().map_err(|e| Error::io("reading the records", e))?.0;
+        for record in records.iter().filter(|r| r.boot_id != now) {
+            info!("{}: the record of an earlier boot is forgotten", record.owner);
+            guard
+                .remove(record.owner)
+                .map_err(|e| Error::io("removing a record of an earlier boot", e))?;
+        }
+        Ok(())
+    }
+
+    /// Ends a wait that a signal asked to end.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where one has come.
+    pub fn not_interrupted(&mut self) -> Result<(), Error> {
+        match self.kernel.interrupted() {
+            Some(_) => Err(Error::Interrupted),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the workers of a run that was killed: each finishes the one act it is at. The lock is ours, so no other
+    /// run is alive that it could belong to. One that does not finish counts as stuck from here on.
+    fn await_leftovers(&mut self, end: Duration) -> Result<(), Error> {
+        for record in self.store.load().map_err(|e| Error::io("reading the records", e))?.0 {
+            let until = end.min(self.kernel.now() + self.budgets.lock);
+            let mut said = false;
+            loop {
+                let alive_in = |group: &u32| alive_in_group(&self.root, *group);
+                let alive: Vec<i32> = record.workers.iter().flat_map(alive_in).collect();
+                let left = until.saturating_sub(self.kernel.now());
+                if alive.is_empty() {
+                    break;
+                }
+                if left.is_zero() {
+                    for group in &record.workers {
+                        systemd::take_over(*group, &alive_in(group));
+                    }
+                    break;
+                }
+                self.not_interrupted()?;
+                if !said {
+                    info!(
+                        "{}: waiting up to {} for what an interrupted run has left",
+                        record.owner,
+                        millis(left)
+                    );
+                    said = true;
+                }
+                self.kernel.await_exit(&alive, left);
+            }
+        }
+        Ok(())
+    }
+
+    /// A VM's config. Lines about PCI devices that Proxmox ignores are said.
+    ///
+    /// # Errors
+    /// A refusal that names the file.
+    pub fn vm_config(&self, vmid: VmId) -> Result<pve::Config, Error> {
+        let from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
+        let read = pve::vm_config(&self.root, vmid, &from).map_err(Refusal::from)?;
+        for line in pve::ignored(&read) {
+            warn!("{line}");
+        }
+        debug!("{} read by the rules of {:?}", read.path, read.generation);
+        Ok(read)
+    }
+
+    /// Whether a task of Proxmox holds the VM's lock, as it does through a whole start or stop (pve-guest-common,
+    /// AbstractConfig.pm, lock_config). The file is not made if it is not there, and let go at once.
+    pub fn vm_is_busy(&self, vmid: VmId) -> bool {
+        let path = self.root.path(format!("/var/lock/qemu-server/lock-{vmid}.conf"));
+        let file = fs::File::open(path);
+        file.is_ok_and(|f| matches!(f.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+    }
+
+    /// What a VM's entries mean on this host.
+    ///
+    /// # Errors
+    /// A refusal, where a file of Proxmox cannot be read.
+    pub fn devices_of(&self, vmid: VmId, read: &pve::Config, snapshot: &Snapshot) -> Result<Given, Error> {
+        let cluster = pve::cluster(&self.root).map_err(Refusal::from)?;
+        Ok(devices::of_vm(vmid, read, snapshot, &cluster))
+    }
+}
+
+/// Moving a device between drivers is root's business.
+///
+/// # Errors
+/// A refusal for everybody else.
+pub fn must_be_root() -> Result<(), Error> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let why = "only root can move a device between drivers. Hint: run it as root";
+    Err(Refusal::from(Reason::Other(why.to_owned())).into())
+}
+
+/// What tells this boot from every other one.
+pub fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
