@@ -5,6 +5,8 @@
 . /usr/local/lib/lab.sh
 gpu=$(gpus | head -n 1) audio=$(audio_of "$gpu")
 modinfo -F license nvidia | grep -q MIT || fail "these are not NVIDIA's modules"
+rm -f /usr/bin/nvidia-smi # a card without a GSP does not answer it
+mkdir -p /etc/gpu-handoff/conf.d
 for way in unload unbind; do
 	echo "way = \"$way\"" >/etc/gpu-handoff/conf.d/way.toml
 	for round in $(seq 20); do
