@@ -6,6 +6,8 @@ import sys
 
 from .paths import Died, read, run_path, unlink, warn, write
 
+INTERRUPTED = "received interrupt"
+
 
 def run(vmid, work):
     """Run `work` in a child with a session of its own and wait for it; returns what `qm` exits with.
@@ -27,7 +29,11 @@ def run(vmid, work):
 
 
 def _interrupted(number, frame):
-    raise Died("received interrupt")
+    raise Died(INTERRUPTED)
+
+
+def was_interrupted(error):
+    return INTERRUPTED in str(error)
 
 
 def _worker(vmid, work):
