@@ -1,0 +1,28 @@
+# What the crash scenarios do: `. /usr/local/lib/lab-crash.sh` behind lab-home.sh. A point is ROUND:MOMENT of a run's acts, the
+# moment being before, in or after: there the hook is killed, nobody does anything about it, and the GPU must come home.
+points=0 most=0
+survived() { comes_home 120 "$1"; points=$((points + 1)); [ $took -le $most ] || most=$took; return 0; }
+# Each of these returns 1 where the run has no such point: it was not killed, and has ended well.
+# qm_out POINT, qm_home POINT: in a start and in a stop by Proxmox; a pre-start that is killed fails the start
+qm_out() {
+	GPU_HANDOFF_TEST_KILL=$1 qm start 111 >/root/said 2>&1 && { said "is on vfio-pci after"; return 1; }
+	said "pre-start' failed: got signal 9"; survived "out $1"; }
+qm_home() {
+	qm start 111 >/root/said 2>&1 || { cat /root/said; fail "qm start before $1"; }
+	GPU_HANDOFF_TEST_KILL=$1 qm stop 111 >/root/said 2>&1 || fail "qm stop at $1"
+	grep -q "is home after" /root/said && return 1
+	said "post-stop' failed: got signal 9"; survived "home $1"; }
+# out POINT, home POINT: the phases alone, under the VM's lock as in a task, which takes a third of the time
+task() { flock -o $lock sh -c "$1" >/root/said 2>&1; }
+out() {
+	task "GPU_HANDOFF_TEST_KILL=$1 $hook 111 pre-start; [ \$? = 137 ]" || { said "is on vfio-pci after"; return 1; }
+	survived "out $1"; }
+home() {
+	task "$hook 111 pre-start; GPU_HANDOFF_TEST_KILL=$1 $hook 111 post-stop; [ \$? = 137 ]" || { said "is home after"; return 1; }
+	said "is on vfio-pci after"; survived "home $1"; }
+# every RUN MOMENT...: at these moments of every round that such a run has
+every() { _run=$1 _n=1; shift; while :; do for _moment; do $_run $_n:$_moment || return 0; done; _n=$((_n + 1)); done; }
+lost_none() {
+	dmesg | grep -e 'BUG:' -e 'Oops' -e 'WARNING:' && fail "the kernel complains"
+	say "$points points, 0 GPUs lost, the longest way home $most ms"
+	[ $points -ge "$1" ] || fail "$points points are fewer than $1"; }

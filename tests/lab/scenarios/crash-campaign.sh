@@ -1,0 +1,11 @@
+#!/bin/sh
+# The hook is killed with SIGKILL before, in and after every act of a start and of a stop: each time the GPU comes home by itself.
+# lab: --timeout 3600
+# tier: full
+. /usr/local/lib/lab-home.sh
+. /usr/local/lib/lab-crash.sh
+setting 'deadlines.grace = 1'; card_vm
+every qm_out before in after; away "a start that was not killed"; qm stop 111 >/dev/null 2>&1; comes_home 60 "after it"
+every qm_home in; comes_home 60 "a stop that was not killed"
+every home before after; comes_home 60 "a way home that was not killed"
+lost_none 60
