@@ -152,9 +152,11 @@ fn removed(snapshot: &Snapshot, record: &Record, taken: &Taken) -> Option<Functi
 /// nvidia itself was loaded for its GPU; the others come after it, because nvidia_drm before 590 takes only the GPUs that
 /// are there when it is loaded.
 fn modules_home(snapshot: &Snapshot, record: &Record, steps: &mut Steps<'_>, notes: &mut Vec<String>) {
+    // A way home that was broken off may have bound the GPU and not come to this.
+    let comes_home = !steps.steps.is_empty() || matches!(record.state, State::Returning | State::Stranded);
     for name in record.modules.iter().rev() {
         let loaded = snapshot.module(name);
-        let reload = name == "nvidia_drm" && !steps.steps.is_empty() && drm_holds_gpus(snapshot);
+        let reload = name == "nvidia_drm" && comes_home && drm_holds_gpus(snapshot);
         if reload && loaded.and_then(|m| m.refs) == Some(0) {
             // A console may have come to it with the GPU.
             steps.push(unload(name), Vec::new()).soft = true;
