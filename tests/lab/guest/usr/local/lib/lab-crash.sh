@@ -1,7 +1,7 @@
 # What the crash scenarios do: `. /usr/local/lib/lab-crash.sh` behind lab-home.sh. A point is ROUND:MOMENT of a run's acts, the
 # moment being before, in or after: there the hook is killed, nobody does anything about it, and the GPU must come home.
 points=0 most=0
-survived() { comes_home 120 "$1"; points=$((points + 1)); [ $took -le $most ] || most=$took; return 0; }
+survived() { comes_home 200 "$1"; points=$((points + 1)); [ $took -le $most ] || most=$took; return 0; }
 # Each of these returns 1 where the run has no such point: it was not killed, and has ended well.
 # qm_out POINT, qm_home POINT: in a start and in a stop by Proxmox; a pre-start that is killed fails the start
 qm_out() {
