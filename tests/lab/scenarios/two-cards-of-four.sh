@@ -10,7 +10,7 @@ out=$(for f in 0 1 2 3; do printf 'vfio-pci (null), '; done)
 first_home=$(card "$gpu") second_home=$(card "$second"); say "at home: $first_home"
 home() { is "$(card "$gpu")" "$first_home" "the first card $1"; is "$(card "$second")" "$second_home" "the second card $1"; at_home "$1"; }
 # vm N: a VM with N of the cards
-vm() { mkvm 111 "${gpu%.*},pcie=1"; [ "$1" = 1 ] || qm set 111 --hostpci1 "${second%.*},pcie=1" >/dev/null || fail "qm set"
+vm() { rm -f /etc/pve/qemu-server/111.conf; mkvm 111 "${gpu%.*},pcie=1"; [ "$1" = 1 ] || qm set 111 --hostpci1 "${second%.*},pcie=1" >/dev/null || fail "qm set"
 	qm set 111 --hookscript local:snippets/gpu-handoff >/dev/null || fail "qm set"; }
 gone() { is "$(card "$gpu")" "$out" "the first card"; if [ $cards = 2 ]; then is "$(card "$second")" "$out" "the second card"
 	else is "$(card "$second")" "$second_home" "the second card"; fi; }
