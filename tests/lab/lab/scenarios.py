@@ -190,7 +190,7 @@ def _run_one(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.monotonic()
-    with (folder / "output.log").open("wb") as output:
+    with (folder / "output.log").open("wb", buffering=0) as output:
         try:
             status = guest.run(one.path, output.write, one.timeout)
             why = f"exit status {status}"
