@@ -134,7 +134,7 @@ impl Watch {
             return Next::AtWork(seen.at_work.clone());
         }
         // A way home that was begun does not wait for another post-stop.
-        if (self.ran || record.qemu.is_some()) && record.state == State::Away && self.attempts == 0 {
+        if self.after_qemu(seen) && record.state == State::Away && self.attempts == 0 {
             let until = *self.grace.get_or_insert(now + record.budgets.grace);
             if now < until {
                 return Next::PostStop(until.saturating_sub(now));
@@ -149,6 +149,11 @@ impl Watch {
         self.attempts += 1;
         self.again = Some(now + BETWEEN);
         Next::Home
+    }
+
+    /// Whether the VM's QEMU was there since the handoff: seen by us, or by post-start.
+    pub fn after_qemu(&self, seen: &Seen) -> bool {
+        self.ran || seen.record.as_ref().is_some_and(|r| r.qemu.is_some())
     }
 }
 
@@ -191,7 +196,7 @@ pub fn run(vmid: VmId) -> Result<(), Error> {
                 watcher.await_change(*within);
             }
             Next::Again(within) => watcher.await_change(*within),
-            Next::Home => watcher.home(record),
+            Next::Home => watcher.home(record, watch.after_qemu(&seen)),
             Next::Leave | Next::GiveUp => {
                 if watcher.may_leave(record) {
                     return Ok(());
@@ -318,7 +323,7 @@ impl Watcher {
         poll_readable(&[self.changes.as_fd()], within);
     }
 
-    fn home(&self, record: Option<&Record>) {
+    fn home(&self, record: Option<&Record>, after_qemu: bool) {
         let vmid = self.vmid;
         if systemd::is_shutting_down() {
             info!("VM {vmid}: the host is shutting down, nothing is brought home");
@@ -328,10 +333,12 @@ impl Watcher {
         }
         let Some(record) = record else { return };
         let devices = join(record.taken.iter().map(|t| t.addr));
-        info!(
-            device = devices,
-            "VM {vmid}: nobody needs {devices} any more, bringing it home"
-        );
+        let why = match (after_qemu, record.state) {
+            (true, State::Away) => "QEMU has ended and post-stop did not come",
+            (true, _) => "QEMU has ended and the way home was broken off",
+            (false, _) => "the start is over and no QEMU runs",
+        };
+        info!(device = devices, "VM {vmid}: {why}: bringing {devices} home");
         let within = record.budgets.way_home + record.budgets.lock + UNIT_START;
         match systemd::home(vmid, within) {
             Ok(true) => {}

@@ -28,7 +28,7 @@ for text in [
     r"nvidia +unload the module",
     r"0000:01:00\.0 +bind to vfio-pci",
     r"^VM 111: 0000:01:00 is on vfio-pci after [\d.]+ m?s",
-    r"^VM 111: nobody needs 0000:01:00\.0, 0000:01:00\.1 any more, bringing it home",
+    r"^VM 111: the start is over and no QEMU runs: bringing 0000:01:00\.0, 0000:01:00\.1 home",
     r"^VM 111: 0000:01:00 home: \d+ steps",
     r"nvidia +load the module",
     r"0000:01:00\.0 +bind to nvidia",
