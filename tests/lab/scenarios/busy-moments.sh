@@ -14,8 +14,10 @@ for release in "580.95.05 wait 1" "595.58.03 forever 0"; do
 	for way in unload unbind; do
 		setting "way = \"$way\""
 		if [ "$way ${release%%.*}" = "unbind 595" ]; then within 30 3 gpu-handoff to_vfio; said "never ends"; at_home refused; continue; fi
-		hold --for 3 /dev/nvidia0 >/dev/null & wait_for 10 fuser /dev/nvidia0
+		setting "way = \"$way\"" 'deadlines.holder-wait = 60'
+		hold --for 8 /dev/nvidia0 >/dev/null & wait_for 10 fuser /dev/nvidia0
 		within 60 0 gpu-handoff to_vfio; said "to let go"; away "$way, a holder let go"
+		setting "way = \"$way\""
 		within 60 0 gpu-handoff to_nvidia; at_home "$way"
 		hold_open /dev/nvidia0
 		within 40 3 gpu-handoff to_vfio; said "in use by process $holder (hold"; at_home "$way, a holder stays"

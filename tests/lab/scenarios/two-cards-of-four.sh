@@ -16,13 +16,13 @@ gone() { is "$(card "$gpu")" "$out" "the first card"; if [ $cards = 2 ]; then is
 	else is "$(card "$second")" "$second_home" "the second card"; fi; }
 
 for try in 1:auto 2:auto 2:unbind; do
-	cards=${try%:*} way=${try#*:}; vm $cards; setting "way = \"$way\""
+	cards=${try%:*} way=${try#*:}; vm $cards; setting "way = \"$way\"" 'deadlines.holder-wait = 60'
 	say "$cards of the cards, way $way"
 	within 60 0 qm start 111; gone; within 90 0 qm stop 111; home "after the guest"
-	hold --for 3 /dev/nvidia0 >/dev/null & wait_for 10 fuser /dev/nvidia0
+	hold --for 15 /dev/nvidia0 >/dev/null & wait_for 10 fuser /dev/nvidia0
 	within 60 0 qm start 111; grep -q "to let go" /root/said || fail "nobody was waited for"; gone
 	within 90 0 qm stop 111; home "after a holder that let go"
-	hold_open /dev/nvidia0; within 40 255 qm start 111; said "in use by process $holder (hold"; home "while a holder stays"
+	setting "way = \"$way\""; hold_open /dev/nvidia0; within 40 255 qm start 111; said "in use by process $holder (hold"; home "while a holder stays"
 	kill $holder; wait $holder 2>/dev/null
 done
 
