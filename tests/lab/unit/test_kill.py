@@ -12,6 +12,7 @@ import io
 import os
 import re
 import signal
+import shutil
 import subprocess
 import tempfile
 import time
@@ -43,6 +44,7 @@ class Kill(unittest.TestCase):
     def setUp(self) -> None:
         self.mounts = Path("/proc/self/mounts").read_text()
         self.keep = tempfile.mkdtemp(prefix="lab-kill-")
+        self.addCleanup(shutil.rmtree, self.keep, ignore_errors=True)
 
     def start(self, script: str, *switches: str) -> subprocess.Popen[bytes]:
         """A run of a script that we can be sure to be in when it prints."""
