@@ -11,8 +11,8 @@ import contextlib
 import io
 import os
 import re
-import signal
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
