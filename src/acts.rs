@@ -3,15 +3,14 @@
 //! Everything here may be held up by the kernel for as long as it likes; the deadline is the parent's
 //! ([`crate::worker`]).
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, Write};
 use std::time::{Duration, Instant};
 
 use nix::kmod::DeleteModuleFlags;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::driver;
+use crate::health::Health;
 use crate::history;
 use crate::host::Root;
 use crate::inventory;
@@ -19,7 +18,6 @@ use crate::kernel::ActError;
 use crate::loadable;
 use crate::pci::PciAddr;
 use crate::refusal::Reason;
-use crate::report::{foreign, one_line};
 use crate::step::{Act, Attribute, Expect};
 use crate::uses;
 use crate::worker::{Reply, Request, await_one};
@@ -29,19 +27,10 @@ const STDERR_TAIL: usize = 400;
 
 /// How long a holder that turned up only now, or a module's last user, gets to let go: a query of a monitoring tool, udev
 /// at its work. Who stays longer is a reason to stop.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked again where there is no event to wait for.
-const POLL: Duration = Duration::from_millis(50);
-
-/// Exit statuses of nvidia-smi that tell of a GPU that does not work (nvidia-smi(1), RETURN VALUE: 6 it was not found,
-/// 8 its power cables, 9 the driver, 10 its interrupts, 14 its infoROM, 15 it has fallen off the bus). The others tell of
-/// the installation or of the question.
-const SMI_GPU_FAILS: [i32; 6] = [6, 8, 9, 10, 14, 15];
-
-/// Xids after which a GPU is of no use until it is reset or switched off (NVIDIA, "Xid Errors": 79 it has fallen off the
-/// bus, 119 and 120 its GSP does not answer, 154 a recovery action is asked for).
-const XID_FATAL: [u32; 4] = [79, 119, 120, 154];
+pub(crate) const POLL: Duration = Duration::from_millis(50);
 
 /// Answers requests from stdin until it ends.
 ///
@@ -52,7 +41,7 @@ pub fn serve() -> io::Result<()> {
     close_inherited()?;
     let mut worker = Worker {
         root: Root::real(),
-        log: kernel_log(),
+        health: Health::from_now_on(),
     };
     let mut stdout = io::stdout().lock();
     for line in BufReader::new(io::stdin()).lines() {
@@ -63,18 +52,6 @@ pub fn serve() -> io::Result<()> {
         stdout.flush()?;
     }
     Ok(())
-}
-
-/// The kernel's log from now on; None where it cannot be had.
-fn kernel_log() -> Option<File> {
-    let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let mut log = OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open("/dev/kmsg")
-        .ok()?;
-    log.seek(SeekFrom::End(0)).ok()?;
-    Some(log)
 }
 
 /// Closes what the caller of our caller may have left open without close-on-exec.
@@ -93,7 +70,7 @@ fn close_inherited() -> io::Result<()> {
 /// What lasts from one request to the next.
 struct Worker {
     root: Root,
-    log: Option<File>,
+    health: Health,
 }
 
 impl Worker {
@@ -115,7 +92,7 @@ impl Worker {
                 let mut notes = Vec::new();
                 let result = match &act {
                     Act::Verify { addr, width } => {
-                        let works = self.see_whether_it_works(*addr, *width, &mut notes);
+                        let works = self.health.check(&self.root, *addr, *width, &mut notes);
                         works.map(|()| None)
                     }
                     act => perform(&self.root, act),
@@ -128,146 +105,11 @@ impl Worker {
             }
         }
     }
-
-    /// Looks at a GPU that has come home. What is odd but works is a note.
-    fn see_whether_it_works(
-        &mut self,
-        addr: PciAddr,
-        width: Option<u32>,
-        notes: &mut Vec<String>,
-    ) -> Result<(), ActError> {
-        let root = &self.root;
-        answers(root, addr)?;
-        let minor = wait_for(|| driver::read(root).ok()??.minor(addr)).ok_or_else(|| {
-            ActError::Failed(format!(
-                "NVIDIA's driver has it, and does not list it below /proc/driver/nvidia/gpus/{addr}"
-            ))
-        })?;
-        let said = ask_nvidia_smi(root, addr);
-        for line in self.new_kernel_lines() {
-            let Some((of, xid)) = xid(&line) else { continue };
-            if of != addr.slot().to_string() {
-                continue;
-            }
-            let text = format!("the driver reports: {}", foreign(line.trim()));
-            if XID_FATAL.contains(&xid) {
-                return Err(ActError::Failed(text));
-            }
-            notes.push(text);
-        }
-        notes.extend(said?);
-        let root = &self.root;
-        notes.extend(make_node(root, minor));
-        let now = root.line(format!("/sys/bus/pci/devices/{addr}/current_link_width"));
-        let now = now.and_then(|t| t.parse::<u32>().ok());
-        if let (Some(before), Some(now)) = (width, now)
-            && now < before
-        {
-            notes.push(format!(
-                "its link has {now} lanes and had {before}: a power cycle brings them back"
-            ));
-        }
-        Ok(())
-    }
-
-    /// The kernel's lines since the last call. Each read gives one record, `PRIORITY,NUMBER,TIME,FLAGS;TEXT` (linux,
-    /// Documentation/ABI/testing/dev-kmsg).
-    fn new_kernel_lines(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let Some(log) = &mut self.log else { return lines };
-        let mut record = [0; 8192];
-        loop {
-            match log.read(&mut record) {
-                Ok(n) if n > 0 => {
-                    let text = String::from_utf8_lossy(&record[..n]).into_owned();
-                    let text = text.split_once(';').map_or("", |(_, t)| t);
-                    lines.push(text.lines().next().unwrap_or_default().to_owned());
-                }
-                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {} // overwritten before we came
-                _ => return lines,
-            }
-        }
-    }
-}
-
-/// The slot and the number of an Xid line: `NVRM: Xid (PCI:0000:01:00): 79, pid=...` (NVIDIA, "Xid Errors").
-fn xid(line: &str) -> Option<(String, u32)> {
-    let (_, rest) = line.split_once("NVRM: Xid (PCI:")?;
-    let (slot, rest) = rest.split_once(')')?;
-    let digits: String = rest
-        .trim_start_matches([':', ' '])
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    Some((slot.to_owned(), digits.parse().ok()?))
-}
-
-/// NVIDIA's own tool, where it is installed. A note where it fails for a reason that is not the GPU's.
-fn ask_nvidia_smi(root: &Root, addr: PciAddr) -> Result<Option<String>, ActError> {
-    if !root.exists("/usr/bin/nvidia-smi") {
-        return Ok(None);
-    }
-    // Its addresses have a domain of eight digits.
-    let slot = addr.slot();
-    let name = format!(
-        "{:08x}:{:02x}:{:02x}.{:x}",
-        slot.domain, slot.bus, slot.slot, addr.function
-    );
-    let words = [
-        "nvidia-smi",
-        "--query-gpu=pci.bus_id",
-        "--format=csv,noheader",
-        "-i",
-        &name,
-    ];
-    let said = root
-        .program(&words)
-        .map_err(|e| ActError::Failed(format!("cannot run nvidia-smi: {e}")))?;
-    if said.ok {
-        return Ok(None);
-    }
-    let text = foreign(&one_line(&format!("{} {}", said.stdout, said.stderr)));
-    let text = format!("nvidia-smi says: {text}");
-    if said.code.is_none_or(|code| SMI_GPU_FAILS.contains(&code)) {
-        return Err(ActError::Failed(text));
-    }
-    Ok(Some(text))
-}
-
-/// Where udev makes no nodes, nvidia-modprobe does (nvidia-modprobe(1), -c). A note where neither has.
-fn make_node(root: &Root, minor: u32) -> Option<String> {
-    let path = format!("/dev/nvidia{minor}");
-    let number = nix::sys::stat::makedev(u64::from(driver::MAJOR), u64::from(minor));
-    let is_there = || {
-        let meta = std::fs::metadata(root.path(&path));
-        meta.is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == number)
-    };
-    if is_there() {
-        return None;
-    }
-    if root.exists("/usr/bin/nvidia-modprobe") {
-        let _ = root.program(&["nvidia-modprobe", "-c", &minor.to_string()]);
-    }
-    (!is_there()).then(|| format!("there is no {path}: the first program that needs it may have to make it"))
-}
-
-/// Looks again until there is something, for as long as patience lasts: there is no event for it.
-fn wait_for<T>(look: impl Fn() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return Some(found);
-        }
-        if Instant::now() >= end {
-            return None;
-        }
-        std::thread::sleep(POLL);
-    }
 }
 
 /// A device that reads all ones has fallen off the bus: every further access would take as long as the kernel waits for
 /// one to come back, a minute and more.
-fn answers(root: &Root, addr: PciAddr) -> Result<(), ActError> {
+pub(crate) fn answers(root: &Root, addr: PciAddr) -> Result<(), ActError> {
     let config = root.bytes_up_to(format!("/sys/bus/pci/devices/{addr}/config"), 4);
     if config.is_ok_and(|bytes| bytes == [0xff; 4]) {
         return Err(ActError::Failed(
@@ -511,14 +353,6 @@ fn run(words: &[&str]) -> Result<(), ActError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_xid_line_tells_slot_and_number() {
-        let line = "NVRM: Xid (PCI:0000:01:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.";
-        assert_eq!(xid(line), Some(("0000:01:00".to_owned(), 79)));
-        assert_eq!(xid("NVRM: loading NVIDIA UNIX"), None);
-        assert_eq!(xid("NVRM: Xid (PCI:0000:01:00): none"), None);
-    }
 
     #[test]
     fn a_proof_tells_when_its_scan_was_over() {

@@ -10,6 +10,7 @@ use crate::context::{Host, boot_id, must_be_root};
 use crate::devices::{self, Entry, Given};
 use crate::exit::Error;
 use crate::history;
+use crate::host::Root;
 use crate::inventory::Snapshot;
 use crate::kernel::Kernel;
 use crate::pci::PciAddr;
@@ -29,30 +30,31 @@ use crate::way_home;
 /// # Errors
 /// As each command has it.
 pub fn run(cli: &Cli) -> Result<(), Error> {
-    // Waits for what may take months: it is ended by the signals that the others only note.
-    if let Command::Watch { vmid } = &cli.command {
-        return watch::run(*vmid);
-    }
-    let mut host = Host::real();
+    // The host is made by each that needs it, since that catches signals: they are to end the watcher, which waits for
+    // what may take months.
     match &cli.command {
-        Command::ToVfio(target) | Command::Handoff { to: Side::Vfio, target } => to_vfio(&mut host, cli, target),
+        Command::ToVfio(target) | Command::Handoff { to: Side::Vfio, target } => {
+            to_vfio(&mut Host::real(), cli, target)
+        }
         Command::ToNvidia(target)
         | Command::Handoff {
             to: Side::Nvidia,
             target,
-        } => to_nvidia(&mut host, cli, target),
-        Command::Plan(target) => show_plan(&mut host, cli, target),
+        } => to_nvidia(&mut Host::real(), cli, target),
+        Command::Plan(target) => show_plan(&mut Host::real(), cli, target),
         Command::Status => {
+            let mut host = Host::real();
             let records = host.records()?;
             let cards = report::status(&host.look(&records)?, &records);
             print(cli, &cards, || report::status_text(&cards))
         }
-        Command::Recover(how) => recover::run(&mut host, cli, how),
+        Command::Recover(how) => recover::run(&mut Host::real(), cli, how),
         Command::History => {
-            let entries = history::read(&host.root).map_err(|e| Error::io(format!("reading {}", history::DIR), e))?;
+            let entries = history::read(&Root::real());
+            let entries = entries.map_err(|e| Error::io(format!("reading {}", history::DIR), e))?;
             print(cli, &entries, || history::text(&entries, cli.verbose))
         }
-        Command::Watch { vmid } => watch::run(*vmid), // not without its own signals: see above
+        Command::Watch { vmid } => watch::run(*vmid),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::kernel::{ActError, Kernel};
 use crate::linux::Linux;
 use crate::pci::PciAddr;
 use crate::pve;
-use crate::record::{DIR, Guard, Ledger, LockError, Record, Store};
+use crate::record::{DIR, Guard, Ledger, LockError, Record, Store, Unreadable};
 use crate::refusal::{Reason, Refusal};
 use crate::report::millis;
 use crate::systemd;
@@ -93,21 +93,15 @@ impl Host {
         let (records, problems) = self.load()?;
         match problems.first() {
             None => Ok(records),
-            Some(problem) => {
-                let why = format!(
-                    "{problem}. Hint: bring its GPU home with 'gpu-handoff to_nvidia', which infers the drivers, and \
-                     remove the file"
-                );
-                Err(Refusal::from(Reason::Other(why)).into())
-            }
+            Some(problem) => Err(Refusal::from(Reason::Other(problem.to_string())).into()),
         }
     }
 
-    /// All records, and a sentence for each file that is none.
+    /// All records, and each file that is none.
     ///
     /// # Errors
     /// Where the directory cannot be read.
-    pub fn load(&self) -> Result<(Vec<Record>, Vec<String>), Error> {
+    pub fn load(&self) -> Result<(Vec<Record>, Vec<Unreadable>), Error> {
         let (mut records, problems) = self
             .store
             .load()
@@ -249,12 +243,9 @@ impl Host {
         Ok(read)
     }
 
-    /// Whether a task of Proxmox holds the VM's lock, as it does through a whole start or stop (pve-guest-common,
-    /// AbstractConfig.pm, lock_config). The file is not made if it is not there, and let go at once.
+    /// Whether a task of Proxmox holds the VM's lock, as it does through a whole start or stop.
     pub fn vm_is_busy(&self, vmid: VmId) -> bool {
-        let path = self.root.path(format!("/var/lock/qemu-server/lock-{vmid}.conf"));
-        let file = fs::File::open(path);
-        file.is_ok_and(|f| matches!(f.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+        pve::lock_file(&self.root, vmid).is_ok_and(|file| file.is_some_and(|f| pve::is_held(&f)))
     }
 
     /// What a VM's entries mean on this host.

@@ -81,7 +81,7 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
         functions: &functions,
         reservations: &cluster.reservations,
     };
-    let running = |vm: VmId| snapshot.vms.iter().find(|v| v.vmid == vm).map(|v| v.pid);
+    let running = |vm: VmId| snapshot.vms.iter().find(|v| v.vmid == vm).map(|v| v.process.pid);
     let moment = Moment {
         vmid,
         now: cluster.now,

@@ -25,19 +25,13 @@ use crate::step::{Act, Step};
 
 /// What is needed to carry out a plan.
 pub struct Run<'a> {
-    /// The host.
-    pub kernel: &'a mut dyn Kernel,
-    /// Where the record is kept.
-    pub ledger: &'a dyn Ledger,
-    /// The record of this handoff.
-    pub record: Record,
-    /// The record that is to be on file when this run leaves nothing to say: after a way home, and after a failed
-    /// way out that was undone. None: no record.
-    pub rest: Option<Record>,
-    /// When the whole run must be over, on the kernel's clock.
-    pub end: Duration,
-    /// When it was last seen that nobody uses a function. Empty at first.
-    pub looked: BTreeMap<PciAddr, Duration>,
+    kernel: &'a mut dyn Kernel,
+    ledger: &'a dyn Ledger,
+    record: Record,
+    rest: Option<Record>,
+    end: Duration,
+    /// When it was last seen that nobody uses a function.
+    looked: BTreeMap<PciAddr, Duration>,
 }
 
 impl std::fmt::Debug for Run<'_> {
@@ -49,7 +43,28 @@ impl std::fmt::Debug for Run<'_> {
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// On this host, with the record of this handoff, which is kept in the ledger.
+    ///
+    /// `rest` is the record that is to be on file when this run leaves nothing to say: after a way home, and after a
+    /// failed way out that was undone. None: no record. `end` is when the whole run must be over, on the kernel's clock.
+    pub fn new(
+        kernel: &'a mut dyn Kernel,
+        ledger: &'a dyn Ledger,
+        record: Record,
+        rest: Option<Record>,
+        end: Duration,
+    ) -> Self {
+        Run {
+            kernel,
+            ledger,
+            record,
+            rest,
+            end,
+            looked: BTreeMap::new(),
+        }
+    }
+
     /// Carries the plan out.
     ///
     /// # Errors

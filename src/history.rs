@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Root;
+use crate::host::{Root, replace};
 use crate::report::millis;
 
 /// Where it is kept; 0700, for it names processes of containers.
@@ -81,15 +81,7 @@ fn shorten(path: &Path, longest: usize) -> io::Result<()> {
     };
     let newer = text.as_bytes().iter().enumerate().skip(text.len() - longest / 2);
     let from = newer.filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).next();
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&text.as_bytes()[from.unwrap_or(text.len())..])?;
-    fs::rename(new, path)
+    replace(path, &text.as_bytes()[from.unwrap_or(text.len())..])
 }
 
 /// All entries, the oldest first; a line that is none is left out.

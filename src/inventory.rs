@@ -71,9 +71,7 @@ pub struct RunningVm {
     /// The VM.
     pub vmid: VmId,
     /// Its QEMU.
-    pub pid: u32,
-    /// When that process started, clock ticks after boot: with the pid it names one process and no later one.
-    pub started: u64,
+    pub process: Process,
 }
 
 /// One PCI function as sysfs shows it.
@@ -413,10 +411,10 @@ pub fn running_vm(root: &Root, vmid: VmId) -> Option<RunningVm> {
     let cmdline = root.text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let is_ours = pid > 0 && is_qemu_with(&cmdline, &name);
     let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
-    is_ours.then(|| RunningVm {
+    let started = start_time(&stat).unwrap_or(0);
+    is_ours.then_some(RunningVm {
         vmid,
-        pid,
-        started: start_time(&stat).unwrap_or(0),
+        process: Process { pid, started },
     })
 }
 

@@ -122,7 +122,9 @@ pub(crate) fn steps(
         for name in modules.iter().rev() {
             steps.push(load(name), vec![unload(name)]);
         }
-        for name in &judged.units {
+        // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
+        let a_gpu_stays = snapshot.gpus().any(|f| ground.stays(Some(f.addr)));
+        for name in judged.units.iter().filter(|_| a_gpu_stays) {
             steps.push(start(name), vec![stop(name)]);
         }
     }

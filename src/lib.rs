@@ -48,6 +48,7 @@ pub mod exec; // steps -> acts, with undo
 pub mod linux; // the running kernel
 pub mod worker; // deadlines on calls that the kernel can hold up
 pub mod acts; // the calls themselves
+pub mod health; // whether a GPU that is home works
 pub mod record; // what was taken from where
 pub mod history; // what was done so far
 pub mod systemd; // what systemd is asked

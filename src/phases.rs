@@ -19,7 +19,7 @@ use crate::cli::Phase;
 use crate::config::OnBackup;
 use crate::context::{Host, must_be_root};
 use crate::exit::Error;
-use crate::inventory::{self, Function, Process, RunningVm, Snapshot};
+use crate::inventory::{self, Function, Snapshot};
 use crate::kernel::Kernel;
 use crate::pci::PciAddr;
 use crate::pve;
@@ -136,10 +136,7 @@ fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let snapshot = host.look(&records)?;
     let mut record = record.clone();
     let qemu = snapshot.vms.iter().find(|v| v.vmid == vmid);
-    record.qemu = qemu.map(|RunningVm { pid, started, .. }| Process {
-        pid: *pid,
-        started: *started,
-    });
+    record.qemu = qemu.map(|vm| vm.process);
     let cluster = pve::cluster(&host.root).map_err(Refusal::from)?;
     let reserved = cluster.reservations.of(vmid);
     let others = || records.iter().filter(|r| r.owner != owner);
@@ -233,7 +230,12 @@ fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
     let (records, problems) = host.load()?;
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
-        return nothing_on_record(vmid, &problems);
+        // What cannot be read may speak of a GPU that is away.
+        if let Some(problem) = problems.iter().find(|p| p.is_of(owner)) {
+            return Err(Refusal::from(Reason::Other(problem.to_string())).into());
+        }
+        info!("VM {vmid} post-stop: nothing was handed over, nothing to bring home");
+        return Ok(());
     };
     if systemd::is_shutting_down() {
         info!("VM {vmid} post-stop: the host is shutting down, nothing is brought home");
@@ -257,18 +259,6 @@ fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     }
     let plan = host.plan_home(record, &records, end)?;
     host.execute(&guard, record.clone(), None, &plan, end)
-}
-
-/// There is no record of this VM's: unless there is one that cannot be read.
-fn nothing_on_record(vmid: VmId, problems: &[String]) -> Result<(), Error> {
-    let Some(problem) = problems.iter().find(|p| p.contains(&format!("vm-{vmid}.json"))) else {
-        info!("VM {vmid} post-stop: nothing was handed over, nothing to bring home");
-        return Ok(());
-    };
-    let why = format!(
-        "{problem}. Hint: bring the GPU home with 'gpu-handoff to_nvidia', which infers the drivers, and remove the file"
-    );
-    Err(Refusal::from(Reason::Other(why)).into())
 }
 
 /// Waits, without the lock, for the VM's own QEMU to let go of the VFIO nodes: post-stop may come while it is still

@@ -2,6 +2,7 @@
 //!
 //! Readers over a root; the grammar is [`crate::vmconf`]'s.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -70,6 +71,24 @@ pub fn cluster(root: &Root) -> Result<Cluster, Reason> {
         reservations: Reservations::parse(&file(RESERVATIONS)?),
         now: now.map_or(0, |t| t.as_secs()),
     })
+}
+
+/// The lock that Proxmox holds through a whole start or stop of a VM (pve-guest-common, AbstractConfig.pm, lock_config).
+/// None where there is no file yet, which is not made.
+///
+/// # Errors
+/// Those of opening it.
+pub fn lock_file(root: &Root, vmid: VmId) -> io::Result<Option<File>> {
+    match File::open(root.path(format!("/var/lock/qemu-server/lock-{vmid}.conf"))) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether somebody holds the lock. Ours, which finds out, is let go with the file.
+pub fn is_held(lock: &File) -> bool {
+    matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
 /// A container whose config gives it a GPU, and by which lines.

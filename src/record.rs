@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Budgets;
 use crate::display::Platform;
+use crate::host::replace;
 use crate::inventory::Process;
 use crate::pci::PciAddr;
 use crate::step::{Act, Attribute};
@@ -227,6 +228,12 @@ impl Record {
         self.wedges.iter().flat_map(|w| w.addrs.iter().copied())
     }
 
+    /// The process groups of ours that may be at an act still: workers, and those that are stuck.
+    pub fn groups(&self) -> Vec<u32> {
+        let wedged = self.wedges.iter().map(|w| w.group);
+        self.workers.iter().copied().chain(wedged).collect()
+    }
+
     /// Forgets what was stuck in a process group that has gone, and takes over as stuck what a run that was killed
     /// has left its workers with.
     pub fn settle(&mut self, is_alive: impl Fn(u32) -> bool) {
@@ -257,6 +264,27 @@ impl Record {
     /// Whether this function is in the record.
     pub fn has(&self, addr: PciAddr) -> bool {
         self.taken.iter().any(|t| t.addr == addr)
+    }
+}
+
+/// A file among the records that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the record {} is not used: {why}. Hint: bring its GPU home with 'gpu-handoff to_nvidia', which infers the drivers, \
+     and remove the file",
+    file.display()
+)]
+pub struct Unreadable {
+    /// The file.
+    file: PathBuf,
+    /// What is wrong with it.
+    why: String,
+}
+
+impl Unreadable {
+    /// Whether it is in the place of this owner's record.
+    pub fn is_of(&self, owner: Owner) -> bool {
+        self.file.file_name().is_some_and(|name| *name == *file_name(owner))
     }
 }
 
@@ -348,11 +376,11 @@ impl Store {
         }
     }
 
-    /// All records, and a sentence for each file that is none.
+    /// All records, and each file that is none.
     ///
     /// # Errors
     /// Where the directory is there and cannot be listed.
-    pub fn load(&self) -> io::Result<(Vec<Record>, Vec<String>)> {
+    pub fn load(&self) -> io::Result<(Vec<Record>, Vec<Unreadable>)> {
         let (mut records, mut problems) = (Vec::new(), Vec::new());
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
@@ -366,7 +394,7 @@ impl Store {
             }
             match read_record(&path) {
                 Ok(record) => records.push(record),
-                Err(why) => problems.push(format!("the record {} is not used: {why}", path.display())),
+                Err(why) => problems.push(Unreadable { file: path, why }),
             }
         }
         records.sort_by_key(|r| match r.owner {
@@ -377,10 +405,14 @@ impl Store {
     }
 
     fn file(&self, owner: Owner) -> PathBuf {
-        self.dir.join(match owner {
-            Owner::Vm(vmid) => format!("vm-{vmid}.json"),
-            Owner::ByHand(gpu) => format!("by-hand-{gpu}.json"),
-        })
+        self.dir.join(file_name(owner))
+    }
+}
+
+fn file_name(owner: Owner) -> String {
+    match owner {
+        Owner::Vm(vmid) => format!("vm-{vmid}.json"),
+        Owner::ByHand(gpu) => format!("by-hand-{gpu}.json"),
     }
 }
 
@@ -412,18 +444,9 @@ pub trait Ledger {
 
 impl Ledger for Guard {
     fn save(&self, record: &Record) -> io::Result<()> {
-        let path = self.store.file(record.owner);
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        serde_json::to_writer_pretty(&mut file, record)?;
-        file.write_all(b"\n")?;
-        // No fsync: the directory is on tmpfs, and a record does not outlive the boot it speaks of.
-        fs::rename(new, path)
+        let mut text = serde_json::to_vec_pretty(record)?;
+        text.push(b'\n');
+        replace(&self.store.file(record.owner), &text)
     }
 
     fn remove(&self, owner: Owner) -> io::Result<()> {
@@ -511,8 +534,8 @@ mod tests {
     fn half_a_record_and_a_later_version_are_named_and_not_used() {
         let (_dir, store) = store();
         let guard = store.lock("test", Duration::from_secs(5)).unwrap();
-        fs::write(store.dir.join("vm-1.json"), "{\"version\": 1, ").unwrap();
-        fs::write(store.dir.join("vm-2.json"), "{\"version\": 2}").unwrap();
+        fs::write(store.dir.join("vm-100.json"), "{\"version\": 1, ").unwrap();
+        fs::write(store.dir.join("vm-1000.json"), "{\"version\": 2}").unwrap();
         guard.save(&record()).unwrap();
         let (records, problems) = store.load().unwrap();
         assert_eq!(records.len(), 1);
@@ -520,8 +543,15 @@ mod tests {
         assert!(
             problems
                 .iter()
-                .any(|p| p.contains("it has version 2, this program writes 1"))
+                .any(|p| p.to_string().contains("it has version 2, this program writes 1"))
         );
+        let of = |vmid: &str| {
+            problems
+                .iter()
+                .filter(|p| p.is_of(Owner::Vm(vmid.parse().unwrap())))
+                .count()
+        };
+        assert_eq!((of("100"), problems.len()), (1, 2));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::commands::print;
 use crate::context::{Host, must_be_root};
 use crate::exit::{Error, Exit};
 use crate::kernel::Kernel;
-use crate::record::{Guard, Ledger, Owner, Record, State};
+use crate::record::{Guard, Ledger, Owner, Record, State, Unreadable};
 use crate::report::{chain, join};
 use crate::systemd;
 
@@ -85,11 +85,9 @@ pub fn run(host: &mut Host, cli: &Cli, how: &Recover) -> Result<(), Error> {
         };
         outcomes.push(Outcome::of(record, left));
     }
-    let of_vm = |problem: &&String| how.vm.is_none_or(|vmid| problem.contains(&format!("vm-{vmid}.json")));
+    let of_vm = |problem: &&Unreadable| how.vm.is_none_or(|vmid| problem.is_of(Owner::Vm(vmid)));
     for problem in problems.iter().filter(of_vm) {
-        let why = format!(
-            "{problem}. Hint: 'gpu-handoff to_nvidia' brings its GPU home with inferred drivers; then remove the file"
-        );
+        let why = problem.to_string();
         warn!("{why}");
         first.get_or_insert((Exit::Refused, why.clone()));
         outcomes.push(Outcome {

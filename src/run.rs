@@ -210,14 +210,7 @@ impl Host {
         for note in &plan.notes {
             info!("note: {note}");
         }
-        let run = Run {
-            kernel: &mut self.kernel,
-            ledger: guard,
-            record,
-            rest,
-            end,
-            looked: std::collections::BTreeMap::new(),
-        };
+        let run = Run::new(&mut self.kernel, guard, record, rest, end);
         let began = SystemTime::now();
         let result = run.execute(plan);
         let took = self.kernel.now().saturating_sub(start);

@@ -28,7 +28,8 @@ use crate::context::{boot_id, must_be_root};
 use crate::exit::Error;
 use crate::host::Root;
 use crate::inventory::{self, Process};
-use crate::record::{DIR, Owner, Record, State, Store};
+use crate::pve;
+use crate::record::{DIR, Owner, Record, State, Store, Unreadable};
 use crate::report::{join, millis};
 use crate::systemd;
 use crate::vmconf::VmId;
@@ -57,6 +58,8 @@ pub struct Seen {
     pub qemu: Option<Process>,
     /// Processes of ours that are at an act still, whose run has ended.
     pub at_work: Vec<i32>,
+    /// What is in the place of the VM's record and is none: nobody knows what is away.
+    pub unreadable: Option<Unreadable>,
 }
 
 /// What it waits for, or does, next.
@@ -230,39 +233,28 @@ impl Watcher {
     }
 
     fn see(&self) -> Result<Seen, Error> {
-        let (records, _) = self
+        let (records, problems) = self
             .store
             .load()
             .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
         let boot = boot_id();
-        let ours = |r: &Record| r.owner == Owner::Vm(self.vmid) && r.boot_id == boot;
-        let record = records.into_iter().find(ours);
-        let groups = record.iter().flat_map(|r| {
-            let wedged = r.wedges.iter().map(|w| w.group);
-            r.workers.iter().copied().chain(wedged).collect::<Vec<u32>>()
-        });
+        let owner = Owner::Vm(self.vmid);
+        let record = records.into_iter().find(|r| r.owner == owner && r.boot_id == boot);
+        let groups = record.iter().flat_map(Record::groups);
         let at_work = groups.flat_map(|group| alive_in_group(&self.root, group)).collect();
         let caller = record.as_ref().and_then(|r| r.caller);
         Ok(Seen {
-            busy: self.lock_file()?.is_some_and(|f| is_locked(&f)),
+            busy: self.lock_file()?.is_some_and(|file| pve::is_held(&file)),
             caller: caller.is_some_and(|p| inventory::process(&self.root, p.pid) == Some(p)),
-            qemu: inventory::running_vm(&self.root, self.vmid).map(|vm| Process {
-                pid: vm.pid,
-                started: vm.started,
-            }),
+            qemu: inventory::running_vm(&self.root, self.vmid).map(|vm| vm.process),
             at_work,
             record,
+            unreadable: problems.into_iter().find(|p| p.is_of(owner)),
         })
     }
 
-    /// The VM's lock, which is never made by us.
     fn lock_file(&self) -> Result<Option<File>, Error> {
-        let path = format!("/var/lock/qemu-server/lock-{}.conf", self.vmid);
-        match File::open(self.root.path(&path)) {
-            Ok(file) => Ok(Some(file)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io(format!("opening {path}"), e)),
-        }
+        pve::lock_file(&self.root, self.vmid).map_err(|e| Error::io("opening the VM's lock", e))
     }
 
     /// Until the VM's lock is released, however long that takes: a start may be slow. It is dropped at once, which no task
@@ -297,13 +289,7 @@ impl Watcher {
         if end_of(&fds, patience) {
             return;
         }
-        let groups: Vec<u32> = record.map_or_else(Vec::new, |r| {
-            r.workers
-                .iter()
-                .copied()
-                .chain(r.wedges.iter().map(|w| w.group))
-                .collect()
-        });
+        let groups = record.map_or_else(Vec::new, Record::groups);
         for group in &groups {
             systemd::take_over(*group, &alive_in_group(&self.root, *group));
         }
@@ -354,11 +340,15 @@ impl Watcher {
         let Ok(guard) = self.store.lock(&format!("VM {vmid} watcher"), UNIT_START) else {
             return false;
         };
-        let now = self.see().ok().and_then(|seen| seen.record);
-        if now.as_ref().map(|r| (r.generation, r.state)) != record.map(|r| (r.generation, r.state)) {
+        let Ok(now) = self.see() else { return false };
+        if now.record.as_ref().map(|r| (r.generation, r.state)) != record.map(|r| (r.generation, r.state)) {
             return false;
         }
         match record {
+            None if now.unreadable.is_some() => warn!(
+                "VM {vmid}: the watch is over: {}",
+                now.unreadable.map_or_else(String::new, |u| u.to_string())
+            ),
             None => info!("VM {vmid}: nothing of it is away, the watch is over"),
             Some(record) => warn!(
                 "VM {vmid}: {} could not be brought home, and is left as it is. Hint: see 'journalctl -u \
@@ -375,11 +365,6 @@ impl Watcher {
 fn end_of(fds: &[OwnedFd], within: Duration) -> bool {
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     poll_readable(&fds, within).contains(&true)
-}
-
-/// Whether somebody holds an exclusive lock on it. Ours is let go at once.
-fn is_locked(file: &File) -> bool {
-    matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
 }
 
 #[cfg(test)]

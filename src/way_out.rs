@@ -16,7 +16,6 @@ use crate::plan::{Direction, Plan, Way, card, found_again, slots};
 use crate::record::{Owner, Record, Taken};
 use crate::refusal::{Reason, Refusal};
 use crate::report::join;
-use crate::step::Act;
 use crate::uses;
 
 /// The first driver that lets NVKMS and nvidia_drm drop a GPU when it is unbound (nvidia_modeset_remove in
@@ -86,7 +85,7 @@ impl<'a> Ground<'a> {
     }
 
     /// Whether this is a function that stays on NVIDIA's driver.
-    fn stays(&self, addr: Option<PciAddr>) -> bool {
+    pub(crate) fn stays(&self, addr: Option<PciAddr>) -> bool {
         addr.is_some_and(|a| self.staying().contains(&a))
     }
 
@@ -182,11 +181,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     notes.extend(way_notes(&ground, way, &modules, earlier));
     notes.extend(displays.note(snapshot));
     notes.extend(facts::notes(&settings.facts, snapshot, &addrs));
-    let (mut steps, awake) = steps(&ground, way, &modules, &judged, &displays, earlier, settings);
-    // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
-    if !snapshot.gpus().any(|f| ground.stays(Some(f.addr))) {
-        steps.retain(|step| !matches!(step.act, Act::StartUnit { .. }));
-    }
+    let (steps, awake) = steps(&ground, way, &modules, &judged, &displays, earlier, settings);
     Ok(Plan {
         direction: Direction::Out,
         owner,

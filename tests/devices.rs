@@ -7,7 +7,7 @@ mod common;
 use common::{Device, Model, addr, host};
 use gpu_handoff::choice::Reservations;
 use gpu_handoff::devices::{self, Given};
-use gpu_handoff::inventory::RunningVm;
+use gpu_handoff::inventory::{Process, RunningVm};
 use gpu_handoff::mapping::Mappings;
 use gpu_handoff::pve::{Cluster, Config};
 use gpu_handoff::vmconf::{self, Generation};
@@ -53,8 +53,7 @@ fn the_first_alternative_that_is_free_is_handed_over() {
         let mut model = host(2);
         model.vms.push(RunningVm {
             vmid: "112".parse().unwrap(),
-            pid: 4711,
-            started: 1,
+            process: Process { pid: 4711, started: 1 },
         });
         let given = given(
             &model,

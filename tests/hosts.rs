@@ -354,7 +354,11 @@ fn the_files_of_the_hosts_are_read_for_what_they_mean() {
 
     let host = read("mapping-two-cards");
     assert_eq!(
-        (host.vms[0].vmid.get(), host.vms[0].pid, host.vms[0].started),
+        (
+            host.vms[0].vmid.get(),
+            host.vms[0].process.pid,
+            host.vms[0].process.started
+        ),
         (112, 4711, 48213)
     );
 }

@@ -2,7 +2,6 @@
 //!
 //! The order is that of `gpu_handoff::run`, which reaches the host through files that the model does not have.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,14 +203,7 @@ impl Session {
         if plan.direction == Direction::Out && model.laws.original.is_none() {
             model.laws.original = Some(model.state());
         }
-        let run = Run {
-            kernel: &mut *model,
-            ledger: &*ledger,
-            record,
-            rest,
-            end,
-            looked: BTreeMap::new(),
-        };
+        let run = Run::new(&mut *model, &*ledger, record, rest, end);
         let result = catch_unwind(AssertUnwindSafe(|| run.execute(plan)));
         match result {
             Ok(Ok(())) => End::Done,

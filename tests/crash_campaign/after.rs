@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gpu_handoff::inventory::{RunningVm, VFIO_PCI};
+use gpu_handoff::inventory::{Process as Told, RunningVm, VFIO_PCI};
 use gpu_handoff::record::{Owner, Record, State};
 use gpu_handoff::recover::not_stranded;
 
@@ -217,8 +217,7 @@ impl After<'_> {
             match what {
                 "the VM runs" => model.vms.push(RunningVm {
                     vmid,
-                    pid: 900,
-                    started: 1,
+                    process: Told { pid: 900, started: 1 },
                 }),
                 "a QEMU" => {
                     let group = model.device(self.trip.session.gpus[0]).and_then(|d| d.group);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use gpu_handoff::inventory::{Process as Told, RunningVm};
-use gpu_handoff::record::Owner;
+use gpu_handoff::record::{Owner, Record};
 use gpu_handoff::watch::{Next, Seen, Watch};
 
 use crate::after::{Recovered, record, recover};
@@ -57,8 +57,7 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
     if beside.qemu > model.time {
         model.vms.push(RunningVm {
             vmid,
-            pid: SOMEBODY.pid,
-            started: SOMEBODY.started,
+            process: SOMEBODY,
         });
         let pid = i32::try_from(SOMEBODY.pid).map_err(|e| e.to_string())?;
         let group = model.device(trip.session.gpus[0]).and_then(|d| d.group);
@@ -75,16 +74,15 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
             model.vms.retain(|vm| vm.vmid != vmid);
         }
         let record = record(model);
-        let groups = record
-            .iter()
-            .flat_map(|r| r.workers.iter().chain(r.wedges.iter().map(|w| &w.group)));
-        let groups: Vec<u32> = groups.copied().filter(|group| model.is_alive(*group)).collect();
+        let groups = record.iter().flat_map(Record::groups);
+        let groups: Vec<u32> = groups.filter(|group| model.is_alive(*group)).collect();
         let seen = Seen {
             record,
             busy: beside.lock > now,
             caller: beside.caller > now,
             qemu: qemu.then_some(SOMEBODY),
             at_work: groups.iter().filter_map(|g| i32::try_from(*g).ok()).collect(),
+            unreadable: None,
         };
         let until = match watch.next(&seen, now) {
             Next::Lock => beside.lock,
