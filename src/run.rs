@@ -56,11 +56,41 @@ impl Host {
         Ok(way_out::plan(&snapshot, wanted, records, &self.settings))
     }
 
-    /// The way out, from the plan to the end.
+    /// The way out, from the plan to the end. Where it failed because the host changed under the plan, it is planned once
+    /// more: at boot udev may still be binding drivers when the first VMs start.
     ///
     /// # Errors
     /// A refusal, or what the executor made of a failure.
     pub fn way_out(
+        &mut self,
+        guard: &Guard,
+        snapshot: Snapshot,
+        records: &[Record],
+        owner: Owner,
+        given: &Given,
+        end: Duration,
+    ) -> Result<(), Error> {
+        let before = snapshot.clone();
+        let result = self.leave(guard, snapshot, records, owner, given, end);
+        let Err(Error::Restored { what }) = &result else {
+            return result;
+        };
+        if self.kernel.interrupted().is_some() {
+            return result;
+        }
+        let now = self.look(records)?;
+        let changes = way_out::changes(&before, &now, &given.gpus);
+        if changes.is_empty() {
+            return result;
+        }
+        warn!(
+            "{owner}: {what}; all was undone. The host has changed meanwhile ({}): planning once more",
+            changes.join(", ")
+        );
+        self.leave(guard, now, records, owner, given, end)
+    }
+
+    fn leave(
         &mut self,
         guard: &Guard,
         snapshot: Snapshot,

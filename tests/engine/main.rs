@@ -23,6 +23,7 @@ use gpu_handoff::record::{Owner, Record, State};
 use gpu_handoff::refusal::Refusal;
 use gpu_handoff::step::Act;
 use gpu_handoff::way_home;
+use gpu_handoff::way_out;
 
 fn plan_out(model: &mut Model, gpus: &[PciAddr]) -> Result<Plan, Refusal> {
     Session::new(gpus).plan_out(model)
@@ -417,6 +418,30 @@ fn without_a_record_the_drivers_are_inferred() {
     let end = by_hand.execute(&mut model, record, None, &home, end);
     assert!(matches!(end, End::Done), "{end:?}");
     assert_as_before(&model, &before, "inferred");
+}
+
+#[test]
+fn what_changed_of_a_card_between_two_looks_is_told_in_words() {
+    let mut model = host(2);
+    let look = |model: &mut Model| model.look(&[], Duration::from_secs(1)).unwrap();
+    let before = look(&mut model);
+    let gpus = [addr(1, 0)];
+    for device in &mut model.devices {
+        if device.addr == addr(1, 1) || device.addr == addr(2, 1) {
+            device.driver = None;
+        }
+    }
+    let after = look(&mut model);
+    let told = way_out::changes(&before, &after, &gpus);
+    assert_eq!(told, ["0000:01:00.1: snd_hda_intel then, no driver now"]);
+    assert_eq!(
+        way_out::changes(&after, &before, &gpus),
+        ["0000:01:00.1: no driver then, snd_hda_intel now"]
+    );
+    assert!(way_out::changes(&before, &before, &gpus).is_empty());
+    model.devices.retain(|device| device.addr != addr(1, 1));
+    let told = way_out::changes(&before, &look(&mut model), &gpus);
+    assert_eq!(told, ["0000:01:00.1: snd_hda_intel then, gone now"]);
 }
 
 /// Who comes after the proof is met by the unbind: that race cannot be won, only bounded and told.
