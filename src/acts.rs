@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::kmod::DeleteModuleFlags;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::health::Health;
+use crate::health::{Health, answers};
 use crate::history;
 use crate::host::Root;
 use crate::inventory;
@@ -27,10 +27,10 @@ const STDERR_TAIL: usize = 400;
 
 /// How long a holder that turned up only now, or a module's last user, gets to let go: a query of a monitoring tool, udev
 /// at its work. Who stays longer is a reason to stop.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked again where there is no event to wait for.
-pub(crate) const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Answers requests from stdin until it ends.
 ///
@@ -105,20 +105,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// A device that reads all ones has fallen off the bus: every further access would take as long as the kernel waits for
-/// one to come back, a minute and more.
-pub(crate) fn answers(root: &Root, addr: PciAddr) -> Result<(), ActError> {
-    let config = root.bytes_up_to(format!("/sys/bus/pci/devices/{addr}/config"), 4);
-    if config.is_ok_and(|bytes| bytes == [0xff; 4]) {
-        return Err(ActError::Failed(
-            "it does not answer any more (its config space reads all ones): it has fallen off the bus and needs a power \
-             cycle"
-                .to_owned(),
-        ));
-    }
-    Ok(())
 }
 
 /// CLOCK_MONOTONIC, which all processes read alike (clock_gettime(2)): what one worker notes compares with what another

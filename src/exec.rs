@@ -15,6 +15,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::exit::Error;
+use crate::inventory::VFIO_PCI;
 use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan, deadline};
@@ -324,6 +325,7 @@ impl<'a> Run<'a> {
                 millis(until.saturating_sub(now))
             );
         }
+        let elsewhere = self.elsewhere();
         let mut left = Vec::new();
         let mut in_use = BTreeSet::new();
         for act in done.iter().rev().flat_map(|step| &step.inverse) {
@@ -335,6 +337,10 @@ impl<'a> Run<'a> {
             if remaining.is_zero() {
                 left.push(format!("{act}: no time was left"));
                 continue;
+            }
+            let lets_go = matches!(act, Act::ProveFree { .. } | Act::Unbind { .. });
+            if lets_go && act.function().is_some_and(|a| elsewhere.contains(&a)) {
+                continue; // its users are its driver's, and it is not taken off it
             }
             let unbinds = matches!(act, Act::Unbind { .. });
             if unbinds && act.function().is_some_and(|a| in_use.contains(&a)) {
@@ -369,6 +375,20 @@ impl<'a> Run<'a> {
             left: left.join("; "),
             hint: self.hint(false),
         }
+    }
+
+    /// Functions of the record that have not come to vfio-pci: somebody else has bound them.
+    fn elsewhere(&mut self) -> BTreeSet<PciAddr> {
+        let stuck: Vec<PciAddr> = self.record.stuck().collect();
+        let Ok(snapshot) = self.kernel.look(&stuck, self.record.budgets.look) else {
+            return BTreeSet::new();
+        };
+        let addrs = self.record.taken.iter().map(|t| t.addr);
+        let is_elsewhere = |addr: &PciAddr| {
+            let driver = snapshot.function(*addr).and_then(|f| f.driver.as_deref());
+            driver.is_some_and(|driver| driver != VFIO_PCI)
+        };
+        addrs.filter(is_elsewhere).collect()
     }
 
     /// A signal came while an act was under way, and the act goes on: the record, as it was written before it, has all

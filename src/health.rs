@@ -6,14 +6,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::acts::{PATIENCE, POLL, answers};
 use crate::driver;
 use crate::host::Root;
 use crate::kernel::ActError;
 use crate::pci::PciAddr;
 use crate::report::{foreign, one_line};
+
+/// How long the driver gets to list a GPU that it has taken: it does so within its probe, or soon after.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked: there is no event for it.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Exit statuses of nvidia-smi that tell of a GPU that does not work (nvidia-smi(1), RETURN VALUE: 6 it was not found,
 /// 8 its power cables, 9 the driver, 10 its interrupts, 14 its infoROM, 15 it has fallen off the bus). The others tell of
@@ -180,6 +185,20 @@ fn wait_for<T>(look: impl Fn() -> Option<T>) -> Option<T> {
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// A device that reads all ones has fallen off the bus: every further access would take as long as the kernel waits for
+/// one to come back, a minute and more.
+pub(crate) fn answers(root: &Root, addr: PciAddr) -> Result<(), ActError> {
+    let config = root.bytes_up_to(format!("/sys/bus/pci/devices/{addr}/config"), 4);
+    if config.is_ok_and(|bytes| bytes == [0xff; 4]) {
+        return Err(ActError::Failed(
+            "it does not answer any more (its config space reads all ones): it has fallen off the bus and needs a power \
+             cycle"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

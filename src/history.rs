@@ -10,7 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Root, replace};
+use crate::host::Root;
+use crate::record::replace;
 use crate::report::millis;
 
 /// Where it is kept; 0700, for it names processes of containers.

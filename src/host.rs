@@ -1,30 +1,16 @@
 //! Reading files of the host below a root that is a parameter: `/` in a real run, a fixture tree in tests.
 //!
-//! Only what a file says; meaning is given to it by [`crate::inventory`] and [`crate::holders`]. Writes to the host are
-//! acts and go through [`crate::kernel`]; here is only how files of our own are written.
+//! Only reads, and only what a file says; meaning is given to it by [`crate::inventory`] and
+//! [`crate::holders`]. Writes to the host are acts and go through [`crate::kernel`].
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
 /// the kernel allows (vm.max_map_count, 65530 by default), some 10 MB. A bound, so that a broken mount cannot fill the
 /// memory.
 const LONGEST: u64 = 256 << 20;
-
-/// Puts a file for root alone in the place of what is there; readers see the old one or the new one. It is not forced
-/// onto the disk: what is kept so is of no use after a crash, or no worse for it.
-///
-/// # Errors
-/// Any error of writing; what was there is then still there.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    fs::rename(new, path)
-}
 
 /// What a program said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -226,6 +226,24 @@ impl Snapshot {
             .filter(|f| f.is_nvidia_gpu() && f.physfn.is_none())
     }
 
+    /// What became different since an earlier look, in words: the drivers of these functions, and NVIDIA's modules. What
+    /// is on vfio-pci now stands in nobody's way.
+    pub fn changes_since(&self, before: &Snapshot, addrs: &[PciAddr]) -> Vec<String> {
+        let driver = |s: &Snapshot, addr| match s.function(addr) {
+            None => "gone".to_owned(),
+            Some(f) => f.driver.clone().unwrap_or_else(|| "no driver".to_owned()),
+        };
+        let drivers = addrs.iter().filter_map(|addr| {
+            let (was, is) = (driver(before, *addr), driver(self, *addr));
+            (was != is && is != VFIO_PCI).then(|| format!("{addr}: {was} then, {is} now"))
+        });
+        let new = |m: &&Module| m.name.starts_with("nvidia") && before.module(&m.name).is_none();
+        let modules = self.modules.iter().filter(new);
+        drivers
+            .chain(modules.map(|m| format!("{}: not loaded then", m.name)))
+            .collect()
+    }
+
     /// The USB controllers that cards have.
     pub fn usb_controllers(&self) -> impl Iterator<Item = PciAddr> {
         let is_one = |f: &&Function| f.vendor == VENDOR_NVIDIA && f.class.is_usb();

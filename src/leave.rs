@@ -123,9 +123,10 @@ pub(crate) fn steps(
             steps.push(load(name), vec![unload(name)]);
         }
         // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
-        let a_gpu_stays = snapshot.gpus().any(|f| ground.stays(Some(f.addr)));
-        for name in judged.units.iter().filter(|_| a_gpu_stays) {
-            steps.push(start(name), vec![stop(name)]);
+        if snapshot.gpus().any(|f| ground.stays(Some(f.addr))) {
+            for name in &judged.units {
+                steps.push(start(name), vec![stop(name)]);
+            }
         }
     }
     if displays.others {

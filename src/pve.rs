@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::choice::{RESERVATIONS, Reservations};
 use crate::containers::{self, GpuReference};
 use crate::driver;
+use crate::exit::Error;
 use crate::host::Root;
 use crate::mapping::Mappings;
 use crate::refusal::Reason;
@@ -78,11 +79,12 @@ pub fn cluster(root: &Root) -> Result<Cluster, Reason> {
 ///
 /// # Errors
 /// Those of opening it.
-pub fn lock_file(root: &Root, vmid: VmId) -> io::Result<Option<File>> {
-    match File::open(root.path(format!("/var/lock/qemu-server/lock-{vmid}.conf"))) {
+pub fn lock_file(root: &Root, vmid: VmId) -> Result<Option<File>, Error> {
+    let path = format!("/var/lock/qemu-server/lock-{vmid}.conf");
+    match File::open(root.path(&path)) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
+        Err(e) => Err(Error::io(format!("opening {path}"), e)),
     }
 }
 

@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Budgets;
 use crate::display::Platform;
-use crate::host::replace;
 use crate::inventory::Process;
 use crate::pci::PciAddr;
 use crate::step::{Act, Attribute};
@@ -268,17 +267,24 @@ impl Record {
 }
 
 /// A file among the records that is none.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the record {} is not used: {why}. Hint: bring its GPU home with 'gpu-handoff to_nvidia', which infers the drivers, \
-     and remove the file",
-    file.display()
-)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// The file.
     file: PathBuf,
     /// What is wrong with it.
     why: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the record {} is not used: {}. Hint: bring its GPU home with 'gpu-handoff to_nvidia', which infers the \
+             drivers, and remove the file",
+            self.file.display(),
+            self.why
+        )
+    }
 }
 
 impl Unreadable {
@@ -425,6 +431,20 @@ fn read_record(path: &Path) -> Result<Record, String> {
         None => return Err("it has no version".to_owned()),
     }
     serde_json::from_value(value).map_err(|e| e.to_string())
+}
+
+/// Puts a file for root alone in the place of what is there; readers see the old one or the new one, after a power cut too.
+///
+/// # Errors
+/// Any error of writing; what was there is then still there.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    // Nothing to do on tmpfs, where the records are.
+    file.sync_data()?;
+    fs::rename(new, path)
 }
 
 /// Where an executor keeps its record.

@@ -56,11 +56,11 @@ impl Host {
         Ok(way_out::plan(&snapshot, wanted, records, &self.settings))
     }
 
-    /// The way out, from the plan to the end. Where it failed because the host changed under the plan, it is planned once
-    /// more: at boot udev may still be binding drivers when the first VMs start.
+    /// The way out, from the plan to the end. Where it failed, was undone, and the host is not what the plan was made for
+    /// any more (a driver came to a function just then, a module was loaded), it is planned once more.
     ///
     /// # Errors
-    /// A refusal, or what the executor made of a failure.
+    /// A refusal, what the executor made of a failure, or why the host could not be read.
     pub fn way_out(
         &mut self,
         guard: &Guard,
@@ -70,16 +70,27 @@ impl Host {
         given: &Given,
         end: Duration,
     ) -> Result<(), Error> {
-        let before = snapshot.clone();
-        let result = self.leave(guard, snapshot, records, owner, given, end);
+        let before = records.iter().find(|r| r.owner == owner);
+        before.into_iter().for_each(say_broken_off);
+        let begun = self.kernel.now();
+        let (plan, seen) = self.plan_out(snapshot, records, owner, given, end)?;
+        if let Owner::Vm(vmid) = owner {
+            self.ask_for_watcher(vmid);
+        }
+        let result = self.leave(guard, &plan, before, end);
         let Err(Error::Restored { what }) = &result else {
             return result;
         };
-        if self.kernel.interrupted().is_some() {
+        let now = self.kernel.now();
+        let enough_time = now + now.saturating_sub(begun) <= end;
+        if !enough_time || self.kernel.interrupted().is_some() {
             return result;
         }
-        let now = self.look(records)?;
-        let changes = way_out::changes(&before, &now, &given.gpus);
+        let Ok(snapshot) = self.look(records) else {
+            return result;
+        };
+        let addrs: Vec<PciAddr> = plan.taken.iter().map(|t| t.addr).collect();
+        let changes = snapshot.changes_since(&seen, &addrs);
         if changes.is_empty() {
             return result;
         }
@@ -87,23 +98,20 @@ impl Host {
             "{owner}: {what}; all was undone. The host has changed meanwhile ({}): planning once more",
             changes.join(", ")
         );
-        self.leave(guard, now, records, owner, given, end)
+        match self.plan_out(snapshot, records, owner, given, end) {
+            Ok((plan, _)) => self.leave(guard, &plan, before, end),
+            // Something was done by now, and undone.
+            Err(why) => Err(Error::Restored {
+                what: format!("{what}; planned once more: {why}"),
+            }),
+        }
     }
 
-    fn leave(
-        &mut self,
-        guard: &Guard,
-        snapshot: Snapshot,
-        records: &[Record],
-        owner: Owner,
-        given: &Given,
-        end: Duration,
-    ) -> Result<(), Error> {
-        let plan = self.plan_out(snapshot, records, owner, given, end)?;
-        let before = records.iter().find(|r| r.owner == owner).cloned();
-        before.iter().for_each(say_broken_off);
+    /// Carries out a plan of a way out. `before` is the owner's record of an earlier handoff.
+    fn leave(&mut self, guard: &Guard, plan: &Plan, before: Option<&Record>, end: Duration) -> Result<(), Error> {
+        let owner = plan.owner;
         let mut record = before
-            .clone()
+            .cloned()
             .unwrap_or_else(|| Record::new(owner, boot_id(), self.budgets.clone()));
         record.generation += u64::from(before.is_some());
         // What an earlier handoff of this owner took and this one does not want is still away: it comes home with the
@@ -125,10 +133,7 @@ impl Host {
         record.platforms.clone_from(&plan.platforms);
         record.may_reset = self.settings.reset != Reset::Never;
         (record.caller, record.qemu) = (self.caller, None);
-        if let Owner::Vm(vmid) = owner {
-            self.ask_for_watcher(vmid);
-        }
-        self.execute(guard, record, before, &plan, end)
+        self.execute(guard, record, before.cloned(), plan, end)
     }
 
     /// From here on the GPU comes home whatever becomes of the start.
@@ -148,7 +153,7 @@ impl Host {
     }
 
     /// The plan of a way out. Where only holders are in the way, they get a moment to let go: a monitoring tool's
-    /// query should not fail the start of a VM.
+    /// query should not fail the start of a VM. Returned with the snapshot that it was made from.
     fn plan_out(
         &mut self,
         snapshot: Snapshot,
@@ -156,8 +161,9 @@ impl Host {
         owner: Owner,
         given: &Given,
         end: Duration,
-    ) -> Result<Plan, Error> {
+    ) -> Result<(Plan, Snapshot), Error> {
         let until = end.min(self.kernel.now() + self.budgets.holder_wait);
+        let mut seen = snapshot.clone();
         let mut planned = self.judge_out(snapshot, records, owner, given)?;
         let mut said = false;
         while let Err(refusal) = &planned {
@@ -176,10 +182,10 @@ impl Host {
             // A process may let go without ending, and there is no event for that.
             self.kernel.await_exit(&pids, left.min(HOLDER_POLL));
             self.not_interrupted()?;
-            let snapshot = self.look(records)?;
-            planned = self.judge_out(snapshot, records, owner, given)?;
+            seen = self.look(records)?;
+            planned = self.judge_out(seen.clone(), records, owner, given)?;
         }
-        Ok(planned?)
+        Ok((planned?, seen))
     }
 
     /// The plan of a way home. A guest that is just ending is waited for.

@@ -13,10 +13,9 @@
 //! backup job outlives a start that failed in it.
 //!
 //! [`Watch::next`] decides, [`run`] waits. It runs in `gpu-handoff-watch@VMID.service`, may write nothing but our lock, and
-//! has the way home run by `gpu-handoff-home@VMID.service`. It leaves only while it holds the host-wide lock and the record
-//! says that nothing is away: a run that comes after it has asked for a watcher of its own.
+//! has the way home run by `gpu-handoff-home@VMID.service`. It leaves only while it holds the host-wide lock and no record of
+//! this VM can be acted on: a run that comes after it has asked for a watcher of its own.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -58,8 +57,6 @@ pub struct Seen {
     pub qemu: Option<Process>,
     /// Processes of ours that are at an act still, whose run has ended.
     pub at_work: Vec<i32>,
-    /// What is in the place of the VM's record and is none: nobody knows what is away.
-    pub unreadable: Option<Unreadable>,
 }
 
 /// What it waits for, or does, next.
@@ -79,7 +76,7 @@ pub enum Next {
     Again(Duration),
     /// The way home.
     Home,
-    /// Nothing is away.
+    /// Nothing is away, as far as can be read.
     Leave,
     /// The way home has failed as often as it is tried.
     GiveUp,
@@ -232,35 +229,32 @@ impl Watcher {
         while self.changes.read_events().is_ok_and(|events| !events.is_empty()) {}
     }
 
+    fn load(&self) -> Result<(Vec<Record>, Vec<Unreadable>), Error> {
+        let loaded = self.store.load();
+        loaded.map_err(|e| Error::io(format!("reading the records in {DIR}"), e))
+    }
+
     fn see(&self) -> Result<Seen, Error> {
-        let (records, problems) = self
-            .store
-            .load()
-            .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
+        let (records, _) = self.load()?;
         let boot = boot_id();
-        let owner = Owner::Vm(self.vmid);
-        let record = records.into_iter().find(|r| r.owner == owner && r.boot_id == boot);
+        let ours = |r: &Record| r.owner == Owner::Vm(self.vmid) && r.boot_id == boot;
+        let record = records.into_iter().find(ours);
         let groups = record.iter().flat_map(Record::groups);
         let at_work = groups.flat_map(|group| alive_in_group(&self.root, group)).collect();
         let caller = record.as_ref().and_then(|r| r.caller);
         Ok(Seen {
-            busy: self.lock_file()?.is_some_and(|file| pve::is_held(&file)),
+            busy: pve::lock_file(&self.root, self.vmid)?.is_some_and(|file| pve::is_held(&file)),
             caller: caller.is_some_and(|p| inventory::process(&self.root, p.pid) == Some(p)),
             qemu: inventory::running_vm(&self.root, self.vmid).map(|vm| vm.process),
             at_work,
             record,
-            unreadable: problems.into_iter().find(|p| p.is_of(owner)),
         })
-    }
-
-    fn lock_file(&self) -> Result<Option<File>, Error> {
-        pve::lock_file(&self.root, self.vmid).map_err(|e| Error::io("opening the VM's lock", e))
     }
 
     /// Until the VM's lock is released, however long that takes: a start may be slow. It is dropped at once, which no task
     /// of Proxmox notices.
     fn await_lock(&self) -> Result<(), Error> {
-        if let Some(file) = self.lock_file()? {
+        if let Some(file) = pve::lock_file(&self.root, self.vmid)? {
             let wait = || loop {
                 match file.lock_shared() {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -344,13 +338,12 @@ impl Watcher {
         if now.record.as_ref().map(|r| (r.generation, r.state)) != record.map(|r| (r.generation, r.state)) {
             return false;
         }
-        match record {
-            None if now.unreadable.is_some() => warn!(
-                "VM {vmid}: the watch is over: {}",
-                now.unreadable.map_or_else(String::new, |u| u.to_string())
-            ),
-            None => info!("VM {vmid}: nothing of it is away, the watch is over"),
-            Some(record) => warn!(
+        let problems = self.load().map_or_else(|_| Vec::new(), |(_, problems)| problems);
+        let unreadable = problems.iter().find(|p| p.is_of(Owner::Vm(vmid)));
+        match (record, unreadable) {
+            (None, Some(problem)) => warn!("VM {vmid}: the watch is over, though nobody knows what is away: {problem}"),
+            (None, None) => info!("VM {vmid}: nothing of it is away, the watch is over"),
+            (Some(record), _) => warn!(
                 "VM {vmid}: {} could not be brought home, and is left as it is. Hint: see 'journalctl -u \
                  gpu-handoff-home@{vmid}.service', then run 'gpu-handoff recover'",
                 join(record.taken.iter().map(|t| t.addr))

@@ -199,24 +199,6 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     })
 }
 
-/// What became different of the cards' functions between two looks: the driver each is bound to, in words.
-pub fn changes(before: &Snapshot, now: &Snapshot, gpus: &[PciAddr]) -> Vec<String> {
-    let of_a_card = |f: &&Function| gpus.iter().any(|gpu| gpu.slot() == f.addr.slot());
-    let addrs: BTreeSet<PciAddr> = [before, now]
-        .iter()
-        .flat_map(|s| s.functions.iter().filter(of_a_card).map(|f| f.addr))
-        .collect();
-    let driver = |s: &Snapshot, addr| match s.function(addr) {
-        None => "gone".to_owned(),
-        Some(f) => f.driver.clone().unwrap_or_else(|| "no driver".to_owned()),
-    };
-    let change = |addr| {
-        let (was, is) = (driver(before, addr), driver(now, addr));
-        (was != is).then(|| format!("{addr}: {was} then, {is} now"))
-    };
-    addrs.into_iter().filter_map(change).collect()
-}
-
 /// Functions of the cards that an interrupted way home has removed from the bus: without them only a part of the card
 /// would leave, and the way home finds them.
 fn removed<'a>(

@@ -28,6 +28,8 @@ pub struct Laws {
     pub may_doubt: bool,
     /// Calls that met a user who came after the proof.
     pub races: usize,
+    /// Ways out that were planned once more.
+    pub again: usize,
     /// Whose handoff it is and where it leads; None: the record is not looked at.
     pub run: Option<(Owner, Direction)>,
     /// What of a plan's order is wrong, in words.

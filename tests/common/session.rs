@@ -118,29 +118,52 @@ impl Session {
         Self::begin(model);
         let end = model.time + self.settings.budgets.way_out;
         let records = self.records(model);
-        let until = end.min(model.time + self.settings.budgets.holder_wait);
-        let plan = loop {
-            let snapshot = match self.look(model, &records) {
-                Ok(snapshot) => snapshot,
-                Err(end) => return end,
-            };
-            match self.judge(model, snapshot, &records) {
-                Ok(plan) => break plan,
-                Err(refusal) => {
-                    let left = until.saturating_sub(model.time);
-                    let Some(pids) = refusal.only_holders().filter(|_| !left.is_zero()) else {
-                        return End::Refused(refusal);
-                    };
-                    model.await_exit(&pids, left.min(HOLDER_POLL));
-                    if model.signal.is_some() {
-                        return End::Interrupted;
-                    }
-                }
-            }
+        let before = records.iter().find(|r| r.owner == self.owner);
+        let begun = model.time;
+        let (plan, seen) = match self.plan_in_time(model, &records, end) {
+            Ok(planned) => planned,
+            Err(end) => return end,
         };
-        let before = records.into_iter().find(|r| r.owner == self.owner);
-        let record = self.record(&plan, before.as_ref());
-        self.execute(model, record, before, &plan, end)
+        let result = self.execute(model, self.record(&plan, before), before.cloned(), &plan, end);
+        let enough_time = model.time + (model.time - begun) <= end;
+        if !matches!(result, End::Restored(_)) || !enough_time || model.signal.is_some() {
+            return result;
+        }
+        let Ok(snapshot) = self.look(model, &records) else {
+            return result;
+        };
+        let addrs: Vec<PciAddr> = plan.taken.iter().map(|t| t.addr).collect();
+        if snapshot.changes_since(&seen, &addrs).is_empty() {
+            return result;
+        }
+        model.laws.again += 1;
+        if before.is_none() {
+            model.laws.original = None; // what somebody else has changed is how it was from now on
+        }
+        match self.plan_in_time(model, &records, end) {
+            Ok((plan, _)) => self.execute(model, self.record(&plan, before), before.cloned(), &plan, end),
+            Err(why) => End::Restored(format!("planned once more: {why:?}")),
+        }
+    }
+
+    /// The plan of a way out, with the snapshot that it was made from. Holders get a moment to let go.
+    fn plan_in_time(&self, model: &mut Model, records: &[Record], end: Duration) -> Result<(Plan, Snapshot), End> {
+        let until = end.min(model.time + self.settings.budgets.holder_wait);
+        loop {
+            let snapshot = self.look(model, records)?;
+            let refusal = match self.judge(model, snapshot.clone(), records) {
+                Ok(plan) => return Ok((plan, snapshot)),
+                Err(refusal) => refusal,
+            };
+            let left = until.saturating_sub(model.time);
+            let Some(pids) = refusal.only_holders().filter(|_| !left.is_zero()) else {
+                return Err(End::Refused(refusal));
+            };
+            model.await_exit(&pids, left.min(HOLDER_POLL));
+            if model.signal.is_some() {
+                return Err(End::Interrupted);
+            }
+        }
     }
 
     /// The record of a way out: what an earlier handoff of the owner has taken stays in it.

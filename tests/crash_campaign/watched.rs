@@ -82,7 +82,6 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
             caller: beside.caller > now,
             qemu: qemu.then_some(SOMEBODY),
             at_work: groups.iter().filter_map(|g| i32::try_from(*g).ok()).collect(),
-            unreadable: None,
         };
         let until = match watch.next(&seen, now) {
             Next::Lock => beside.lock,

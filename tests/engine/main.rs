@@ -23,7 +23,6 @@ use gpu_handoff::record::{Owner, Record, State};
 use gpu_handoff::refusal::Refusal;
 use gpu_handoff::step::Act;
 use gpu_handoff::way_home;
-use gpu_handoff::way_out;
 
 fn plan_out(model: &mut Model, gpus: &[PciAddr]) -> Result<Plan, Refusal> {
     Session::new(gpus).plan_out(model)
@@ -425,22 +424,22 @@ fn what_changed_of_a_card_between_two_looks_is_told_in_words() {
     let mut model = host(2);
     let look = |model: &mut Model| model.look(&[], Duration::from_secs(1)).unwrap();
     let before = look(&mut model);
-    let gpus = [addr(1, 0)];
+    let card = [addr(1, 0), addr(1, 1)];
     for device in &mut model.devices {
         if device.addr == addr(1, 1) || device.addr == addr(2, 1) {
             device.driver = None;
         }
     }
     let after = look(&mut model);
-    let told = way_out::changes(&before, &after, &gpus);
+    let told = after.changes_since(&before, &card);
     assert_eq!(told, ["0000:01:00.1: snd_hda_intel then, no driver now"]);
     assert_eq!(
-        way_out::changes(&after, &before, &gpus),
+        before.changes_since(&after, &card),
         ["0000:01:00.1: no driver then, snd_hda_intel now"]
     );
-    assert!(way_out::changes(&before, &before, &gpus).is_empty());
+    assert!(before.changes_since(&before, &card).is_empty());
     model.devices.retain(|device| device.addr != addr(1, 1));
-    let told = way_out::changes(&before, &look(&mut model), &gpus);
+    let told = look(&mut model).changes_since(&before, &card);
     assert_eq!(told, ["0000:01:00.1: snd_hda_intel then, gone now"]);
 }
 

@@ -1,5 +1,6 @@
 #!/bin/sh
 # The peers' situations with two VMs and with two cards (tests/lab/ANCHORS.md).
+# tier: full
 # lab: --cards 2
 . /usr/local/lib/lab.sh
 . /usr/local/lib/lab-anchors

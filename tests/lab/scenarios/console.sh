@@ -1,5 +1,6 @@
 #!/bin/sh
 # A console on the only card: it is taken off, the ways in that remain are said, and it is back at home; by both ways out.
+# tier: full
 # lab: --stub nvidia-drm.fbcon_pin=1
 . /usr/local/lib/lab-card.sh
 consoles() { grep -H . /sys/class/vtconsole/*/name /sys/class/vtconsole/*/bind; cat /proc/fb; }

@@ -1,5 +1,6 @@
 #!/bin/sh
 # The stub's smaller switches: delays, a console that keeps nvidia_drm loaded, nvidia-uvm as a user, loading without a GPU.
+# tier: full
 # lab: --driver stub
 . /usr/local/lib/lab.sh
 gpu=$(gpus | head -1)

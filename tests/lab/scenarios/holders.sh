@@ -1,10 +1,9 @@
 #!/bin/sh
 # Whoever uses the GPU is found by device number and named; one that lets go in time is waited for.
-. /usr/local/lib/lab.sh
-gpu=$(gpus | head -n 1) audio=$(audio_of "$gpu")
+. /usr/local/lib/lab-card.sh
+setting 'deadlines.holder-wait = 1' # each of them stays
 refused() { # WHAT: refused, by name, and nothing has changed
-	expect_text "in use by process $holder (hold" gpu-handoff to_vfio
-	expect_rc 3 gpu-handoff to_vfio
+	within 60 3 gpu-handoff to_vfio; said "in use by process $holder (hold"
 	is "$(driver_of "$gpu") $(driver_of "$audio") $(override_of "$gpu")" "nvidia snd_hda_intel (null)" "held by $1"
 	kill "$holder"; wait "$holder" 2>/dev/null
 }
@@ -28,6 +27,7 @@ else
 	say "the stub's node cannot be mapped: a mapping without a descriptor is not shown here"
 fi
 kill "$holder"; wait "$holder" 2>/dev/null
+setting
 say "a process that lets go within the wait is no reason to refuse"
 hold --for 2 /dev/nvidia0 & wait_for 10 fuser /dev/nvidia0
 expect_rc 0 gpu-handoff to_vfio

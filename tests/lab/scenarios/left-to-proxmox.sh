@@ -5,7 +5,6 @@
 . /usr/local/lib/lab.sh
 first=$(gpus | sed -n 1p) second=$(gpus | sed -n 2p) conf=/etc/pve/qemu-server/111.conf
 at() { is "$(driver_of "$first") $(driver_of "$second")" "$1" "$2"; }
-records() { ls /run/gpu-handoff | grep -v '^lock$'; }
 mkdir -p /etc/lab; mkvm 111; qm set 111 --hookscript local:snippets/gpu-handoff >/dev/null
 hostpci() { sed -i '/^hostpci/d' $conf; sed -i "1i hostpci0: $1" $conf; }
 untouched() { # DRIVERS: through a start and a stop nothing of ours moves

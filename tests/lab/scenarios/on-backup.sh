@@ -3,7 +3,7 @@
 # tier: full
 . /usr/local/lib/lab.sh
 gpu=$(gpus | head -n 1) audio=$(audio_of "$gpu") conf=/etc/pve/qemu-server/111.conf
-state() { { driver_of "$gpu"; driver_of "$audio"; override_of "$gpu"; override_of "$audio"; lsmod | grep -o '^nvidia[a-z_]*' | sort; ls /run/gpu-handoff | grep -v '^lock$'; } | tr "\n" " "; }
+state() { { driver_of "$gpu"; driver_of "$audio"; override_of "$gpu"; override_of "$audio"; lsmod | grep -o '^nvidia[a-z_]*' | sort; records; } | tr "\n" " "; }
 mkvm 111 "${gpu%.*},pcie=1"; qm set 111 --hookscript local:snippets/gpu-handoff >/dev/null; mkdir -p /etc/lab /etc/gpu-handoff/conf.d
 printf '[deadlines]\nholder-wait = 1\n' >/etc/gpu-handoff/conf.d/50-impatient.toml
 before=$(state)

@@ -33,6 +33,7 @@ case $LAB_BOOT in
 	done
 	say "half a record while the GPU is away: the hint is followed"
 	nobody_listens; within 90 0 qm start 111; head -c 300 /root/record | plant; end_qemu KILL; stays 5; away "nobody knows whose"
+	wait_for 60 sh -c "journalctl -q -b -u gpu-handoff-watch@111 | grep -q 'nobody knows what is away'"
 	sane 0 gpu-handoff to_nvidia; rm -f $record; comes_home 20 "by the hint"
 	say "a record of another boot is forgotten by whoever comes first"
 	for run in "gpu-handoff recover" "systemctl start $boot" "$hook 111 post-stop" "gpu-handoff to_nvidia"; do

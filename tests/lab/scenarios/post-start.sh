@@ -10,7 +10,7 @@ home="nvidia snd_hda_intel" away="vfio-pci vfio-pci"
 all_home() {
 	wait_for 60 test ! -e /run/gpu-handoff/vm-111.json; at "$home $home" "$1"
 	is "$(cat $devices/*/driver_override | sort -u)" "(null)" "overrides"
-	is "$(ls /run/gpu-handoff | grep -v '^lock$')" "" "records"
+	is "$(records)" "" "records"
 }
 said() { for text; do grep -qF "$text" /root/said || fail "'$text' was not said: $(cat /root/said)"; say "said: $text"; done; }
 # What Proxmox does to a card that it has chosen. With nvidia_drm loaded its unbind would never end.

@@ -1,5 +1,6 @@
 #!/bin/sh
 # A task of pvedaemon runs in the daemon's cgroup; stopping pve-guests stops the VMs; a guest's end calls post-stop.
+# tier: full
 . /usr/local/lib/lab.sh
 gpu=$(gpus | head -1)
 mkhook where <<'HOOK'

@@ -1,5 +1,6 @@
 #!/bin/sh
 # A task that is stopped takes its hook along; a worker that is hit alone leaves the hook running without the VM's lock.
+# tier: full
 . /usr/local/lib/lab.sh
 mkhook slow <<'HOOK'
 #!/bin/sh

@@ -5,7 +5,6 @@ gpu=$(gpus | sed -n 1p) audio=$(audio_of "$gpu") hook=/var/lib/vz/snippets/gpu-h
 # setting LINE...: our settings; no line: the defaults
 setting() { mkdir -p /etc/gpu-handoff/conf.d; printf '%s\n' "$@" >/etc/gpu-handoff/conf.d/scenario.toml; }
 card_vm() { mkvm 111 "${gpu%.*},pcie=1"; qm set 111 --hookscript local:snippets/gpu-handoff >/dev/null || fail "qm set"; }
-records() { ls /run/gpu-handoff 2>/dev/null | grep '\.json$'; } # not what a run is just writing
 both() { echo "$(driver_of "$gpu") $(driver_of "$audio") $(override_of "$gpu") $(override_of "$audio")"; }
 has_driver() { [ "$(driver_of "$1")" = "$2" ]; }
 

@@ -14,6 +14,8 @@ override_of() { cat "$devices/$1/driver_override"; }
 group_of() { basename "$(readlink "$devices/$1/iommu_group")"; }
 state_of() { sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null; }
 
+records() { ls /run/gpu-handoff 2>/dev/null | grep '\.json$'; } # not what a run is just writing
+
 # is ACTUAL EXPECTED WHAT
 is() { [ "$1" = "$2" ] || fail "$3: is '$1', should be '$2'"; say "$3: $1"; }
 # bounded SECONDS COMMAND...: with a limit, where it is a program and no function of ours; 124 if it is too late
