@@ -40,12 +40,14 @@ class LabError(Exception):
 
 def root() -> Path:
     """The cache's folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # to be ignored, says the XDG specification
+        base = os.path.expanduser("~/.cache")
     return Path(base) / "gpu-handoff-lab"
 
 
 def runs() -> Path:
-    """Where running guests have their sockets and shares."""
+    """Where running guests have their sockets and shares, and a run its package."""
     return root() / "runs"
 
 
@@ -94,13 +96,13 @@ def sweep() -> None:
                 _remove(folder)
     oldest = time.time() - KEEP_DAYS * 86400
     for folder in root().glob("*-????????????"):
-        if folder.is_dir() and folder.stat().st_mtime < oldest:
+        if folder.is_dir() and _used(folder) < oldest:
             with _locked(folder.name, wait=False) as mine:
                 if mine:
                     _remove(folder)
     just_now = time.time() - 60
     for folder in root().glob("run-*"):  # see new_run
-        if folder.stat().st_mtime < just_now:
+        if _used(folder) < just_now:
             shutil.rmtree(folder, ignore_errors=True)
     for folder in runs().glob("*"):
         if not _alive(folder):
@@ -156,6 +158,14 @@ def files_key(folder: Path) -> str:
             name = path.relative_to(folder)
             digest.update(f"{name}:{len(content)}:".encode() + content)
     return digest.hexdigest()
+
+
+def _used(folder: Path) -> float:
+    """When a folder was last used; now, if another run has just renamed or removed it."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _alive(run: Path) -> bool:

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .channel import address
+
 # A monitor that works answers in milliseconds, a busy one in a second.
 ANSWER_TIMEOUT = 5.0
 # The console gets a few lines a millisecond; a kernel that prints nothing for
@@ -124,7 +126,8 @@ class Monitor:
         self._line.settimeout(timeout)
         self._stream = self._line.makefile("rw", encoding="utf-8")
         try:
-            self._line.connect(str(path))
+            with address(path) as short:
+                self._line.connect(short)
             self._stream.readline()  # the greeting
             self.ask("qmp_capabilities")
         except OSError:

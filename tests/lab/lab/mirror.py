@@ -12,47 +12,62 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-import subprocess
+from urllib.parse import urlsplit
 
 from . import sandbox
 from .cache import LabError
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SOURCES = Path("/etc/apt")
-# Suites that only the main archive carries.
-SUITES = {"bookworm", "trixie", "forky", "sid", "stable", "testing",
-          "unstable", "oldstable"}
+# Debian's releases by their own names: half the world's vendors have a suite
+# "stable", and some a "trixie", see best().
+SUITES = {"bookworm", "trixie", "forky", "sid"}
 DOWNLOAD_TIMEOUT = 1200.0
+# apt-cache and apt-config read files only.
+LOOK_TIMEOUT = 120.0
 
 
 def uri() -> str:
     """The URI of the main Debian archive in the machine's apt sources."""
-    files = [SOURCES / "sources.list"]
-    files += sorted(SOURCES.glob("sources.list.d/*.list"))
-    for path in files:
+    found: list[str] = []
+    for path in [SOURCES / "sources.list",
+                 *sorted(SOURCES.glob("sources.list.d/*.list"))]:
         if path.is_file():
-            for found in one_line_style(path.read_text()):
-                return found
+            found += one_line_style(path.read_text(errors="replace"))
     for path in sorted(SOURCES.glob("sources.list.d/*.sources")):
-        for found in deb822_style(path.read_text()):
-            return found
-    raise LabError(
-        "no Debian archive in the machine's apt sources\n"
-        "Hint: the lab fetches Debian packages from where the machine's own "
-        "apt does"
-    )
+        found += deb822_style(path.read_text(errors="replace"))
+    if not found:
+        raise LabError(
+            "no Debian archive in the machine's apt sources\n"
+            "Hint: the lab fetches Debian packages from where the machine's own "
+            "apt does"
+        )
+    return best(found)
+
+
+def best(uris: Sequence[str]) -> str:
+    """Which of several is the Debian archive, the first of equals.
+
+    Vendors name their suites after Debian's releases, too; but Debian's mirrors
+    all end in /debian, and a vendor's that does has more before it.
+    """
+    def rank(uri: str) -> tuple[bool, int]:
+        path = urlsplit(uri).path.rstrip("/")
+        return not path.endswith("/debian"), len(path)
+
+    return min(uris, key=rank)
 
 
 def one_line_style(text: str) -> Iterator[str]:
-    """URIs of the main archive in a sources.list (sources.list(5))."""
+    """URIs that may be the main archive in a sources.list (sources.list(5))."""
     for line in text.splitlines():
-        match = re.match(r"deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", line.strip())
-        if match and match[2] in SUITES and "://" in match[1]:
+        match = re.match(r"deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]*)", line.strip())
+        if match and match[2] in SUITES and "main" in match[3].split() and "://" in match[1]:
             yield match[1]
 
 
 def deb822_style(text: str) -> Iterator[str]:
-    """URIs of the main archive in a .sources file (sources.list(5))."""
+    """URIs that may be the main archive in a .sources file (sources.list(5))."""
     for stanza in re.split(r"\n\s*\n", text):
         plain = "\n".join(
             line for line in stanza.splitlines() if not line.startswith("#")
@@ -65,13 +80,29 @@ def deb822_style(text: str) -> Iterator[str]:
         }
         if "no" in fields.get("enabled", []):
             continue
-        if "deb" in fields.get("types", []) and SUITES & set(fields.get("suites", [])):
+        if ("deb" in fields.get("types", []) and "main" in fields.get("components", [])
+                and SUITES & set(fields.get("suites", []))):
             yield from (u for u in fields.get("uris", []) if "://" in u)
 
 
 def source_line(suite: str, components: str = "main") -> str:
     """A line of a sources.list for `suite` of that archive."""
     return f"deb [signed-by={KEYRING}] {uri()} {suite} {components}"
+
+
+def bootstrap_options(log: IO[bytes]) -> list[str]:
+    """mmdebstrap's switches for the proxies of the machine's apt.
+
+    Not for an artefact's inputs: they say how a tree is fetched, not what it is.
+    """
+    dump = sandbox.output(sandbox.tied(["apt-config", "dump"]), log, LOOK_TIMEOUT)
+    return [f"--aptopt={setting}" for setting in proxies(dump)]
+
+
+def proxies(dump: str) -> list[str]:
+    """The settings of `apt-config dump` that name a proxy."""
+    return re.findall(r'^(Acquire::https?::Proxy(?:::\S+)? "[^"]+");$', dump,
+                      re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +131,8 @@ class Suite:
 
     def exists(self, package: str) -> bool:
         """Is there a package of that name?"""
-        return "Package: " in self._output("apt-cache", "show", package)
+        # Unlike show, it is no error of pkgnames that there is none.
+        return package in self._output("apt-cache", "pkgnames", package).split()
 
     def unpack(self, packages: Sequence[str], into: Path) -> None:
         """Download packages and unpack their files, without installing."""
@@ -133,8 +165,9 @@ class Suite:
         sandbox.run(sandbox.tied(command), self.log, DOWNLOAD_TIMEOUT, self.folder)
 
     def _output(self, program: str, *arguments: str) -> str:
-        command = [program, *self._options(), *arguments]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=self.log, check=False
-        )
-        return done.stdout.decode()
+        command = sandbox.tied([program, *self._options(), *arguments])
+        try:
+            return sandbox.output(command, self.log, LOOK_TIMEOUT)
+        except sandbox.CommandFailed as error:
+            raise sandbox.CommandFailed(
+                f"{program} {' '.join(arguments)}: {error}") from error

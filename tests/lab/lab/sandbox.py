@@ -94,6 +94,20 @@ def run(
         raise CommandFailed(f"exit status {code}")
 
 
+def output(command: Sequence[str], log: IO[bytes], timeout: float) -> str:
+    """Run to the end, stderr into `log`; returns what it printed, or raises CommandFailed."""
+    child = start(command, stdout=subprocess.PIPE, stderr=log)
+    try:
+        printed, _ = child.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise CommandFailed(f"not finished after {timeout:.0f} s") from None
+    finally:
+        end(child)
+    if child.returncode:
+        raise CommandFailed(f"exit status {child.returncode}")
+    return str(printed, errors="replace")
+
+
 def end(child: subprocess.Popen[bytes]) -> None:
     """Kill a child and all that is in its sandbox; harmless when it is gone."""
     if child.poll() is None:

@@ -37,7 +37,7 @@ BUILD_TIMEOUT = 1800.0
 def _build(folder: Path, log: IO[bytes]) -> None:
     root = folder / "root"
     command = [
-        "mmdebstrap", *OPTIONS,
+        "mmdebstrap", *OPTIONS, *mirror.bootstrap_options(log),
         f"--setup-hook=mkdir -p \"$1\"/etc/apt/preferences.d && "
         f"printf '{PIN}' > \"$1\"/etc/apt/preferences.d/lab",
         "--include=" + ",".join(PACKAGES),

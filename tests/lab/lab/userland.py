@@ -7,6 +7,7 @@ there needs no new image.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import IO
 
@@ -56,11 +57,12 @@ BUILD_TIMEOUT = 1800.0
 def _build(folder: Path, log: IO[bytes]) -> None:
     root = folder / "root"
     command = [
-        "mmdebstrap", *OPTIONS, "--include=" + ",".join(PACKAGES),
+        "mmdebstrap", *OPTIONS, *mirror.bootstrap_options(log),
+        "--include=" + ",".join(PACKAGES),
         "trixie", str(root), mirror.source_line("trixie"),
     ]
     sandbox.run(sandbox.isolated(command), log, BUILD_TIMEOUT)
-    finish = ["sh", "-e", "-c", f"cd {root}\n" + "\n".join(FINISH)]
+    finish = ["sh", "-e", "-c", f"cd {shlex.quote(str(root))}\n" + "\n".join(FINISH)]
     sandbox.run(sandbox.isolated(finish), log, 60.0)
     pack(folder, log, "userland.erofs")
     sandbox.run(sandbox.tied(["rm", "-rf", str(root)]), log, 120.0)
