@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,12 +38,9 @@ def main(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     try:
         return {"run": _run, "demo": _demo, "shell": _shell}[command](rest)
-    except cache.LabError as error:
+    except scenarios.LAB_FAILURES as error:
         say(f"error: {error}")
         return session.LAB_FAILED
-    except GuestDied:
-        say("error: the guest died")
-        return session.GUEST_DIED
 
 
 def _leave(number: int, _: object) -> None:
@@ -93,6 +92,9 @@ def _run_script(chosen: argparse.Namespace, script: Path) -> int:
     with session.Guest(boot, _package()) as guest:
         try:
             status = guest.run(script, session.to_stdout, chosen.timeout)
+        except GuestDied:
+            status, answers = session.GUEST_DIED, False
+            say("error: the guest died")
         except GuestFrozen:
             status, answers = session.GUEST_DIED, False
             for line in [*guest.diagnose(folder), "error: the guest froze"]:
@@ -123,15 +125,18 @@ def _shell(rest: list[str]) -> int:
     with session.Guest(options.from_arguments(chosen), _package()) as guest:
         try:
             return guest.shell(sys.stdin.buffer)
+        except GuestDied:
+            say(f"error: the guest died; logs are in {chosen.keep / 'shell'}")
+            return session.GUEST_DIED
         finally:
             guest.keep_logs(chosen.keep / "shell")
 
 
 def _package() -> Path | None:
-    """The package to test: LAB_DEB, or built from this tree."""
+    """The package to test, a copy of this run's own: LAB_DEB, or built from this tree."""
     given = os.environ.get("LAB_DEB")
     if given is not None:
-        return Path(given) if given else None
+        return _own_copy(Path(given)) if given else None
     if not BUILD_DEB.exists():
         say("no tests/build-deb: the guest gets no package")
         return None
@@ -147,7 +152,18 @@ def _package() -> Path | None:
             sandbox.end(build)
     if build.returncode:
         raise cache.LabError("the package does not build")
-    return Path(output.decode().splitlines()[-1])
+    return _own_copy(Path(output.decode().splitlines()[-1]))
+
+
+def _own_copy(package: Path) -> Path:
+    """The package, where no later build of this clone can put another one: a run boots many guests from it."""
+    if not package.is_file():
+        raise cache.LabError(f"there is no package {package}")
+    folder, alive = cache.new_run()
+    # Last in, first out. Of a run that is killed, cache.sweep removes it.
+    atexit.register(alive.close)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(shutil.copy(package, folder))
 
 
 if __name__ == "__main__":

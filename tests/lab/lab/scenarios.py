@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cache, options, session
+from . import cache, options, sandbox, session
 from .channel import GuestDied, GuestFrozen
 from .progress import say
 
@@ -38,6 +38,8 @@ TIMEOUT = 600.0
 SKIPPED = 77
 TAIL = 30  # lines of a failed scenario's output on the terminal
 TIERS = ("fast", "full")
+# What is no fault of a scenario, but of the lab or of its disk.
+LAB_FAILURES = (cache.LabError, sandbox.CommandFailed, OSError)
 
 
 @dataclass(frozen=True)
@@ -123,63 +125,67 @@ def run(
     chosen: list[Scenario], results: Path, package: Callable[[], Path | None]
 ) -> int:
     """Run scenarios, print a line for each and the count; 1 if any failed."""
-    made = package() if chosen else None
     boots: dict[options.Options, list[Scenario]] = {}
     for one in chosen:
         boots.setdefault(one.boot, []).append(one)
-    passed = failed = 0
+    passed: list[Scenario] = []
     frozen: set[str] = set()
-    for boot, group in boots.items():
-        waiting = list(group)
-        while waiting:
-            for ok in _run_in_one_guest(boot, waiting, results, made, frozen):
-                passed, failed = passed + ok, failed + (not ok)
-    if frozen:
-        print(f"guests froze under: {' '.join(sorted(frozen))}", flush=True)
-    print(f"{passed} passed, {failed} failed", flush=True)
-    return 1 if failed else 0
+    try:
+        made = package() if chosen else None
+        for boot, group in boots.items():
+            waiting = list(group)
+            while waiting:
+                _run_in_one_guest(boot, waiting, results, made, passed, frozen)
+    finally:
+        # Whatever ended it, a signal too: what did not run has not passed.
+        if frozen:
+            print(f"guests froze under: {' '.join(sorted(frozen))}", flush=True)
+        print(f"{len(passed)} passed, {len(chosen) - len(passed)} failed", flush=True)
+    return 0 if len(passed) == len(chosen) else 1
 
 
 def _run_in_one_guest(
     boot: options.Options, waiting: list[Scenario], results: Path,
-    package: Path | None, frozen: set[str],
-) -> list[bool]:
+    package: Path | None, passed: list[Scenario], frozen: set[str],
+) -> None:
     """Run as many of `waiting` as one guest can; takes those from the list.
 
     One that the guest froze under goes back to its front, and into `frozen`.
     """
-    outcomes: list[bool] = []
+    # Not caught: an image that cannot be built now cannot be for the next one.
+    guest = session.Guest(boot, package)
+    up = False
     try:
-        with session.Guest(boot, package) as guest:
+        with guest:
+            up = True
             while waiting:
                 one = waiting.pop(0)
-                outcomes.append(False)
                 try:
-                    outcomes[-1] = _run_one(
-                        one, guest, results, one.name in frozen)
+                    ok = _run_one(one, guest, results, one.name in frozen)
                 except GuestFrozen:
                     if one.name not in frozen:
                         frozen.add(one.name)
                         waiting.insert(0, one)
-                        outcomes.pop()
                     break
-                if waiting and not outcomes[-1]:
+                except LAB_FAILURES as error:
+                    _report(one, "FAILED", 0.0, f"the lab: {error}")
+                    break
+                if ok:
+                    passed.append(one)
+                elif waiting:
                     say("another boot, for what the failure may have left")
                     break
                 if waiting and not _reset(guest, results / one.name):
                     say("the guest cannot be made as new: another boot")
                     break
-    except cache.LabError as error:
-        # The boot failed: so did the one it was for.
-        if waiting and not outcomes:
-            one = waiting.pop(0)
-            _report(one, "FAILED", 0.0, f"the lab: {error}")
-            outcomes.append(False)
+    except LAB_FAILURES as error:
+        if up:
+            say(f"error: {error}")
         else:
-            say(str(error))
+            # The boot failed: so did the one it was for.
+            _report(waiting.pop(0), "FAILED", 0.0, f"the lab: {error}")
     except GuestDied:
         pass  # the scenario that it died in counts as failed
-    return outcomes
 
 
 def _run_one(
@@ -242,6 +248,9 @@ def _reset(guest: session.Guest, folder: Path) -> bool:
 
 
 def _report(one: Scenario, verdict: str, seconds: float, detail: str = "") -> None:
-    print(f"{one.name}: {verdict} ({seconds:.1f} s)", flush=True)
-    for line in detail.splitlines():
-        print(f"    {line}", flush=True)
+    lines = [f"{one.name}: {verdict} ({seconds:.1f} s)",
+             *(f"    {line}" for line in detail.splitlines())]
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        raise SystemExit(session.LAB_FAILED) from None  # nobody reads us any more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.machinery
 import importlib.util
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lab import frozen, mirror, options, qemu, scenarios
+from lab import cache, cli, frozen, mirror, options, qemu, scenarios
+from lab.cache import LabError
 from lab.card import functions, hda, pci, server
-from lab.channel import Channel, GuestDied, GuestFrozen, TooLate
+from lab.channel import Channel, GuestDied, GuestFrozen, TooLate, address
 from lab.images import Images
+from lab.sandbox import CommandFailed
 
 AGENT = Path(__file__).parent.parent / "guest/usr/local/lib/lab/agent"
 IMAGES = Images(
@@ -37,6 +40,9 @@ class Mirror(unittest.TestCase):
         text = """
             # deb http://old.example/debian trixie main
             deb http://other.example/apt any-suite main
+            deb [arch=amd64] https://browser.example/linux/deb/ stable main
+            deb [arch=amd64] https://containers.example/linux/debian trixie stable
+            deb http://pve.example/debian/pve trixie pve-no-subscription # not main
             deb [arch=amd64 signed-by=/k] http://m.example/debian trixie main
             deb http://m.example/debian-security trixie-security main
         """
@@ -47,19 +53,128 @@ class Mirror(unittest.TestCase):
         text = """Types: deb
 URIs: http://m.example/security
 Suites: bookworm-security
+Components: main
 
 Enabled: no
 Types: deb
 URIs: http://off.example/debian
 Suites: bookworm
+Components: main
+
+Types: deb
+URIs: https://containers.example/linux/debian
+Suites: bookworm
+Components: stable
+
+Types: deb
+URIs: https://browser.example/linux/deb
+Suites: stable
+Components: main
 
 Types: deb deb-src
 # URIs: http://comment.example/debian
 URIs: http://m.example/debian
 Suites: bookworm bookworm-updates
+Components: main contrib
 """
         self.assertEqual(
             list(mirror.deb822_style(text)), ["http://m.example/debian"])
+
+    def test_best_is_what_ends_like_debians_mirrors_and_not_a_vendors(self) -> None:
+        vendors = ["https://a.example", "https://vpn.example/stable/debian"]
+        for one in ("http://m.example/debian", "http://m.example/debian/"):
+            self.assertEqual(mirror.best([*vendors, one, "http://second.example/debian"]), one)
+        snapshot = "http://s.example/archive/debian/20250520T000000Z"
+        self.assertEqual(mirror.best([snapshot]), snapshot)
+
+    def test_every_kind_of_sources_file_is_looked_at_before_one_is_taken(self) -> None:
+        with tempfile.TemporaryDirectory() as name, \
+                mock.patch.object(mirror, "SOURCES", Path(name)):
+            self.assertRaises(LabError, mirror.uri)
+            parts = Path(name) / "sources.list.d"
+            parts.mkdir()
+            (parts / "vendor.list").write_text("deb https://v.example/apt trixie main\n")
+            self.assertEqual(mirror.uri(), "https://v.example/apt")
+            (parts / "debian.sources").write_text(
+                "Types: deb\nURIs: http://m.example/debian\nSuites: trixie\nComponents: main\n")
+            self.assertEqual(mirror.uri(), "http://m.example/debian")
+
+    def test_proxies_of_apt_and_no_other_setting(self) -> None:
+        dump = ('Acquire "";\nAcquire::http "";\nAcquire::http::Proxy "http://p.example:3142";\n'
+                'Acquire::http::Proxy::m.example "DIRECT";\nAcquire::https::Proxy "";\n'
+                'Acquire::https::Timeout "30";\n')
+        self.assertEqual(mirror.proxies(dump), ['Acquire::http::Proxy "http://p.example:3142"',
+                                                'Acquire::http::Proxy::m.example "DIRECT"'])
+
+    def test_a_program_that_fails_is_named(self) -> None:
+        with tempfile.TemporaryFile() as log:
+            suite = mirror.Suite(Path("/nowhere"), "trixie", log)
+            with self.assertRaisesRegex(CommandFailed, "^false x: exit status 1$"):
+                suite._output("false", "x")
+
+
+class Cache(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def place(self, value: str) -> Path:
+        with mock.patch.dict(os.environ, XDG_CACHE_HOME=value):
+            return cache.root()
+
+    def test_relative_cache_home_is_ignored(self) -> None:
+        home = Path.home() / ".cache/gpu-handoff-lab"
+        self.assertEqual([self.place(""), self.place("here"), self.place("/c")],
+                         [home, home, Path("/c/gpu-handoff-lab")])
+
+    def test_folder_that_another_run_removes_is_not_swept_and_no_error(self) -> None:
+        root = self.folder / "gpu-handoff-lab"
+        for name in ("run-abc", "toolbox-0123456789ab", "toolbox-ba9876543210"):
+            (root / name).mkdir(parents=True)
+            os.utime(root / name, (0, 0))
+        gone = root / "toolbox-0123456789ab", root / "run-abc"
+        real = Path.stat
+
+        def stat(path: Path, **options: bool) -> os.stat_result:
+            answer = real(path, **options)
+            if path in gone:  # right after it was seen
+                path.rmdir()
+            return answer
+
+        with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(self.folder)), \
+                mock.patch.object(Path, "stat", stat):
+            cache.sweep()
+        self.assertEqual(sorted(path.name for path in root.iterdir()), ["locks"])
+
+    def test_package_is_the_runs_own_and_goes_with_it(self) -> None:
+        package = self.folder / "one_1_amd64.deb"
+        package.write_text("first")
+        with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(self.folder), LAB_DEB=str(package)), \
+                mock.patch.object(atexit, "register") as at_exit:
+            copy = cli._package()
+            cache.sweep()
+            assert copy
+            package.write_text("second")
+            self.assertEqual((copy.name, copy.read_text()), (package.name, "first"))
+            for end in reversed(at_exit.call_args_list):
+                end.args[0](*end.args[1:], **end.kwargs)
+            self.assertFalse(copy.parent.exists())
+            package.unlink()
+            self.assertRaisesRegex(LabError, "there is no package /.*deb$", cli._package)
+
+    def test_socket_below_a_long_path(self) -> None:
+        deep = self.folder / ("d" * 200)
+        deep.mkdir()
+        channel = Channel.listen(deep / "agent.sock")
+        self.addCleanup(channel.listener.close)
+        line = socket.socket(socket.AF_UNIX)
+        self.addCleanup(line.close)
+        with address(deep / "agent.sock") as short:
+            line.connect(short)
+        channel.accept(1.0)
+        assert channel.line
+        channel.line.close()
 
 
 class Header(unittest.TestCase):
@@ -276,6 +391,55 @@ class FakeGuest:
 
     def keep_logs(self, into: Path, answers: bool = True) -> None:
         pass
+
+
+class Tier(unittest.TestCase):
+    """What is counted when it is the lab that fails."""
+
+    def results(self, broken: object, method: str) -> tuple[object, int, str]:
+        """What two scenarios of two boots end in and print, and how often it was tried."""
+        FakeGuest.freezes, FakeGuest.boots = 0, 0
+        two = [scenarios.Scenario(Path(name), "", "fast", options.Options(cards=cards), 1.0, "", False)
+               for cards, name in enumerate(("one.sh", "two.sh"), 1)]
+        output = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder, \
+                mock.patch("lab.session.Guest", FakeGuest), \
+                mock.patch.object(FakeGuest, method, side_effect=broken) as tries, \
+                contextlib.redirect_stdout(output):
+            try:
+                end: object = scenarios.run(two, Path(folder), lambda: None)
+            except BaseException as error:
+                end = type(error)
+        return end, tries.call_count, output.getvalue()
+
+    def test_image_that_does_not_build_ends_the_tier(self) -> None:
+        self.assertEqual(self.results(LabError("building x failed"), "__init__"),
+                         (LabError, 1, "0 passed, 2 failed\n"))
+
+    def test_boot_that_fails_is_one_scenarios_failure_each(self) -> None:
+        for error in (LabError("no"), CommandFailed("no"), OSError("no")):
+            end, tries, output = self.results(error, "__enter__")
+            self.assertEqual((end, tries), (1, 2))
+            self.assertEqual(output.count("FAILED (0.0 s)\n    the lab: no\n"), 2)
+            self.assertTrue(output.endswith("\n0 passed, 2 failed\n"))
+
+    def test_full_disk_is_the_failure_of_the_scenario_that_meets_it(self) -> None:
+        end, tries, output = self.results([OSError("disk full"), 0], "run")
+        self.assertEqual((end, tries), (1, 2))
+        self.assertIn("one: FAILED (0.0 s)\n    the lab: disk full\ntwo: ok", output)
+        self.assertTrue(output.endswith("\n1 passed, 1 failed\n"))
+
+    def test_what_a_signal_leaves_out_counts_as_failed(self) -> None:
+        end, tries, output = self.results([0, SystemExit(143)], "run")
+        self.assertEqual((end, tries), (SystemExit, 2))
+        self.assertRegex(output, r"one: ok \(.*\)\n1 passed, 1 failed\n$")
+
+    def test_package_that_does_not_build_leaves_a_count(self) -> None:
+        output = io.StringIO()
+        one = scenarios.Scenario(Path("one.sh"), "", "fast", options.Options(), 1.0, "", False)
+        with contextlib.redirect_stdout(output), self.assertRaises(LabError):
+            scenarios.run([one], Path("/nowhere"), mock.Mock(side_effect=LabError))
+        self.assertEqual(output.getvalue(), "0 passed, 1 failed\n")
 
 
 class Frozen(unittest.TestCase):
