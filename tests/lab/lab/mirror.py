@@ -19,9 +19,10 @@ from .cache import LabError
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SOURCES = Path("/etc/apt")
-# Debian's releases by their own names: half the world's vendors have a suite
-# "stable", and some a "trixie", see best().
+# Debian's releases by their own names; some vendors have a "trixie", too, see
+# best(). Half of them have a "stable", see may_be().
 SUITES = {"bookworm", "trixie", "forky", "sid"}
+ALIASES = {"oldstable", "stable", "testing", "unstable"}
 DOWNLOAD_TIMEOUT = 1200.0
 # apt-cache and apt-config read files only.
 LOOK_TIMEOUT = 120.0
@@ -58,11 +59,17 @@ def best(uris: Sequence[str]) -> str:
     return min(uris, key=rank)
 
 
+def may_be(uri: str, suites: set[str]) -> bool:
+    """Whether a repository with these suites may be the Debian archive."""
+    ends = urlsplit(uri).path.rstrip("/").endswith("/debian")
+    return "://" in uri and bool(suites & SUITES or ends and suites & ALIASES)
+
+
 def one_line_style(text: str) -> Iterator[str]:
     """URIs that may be the main archive in a sources.list (sources.list(5))."""
     for line in text.splitlines():
         match = re.match(r"deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]*)", line.strip())
-        if match and match[2] in SUITES and "main" in match[3].split() and "://" in match[1]:
+        if match and "main" in match[3].split() and may_be(match[1], {match[2]}):
             yield match[1]
 
 
@@ -80,9 +87,9 @@ def deb822_style(text: str) -> Iterator[str]:
         }
         if "no" in fields.get("enabled", []):
             continue
-        if ("deb" in fields.get("types", []) and "main" in fields.get("components", [])
-                and SUITES & set(fields.get("suites", []))):
-            yield from (u for u in fields.get("uris", []) if "://" in u)
+        if "deb" in fields.get("types", []) and "main" in fields.get("components", []):
+            suites = set(fields.get("suites", []))
+            yield from (u for u in fields.get("uris", []) if may_be(u, suites))
 
 
 def source_line(suite: str, components: str = "main") -> str:

@@ -48,6 +48,8 @@ class Mirror(unittest.TestCase):
         """
         self.assertEqual(
             list(mirror.one_line_style(text)), ["http://m.example/debian"])
+        alias = "deb http://m.example/debian/ stable main\n"
+        self.assertEqual(list(mirror.one_line_style(alias)), ["http://m.example/debian/"])
 
     def test_deb822_style_gives_the_main_archive_only(self) -> None:
         text = """Types: deb
