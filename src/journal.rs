@@ -7,19 +7,29 @@
 //! - debug: why it was decided so (`-v`).
 //!
 //! On stderr a line is the message alone. In the journal it carries VMID, PHASE, DEVICE, DURATION_USEC and
-//! MESSAGE_ID (`journalctl -t gpu-handoff -o verbose`).
+//! MESSAGE_ID (`journalctl -t gpu-handoff -o verbose`). A journald that is stuck holds nothing up: it is asked before
+//! each line whether it takes one.
 
 use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::worker::poll_writable;
 
 /// A handoff to vfio-pci is complete.
 pub const MESSAGE_OUT: &str = "5a1d8f0a4a0c4d0f9d3d6b8c1f5e7a21";
@@ -29,6 +39,12 @@ pub const MESSAGE_HOME: &str = "0f5b6c1e2d7a4b38b1a9e4d3c2f60817";
 pub const MESSAGE_REFUSED: &str = "c3e9a7d45b1f4c62a8d07e6f9b2c1d53";
 /// A run failed.
 pub const MESSAGE_FAILED: &str = "7b2d4e6f8a904c1db3e5f70a1c2d3e4f";
+
+/// Where journald listens (sd_journal_print(3)).
+const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// How long journald gets to take a line before the line is left out, once: a busy one catches up within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Installs both layers. The journal layer is left out where no journald listens.
 pub fn init(level: LevelFilter) {
@@ -41,14 +57,55 @@ pub fn init(level: LevelFilter) {
                 .log_internal_errors(false)
                 .with_filter(level)
         });
-    let journal = tracing_journald::layer().ok().map(|layer| {
-        layer
-            .with_syslog_identifier("gpu-handoff".to_owned())
-            .with_field_prefix(None)
-            .with_filter(LevelFilter::DEBUG)
+    // The layer sends an empty line when it is made.
+    let journald = Journald::at(Path::new(SOCKET)).ok().filter(Journald::takes_a_line);
+    let journal = journald.and_then(|journald| {
+        let layer = tracing_journald::layer().ok()?;
+        let takes_a_line = dynamic_filter_fn(move |_, _| journald.takes_a_line());
+        Some(
+            layer
+                .with_syslog_identifier("gpu-handoff".to_owned())
+                .with_field_prefix(None)
+                .with_filter(takes_a_line.with_max_level_hint(LevelFilter::DEBUG)),
+        )
     });
     // Only a second call could fail, and main makes one.
     let _ = tracing_subscriber::registry().with(stderr).with(journal).try_init();
+}
+
+/// Another end of journald's socket, to see whether a line would be taken: the layer's own waits without a bound for a
+/// place in its queue. (Somebody else may take the last place right after we looked. Then it takes the three minutes after
+/// which systemd ends a journald that does nothing: systemd-journald.service, WatchdogSec.)
+struct Journald {
+    socket: UnixDatagram,
+    stuck: AtomicBool,
+}
+
+impl Journald {
+    fn at(path: &Path) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(path)?;
+        let stuck = AtomicBool::new(false);
+        Ok(Journald { socket, stuck })
+    }
+
+    /// Waits for a place once; from then on until there is one, no more.
+    fn takes_a_line(&self) -> bool {
+        let was_stuck = self.stuck.load(Ordering::Relaxed);
+        let patience = if was_stuck { Duration::ZERO } else { PATIENCE };
+        // A connected datagram socket is writable when the other end's queue has a place (linux, net/unix/af_unix.c,
+        // unix_dgram_poll).
+        let takes = poll_writable(self.socket.as_fd(), patience);
+        self.stuck.store(!takes, Ordering::Relaxed);
+        if !takes && !was_stuck && !stderr_is_journal() {
+            // Not as an event, which would come here again.
+            let _ = writeln!(
+                io::stderr(),
+                "gpu-handoff: warning: journald takes no lines: they are only here"
+            );
+        }
+        takes
+    }
 }
 
 /// Whether stderr leads to the journal, as in a unit: each line would be there twice (systemd.exec(5), $JOURNAL_STREAM).
@@ -85,5 +142,42 @@ impl Visit for Message {
         if field.name() == "message" {
             self.0 = format!("{value:?}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_journald_that_is_stuck_is_waited_for_once_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let ours = Journald::at(&path).unwrap();
+        assert!(ours.takes_a_line());
+        let others = UnixDatagram::unbound().unwrap();
+        others.set_nonblocking(true).unwrap();
+        let mut waiting = 0;
+        while others.send_to(b"line", &path).is_ok() {
+            waiting += 1;
+        }
+        assert!(!ours.takes_a_line());
+        let start = Instant::now();
+        for _ in 0..100 {
+            assert!(!ours.takes_a_line());
+        }
+        assert!(start.elapsed() < PATIENCE * 10, "it was waited for again");
+        for _ in 0..waiting {
+            journald.recv(&mut [0; 8]).unwrap();
+        }
+        assert!(ours.takes_a_line());
+    }
+
+    #[test]
+    fn without_a_journald_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Journald::at(&dir.path().join("socket")).is_err());
     }
 }

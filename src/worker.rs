@@ -103,6 +103,15 @@ pub fn await_one(pids: &[i32], within: Duration) -> bool {
 
 /// Waits until one of the descriptors is readable or hung up: which ones. Signals do not end the wait.
 pub fn poll_readable(fds: &[BorrowedFd<'_>], within: Duration) -> Vec<bool> {
+    poll(fds, PollFlags::POLLIN, within)
+}
+
+/// Waits until something can be written to a descriptor, or nobody will read it any more. Signals do not end the wait.
+pub fn poll_writable(fd: BorrowedFd<'_>, within: Duration) -> bool {
+    poll(&[fd], PollFlags::POLLOUT, within) == [true]
+}
+
+fn poll(fds: &[BorrowedFd<'_>], events: PollFlags, within: Duration) -> Vec<bool> {
     let end = Instant::now() + within.min(LONGEST_WAIT);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -113,7 +122,7 @@ pub fn poll_readable(fds: &[BorrowedFd<'_>], within: Duration) -> Vec<bool> {
             left + Duration::from_micros(999)
         };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, events)).collect();
         match nix::poll::poll(&mut polled, timeout) {
             Ok(n) if n > 0 => return polled.iter().map(|p| p.any().unwrap_or(true)).collect(),
             _ if left.is_zero() => return vec![false; fds.len()],

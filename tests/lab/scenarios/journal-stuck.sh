@@ -1,0 +1,24 @@
+#!/bin/sh
+# journald is stopped and takes no lines: nothing waits for it, the task log has them all, and it is said.
+# tier: full
+. /usr/local/lib/lab-home.sh
+card_vm; journald=$(systemctl show -P MainPID systemd-journald)
+kill -STOP "$journald" || fail "stop"
+python3 -c '
+import socket
+lines = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+lines.setblocking(False)
+n = 0
+try:
+    while True:
+        lines.sendto(b"MESSAGE=filler\n", "/run/systemd/journal/socket")
+        n += 1
+except BlockingIOError:
+    print(n, "lines wait")' || fail "the queue is not full"
+within 60 0 qm start 111; said "journald takes no lines: they are only here"; said "is on vfio-pci after"; away "without a journal"
+within 90 0 qm stop 111; said "is home after"; at_home "without a journal"
+within 10 0 gpu-handoff status
+kill -CONT "$journald"
+wait_for 60 sh -c "journalctl -q -b | grep -q filler"
+within 60 0 qm start 111; within 90 0 qm stop 111; at_home "with one again"
+expect_text "is home after" journalctl -q -b -t gpu-handoff -n 5
