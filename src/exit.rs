@@ -46,6 +46,14 @@ pub enum Error {
         /// What failed, on which device, why.
         what: String,
     },
+    /// The same, and what the plan was made for has changed, but there is no second one.
+    #[error("{what}; the host is as it was before. A second plan: {why}")]
+    NoSecondPlan {
+        /// What failed, on which device, why.
+        what: String,
+        /// A refusal, or why there is no answer.
+        why: Box<Error>,
+    },
     /// An act failed and not everything could be undone, or a call is stuck in the kernel.
     #[error("{what}; not restored: {left}. Hint: {hint}")]
     NotRestored {
@@ -109,7 +117,7 @@ impl Error {
             Error::Usage(_) => Exit::Usage,
             Error::Recovery { exit, .. } => *exit,
             Error::Refused(_) => Exit::Refused,
-            Error::Restored { .. } | Error::Interrupted | Error::Io { .. } => Exit::Failed,
+            Error::Restored { .. } | Error::NoSecondPlan { .. } | Error::Interrupted | Error::Io { .. } => Exit::Failed,
             Error::NotRestored { .. } => Exit::NotRestored,
             Error::Overdue { .. } => Exit::Overdue,
         }

@@ -23,7 +23,7 @@ pub enum ActError {
     #[error("{0}")]
     Failed(String),
     /// The act returned, but its post-condition does not hold.
-    #[error("it returned without an error, but {observed} where {expected} was expected")]
+    #[error("no error, and yet {observed} (expected: {expected})")]
     NotReached {
         /// What should be true.
         expected: String,

@@ -101,8 +101,9 @@ impl Host {
         match self.plan_out(snapshot, records, owner, given, end) {
             Ok((plan, _)) => self.leave(guard, &plan, before, end),
             // Something was done by now, and undone.
-            Err(why) => Err(Error::Restored {
-                what: format!("{what}; planned once more: {why}"),
+            Err(why) => Err(Error::NoSecondPlan {
+                what: what.clone(),
+                why: Box::new(why),
             }),
         }
     }

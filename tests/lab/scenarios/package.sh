@@ -1,11 +1,12 @@
 #!/bin/sh
 # The package: the snippet's link is made where its name is free, never over somebody's file, and goes with the package.
-# lab: --no-install
 . /usr/local/lib/lab.sh
 export DEBIAN_FRONTEND=noninteractive
 deb=$(echo /root/gpu-handoff_*_amd64.deb) link=/var/lib/vz/snippets/gpu-handoff
 install() { apt-get -qq install "$deb" >/root/apt 2>&1 || { cat /root/apt; fail "apt install"; }; }
 remove() { apt-get -qq "$1" gpu-handoff >/root/apt 2>&1 || { cat /root/apt; fail "apt $1"; }; }
+[ ! -e /usr/sbin/gpu-handoff ] || remove purge # as in any guest of the lab
+[ ! -L $link ] || fail "the link is still there"
 install
 is "$(readlink $link)" /usr/sbin/gpu-handoff "the link"
 is "$(stat -c '%a %U' /run/gpu-handoff)" "700 root" "/run/gpu-handoff"
