@@ -3,11 +3,11 @@
 . /usr/local/lib/lab.sh
 export DEBIAN_FRONTEND=noninteractive
 deb=$(echo /root/gpu-handoff_*_amd64.deb) link=/var/lib/vz/snippets/gpu-handoff
-install() { apt-get -qq install "$deb" >/root/apt 2>&1 || { cat /root/apt; fail "apt install"; }; }
-remove() { apt-get -qq "$1" gpu-handoff >/root/apt 2>&1 || { cat /root/apt; fail "apt $1"; }; }
+install() { dpkg --install "$deb" >/root/apt 2>&1 || { cat /root/apt; fail "install"; }; }
+remove() { dpkg "--$1" gpu-handoff >/root/apt 2>&1 || { cat /root/apt; fail "$1"; }; }
 [ ! -e /usr/sbin/gpu-handoff ] || remove purge # as in any guest of the lab
 [ ! -L $link ] || fail "the link is still there"
-install
+apt-get -qq install "$deb" || fail "apt install"
 is "$(readlink $link)" /usr/sbin/gpu-handoff "the link"
 is "$(stat -c '%a %U' /run/gpu-handoff)" "700 root" "/run/gpu-handoff"
 expect_rc 0 gpu-handoff --version
@@ -20,5 +20,5 @@ echo mine >$link; install; is "$(cat $link)" mine "the file"; grep -q "is not ou
 remove purge; is "$(cat $link)" mine "the file"; rm $link
 say "no snippets folder yet, as on a fresh host; and none at all"
 rmdir /var/lib/vz/snippets; install; is "$(readlink $link)" /usr/sbin/gpu-handoff "the link"
-remove purge; mv /var/lib/vz /var/lib/vz.away; install; grep -q "link /usr/sbin/gpu-handoff" /root/apt || fail "nothing said"
-mv /var/lib/vz.away /var/lib/vz; install; dpkg --configure -a || fail "configure"
+mv /var/lib/vz /var/lib/vz.away; expect_text "link /usr/sbin/gpu-handoff" dpkg-reconfigure gpu-handoff
+mv /var/lib/vz.away /var/lib/vz; rm $link; expect_rc 0 dpkg-reconfigure gpu-handoff; is "$(readlink $link)" /usr/sbin/gpu-handoff "the link"
