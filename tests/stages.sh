@@ -1,6 +1,11 @@
 # Sourced by tests/run: how a stage is run and counted. It streams its output, ends after $bound, and ends with us.
 passed=0 failed=0 pid=
-logs=$(mktemp -d) || exit 1
+# A run that was killed with SIGKILL leaves its folder; the next one removes it.
+for logs in target/run-*; do
+    [ ! -d "$logs" ] || kill -0 "${logs#target/run-}" 2>/dev/null || rm -rf "$logs"
+done
+logs=target/run-$$
+mkdir -p "$logs" || exit 1
 trap 'rm -rf "$logs"' EXIT
 mkfifo "$logs/pipe" || exit 1
 
