@@ -377,7 +377,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Functions of the record that have not come to vfio-pci: somebody else has bound them.
+    /// Functions of the record that are on another driver than vfio-pci: they never left theirs, or somebody else has bound
+    /// them.
     fn elsewhere(&mut self) -> BTreeSet<PciAddr> {
         let stuck: Vec<PciAddr> = self.record.stuck().collect();
         let Ok(snapshot) = self.kernel.look(&stuck, self.record.budgets.look) else {

@@ -10,22 +10,28 @@
 //! MESSAGE_ID (`journalctl -t gpu-handoff -o verbose`). A journald that is stuck holds nothing up: it is asked before
 //! each line whether it takes one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -57,27 +63,45 @@ pub fn init(level: LevelFilter) {
                 .log_internal_errors(false)
                 .with_filter(level)
         });
-    // The layer sends an empty line when it is made.
-    let journald = Journald::at(Path::new(SOCKET)).ok().filter(Journald::takes_a_line);
-    let journal = journald.and_then(|journald| {
-        let layer = tracing_journald::layer().ok()?;
-        let takes_a_line = dynamic_filter_fn(move |_, _| journald.takes_a_line());
-        Some(
-            layer
-                .with_syslog_identifier("gpu-handoff".to_owned())
-                .with_field_prefix(None)
-                .with_filter(takes_a_line.with_max_level_hint(LevelFilter::DEBUG)),
-        )
+    let journal = Journald::at(Path::new(SOCKET)).ok().map(|journald| {
+        let journal = Journal(Arc::new(journald));
+        let asked = journal.clone();
+        let takes_a_line = dynamic_filter_fn(move |_, _| asked.0.takes_a_line());
+        journal.with_filter(takes_a_line.with_max_level_hint(LevelFilter::DEBUG))
     });
     // Only a second call could fail, and main makes one.
     let _ = tracing_subscriber::registry().with(stderr).with(journal).try_init();
 }
 
-/// Another end of journald's socket, to see whether a line would be taken: the layer's own waits without a bound for a
-/// place in its queue. (Somebody else may take the last place right after we looked. Then it takes the three minutes after
-/// which systemd ends a journald that does nothing: systemd-journald.service, WatchdogSec.)
+/// tracing-journald's layer, made when journald first takes a line: it sends one when it is made.
+#[derive(Clone)]
+struct Journal(Arc<Journald>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(layer) = self.0.layer.get() {
+            layer.on_new_span(attributes, id, context);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(layer) = self.0.layer.get() {
+            layer.on_record(id, values, context);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if let Some(layer) = self.0.layer.get() {
+            layer.on_event(event, context);
+        }
+    }
+}
+
+/// Another end of journald's socket, to see whether a line would be taken: the layer's own would wait for a place in the
+/// queue without a bound.
 struct Journald {
     socket: UnixDatagram,
+    layer: OnceLock<tracing_journald::Layer>,
     stuck: AtomicBool,
 }
 
@@ -85,12 +109,20 @@ impl Journald {
     fn at(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
-        let stuck = AtomicBool::new(false);
-        Ok(Journald { socket, stuck })
+        Ok(Journald {
+            socket,
+            layer: OnceLock::new(),
+            stuck: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether there is a layer, and a place in journald's queue.
+    fn takes_a_line(&self) -> bool {
+        self.has_a_place() && (self.layer.get().is_some() || make_layer().is_ok_and(|l| self.layer.set(l).is_ok()))
     }
 
     /// Waits for a place once; from then on until there is one, no more.
-    fn takes_a_line(&self) -> bool {
+    fn has_a_place(&self) -> bool {
         let was_stuck = self.stuck.load(Ordering::Relaxed);
         let patience = if was_stuck { Duration::ZERO } else { PATIENCE };
         // A connected datagram socket is writable when the other end's queue has a place (linux, net/unix/af_unix.c,
@@ -106,6 +138,42 @@ impl Journald {
         }
         takes
     }
+}
+
+/// The layer, whose socket is made one that does not wait: somebody else may take the last place after we have looked, and
+/// what one sender may have under way is bounded, too. Its own first line, an empty one, is the exception; systemd ends a
+/// journald that does nothing after three minutes (systemd-journald.service, WatchdogSec).
+fn make_layer() -> io::Result<tracing_journald::Layer> {
+    let before = sockets()?;
+    let layer = tracing_journald::layer()?;
+    if let [new] = sockets()?.difference(&before).collect::<Vec<_>>().as_slice() {
+        // Where it may not be done the look before each line has to do.
+        let _ = set_nonblocking(**new);
+    }
+    Ok(layer
+        .with_syslog_identifier("gpu-handoff".to_owned())
+        .with_field_prefix(None))
+}
+
+/// The numbers of our sockets.
+fn sockets() -> io::Result<BTreeSet<i32>> {
+    let mut numbers = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let to = std::fs::read_link(entry.path()).unwrap_or_default();
+        if to.to_string_lossy().starts_with("socket:") {
+            numbers.extend(entry.file_name().to_string_lossy().parse::<i32>());
+        }
+    }
+    Ok(numbers)
+}
+
+/// By way of a second descriptor, since the first is somebody else's: they share the flag (fcntl(2), F_SETFL).
+fn set_nonblocking(number: i32) -> io::Result<()> {
+    let ourselves = pidfd_open(getpid(), PidfdFlags::empty())?;
+    let second = pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty())?;
+    fcntl_setfl(&second, fcntl_getfl(&second)? | OFlags::NONBLOCK)?;
+    Ok(())
 }
 
 /// Whether stderr leads to the journal, as in a unit: each line would be there twice (systemd.exec(5), $JOURNAL_STREAM).
@@ -156,7 +224,7 @@ mod tests {
         let path = dir.path().join("socket");
         let journald = UnixDatagram::bind(&path).unwrap();
         let ours = Journald::at(&path).unwrap();
-        assert!(ours.takes_a_line());
+        assert!(ours.has_a_place());
         // Each sender may have so much under way, and the other end's queue has so many places.
         let mut waiting = 0;
         let mut senders = Vec::new();
@@ -170,16 +238,29 @@ mod tests {
                 break;
             }
         }
-        assert!(!ours.takes_a_line());
+        assert!(!ours.has_a_place());
         let start = Instant::now();
         for _ in 0..100 {
-            assert!(!ours.takes_a_line());
+            assert!(!ours.has_a_place());
         }
         assert!(start.elapsed() < PATIENCE * 10, "it was waited for again");
         for _ in 0..waiting {
             journald.recv(&mut [0; 8]).unwrap();
         }
-        assert!(ours.takes_a_line());
+        assert!(ours.has_a_place());
+    }
+
+    #[test]
+    fn a_socket_that_is_somebody_elses_is_made_not_to_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _nobody_reads = UnixDatagram::bind(&path).unwrap();
+        let theirs = UnixDatagram::unbound().unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&theirs);
+        assert!(sockets().unwrap().contains(&number));
+        set_nonblocking(number).unwrap();
+        let failed = (0..).find_map(|_| theirs.send_to(b"line", &path).err()).unwrap();
+        assert_eq!(failed.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -92,6 +92,13 @@ fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let out = host.way_out(&guard, snapshot, &records, Owner::Vm(vmid), &given, end);
     out.map_err(|e| match e {
         Error::Refused(refusal) => refused(backup, refusal),
+        Error::NoSecondPlan { what, why } => Error::NoSecondPlan {
+            what,
+            why: Box::new(match *why {
+                Error::Refused(refusal) => refused(backup, refusal),
+                why => why,
+            }),
+        },
         e => e,
     })
 }

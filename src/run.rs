@@ -71,9 +71,9 @@ impl Host {
         end: Duration,
     ) -> Result<(), Error> {
         let before = records.iter().find(|r| r.owner == owner);
-        before.into_iter().for_each(say_broken_off);
         let begun = self.kernel.now();
         let (plan, seen) = self.plan_out(snapshot, records, owner, given, end)?;
+        before.into_iter().for_each(say_broken_off);
         if let Owner::Vm(vmid) = owner {
             self.ask_for_watcher(vmid);
         }

@@ -5,6 +5,7 @@ for logs in target/run-*; do
     [ ! -d "$logs" ] || kill -0 "${logs#target/run-}" 2>/dev/null || rm -rf "$logs"
 done
 logs=target/run-$$
+rm -rf "$logs" # of another machine's process of that number
 mkdir -p "$logs" || exit 1
 trap 'rm -rf "$logs"' EXIT
 mkfifo "$logs/pipe" || exit 1

@@ -108,7 +108,7 @@ def bootstrap_options(log: IO[bytes]) -> list[str]:
 
 def proxies(dump: str) -> list[str]:
     """The settings of `apt-config dump` that name a proxy."""
-    return re.findall(r'^(Acquire::https?::Proxy(?:::\S+)? "[^"]+");$', dump,
+    return re.findall(r'^(Acquire::https?::Proxy(?:-Auto-Detect)?(?:::\S+)? "[^"]+");$', dump,
                       re.MULTILINE | re.IGNORECASE)
 
 
