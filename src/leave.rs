@@ -98,19 +98,19 @@ pub(crate) fn steps(
             step.rungs.push(vec![Act::Reset { addr }, probe(addr, VFIO_PCI)]);
         }
     }
-    for function in leaving {
+    // A run that was broken off, out or home, may have left another one on what is on vfio-pci already.
+    let own = |function| own_override(function, earlier).filter(|d| *d != VFIO_PCI);
+    let bound = ground.functions.iter().copied().filter(|f| {
+        let ours = earlier.is_some_and(|r| r.has(f.addr));
+        ours && f.is_on_vfio() && f.driver_override.as_deref() != own(f)
+    });
+    for function in leaving.iter().copied().chain(bound) {
         // What had no driver is to have none after an undo, which may load nvidia again.
         let back = function
             .driver
             .is_none()
             .then(|| set_override(function.addr, Some(VFIO_PCI)));
-        steps.push(
-            set_override(
-                function.addr,
-                own_override(function, earlier).filter(|d| *d != VFIO_PCI),
-            ),
-            back.into_iter().collect(),
-        );
+        steps.push(set_override(function.addr, own(function)), back.into_iter().collect());
     }
     for bridge in &asleep {
         steps

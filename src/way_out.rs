@@ -44,7 +44,7 @@ pub(crate) struct Ground<'a> {
     /// Every function that moves.
     set: BTreeSet<PciAddr>,
     /// Those of them that are there.
-    functions: Vec<&'a Function>,
+    pub(crate) functions: Vec<&'a Function>,
     /// Those of them that are not on vfio-pci yet.
     pub(crate) leaving: Vec<&'a Function>,
 }

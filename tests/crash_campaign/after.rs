@@ -281,6 +281,15 @@ impl After<'_> {
             if now != wanted {
                 return Err(format!("{} is on {now:?}, not on {wanted:?}", function.addr));
             }
+            // An override is for the moment of the bind: on vfio-pci it would keep the function there.
+            let now = model.device(function.addr).and_then(|d| d.driver_override.as_deref());
+            let wanted = function.driver_override.as_deref().filter(|d| *d != VFIO_PCI);
+            if record.has(function.addr) && now != wanted {
+                return Err(format!(
+                    "driver_override of {} is {now:?}, not {wanted:?}",
+                    function.addr
+                ));
+            }
         }
         Ok(())
     }
