@@ -10,17 +10,15 @@ use std::time::{Duration, Instant};
 use nix::kmod::DeleteModuleFlags;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::base::pci::PciAddr;
+use crate::base::root::Root;
+use crate::base::wait::await_one;
 use crate::health::{Health, answers};
-use crate::history;
-use crate::host::Root;
-use crate::inventory;
 use crate::kernel::ActError;
-use crate::loadable;
-use crate::pci::PciAddr;
 use crate::refusal::Reason;
 use crate::step::{Act, Attribute, Expect};
-use crate::uses;
-use crate::worker::{Reply, Request, await_one};
+use crate::worker::{Reply, Request};
+use crate::{history, inventory, loadable, uses};
 
 /// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
 const STDERR_TAIL: usize = 400;
@@ -330,7 +328,7 @@ fn run(words: &[&str]) -> Result<(), ActError> {
     if said.ok {
         return Ok(());
     }
-    let line = crate::report::one_line(&said.stderr);
+    let line = crate::base::text::one_line(&said.stderr);
     let skip = line.chars().count().saturating_sub(STDERR_TAIL);
     let tail: String = line.chars().skip(skip).collect();
     Err(ActError::Failed(format!("{} failed: {tail}", words.join(" "))))

@@ -10,11 +10,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::base::pci::PciAddr;
+use crate::base::vmid::VmId;
 use crate::formats::is_host_id;
+use crate::hostpci::HostPci;
 use crate::mapping::{HostFunction, Mappings, ResolveError, Resolved, Share, resolve};
-use crate::pci::PciAddr;
 use crate::propstring::{is_digits, is_space};
-use crate::vmconf::{Generation, HostPci, VmConfig, VmId};
+use crate::vmconf::{Generation, VmConfig};
 
 /// The file that holds the reservations of all VMs.
 pub const RESERVATIONS: &str = "/run/qemu-server/pci-id-reservations";
@@ -467,8 +469,8 @@ fn has_vgpu_type(functions: &[HostFunction], device: PciAddr, model: &str) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::PciClass;
 
+    use crate::base::pci::PciClass;
     fn function(addr: &str, group: u32) -> HostFunction {
         HostFunction {
             addr: addr.parse().unwrap(),

@@ -8,8 +8,8 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::pci::PciAddr;
-use crate::vmconf::VmId;
+use crate::base::pci::PciAddr;
+use crate::base::vmid::VmId;
 
 /// What is asked of us.
 #[derive(Debug)]
@@ -196,14 +196,14 @@ pub fn parse(args: &[OsString]) -> Result<Request, ParseError> {
     if text.len() > 2 {
         return Err(ParseError::Sentence(format!(
             "a hookscript call is VMID and PHASE, and there is more: '{}'. Hint: gpu-handoff {} {phase}",
-            crate::report::foreign(&text[2]),
+            crate::base::text::foreign(&text[2]),
             text[0]
         )));
     }
     let vmid = text[0].parse().map_err(|_| {
         ParseError::Sentence(format!(
             "'{}' is not a VM id. Hint: VM ids are numbers from {} to {}; 'qm list' shows them",
-            crate::report::foreign(&text[0]),
+            crate::base::text::foreign(&text[0]),
             VmId::MIN,
             VmId::MAX
         ))
@@ -222,10 +222,9 @@ pub enum ParseError {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
+    use clap::CommandFactory;
     fn parse(words: &str) -> Result<Request, ParseError> {
         let args: Vec<OsString> = words.split(' ').map(OsString::from).collect();
         super::parse(&args)

@@ -5,25 +5,24 @@ use std::io;
 use serde::Serialize;
 use tracing::info;
 
+use crate::base::pci::PciAddr;
+use crate::base::process::boot_id;
+use crate::base::root::Root;
+use crate::base::systemd;
+use crate::base::text::join;
 use crate::cli::{Cli, Command, Side, Target};
-use crate::context::{Host, boot_id, must_be_root};
+use crate::context::{Host, must_be_root};
 use crate::devices::{self, Entry, Given};
 use crate::exit::Error;
-use crate::history;
-use crate::host::Root;
 use crate::inventory::Snapshot;
 use crate::kernel::Kernel;
-use crate::pci::PciAddr;
 use crate::phases::lent_by_hand;
 use crate::plan::Plan;
 use crate::pve::{self, GpuContainer};
 use crate::record::{Owner, Record, State};
-use crate::recover;
 use crate::refusal::{Reason, Refusal};
-use crate::report::{self, join, out};
-use crate::systemd;
-use crate::watch;
-use crate::way_home;
+use crate::report::{self, out};
+use crate::{history, recover, watch, way_home};
 
 /// Runs a command.
 ///

@@ -17,11 +17,11 @@ use std::io;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::base::root::Root;
+use crate::base::text::foreign;
+use crate::base::vmid::VmId;
 use crate::config::{KEYS, Reset, Settings};
 use crate::facts::Fact;
-use crate::host::Root;
-use crate::report::foreign;
-use crate::vmconf::VmId;
 
 /// The directory of our settings.
 const DIR: &str = "/etc/gpu-handoff";
@@ -79,7 +79,7 @@ impl<'a> File<'a> {
     }
 
     fn error(&self, offset: usize, why: &str) -> String {
-        format!("{}: {}", self.at(offset), crate::report::one_line(why))
+        format!("{}: {}", self.at(offset), crate::base::text::one_line(why))
     }
 
     /// Applies a table; what belongs to the VM is only collected, to count more than what other files say to all.
@@ -224,12 +224,12 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     use std::time::Duration;
 
-    use super::*;
     use crate::config::OnBackup;
     use crate::facts;
-
     fn load_files(files: &[(&str, &str)], vmid: Option<&str>) -> Result<Settings, String> {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("etc/gpu-handoff");

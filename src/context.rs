@@ -1,28 +1,27 @@
 //! What every run has at hand: the settings, the records, the host-wide lock, a snapshot, a VM's config.
 
-use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use crate::config::{Budgets, Settings};
-use crate::config_file;
+use crate::base::deadlines::Budgets;
+use crate::base::pci::PciAddr;
+use crate::base::process::{Process, alive_in_group, boot_id};
+use crate::base::root::Root;
+use crate::base::systemd;
+use crate::base::text::millis;
+use crate::base::vmid::VmId;
+use crate::config::Settings;
 use crate::devices::{self, Given};
 use crate::exit::Error;
-use crate::host::Root;
-use crate::inventory::{Process, Snapshot};
+use crate::inventory::Snapshot;
 use crate::kernel::{ActError, Kernel};
 use crate::linux::Linux;
-use crate::pci::PciAddr;
-use crate::pve;
 use crate::record::{DIR, Guard, Ledger, LockError, Record, Store, Unreadable};
 use crate::refusal::{Reason, Refusal};
-use crate::report::millis;
-use crate::systemd;
-use crate::vmconf::VmId;
-use crate::worker::alive_in_group;
+use crate::{config_file, pve};
 
 /// The host and what we know of it besides the request.
 #[derive(Debug)]
@@ -268,10 +267,4 @@ pub fn must_be_root() -> Result<(), Error> {
     }
     let why = "only root can move a device between drivers. Hint: run it as root";
     Err(Refusal::from(Reason::Other(why.to_owned())).into())
-}
-
-/// What tells this boot from every other one.
-pub fn boot_id() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }

@@ -7,15 +7,16 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::text::{foreign, join};
+use crate::base::vmid::VmId;
 use crate::choice::{self, Moment, Site};
+use crate::hostpci::Driver;
 use crate::inventory::{Function, Snapshot};
 use crate::mapping::{self, HostFunction, Share};
-use crate::pci::{PciAddr, PciSlot};
 use crate::plan::card;
 use crate::pve::{Cluster, Config};
 use crate::refusal::Reason;
-use crate::report::{foreign, join};
-use crate::vmconf::{Driver, VmId};
 
 /// What a VM is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

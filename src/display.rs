@@ -7,9 +7,9 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Root;
+use crate::base::pci::PciAddr;
+use crate::base::root::Root;
 use crate::inventory::Function;
-use crate::pci::PciAddr;
 
 /// What the kernel calls a firmware framebuffer's memory in /proc/iomem: by the platform code (arch/x86/kernel/sysfb.c,
 /// drivers/firmware/sysfb_simplefb.c: BOOTFB) and by each driver that may sit on it.
@@ -135,8 +135,8 @@ pub fn consoles(root: &Root) -> io::Result<Vec<Console>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::PciClass;
 
+    use crate::base::pci::PciClass;
     #[test]
     fn a_firmware_framebuffer_belongs_to_the_card_in_whose_memory_it_lies() {
         let dir = tempfile::tempdir().unwrap();

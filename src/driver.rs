@@ -4,8 +4,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Root;
-use crate::pci::PciAddr;
+use crate::base::pci::PciAddr;
+use crate::base::root::Root;
 
 /// Major number of /dev/nvidia*, fixed (NV_MAJOR_DEVICE_NUMBER in open-gpu-kernel-modules, nv-chardev-numbers.h).
 pub const MAJOR: u32 = 195;

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::base::pci::PciAddr;
+use crate::base::text::{join, millis};
 use crate::exit::Error;
 use crate::inventory::VFIO_PCI;
 use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
-use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan, deadline};
 use crate::record::{Ledger, Record, State, Wedge};
-use crate::report::{join, millis};
 use crate::rounds::{one_proof, rounds};
 use crate::step::{Act, Step};
 

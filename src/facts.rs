@@ -3,8 +3,8 @@
 //! A row changes what is set while the GPU is away, and is said in the plan. What sysfs itself tells (how a function can
 //! be reset, whether it may lose its power) is read, not written down here.
 
+use crate::base::pci::PciAddr;
 use crate::inventory::{Function, Snapshot};
-use crate::pci::PciAddr;
 
 /// What is known of the GPUs with some device ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,8 +89,8 @@ pub fn notes(facts: &[Fact], snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::{PciClass, VENDOR_NVIDIA};
 
+    use crate::base::pci::{PciClass, VENDOR_NVIDIA};
     fn gpu(device: u16) -> Function {
         Function::new(
             "0000:01:00.0".parse().unwrap(),

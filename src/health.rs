@@ -8,11 +8,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
+use crate::base::pci::PciAddr;
+use crate::base::root::Root;
+use crate::base::text::{foreign, one_line};
 use crate::driver;
-use crate::host::Root;
 use crate::kernel::ActError;
-use crate::pci::PciAddr;
-use crate::report::{foreign, one_line};
 
 /// How long the driver gets to list a GPU that it has taken: it does so within its probe, or soon after.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Root;
-use crate::record::replace;
-use crate::report::millis;
+use crate::base::files::replace;
+use crate::base::root::Root;
+use crate::base::text::millis;
 
 /// Where it is kept; 0700, for it names processes of containers.
 pub const DIR: &str = "/var/lib/gpu-handoff";

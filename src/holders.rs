@@ -4,17 +4,16 @@
 //! does with the device is not looked at, and nothing is stopped here: holders are found and named.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
-use std::io;
+use std::{fmt, io};
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
-use crate::driver;
-use crate::host::Root;
+use crate::base::pci::PciAddr;
+use crate::base::process::{has_gone, is_ending};
+use crate::base::root::Root;
 use crate::inventory::Snapshot;
-use crate::pci::PciAddr;
-use crate::usb;
+use crate::{driver, usb};
 
 /// Minor of /dev/nvidiactl (NV_CONTROL_DEVICE_MINOR).
 const CONTROL_MINOR: u64 = 255;
@@ -267,56 +266,6 @@ pub fn scan(root: &Root, nodes: &Nodes) -> io::Result<Scan> {
     Ok(scan)
 }
 
-/// Whether a process has begun to exit and has not finished: a thread of it still closes files.
-fn is_ending(root: &Root, pid: i32) -> bool {
-    let stat = |dir: &str| root.line(format!("{dir}/stat")).unwrap_or_default();
-    match exit_state(&stat(&format!("/proc/{pid}"))) {
-        ExitState::Exiting => true,
-        ExitState::Zombie => {
-            // A leader that has ended before its last thread.
-            let threads = root.names(format!("/proc/{pid}/task")).unwrap_or_default();
-            let mut states = threads
-                .iter()
-                .map(|t| exit_state(&stat(&format!("/proc/{pid}/task/{t}"))));
-            states.any(|s| s == ExitState::Exiting)
-        }
-        ExitState::Other => false,
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum ExitState {
-    Exiting,
-    Zombie,
-    Other,
-}
-
-/// How far /proc/PID/stat (proc(5)) says a thread is with its exit. In the kernel files are closed after they are taken
-/// out of sight and before the process can be waited for (linux, kernel/exit.c, do_exit: exit_files,
-/// exit_task_work, exit_notify).
-fn exit_state(stat: &str) -> ExitState {
-    /// PF_EXITING and PF_KTHREAD of include/linux/sched.h.
-    const EXITING: u64 = 0x4;
-    const KERNEL_THREAD: u64 = 0x0020_0000;
-    let Some((_, rest)) = stat.rsplit_once(')') else {
-        return ExitState::Other;
-    };
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next().unwrap_or("X");
-    let flags = fields.nth(5).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    match state {
-        "Z" => ExitState::Zombie,
-        "X" => ExitState::Other,
-        _ if flags & EXITING != 0 && flags & KERNEL_THREAD == 0 => ExitState::Exiting,
-        _ => ExitState::Other,
-    }
-}
-
-/// The process ended while it was looked at.
-fn has_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
-}
-
 /// The nodes a process holds. Its threads share one table of descriptors, which shows below the leader; where that
 /// one has ended before the others, it shows below theirs alone.
 fn held_by_threads(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<FileId>) -> io::Result<Vec<Node>> {
@@ -505,36 +454,6 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_ending_until_its_last_thread_has_closed_its_files() {
-        let stat = |state: &str, flags: u64| format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 9");
-        for (state, flags, expected) in [
-            ("S", 0x0040_0000, ExitState::Other),
-            ("D", 0x0040_0004, ExitState::Exiting),
-            ("R", 0x4, ExitState::Exiting),
-            ("Z", 0x4, ExitState::Zombie),
-            ("I", 0x0020_8044, ExitState::Other),
-        ] {
-            assert_eq!(exit_state(&stat(state, flags)), expected, "{state} {flags:x}");
-        }
-        assert_eq!(exit_state(""), ExitState::Other);
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::at(dir.path());
-        for (path, text) in [
-            ("proc/7/stat", stat("Z", 0x4)),
-            ("proc/7/task/7/stat", stat("Z", 0x4)),
-            ("proc/7/task/8/stat", stat("D", 0x4)),
-            ("proc/9/stat", stat("Z", 0x4)),
-            ("proc/9/task/9/stat", stat("Z", 0x4)),
-        ] {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        assert!(is_ending(&root, 7));
-        assert!(!is_ending(&root, 9));
-    }
-
-    #[test]
     fn a_cards_i2c_buses_and_usb_disks_are_among_the_nodes() {
         let dir = tempfile::tempdir().unwrap();
         let card = "sys/devices/pci0000:00/0000:00:01.0/0000:01:00";
@@ -568,7 +487,7 @@ mod tests {
         );
         let function = |addr: &str, class: u32| {
             let addr = addr.parse().unwrap();
-            crate::inventory::Function::new(addr, 0x10de, 0x1e07, crate::pci::PciClass(class))
+            crate::inventory::Function::new(addr, 0x10de, 0x1e07, crate::base::pci::PciClass(class))
         };
         let functions = vec![function("0000:01:00.0", 0x03_0000), function("0000:01:00.2", 0x0c_0330)];
         let [gpu, usb] = [functions[0].addr, functions[1].addr];

@@ -9,14 +9,15 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::pci::{PciAddr, PciClass, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex, parse_sysfs_hex64};
+use crate::base::process::{Process, start_time};
+use crate::base::root::Root;
+use crate::base::vmid::VmId;
 use crate::display::{self, Console, Framebuffer};
 use crate::driver::{self, NvidiaDriver, NvidiaGpu};
 use crate::holders::{self, Holder};
-use crate::host::Root;
 use crate::loadable::{Loadable, Signatures};
-use crate::pci::{PciAddr, PciClass, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex, parse_sysfs_hex64};
 use crate::usb::{self, InUse};
-use crate::vmconf::VmId;
 
 /// The driver that a guest's device is bound to.
 pub const VFIO_PCI: &str = "vfio-pci";
@@ -54,15 +55,6 @@ pub struct Snapshot {
     pub serial: Vec<String>,
     /// Of the modules that were asked about ([`crate::loadable`]): whether they can be loaded.
     pub loadable: Vec<Loadable>,
-}
-
-/// A process that is told from every other one since boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// Its id.
-    pub pid: u32,
-    /// When it started, clock ticks after boot.
-    pub started: u64,
 }
 
 /// A VM that runs on this node.
@@ -436,15 +428,6 @@ pub fn running_vm(root: &Root, vmid: VmId) -> Option<RunningVm> {
     })
 }
 
-/// The process that has this id now; None where there is none, or it is a zombie.
-pub fn process(root: &Root, pid: u32) -> Option<Process> {
-    let stat = root.line(format!("/proc/{pid}/stat"))?;
-    let state = stat.rsplit_once(')')?.1.split_ascii_whitespace().next()?;
-    let ended = matches!(state, "Z" | "X");
-    let started = start_time(&stat).filter(|_| !ended)?;
-    Some(Process { pid, started })
-}
-
 /// Whether a command line (words ended by NUL) is a QEMU's with `-pidfile .../VMID.pid`. A zombie has none.
 fn is_qemu_with(cmdline: &str, pidfile: &str) -> bool {
     let words: Vec<&str> = cmdline.split('\0').collect();
@@ -453,11 +436,6 @@ fn is_qemu_with(cmdline: &str, pidfile: &str) -> bool {
         .windows(2)
         .any(|w| w[0].trim_start_matches('-') == "pidfile" && w[1].rsplit('/').next() == Some(pidfile));
     (program == "kvm" || program.starts_with("qemu-system")) && has_pidfile
-}
-
-/// Field 22 of /proc/PID/stat, counted from behind the name, which may contain anything (proc(5)).
-fn start_time(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// Parses /proc/modules: name, size, references, users with a comma behind each, state, address.
@@ -508,12 +486,5 @@ mod tests {
         ] {
             assert_eq!(is_qemu_with(cmdline, "111.pid"), runs, "{cmdline:?}");
         }
-    }
-
-    #[test]
-    fn a_name_with_blanks_and_brackets_does_not_shift_the_start_time() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
-        assert_eq!(start_time(stat), Some(98765));
-        assert_eq!(start_time(""), None);
     }
 }

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -35,16 +34,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::worker::poll_writable;
-
-/// A handoff to vfio-pci is complete.
-pub const MESSAGE_OUT: &str = "5a1d8f0a4a0c4d0f9d3d6b8c1f5e7a21";
-/// The devices are home.
-pub const MESSAGE_HOME: &str = "0f5b6c1e2d7a4b38b1a9e4d3c2f60817";
-/// A run was refused; nothing was changed.
-pub const MESSAGE_REFUSED: &str = "c3e9a7d45b1f4c62a8d07e6f9b2c1d53";
-/// A run failed.
-pub const MESSAGE_FAILED: &str = "7b2d4e6f8a904c1db3e5f70a1c2d3e4f";
+use crate::base::wait::poll_writable;
 
 /// Where journald listens (sd_journal_print(3)).
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -216,8 +206,8 @@ impl Visit for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
+    use std::time::Instant;
     #[test]
     fn a_journald_that_is_stuck_is_waited_for_once_and_found_again() {
         let dir = tempfile::tempdir().unwrap();

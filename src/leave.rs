@@ -2,10 +2,11 @@
 //!
 //! What goes, by which way, and whether anything speaks against it is decided before, in [`crate::way_out`].
 
-use crate::config::{Budgets, Reset, Settings};
+use crate::base::deadlines::Budgets;
+use crate::base::pci::PciAddr;
+use crate::config::{Reset, Settings};
 use crate::facts::{self, Fact};
 use crate::inventory::{Function, Snapshot, VFIO_PCI};
-use crate::pci::PciAddr;
 use crate::plan::{
     Steps, Way, load, probe, prove_free, set_attribute, set_console, set_override, set_platform, start, stop, unbind,
     unload, wake,

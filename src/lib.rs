@@ -2,6 +2,8 @@
 //!
 //! The modules in the order in which a run passes through them.
 
+pub mod base; // what everything stands on
+
 pub mod cli; // arguments -> a request
 pub mod exit; // exit codes and the error the administrator reads
 pub mod config; // the settings
@@ -13,7 +15,6 @@ pub mod watch; // nobody to call back
 pub mod context; // what every run has at hand
 pub mod run; // what every run does
 
-pub mod pci; // addresses, ids, classes
 pub mod formats; // names, numbers and lists in Proxmox's configs
 pub mod propstring; // Proxmox's property strings
 pub mod hostpci; // one hostpci entry
@@ -24,7 +25,6 @@ pub mod choice; // reservations, and the choice Proxmox will make
 pub mod containers; // which devices a container's config gives it
 pub mod pve; // where Proxmox keeps these files
 
-pub mod host; // files below a root
 pub mod inventory; // the snapshot
 pub mod driver; // NVIDIA's driver
 pub mod display; // framebuffers and consoles
@@ -51,7 +51,6 @@ pub mod acts; // the calls themselves
 pub mod health; // whether a GPU that is home works
 pub mod record; // what was taken from where
 pub mod history; // what was done so far
-pub mod systemd; // what systemd is asked
 
 pub mod report; // text and JSON
 pub mod journal; // the log

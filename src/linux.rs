@@ -12,16 +12,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use tracing::warn;
 
+use crate::base::pci::PciAddr;
+use crate::base::process::alive_in_group;
+use crate::base::root::Root;
+use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 use crate::history::{Entry, Past};
-use crate::host::Root;
 use crate::inventory::Snapshot;
 use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::loadable::Loadable;
-use crate::pci::PciAddr;
 use crate::refusal::{Reason, describe};
 use crate::step::Act;
 use crate::uses;
-use crate::worker::{LONGEST_WAIT, Reply, Request, Worker, alive_in_group, pidfds, poll_readable};
+use crate::worker::{Reply, Request, Worker};
 
 /// How long looking at what is stuck may take.
 const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);

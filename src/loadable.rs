@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Root;
-use crate::report::{foreign, one_line};
+use crate::base::root::Root;
+use crate::base::text::{foreign, one_line};
 
 /// What an `install` line of modprobe.d says where a module is not to be loaded at all.
 const NEVER: [&str; 6] = [
@@ -149,6 +149,7 @@ mod tests {
     use super::*;
 
     const CURRENT: &str = "/programs/modprobe --show-depends --ignore-install -- nvidia-current";
+
     const KO: &str = "/lib/modules/6.12.0/updates/dkms/nvidia.ko.xz";
 
     /// A host on which modprobe has been asked for nvidia, with an answer or none.

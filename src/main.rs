@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use gpu_handoff::base::message_ids::{MESSAGE_FAILED, MESSAGE_REFUSED};
 use gpu_handoff::cli::{self, ParseError, Request};
 use gpu_handoff::exit::{Error, Exit};
-use gpu_handoff::journal::{self, MESSAGE_FAILED, MESSAGE_REFUSED};
-use gpu_handoff::{acts, commands, phases, report, worker};
+use gpu_handoff::{acts, commands, journal, phases, report, worker};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info_span};
 

@@ -10,10 +10,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::pci::{PciAddr, PciClass};
 use crate::formats::{is_config_id, is_hex, is_node_name};
-use crate::pci::{PciAddr, PciClass};
+use crate::hostpci::{HostPci, Value};
 use crate::propstring::{self, ANY, Check, Format, Prop, is_space, parse_bool};
-use crate::vmconf::{HostPci, Value, VmConfig};
+use crate::vmconf::VmConfig;
 
 /// One PCI function of the host, as sysfs shows it. `None` where the file or directory is absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -483,8 +484,8 @@ fn is_map_path(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vmconf::Generation;
 
+    use crate::vmconf::Generation;
     fn function(addr: &str, device: u16, group: u32) -> HostFunction {
         HostFunction {
             addr: addr.parse().unwrap(),

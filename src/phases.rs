@@ -15,21 +15,19 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::base::pci::PciAddr;
+use crate::base::text::join;
+use crate::base::vmid::VmId;
+use crate::base::{process, systemd};
 use crate::cli::Phase;
 use crate::config::OnBackup;
 use crate::context::{Host, must_be_root};
 use crate::exit::Error;
-use crate::inventory::{self, Function, Snapshot};
+use crate::inventory::{Function, Snapshot};
 use crate::kernel::Kernel;
-use crate::pci::PciAddr;
-use crate::pve;
 use crate::record::{Guard, Ledger, Owner, Record, State};
 use crate::refusal::{Reason, Refusal};
-use crate::report::join;
-use crate::systemd;
-use crate::uses;
-use crate::vmconf::VmId;
-use crate::way_home;
+use crate::{pve, uses, way_home};
 
 /// Runs a phase.
 ///
@@ -64,7 +62,7 @@ fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     // Proxmox holds the VM's lock through the whole start; who tries the phase by hand does not.
     if !host.vm_is_busy(vmid) {
         let caller = u32::try_from(nix::unistd::getppid().as_raw()).unwrap_or_default();
-        host.caller = inventory::process(&host.root, caller);
+        host.caller = process::process(&host.root, caller);
     }
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;

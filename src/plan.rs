@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Budgets;
+use crate::base::deadlines::Budgets;
+use crate::base::pci::PciAddr;
 use crate::display::Platform;
 use crate::inventory::{Function, Snapshot};
-use crate::pci::{PciAddr, PciSlot};
 use crate::record::{Owner, Record, Taken};
 use crate::step::{Act, Attribute, Step};
 
@@ -101,12 +101,6 @@ pub fn card(snapshot: &Snapshot, gpu: PciAddr) -> BTreeSet<PciAddr> {
     let linked = snapshot.function(gpu).into_iter().flat_map(|f| &f.linked);
     card.extend(linked.filter(|a| snapshot.function(**a).is_some_and(|f| !f.bridge)));
     card
-}
-
-/// The cards of some functions, each once.
-pub fn slots(addrs: &[PciAddr]) -> Vec<String> {
-    let slots: BTreeSet<PciSlot> = addrs.iter().map(|a| a.slot()).collect();
-    slots.iter().map(ToString::to_string).collect()
 }
 
 /// Collects steps with the deadline that belongs to each kind of act, and the card that each is for.

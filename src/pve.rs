@@ -8,15 +8,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::base::root::Root;
+use crate::base::text::foreign;
+use crate::base::vmid::VmId;
 use crate::choice::{RESERVATIONS, Reservations};
 use crate::containers::{self, GpuReference};
 use crate::driver;
 use crate::exit::Error;
-use crate::host::Root;
 use crate::mapping::Mappings;
 use crate::refusal::Reason;
-use crate::report::foreign;
-use crate::vmconf::{self, Generation, VmConfig, VmId};
+use crate::vmconf::{self, Generation, VmConfig};
 
 /// Where the cluster file system is mounted (pve-cluster, pmxcfs).
 const PVE: &str = "/etc/pve";

@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Budgets;
+use crate::base::deadlines::Budgets;
+use crate::base::files::replace;
+use crate::base::pci::PciAddr;
+use crate::base::process::Process;
+use crate::base::vmid::VmId;
+use crate::base::wait::poll_readable;
 use crate::display::Platform;
-use crate::inventory::Process;
-use crate::pci::PciAddr;
 use crate::step::{Act, Attribute};
-use crate::vmconf::VmId;
-use crate::worker::poll_readable;
 
 /// Where records and the lock live.
 pub const DIR: &str = "/run/gpu-handoff";
@@ -245,7 +246,7 @@ impl Record {
                 self.wedges.push(Wedge {
                     group: *group,
                     addrs: addrs.iter().copied().collect(),
-                    act: crate::report::join(&self.under_way),
+                    act: crate::base::text::join(&self.under_way),
                     stack: String::new(),
                     holders: Vec::new(),
                 });
@@ -431,20 +432,6 @@ fn read_record(path: &Path) -> Result<Record, String> {
         None => return Err("it has no version".to_owned()),
     }
     serde_json::from_value(value).map_err(|e| e.to_string())
-}
-
-/// Puts a file for root alone in the place of what is there; readers see the old one or the new one, after a power cut too.
-///
-/// # Errors
-/// Any error of writing; what was there is then still there.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    // Nothing to do on tmpfs, where the records are.
-    file.sync_data()?;
-    fs::rename(new, path)
 }
 
 /// Where an executor keeps its record.

@@ -7,14 +7,15 @@
 use serde::Serialize;
 use tracing::{info, warn};
 
+use crate::base::systemd;
+use crate::base::text::join;
 use crate::cli::{Cli, Recover};
 use crate::commands::print;
 use crate::context::{Host, must_be_root};
 use crate::exit::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::record::{Guard, Ledger, Owner, Record, State, Unreadable};
-use crate::report::{chain, join};
-use crate::systemd;
+use crate::report::chain;
 
 /// What became of one record.
 #[derive(Debug, Serialize)]

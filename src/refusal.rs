@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::pci::PciAddr;
+use crate::base::text::{foreign, join};
 use crate::holders::{Holder, Node};
-use crate::pci::PciAddr;
 use crate::record::Owner;
-use crate::report::{foreign, join};
 use crate::usb::{How, InUse};
 
 /// Why there is no plan: all reasons found.

@@ -2,20 +2,17 @@
 //!
 //! Results go to stdout through [`out`], which survives a reader that has gone; messages go through tracing.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::base::text::{foreign, join};
 use crate::devices::Entry;
 use crate::inventory::{Function, Snapshot};
 use crate::plan::{Direction, Plan, Way, card};
 use crate::record::{Owner, Record};
 use crate::uses::use_of;
-
-/// Longest piece of foreign text in a line, bytes.
-const FOREIGN: usize = 64;
 
 /// Writes a result to stdout. A closed pipe is the reader's decision, not an error.
 ///
@@ -29,54 +26,9 @@ pub fn out(text: &str) -> io::Result<()> {
     }
 }
 
-/// Text that somebody else chose (a process name from a container, say): one line, printable, at most 64 bytes.
-pub fn foreign(text: &str) -> String {
-    let mut safe = String::new();
-    for c in text.chars() {
-        let printable = !c.is_control() && !is_invisible(c);
-        let piece = if printable {
-            c.to_string()
-        } else {
-            c.escape_default().to_string()
-        };
-        if safe.len() + piece.len() > FOREIGN {
-            break;
-        }
-        safe.push_str(&piece);
-    }
-    safe
-}
-
-/// Characters that change how the text around them is shown: direction marks, separators, zero-width signs.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
 /// An error and its causes on one line.
 pub fn chain(error: crate::exit::Error) -> String {
     format!("{:#}", anyhow::Error::new(error))
-}
-
-/// A program's stderr on one line.
-pub fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ")
-}
-
-/// Values with commas between them.
-pub fn join<T: Display>(values: impl IntoIterator<Item = T>) -> String {
-    let texts: Vec<String> = values.into_iter().map(|v| v.to_string()).collect();
-    texts.join(", ")
-}
-
-/// A duration as people read it: milliseconds below ten seconds, seconds above.
-pub fn millis(duration: Duration) -> String {
-    let ms = duration.as_secs_f64() * 1e3;
-    match ms {
-        ms if ms < 10.0 => format!("{ms:.1} ms"),
-        ms if ms < 10_000.0 => format!("{ms:.0} ms"),
-        ms => format!("{:.1} s", ms / 1e3),
-    }
 }
 
 /// A hostpci entry as `plan` shows it: what it says, what it means, what becomes of it.
@@ -367,35 +319,4 @@ pub fn status_text(cards: &[CardStatus]) -> String {
         }
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn foreign_text_stays_on_its_line() {
-        for (text, safe) in [
-            ("python3", "python3"),
-            ("a\nb\x1b[2J", "a\\nb\\u{1b}[2J"),
-            ("right\u{202e}left", "right\\u{202e}left"),
-            ("", ""),
-        ] {
-            assert_eq!(foreign(text), safe);
-        }
-        assert_eq!(foreign(&"x".repeat(100)).len(), 64);
-        assert!(foreign(&"\n".repeat(100)).len() <= 64);
-    }
-
-    #[test]
-    fn durations_have_the_unit_that_fits() {
-        for (us, text) in [
-            (400, "0.4 ms"),
-            (54_800, "55 ms"),
-            (9_999_000, "9999 ms"),
-            (12_340_000, "12.3 s"),
-        ] {
-            assert_eq!(millis(Duration::from_micros(us)), text);
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::pci::PciAddr;
+use crate::base::pci::PciAddr;
 use crate::step::{Act, Step};
 
 /// Which steps are done at once: each round has at most one step of a card, and those of no card have one of their own.

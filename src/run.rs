@@ -7,24 +7,24 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 
+use crate::base::message_ids::{MESSAGE_HOME, MESSAGE_OUT};
+use crate::base::pci::PciAddr;
+use crate::base::process::boot_id;
+use crate::base::systemd;
+use crate::base::text::{foreign, join, millis};
+use crate::base::vmid::VmId;
 use crate::config::Reset;
-use crate::context::{Host, boot_id};
+use crate::context::Host;
 use crate::devices::Given;
 use crate::exec::Run;
 use crate::exit::Error;
-use crate::history;
 use crate::inventory::Snapshot;
-use crate::journal::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::kernel::Kernel;
-use crate::pci::PciAddr;
 use crate::plan::{Direction, Plan};
 use crate::record::{Guard, Owner, Record, State};
 use crate::refusal::Refusal;
-use crate::report::{foreign, join, millis};
-use crate::systemd;
-use crate::vmconf::VmId;
-use crate::way_home;
 use crate::way_out::{self, Wanted};
+use crate::{history, way_home};
 
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
 const HOLDER_POLL: Duration = Duration::from_millis(500);

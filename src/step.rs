@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pci::PciAddr;
+use crate::base::pci::PciAddr;
 
 /// An attribute of a PCI function that is changed while it is away, and put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Root;
-use crate::pci::PciAddr;
+use crate::base::pci::PciAddr;
+use crate::base::root::Root;
 
 /// How deep below a controller a disk can be: seven tiers of hubs and devices (USB 2.0 specification, 4.1.1), then the
 /// interface and what SCSI puts below it (host, target, address, block).

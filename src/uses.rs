@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::base::pci::PciAddr;
 use crate::holders::{Holder, Node};
 use crate::inventory::{Function, Snapshot};
-use crate::pci::PciAddr;
 use crate::refusal::Reason;
 use crate::way_out::drm_holds_gpus;
 

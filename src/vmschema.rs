@@ -7,6 +7,8 @@
 //! Source: qemu-server 9.2.6 and 8.4.10, PVE/QemuServer.pm (`$confdesc`, `check_type`) and the modules
 //! it takes formats from; formats without a place named here are those of PVE/JSONSchema.pm.
 
+use Check::{Bool, Integer, Like, Number, OneOf, Text};
+
 use crate::formats::{
     is_base64, is_bridge, is_config_id, is_cpu_flags, is_cpuset, is_disk_size, is_dns_name, is_drive_file, is_host,
     is_hotplug, is_id_override, is_ipv4, is_ipv4_config, is_ipv6, is_ipv6_config, is_mac, is_machine, is_number_set,
@@ -15,7 +17,6 @@ use crate::formats::{
 };
 use crate::propstring::{ANY, Check, Format, Prop, Reason, is_digits, is_word_of, parse, parse_bool};
 use crate::vmconf::Generation;
-use Check::{Bool, Integer, Like, Number, OneOf, Text};
 
 /// What kind of value a setting has.
 #[derive(Clone, Copy)]
@@ -623,6 +624,7 @@ mod tests {
         generation: Generation::Pve9,
         cpu_models: &["mine"],
     };
+
     const EIGHT: Rules<'_> = Rules {
         generation: Generation::Pve8,
         cpu_models: &[],

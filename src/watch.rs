@@ -23,16 +23,16 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tracing::{info, warn};
 
-use crate::context::{boot_id, must_be_root};
+use crate::base::process::{self, Process, alive_in_group, boot_id};
+use crate::base::root::Root;
+use crate::base::systemd;
+use crate::base::text::{join, millis};
+use crate::base::vmid::VmId;
+use crate::base::wait::{pidfds, poll_readable};
+use crate::context::must_be_root;
 use crate::exit::Error;
-use crate::host::Root;
-use crate::inventory::{self, Process};
-use crate::pve;
 use crate::record::{DIR, Owner, Record, State, Store, Unreadable};
-use crate::report::{join, millis};
-use crate::systemd;
-use crate::vmconf::VmId;
-use crate::worker::{alive_in_group, pidfds, poll_readable};
+use crate::{inventory, pve};
 
 /// How often the way home is tried before a person has to look.
 const ATTEMPTS: u32 = 3;
@@ -244,7 +244,7 @@ impl Watcher {
         let caller = record.as_ref().and_then(|r| r.caller);
         Ok(Seen {
             busy: pve::lock_file(&self.root, self.vmid)?.is_some_and(|file| pve::is_held(&file)),
-            caller: caller.is_some_and(|p| inventory::process(&self.root, p.pid) == Some(p)),
+            caller: caller.is_some_and(|p| process::process(&self.root, p.pid) == Some(p)),
             qemu: inventory::running_vm(&self.root, self.vmid).map(|vm| vm.process),
             at_work,
             record,
@@ -272,7 +272,7 @@ impl Watcher {
             return;
         };
         // The descriptor is of whoever has the number now.
-        while inventory::process(&self.root, process.pid) == Some(process) {
+        while process::process(&self.root, process.pid) == Some(process) {
             poll_readable(&[fds[0].as_fd()], Duration::MAX);
         }
     }
@@ -363,8 +363,8 @@ fn end_of(fds: &[OwnedFd], within: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Budgets;
 
+    use crate::base::deadlines::Budgets;
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     fn process(pid: u32) -> Process {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::base::pci::{PciAddr, PciClass, VENDOR_NVIDIA, slots};
 use crate::inventory::{Function, Snapshot, VFIO_PCI};
-use crate::pci::{PciAddr, PciClass, VENDOR_NVIDIA};
 use crate::plan::{
     Direction, Plan, Steps, Way, card, found_again, load, probe, prove_free, set_attribute, set_console, set_override,
-    set_platform, slots, start, stop, unbind, unload, wake,
+    set_platform, start, stop, unbind, unload, wake,
 };
 use crate::record::{Record, State, Taken};
 use crate::refusal::{Reason, Refusal};

@@ -5,18 +5,17 @@
 
 use std::collections::BTreeSet;
 
+use crate::base::pci::{PciAddr, slots};
+use crate::base::text::join;
 use crate::config::{Doubt, Settings, WayOut};
 use crate::display::{Framebuffer, Platform};
-use crate::facts;
 use crate::inventory::{Function, Snapshot};
 use crate::leave::{steps, taken_from};
 use crate::loadable::Loadable;
-use crate::pci::PciAddr;
-use crate::plan::{Direction, Plan, Way, card, found_again, slots};
+use crate::plan::{Direction, Plan, Way, card, found_again};
 use crate::record::{Owner, Record, Taken};
 use crate::refusal::{Reason, Refusal};
-use crate::report::join;
-use crate::uses;
+use crate::{facts, uses};
 
 /// The first driver that lets NVKMS and nvidia_drm drop a GPU when it is unbound (nvidia_modeset_remove in
 /// open-gpu-kernel-modules 590.44, kernel-open/nvidia/nv-pci.c). Before it, a GPU that nvidia_drm drives is in

@@ -18,26 +18,23 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use crate::base::pci::PciAddr;
+use crate::base::process::alive_in_group;
+use crate::base::program::PATH;
+use crate::base::root::Root;
+use crate::base::systemd;
 use crate::history::Entry;
-use crate::host::Root;
 use crate::inventory::Snapshot;
 use crate::kernel::ActError;
 use crate::loadable::Loadable;
-use crate::pci::PciAddr;
 use crate::step::Act;
-use crate::systemd;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
 pub const WORKER_ARG: &str = "__worker";
-
-/// PATH of programs we start: what Proxmox gives its daemons (pve-common, PVE/Daemon.pm).
-pub const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
 
 /// How long a killed worker gets to disappear before it counts as stuck in the kernel. SIGKILL ends anything
 /// that is not in an uninterruptible call at once; the rest is scheduling on a loaded host.
@@ -45,9 +42,6 @@ const AFTER_KILL: Duration = Duration::from_millis(1000);
 
 /// How often it is looked whether a killed process group has gone.
 const GROUP_POLL: Duration = Duration::from_millis(10);
-
-/// Nothing is waited for longer, whatever a deadline says: an `Instant` cannot hold every `Duration`.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 /// What a worker is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,49 +80,6 @@ pub enum Reply {
         /// As in [`Acted`].
         moment: Option<Duration>,
     },
-}
-
-/// Descriptors of these processes; None if one of them has ended.
-pub fn pidfds(pids: &[i32]) -> Option<Vec<std::os::fd::OwnedFd>> {
-    let open = |pid: &i32| pidfd_open(rustix::process::Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
-    pids.iter().map(open).collect()
-}
-
-/// Waits until one of these processes has ended. Returns whether one has.
-pub fn await_one(pids: &[i32], within: Duration) -> bool {
-    let Some(fds) = pidfds(pids) else { return true };
-    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    poll_readable(&fds, within).contains(&true)
-}
-
-/// Waits until one of the descriptors is readable or hung up: which ones. Signals do not end the wait.
-pub fn poll_readable(fds: &[BorrowedFd<'_>], within: Duration) -> Vec<bool> {
-    poll(fds, PollFlags::POLLIN, within)
-}
-
-/// Waits until something can be written to a descriptor, or nobody will read it any more. Signals do not end the wait.
-pub fn poll_writable(fd: BorrowedFd<'_>, within: Duration) -> bool {
-    poll(&[fd], PollFlags::POLLOUT, within) == [true]
-}
-
-fn poll(fds: &[BorrowedFd<'_>], events: PollFlags, within: Duration) -> Vec<bool> {
-    let end = Instant::now() + within.min(LONGEST_WAIT);
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        // Rounded up, so that a wait of less than a millisecond is no busy loop.
-        let timeout = if within.is_zero() {
-            left
-        } else {
-            left + Duration::from_micros(999)
-        };
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, events)).collect();
-        match nix::poll::poll(&mut polled, timeout) {
-            Ok(n) if n > 0 => return polled.iter().map(|p| p.any().unwrap_or(true)).collect(),
-            _ if left.is_zero() => return vec![false; fds.len()],
-            _ => {}
-        }
-    }
 }
 
 /// The parent's end of a worker.
@@ -230,51 +181,9 @@ impl Worker {
     }
 }
 
-/// The processes of a group that have not ended. A zombie has: it only waits for its parent to notice.
-pub fn alive_in_group(root: &Root, group: u32) -> Vec<i32> {
-    let is_member = |pid: &i32| {
-        let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // State, parent, process group behind the name (proc(5)).
-        let mut fields = stat
-            .rsplit_once(')')
-            .map_or("", |(_, rest)| rest)
-            .split_ascii_whitespace();
-        let ended = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
-        !ended && fields.nth(1) == Some(group.to_string().as_str())
-    };
-    let processes = root.names("/proc").unwrap_or_default();
-    processes
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .filter(is_member)
-        .collect()
-}
-
 impl Drop for Worker {
     /// End of requests ends an idle worker; it is reaped where that takes no time.
     fn drop(&mut self) {
         let _ = self.child.try_wait();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_zombie_is_not_alive_in_its_group() {
-        let dir = tempfile::tempdir().unwrap();
-        for (pid, stat) in [
-            (70, "70 (gpu-handoff) Z 1 70 70 0"),
-            (71, "71 (mod) probe) D 70 70 70 0"),
-            (72, "72 (sh) S 1 72 72 0"),
-        ] {
-            let path = dir.path().join(format!("proc/{pid}"));
-            std::fs::create_dir_all(&path).unwrap();
-            std::fs::write(path.join("stat"), stat).unwrap();
-        }
-        let root = Root::at(dir.path());
-        assert_eq!(alive_in_group(&root, 70), [71]);
-        assert_eq!(alive_in_group(&root, 7), [0; 0]);
     }
 }

@@ -20,10 +20,10 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
+use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::commands::{Shown, shown_text};
 use gpu_handoff::config::Settings;
 use gpu_handoff::inventory::{self, Snapshot};
-use gpu_handoff::pci::PciAddr;
 use gpu_handoff::plan::Plan;
 use gpu_handoff::record::{Owner, Record};
 use gpu_handoff::report::{plan_text, status, status_text};

@@ -1,12 +1,13 @@
 //! Properties of the parsers of Proxmox's files: they take every input, a printed hostpci entry parses
 //! to itself, and a part of a file means the same whatever else is in the file.
 
+use gpu_handoff::base::pci::PciClass;
+use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::choice::{Moment, Reservations, Site, start};
 use gpu_handoff::containers;
 use gpu_handoff::hostpci::{Driver, HostPci, Value};
 use gpu_handoff::mapping::{HostFunction, Mappings};
-use gpu_handoff::pci::PciClass;
-use gpu_handoff::vmconf::{Generation, MAX_HOSTPCI, VmId, parse};
+use gpu_handoff::vmconf::{Generation, MAX_HOSTPCI, parse};
 use proptest::prelude::*;
 
 /// Pieces of real files. Arbitrary mixes of them come closer to the parsers' corners than arbitrary bytes.

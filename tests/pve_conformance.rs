@@ -10,10 +10,12 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use gpu_handoff::base::pci::{PciClass, parse_sysfs_hex};
+use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::choice::{Moment, Reservations, Site, Stage, Start, StartError, start};
+use gpu_handoff::hostpci::{Driver, HostPci, Value as Bytes};
 use gpu_handoff::mapping::{HostFunction, Mappings, ResolveError, Resolved, Share, resolve};
-use gpu_handoff::pci::{PciClass, parse_sysfs_hex};
-use gpu_handoff::vmconf::{Driver, Generation, HostPci, Section, Value as Bytes, VmConfig, VmId, parse};
+use gpu_handoff::vmconf::{Generation, Section, VmConfig, parse};
 use serde_json::{Map, Value, json};
 
 #[test]

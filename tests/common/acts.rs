@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::holders::Node;
 use gpu_handoff::kernel::{ActError, Kernel};
-use gpu_handoff::pci::PciAddr;
 use gpu_handoff::refusal::Reason;
 use gpu_handoff::step::{Act, Attribute, Expect};
 use gpu_handoff::uses;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gpu_handoff::pci::PciAddr;
+use gpu_handoff::base::pci::PciAddr;
 
 use super::state::{Event, Model, Stage, When};
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use gpu_handoff::pci::PciAddr;
+use gpu_handoff::base::pci::PciAddr;
 
 use super::calls::{After, Call, Errno, Lock, Move};
 use super::state::{Device, Generation, Model, ProbeFault};

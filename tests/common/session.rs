@@ -6,12 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::config::{Reset, Settings};
 use gpu_handoff::exec::Run;
 use gpu_handoff::exit::Error;
 use gpu_handoff::inventory::Snapshot;
 use gpu_handoff::kernel::{ActError, Kernel};
-use gpu_handoff::pci::PciAddr;
 use gpu_handoff::plan::{Direction, Plan};
 use gpu_handoff::record::{Owner, Record};
 use gpu_handoff::refusal::Refusal;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_handoff::base::pci::{PciAddr, PciClass};
 use gpu_handoff::display::{Console, Framebuffer};
 use gpu_handoff::holders::Node;
 use gpu_handoff::inventory::RunningVm;
-use gpu_handoff::pci::{PciAddr, PciClass};
 use gpu_handoff::step::Act;
 
 use super::calls::{Answer, Call, Lock};

@@ -1,6 +1,6 @@
 //! What drivers and modules the model's kernel has: which functions a driver takes, and which modules a module needs.
 
-use gpu_handoff::pci::VENDOR_NVIDIA;
+use gpu_handoff::base::pci::VENDOR_NVIDIA;
 
 use super::Device;
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use gpu_handoff::inventory::{Process as Told, RunningVm, VFIO_PCI};
+use gpu_handoff::base::process::Process as Told;
+use gpu_handoff::inventory::{RunningVm, VFIO_PCI};
 use gpu_handoff::record::{Owner, Record, State};
 use gpu_handoff::recover::not_stranded;
 

@@ -3,8 +3,8 @@
 //! What the model does not know is left out where nothing of a handoff depends on it: modules besides those of
 //! `tables::MODULES`, the names of drivers that nothing here moves, the memory of functions.
 
+use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::inventory::{Function, Snapshot, VFIO_PCI};
-use gpu_handoff::pci::PciAddr;
 
 use crate::common::tables::{driver_info, module_name};
 use crate::common::{Device, Generation, Model};

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::config::WayOut;
 use gpu_handoff::display::{Framebuffer, Platform};
 use gpu_handoff::inventory::VFIO_PCI;
-use gpu_handoff::pci::PciAddr;
 use gpu_handoff::plan::{Plan, Way};
 use gpu_handoff::record::Owner;
 

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use gpu_handoff::inventory::{Process as Told, RunningVm};
+use gpu_handoff::base::process::Process as Told;
+use gpu_handoff::inventory::RunningVm;
 use gpu_handoff::record::{Owner, Record};
 use gpu_handoff::watch::{Next, Seen, Watch};
 

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use common::hosts::{add_consoles, add_persistenced};
 use common::{End, Event, Fault, Model, ProbeFault, Process, Session, Twist, When, addr, host};
-use gpu_handoff::config::{Budgets, WayOut};
+use gpu_handoff::base::deadlines::Budgets;
+use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::config::WayOut;
 use gpu_handoff::display::{Framebuffer, Platform};
 use gpu_handoff::holders::Node;
 use gpu_handoff::kernel::Kernel;
-use gpu_handoff::pci::PciAddr;
 use gpu_handoff::plan::{Plan, Way};
 use gpu_handoff::record::{Owner, Record, State};
 use gpu_handoff::refusal::Refusal;

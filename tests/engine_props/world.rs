@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::config::{Doubt, Reset, Settings, WayOut};
 use gpu_handoff::display::{Framebuffer, Platform};
 use gpu_handoff::holders::Node;
-use gpu_handoff::pci::PciAddr;
 use proptest::prelude::*;
 use proptest::sample::select;
 

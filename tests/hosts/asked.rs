@@ -3,19 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::base::root::Root;
+use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::config::Settings;
-use gpu_handoff::config_file;
 use gpu_handoff::devices::{self, Given};
-use gpu_handoff::host::Root;
 use gpu_handoff::inventory::{self, Snapshot};
-use gpu_handoff::loadable;
-use gpu_handoff::pci::PciAddr;
 use gpu_handoff::plan::Plan;
-use gpu_handoff::pve;
 use gpu_handoff::record::Owner;
 use gpu_handoff::refusal::{Reason, Refusal};
-use gpu_handoff::vmconf::VmId;
 use gpu_handoff::way_out::{self, Wanted};
+use gpu_handoff::{config_file, loadable, pve};
 
 use crate::tree;
 

@@ -1,7 +1,7 @@
 //! The order of a plan as a table of rules: what comes before what, and why.
 
+use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::inventory::{Snapshot, VFIO_PCI};
-use gpu_handoff::pci::PciAddr;
 use gpu_handoff::plan::{Direction, Plan};
 use gpu_handoff::step::{Act, Attribute, Step};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use gpu_handoff::pci::PciAddr;
+use gpu_handoff::base::pci::PciAddr;
 
 /// What a name in the tree is.
 #[derive(Debug, PartialEq, Eq)]

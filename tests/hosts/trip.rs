@@ -1,9 +1,9 @@
 //! What a host is after the acts of a plan, if the kernel does what it is asked: enough to plan the way home from there,
 //! and to see an order that no kernel lets pass.
 
+use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::display::Framebuffer;
 use gpu_handoff::inventory::{Function, Module, Snapshot, VFIO_PCI};
-use gpu_handoff::pci::PciAddr;
 use gpu_handoff::step::{Act, Attribute, Step};
 
 /// The host after these steps. `origin` is what it was before anything left: which driver takes which function, and what

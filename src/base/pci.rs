@@ -3,6 +3,7 @@
 //! Pure: text in, values out. What Proxmox accepts as an address in a VM config is another, wider
 //! grammar and lives in [`crate::vmconf`]; nothing here reads a file.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -165,6 +166,12 @@ pub fn parse_sysfs_hex(text: &str) -> Option<u32> {
 pub fn parse_sysfs_hex64(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x")?;
     u64::from_str_radix(digits, 16).ok()
+}
+
+/// The cards of some functions, each once.
+pub fn slots(addrs: &[PciAddr]) -> Vec<String> {
+    let slots: BTreeSet<PciSlot> = addrs.iter().map(|a| a.slot()).collect();
+    slots.iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 //! Only reads, and only what a file says; meaning is given to it by [`crate::inventory`] and
 //! [`crate::holders`]. Writes to the host are acts and go through [`crate::kernel`].
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
 /// the kernel allows (vm.max_map_count, 65530 by default), some 10 MB. A bound, so that a broken mount cannot fill the

@@ -3,22 +3,17 @@
 //! Each question has a deadline, and an answer that does not come is no reason to stop: without systemd a handoff works
 //! as well, only nobody watches it.
 
-use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tracing::{debug, info};
 
-use crate::report::{foreign, one_line};
-use crate::vmconf::VmId;
-use crate::worker::{PATH, await_one};
+use crate::base::program::ask;
+use crate::base::text::{foreign, one_line};
+use crate::base::vmid::VmId;
 
 /// How long systemd gets for an answer.
 const WITHIN: Duration = Duration::from_secs(5);
-
-/// Most of a program's answer that is kept, bytes.
-const ANSWER: u64 = 4096;
 
 /// Whether systemd is the host's init (sd_booted(3)).
 pub fn is_there() -> bool {
@@ -102,36 +97,4 @@ pub fn take_over(group: u32, pids: &[i32]) {
         Ok((true, _)) => info!("what is stuck waits in {unit}"),
         other => debug!("{unit} was not made: {other:?}"),
     }
-}
-
-/// Runs a program to its end: whether it ended with 0, and what it said.
-fn ask(words: &[&str], within: Duration) -> Result<(bool, String), String> {
-    let cannot = |e| format!("{} cannot be run: {e}", words[0]);
-    let mut child = Command::new(words[0])
-        .args(&words[1..])
-        .env_clear()
-        .env("PATH", PATH)
-        .env("LC_ALL", "C")
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(cannot)?;
-    let pid = i32::try_from(child.id()).unwrap_or_default();
-    if !await_one(&[pid], within) {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(format!("{} gave no answer within {} s", words[0], within.as_secs()));
-    }
-    let status = child.wait().map_err(cannot)?;
-    let mut said = Vec::new();
-    // Its ends are closed by now, and a pipe holds more than is read.
-    if let Some(stdout) = child.stdout.take() {
-        let _ = stdout.take(ANSWER).read_to_end(&mut said);
-    }
-    if let Some(stderr) = child.stderr.take() {
-        let _ = stderr.take(ANSWER).read_to_end(&mut said);
-    }
-    Ok((status.success(), String::from_utf8_lossy(&said).into_owned()))
 }

@@ -1,0 +1,16 @@
+//! What everything stands on, and what knows nothing of GPUs, plans or Proxmox's files: addresses, numbers, text for
+//! people, deadlines, processes, programs, files below a root.
+//!
+//! Not here: what any of it means for a handoff. Every wing may use all of it; it uses none of them.
+
+pub mod deadlines; // how long each kind of act may take
+pub mod files; // replacing a file whole or not at all
+pub mod message_ids; // the journal's names for what happens
+pub mod pci; // addresses, ids, classes
+pub mod process; // /proc/PID/stat: who lives, since when
+pub mod program; // asking a program, with a deadline
+pub mod root; // files of the host below a root
+pub mod systemd; // what systemd is asked
+pub mod text; // text for people
+pub mod vmid; // the number of a VM or container
+pub mod wait; // pidfds, and waiting for descriptors

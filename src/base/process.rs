@@ -1,0 +1,169 @@
+//! Who lives, and since when: the one place that reads /proc/PID/stat, and what tells one process from the next that has
+//! its number.
+//!
+//! Not here: what a process has open ([`crate::host::holders`]), waiting for its end ([`crate::base::wait`]).
+
+use std::fs;
+use std::io::{self};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::root::Root;
+
+/// What tells this boot from every other one.
+pub fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+/// Whether a process has begun to exit and has not finished: a thread of it still closes files.
+pub(crate) fn is_ending(root: &Root, pid: i32) -> bool {
+    let stat = |dir: &str| root.line(format!("{dir}/stat")).unwrap_or_default();
+    match exit_state(&stat(&format!("/proc/{pid}"))) {
+        ExitState::Exiting => true,
+        ExitState::Zombie => {
+            // A leader that has ended before its last thread.
+            let threads = root.names(format!("/proc/{pid}/task")).unwrap_or_default();
+            let mut states = threads
+                .iter()
+                .map(|t| exit_state(&stat(&format!("/proc/{pid}/task/{t}"))));
+            states.any(|s| s == ExitState::Exiting)
+        }
+        ExitState::Other => false,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum ExitState {
+    Exiting,
+    Zombie,
+    Other,
+}
+
+/// How far /proc/PID/stat (proc(5)) says a thread is with its exit. In the kernel files are closed after they are taken
+/// out of sight and before the process can be waited for (linux, kernel/exit.c, do_exit: exit_files,
+/// exit_task_work, exit_notify).
+fn exit_state(stat: &str) -> ExitState {
+    /// PF_EXITING and PF_KTHREAD of include/linux/sched.h.
+    const EXITING: u64 = 0x4;
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let Some((_, rest)) = stat.rsplit_once(')') else {
+        return ExitState::Other;
+    };
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next().unwrap_or("X");
+    let flags = fields.nth(5).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    match state {
+        "Z" => ExitState::Zombie,
+        "X" => ExitState::Other,
+        _ if flags & EXITING != 0 && flags & KERNEL_THREAD == 0 => ExitState::Exiting,
+        _ => ExitState::Other,
+    }
+}
+
+/// The process ended while it was looked at.
+pub(crate) fn has_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
+}
+
+/// A process that is told from every other one since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, clock ticks after boot.
+    pub started: u64,
+}
+
+/// The process that has this id now; None where there is none, or it is a zombie.
+pub fn process(root: &Root, pid: u32) -> Option<Process> {
+    let stat = root.line(format!("/proc/{pid}/stat"))?;
+    let state = stat.rsplit_once(')')?.1.split_ascii_whitespace().next()?;
+    let ended = matches!(state, "Z" | "X");
+    let started = start_time(&stat).filter(|_| !ended)?;
+    Some(Process { pid, started })
+}
+
+/// Field 22 of /proc/PID/stat, counted from behind the name, which may contain anything (proc(5)).
+pub(crate) fn start_time(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The processes of a group that have not ended. A zombie has: it only waits for its parent to notice.
+pub fn alive_in_group(root: &Root, group: u32) -> Vec<i32> {
+    let is_member = |pid: &i32| {
+        let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // State, parent, process group behind the name (proc(5)).
+        let mut fields = stat
+            .rsplit_once(')')
+            .map_or("", |(_, rest)| rest)
+            .split_ascii_whitespace();
+        let ended = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
+        !ended && fields.nth(1) == Some(group.to_string().as_str())
+    };
+    let processes = root.names("/proc").unwrap_or_default();
+    processes
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .filter(is_member)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ending_until_its_last_thread_has_closed_its_files() {
+        let stat = |state: &str, flags: u64| format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 9");
+        for (state, flags, expected) in [
+            ("S", 0x0040_0000, ExitState::Other),
+            ("D", 0x0040_0004, ExitState::Exiting),
+            ("R", 0x4, ExitState::Exiting),
+            ("Z", 0x4, ExitState::Zombie),
+            ("I", 0x0020_8044, ExitState::Other),
+        ] {
+            assert_eq!(exit_state(&stat(state, flags)), expected, "{state} {flags:x}");
+        }
+        assert_eq!(exit_state(""), ExitState::Other);
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        for (path, text) in [
+            ("proc/7/stat", stat("Z", 0x4)),
+            ("proc/7/task/7/stat", stat("Z", 0x4)),
+            ("proc/7/task/8/stat", stat("D", 0x4)),
+            ("proc/9/stat", stat("Z", 0x4)),
+            ("proc/9/task/9/stat", stat("Z", 0x4)),
+        ] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        assert!(is_ending(&root, 7));
+        assert!(!is_ending(&root, 9));
+    }
+
+    #[test]
+    fn a_name_with_blanks_and_brackets_does_not_shift_the_start_time() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
+        assert_eq!(start_time(stat), Some(98765));
+        assert_eq!(start_time(""), None);
+    }
+
+    #[test]
+    fn a_zombie_is_not_alive_in_its_group() {
+        let dir = tempfile::tempdir().unwrap();
+        for (pid, stat) in [
+            (70, "70 (gpu-handoff) Z 1 70 70 0"),
+            (71, "71 (mod) probe) D 70 70 70 0"),
+            (72, "72 (sh) S 1 72 72 0"),
+        ] {
+            let path = dir.path().join(format!("proc/{pid}"));
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("stat"), stat).unwrap();
+        }
+        let root = Root::at(dir.path());
+        assert_eq!(alive_in_group(&root, 70), [71]);
+        assert_eq!(alive_in_group(&root, 7), [0; 0]);
+    }
+}
