@@ -14,11 +14,12 @@ use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::wait::await_one;
 use crate::health::{Health, answers};
+use crate::host::{modules, snapshot};
 use crate::kernel::ActError;
 use crate::refusal::Reason;
 use crate::step::{Act, Attribute, Expect};
 use crate::worker::{Reply, Request};
-use crate::{history, inventory, loadable, uses};
+use crate::{history, uses};
 
 /// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
 const STDERR_TAIL: usize = 400;
@@ -74,7 +75,7 @@ struct Worker {
 impl Worker {
     fn answer(&mut self, request: Request) -> Reply {
         match request {
-            Request::Look { stuck } => match inventory::read(&self.root, &stuck) {
+            Request::Look { stuck } => match snapshot::read(&self.root, &stuck) {
                 Ok(snapshot) => Reply::Snapshot(Box::new(snapshot)),
                 Err(e) => Reply::Acted {
                     result: Err(ActError::Failed(format!("cannot read the host: {e}"))),
@@ -82,7 +83,7 @@ impl Worker {
                     moment: None,
                 },
             },
-            Request::Loadable { names } => Reply::Loadable(loadable::read(&self.root, &names)),
+            Request::Loadable { names } => Reply::Loadable(modules::read(&self.root, &names)),
             Request::Remember(entry) => {
                 Reply::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }
@@ -186,8 +187,7 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
 fn prove_free(root: &Root, addrs: &[PciAddr], despite: &[i32]) -> Result<Option<Duration>, ActError> {
     let patience = Instant::now() + PATIENCE;
     loop {
-        let snapshot =
-            inventory::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
+        let snapshot = snapshot::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
         let looked = now();
         let mut reasons = uses::use_of(&snapshot, addrs);
         reasons.extend(uses::drm_holds(&snapshot, addrs));

@@ -14,7 +14,7 @@ use crate::cli::{Cli, Command, Side, Target};
 use crate::context::{Host, must_be_root};
 use crate::devices::{self, Entry, Given};
 use crate::exit::Error;
-use crate::inventory::Snapshot;
+use crate::host::snapshot::Snapshot;
 use crate::kernel::Kernel;
 use crate::phases::lent_by_hand;
 use crate::plan::Plan;

@@ -3,7 +3,7 @@
 //!
 //! Pure. It tells what a container may open once it runs, not what it has open, and it cannot be complete:
 //! a container may get at a device through an include or a hook, too. Who really holds a GPU is found
-//! in [`crate::holders`].
+//! in [`crate::host::holders`].
 //!
 //! Source: pve-container 6.1.10, PVE/LXC/Config.pm, `parse_pct_config` and `$dev_desc`; for values of
 //! `lxc.*` lxc.container.conf(5).

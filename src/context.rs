@@ -16,7 +16,7 @@ use crate::base::vmid::VmId;
 use crate::config::Settings;
 use crate::devices::{self, Given};
 use crate::exit::Error;
-use crate::inventory::Snapshot;
+use crate::host::snapshot::Snapshot;
 use crate::kernel::{ActError, Kernel};
 use crate::linux::Linux;
 use crate::record::{DIR, Guard, Ledger, LockError, Record, Store, Unreadable};

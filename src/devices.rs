@@ -11,10 +11,10 @@ use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::choice::{self, Moment, Site};
+use crate::host::functions::Function;
+use crate::host::snapshot::{Snapshot, card};
 use crate::hostpci::Driver;
-use crate::inventory::{Function, Snapshot};
 use crate::mapping::{self, HostFunction, Share};
-use crate::plan::card;
 use crate::pve::{Cluster, Config};
 use crate::refusal::Reason;
 

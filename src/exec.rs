@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::base::pci::PciAddr;
 use crate::base::text::{join, millis};
 use crate::exit::Error;
-use crate::inventory::VFIO_PCI;
+use crate::host::functions::VFIO_PCI;
 use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::plan::{Direction, Plan, deadline};
 use crate::record::{Ledger, Record, State, Wedge};

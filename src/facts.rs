@@ -4,7 +4,8 @@
 //! be reset, whether it may lose its power) is read, not written down here.
 
 use crate::base::pci::PciAddr;
-use crate::inventory::{Function, Snapshot};
+use crate::host::functions::Function;
+use crate::host::snapshot::Snapshot;
 
 /// What is known of the GPUs with some device ids.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::{foreign, one_line};
-use crate::driver;
+use crate::host::nvidia;
 use crate::kernel::ActError;
 
 /// How long the driver gets to list a GPU that it has taken: it does so within its probe, or soon after.
@@ -50,7 +50,7 @@ impl Health {
         notes: &mut Vec<String>,
     ) -> Result<(), ActError> {
         answers(root, addr)?;
-        let minor = wait_for(|| driver::read(root).ok()??.minor(addr)).ok_or_else(|| {
+        let minor = wait_for(|| nvidia::read(root).ok()??.minor(addr)).ok_or_else(|| {
             ActError::Failed(format!(
                 "NVIDIA's driver has it, and does not list it below /proc/driver/nvidia/gpus/{addr}"
             ))
@@ -159,7 +159,7 @@ fn ask_nvidia_smi(root: &Root, addr: PciAddr) -> Result<Option<String>, ActError
 /// Where udev makes no nodes, nvidia-modprobe does (nvidia-modprobe(1), -c). A note where neither has.
 fn make_node(root: &Root, minor: u32) -> Option<String> {
     let path = format!("/dev/nvidia{minor}");
-    let number = nix::sys::stat::makedev(u64::from(driver::MAJOR), u64::from(minor));
+    let number = nix::sys::stat::makedev(u64::from(nvidia::MAJOR), u64::from(minor));
     let is_there = || {
         let meta = std::fs::metadata(root.path(&path));
         meta.is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == number)

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
-use crate::inventory::Snapshot;
-use crate::loadable::Loadable;
+use crate::host::modules::Loadable;
+use crate::host::snapshot::Snapshot;
 use crate::step::Act;
 
 /// How long what is under way may still take after a signal asked us to end. pvedaemon's tasks get five seconds between

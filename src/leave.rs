@@ -6,7 +6,8 @@ use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::config::{Reset, Settings};
 use crate::facts::{self, Fact};
-use crate::inventory::{Function, Snapshot, VFIO_PCI};
+use crate::host::functions::{Function, VFIO_PCI};
+use crate::host::snapshot::Snapshot;
 use crate::plan::{
     Steps, Way, load, probe, prove_free, set_attribute, set_console, set_override, set_platform, start, stop, unbind,
     unload, wake,

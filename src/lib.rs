@@ -2,6 +2,7 @@
 //!
 //! The modules in the order in which a run passes through them.
 
+pub mod host; // the host as it is
 pub mod base; // what everything stands on
 
 pub mod cli; // arguments -> a request
@@ -25,12 +26,6 @@ pub mod choice; // reservations, and the choice Proxmox will make
 pub mod containers; // which devices a container's config gives it
 pub mod pve; // where Proxmox keeps these files
 
-pub mod inventory; // the snapshot
-pub mod driver; // NVIDIA's driver
-pub mod display; // framebuffers and consoles
-pub mod loadable; // whether modules can be loaded again
-pub mod holders; // who uses a GPU
-pub mod usb; // what hangs below a card's USB controller
 pub mod devices; // which devices are meant
 
 pub mod refusal; // every reason why not

@@ -23,7 +23,7 @@ use crate::cli::Phase;
 use crate::config::OnBackup;
 use crate::context::{Host, must_be_root};
 use crate::exit::Error;
-use crate::inventory::{Function, Snapshot};
+use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::kernel::Kernel;
 use crate::record::{Guard, Ledger, Owner, Record, State};
 use crate::refusal::{Reason, Refusal};
@@ -119,10 +119,6 @@ pub fn lent_by_hand(records: &[Record], snapshot: &Snapshot, gpus: &[PciAddr]) -
             by_hand && is_on_vfio(snapshot, *gpu)
         });
     lent.then(|| join(gpus))
-}
-
-fn is_on_vfio(snapshot: &Snapshot, addr: PciAddr) -> bool {
-    snapshot.function(addr).is_some_and(Function::is_on_vfio)
 }
 
 /// Compares what Proxmox chose with what pre-start handed over. It never fails the start: QEMU runs already.

@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
-use crate::display::Platform;
-use crate::inventory::{Function, Snapshot};
+use crate::host::displays::Platform;
+use crate::host::functions::Function;
+use crate::host::snapshot::Snapshot;
 use crate::record::{Owner, Record, Taken};
 use crate::step::{Act, Attribute, Step};
 
@@ -85,22 +86,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What else the reader should know.
     pub notes: Vec<String>,
-}
-
-/// The functions that move with a GPU: its slot, what the kernel links to it, and no bridge.
-pub fn card(snapshot: &Snapshot, gpu: PciAddr) -> BTreeSet<PciAddr> {
-    let mut card: BTreeSet<PciAddr> = snapshot
-        .slot(gpu.slot())
-        .filter(|f| !f.bridge && (f.physfn.is_none() || f.addr == gpu))
-        .map(|f| f.addr)
-        .collect();
-    // A virtual function is a part of a card: alone, and refused.
-    if snapshot.function(gpu).is_some_and(|f| f.physfn.is_some()) {
-        return BTreeSet::from([gpu]);
-    }
-    let linked = snapshot.function(gpu).into_iter().flat_map(|f| &f.linked);
-    card.extend(linked.filter(|a| snapshot.function(**a).is_some_and(|f| !f.bridge)));
-    card
 }
 
 /// Collects steps with the deadline that belongs to each kind of act, and the card that each is for.

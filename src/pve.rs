@@ -13,8 +13,8 @@ use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::choice::{RESERVATIONS, Reservations};
 use crate::containers::{self, GpuReference};
-use crate::driver;
 use crate::exit::Error;
+use crate::host::nvidia;
 use crate::mapping::Mappings;
 use crate::refusal::Reason;
 use crate::vmconf::{self, Generation, VmConfig};
@@ -125,7 +125,7 @@ pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Reason> {
         }
         references.retain(|r| match r {
             GpuReference::Allow { .. } => {
-                r.allows(driver::MAJOR, 0) || r.allows(DRM_MAJOR, 0) || r.allows(DRM_MAJOR, 128)
+                r.allows(nvidia::MAJOR, 0) || r.allows(DRM_MAJOR, 0) || r.allows(DRM_MAJOR, 128)
             }
             GpuReference::Include { .. } => false,
             _ => true,

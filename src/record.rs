@@ -22,7 +22,7 @@ use crate::base::pci::PciAddr;
 use crate::base::process::Process;
 use crate::base::vmid::VmId;
 use crate::base::wait::poll_readable;
-use crate::display::Platform;
+use crate::host::displays::Platform;
 use crate::step::{Act, Attribute};
 
 /// Where records and the lock live.

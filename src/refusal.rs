@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
-use crate::holders::{Holder, Node};
+use crate::host::holders::Holder;
+use crate::host::nodes::Node;
+use crate::host::usb::{How, InUse};
 use crate::record::Owner;
-use crate::usb::{How, InUse};
 
 /// Why there is no plan: all reasons found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,8 +9,9 @@ use serde::{Serialize, Serializer};
 
 use crate::base::text::{foreign, join};
 use crate::devices::Entry;
-use crate::inventory::{Function, Snapshot};
-use crate::plan::{Direction, Plan, Way, card};
+use crate::host::functions::Function;
+use crate::host::snapshot::{Snapshot, card};
+use crate::plan::{Direction, Plan, Way};
 use crate::record::{Owner, Record};
 use crate::uses::use_of;
 

@@ -18,7 +18,7 @@ use crate::context::Host;
 use crate::devices::Given;
 use crate::exec::Run;
 use crate::exit::Error;
-use crate::inventory::Snapshot;
+use crate::host::snapshot::Snapshot;
 use crate::kernel::Kernel;
 use crate::plan::{Direction, Plan};
 use crate::record::{Guard, Owner, Record, State};

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
-use crate::holders::{Holder, Node};
-use crate::inventory::{Function, Snapshot};
+use crate::host::functions::Function;
+use crate::host::holders::Holder;
+use crate::host::nodes::Node;
+use crate::host::snapshot::Snapshot;
 use crate::refusal::Reason;
 use crate::way_out::drm_holds_gpus;
 

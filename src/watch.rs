@@ -31,8 +31,9 @@ use crate::base::vmid::VmId;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::context::must_be_root;
 use crate::exit::Error;
+use crate::host::vms;
+use crate::pve;
 use crate::record::{DIR, Owner, Record, State, Store, Unreadable};
-use crate::{inventory, pve};
 
 /// How often the way home is tried before a person has to look.
 const ATTEMPTS: u32 = 3;
@@ -245,7 +246,7 @@ impl Watcher {
         Ok(Seen {
             busy: pve::lock_file(&self.root, self.vmid)?.is_some_and(|file| pve::is_held(&file)),
             caller: caller.is_some_and(|p| process::process(&self.root, p.pid) == Some(p)),
-            qemu: inventory::running_vm(&self.root, self.vmid).map(|vm| vm.process),
+            qemu: vms::running_vm(&self.root, self.vmid).map(|vm| vm.process),
             at_work,
             record,
         })

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::{PciAddr, PciClass, VENDOR_NVIDIA, slots};
-use crate::inventory::{Function, Snapshot, VFIO_PCI};
+use crate::host::functions::{Function, VFIO_PCI};
+use crate::host::snapshot::{Snapshot, card};
 use crate::plan::{
-    Direction, Plan, Steps, Way, card, found_again, load, probe, prove_free, set_attribute, set_console, set_override,
+    Direction, Plan, Steps, Way, found_again, load, probe, prove_free, set_attribute, set_console, set_override,
     set_platform, start, stop, unbind, unload, wake,
 };
 use crate::record::{Record, State, Taken};

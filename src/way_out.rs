@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use crate::base::pci::{PciAddr, slots};
 use crate::base::text::join;
 use crate::config::{Doubt, Settings, WayOut};
-use crate::display::{Framebuffer, Platform};
-use crate::inventory::{Function, Snapshot};
+use crate::host::displays::{Framebuffer, Platform};
+use crate::host::functions::Function;
+use crate::host::modules::Loadable;
+use crate::host::snapshot::{Snapshot, card, users_first};
 use crate::leave::{steps, taken_from};
-use crate::loadable::Loadable;
-use crate::plan::{Direction, Plan, Way, card, found_again};
+use crate::plan::{Direction, Plan, Way, found_again};
 use crate::record::{Owner, Record, Taken};
 use crate::refusal::{Reason, Refusal};
 use crate::{facts, uses};
@@ -126,7 +127,7 @@ fn is_idle_bridge(function: &Function) -> bool {
 }
 
 /// The modules that a way out for these GPUs depends on: those that come back at home, and vfio_pci. Whether they can be
-/// loaded has to be asked ([`crate::loadable`]) before [`plan`] is.
+/// loaded has to be asked ([`crate::host::modules`]) before [`plan`] is.
 pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings: &Settings) -> Vec<String> {
     let ground = Ground::of(snapshot, gpus, given, None);
     let mut names = ground.modules(ground.way(settings));
@@ -495,22 +496,4 @@ fn version(snapshot: &Snapshot) -> Vec<u32> {
 /// Whether an unbind that meets a user would never end.
 fn is_one_shot(snapshot: &Snapshot) -> bool {
     version(snapshot).as_slice() >= ONE_SHOT.as_slice()
-}
-
-/// A module and everything that uses it, users first: the order in which the kernel lets them be unloaded.
-fn users_first(snapshot: &Snapshot, name: &str) -> Vec<String> {
-    fn visit(snapshot: &Snapshot, name: &str, order: &mut Vec<String>) {
-        let Some(module) = snapshot.module(name) else {
-            return;
-        };
-        for user in &module.users {
-            visit(snapshot, user, order);
-        }
-        if !order.iter().any(|n| n == name) {
-            order.push(name.to_owned());
-        }
-    }
-    let mut order = Vec::new();
-    visit(snapshot, name, &mut order);
-    order
 }

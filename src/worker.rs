@@ -28,9 +28,9 @@ use crate::base::program::PATH;
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::history::Entry;
-use crate::inventory::Snapshot;
+use crate::host::modules::Loadable;
+use crate::host::snapshot::Snapshot;
 use crate::kernel::ActError;
-use crate::loadable::Loadable;
 use crate::step::Act;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.

@@ -8,7 +8,7 @@ use common::{Device, Model, addr, host};
 use gpu_handoff::base::process::Process;
 use gpu_handoff::choice::Reservations;
 use gpu_handoff::devices::{self, Given};
-use gpu_handoff::inventory::RunningVm;
+use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::mapping::Mappings;
 use gpu_handoff::pve::{Cluster, Config};
 use gpu_handoff::vmconf::{self, Generation};

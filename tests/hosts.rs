@@ -23,7 +23,7 @@ use std::path::Path;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::commands::{Shown, shown_text};
 use gpu_handoff::config::Settings;
-use gpu_handoff::inventory::{self, Snapshot};
+use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::plan::Plan;
 use gpu_handoff::record::{Owner, Record};
 use gpu_handoff::report::{plan_text, status, status_text};
@@ -252,7 +252,7 @@ fn texts(folder: &Path) -> Result<Vec<(&'static str, String)>, String> {
     let (mut plan, mut json) = (String::new(), None);
     for request in requests(folder)? {
         if request.kind == Kind::Status {
-            let snapshot = inventory::read(&host.root, &[]).map_err(|e| e.to_string())?;
+            let snapshot = snapshot::read(&host.root, &[]).map_err(|e| e.to_string())?;
             plan += &format!("== status\n{}", status_text(&status(&snapshot, &[])));
             continue;
         }
@@ -309,7 +309,7 @@ impl Answer {
 fn the_files_of_the_hosts_are_read_for_what_they_mean() {
     let read = |name: &str| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts").join(name);
-        inventory::read(&Host::of(&folder).unwrap().root, &[]).unwrap()
+        snapshot::read(&Host::of(&folder).unwrap().root, &[]).unwrap()
     };
     let addr = |text: &str| text.parse::<PciAddr>().unwrap();
 

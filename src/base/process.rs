@@ -3,8 +3,7 @@
 //!
 //! Not here: what a process has open ([`crate::host::holders`]), waiting for its end ([`crate::base::wait`]).
 
-use std::fs;
-use std::io::{self};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 

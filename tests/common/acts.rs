@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::holders::Node;
+use gpu_handoff::host::nodes::Node;
 use gpu_handoff::kernel::{ActError, Kernel};
 use gpu_handoff::refusal::Reason;
 use gpu_handoff::step::{Act, Attribute, Expect};

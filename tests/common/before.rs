@@ -1,7 +1,7 @@
 //! What must be as before after an undo and after a way home.
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::display::Console;
+use gpu_handoff::host::displays::Console;
 
 use super::state::{Device, Model, Unit};
 

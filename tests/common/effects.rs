@@ -5,9 +5,9 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::inventory::Snapshot;
+use gpu_handoff::host::modules::Loadable;
+use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
-use gpu_handoff::loadable::Loadable;
 use gpu_handoff::step::{Act, Expect};
 
 use super::calls::{Answer, Errno, Lock, Move, Twist};

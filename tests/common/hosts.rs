@@ -1,7 +1,7 @@
 //! Hosts to begin with.
 
 use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
-use gpu_handoff::display::Console;
+use gpu_handoff::host::displays::Console;
 
 use super::state::{Device, Generation, Model, Unit};
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::holders::Node;
+use gpu_handoff::host::nodes::Node;
 use gpu_handoff::plan::{Direction, Plan};
 use gpu_handoff::record::{Owner, Record};
 use gpu_handoff::step::{Act, Attribute};

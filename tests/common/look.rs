@@ -1,11 +1,13 @@
 //! What a look at the model shows: a snapshot, made from its state.
 
 use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
-use gpu_handoff::display::Framebuffer;
-use gpu_handoff::driver::{NvidiaDriver, NvidiaGpu};
-use gpu_handoff::holders::{Holder, Node};
-use gpu_handoff::inventory::{Function, Module, Snapshot};
-use gpu_handoff::loadable::Loadable;
+use gpu_handoff::host::displays::Framebuffer;
+use gpu_handoff::host::functions::Function;
+use gpu_handoff::host::holders::Holder;
+use gpu_handoff::host::modules::{Loadable, Module};
+use gpu_handoff::host::nodes::Node;
+use gpu_handoff::host::nvidia::{NvidiaDriver, NvidiaGpu};
+use gpu_handoff::host::snapshot::Snapshot;
 
 use super::state::{Device, Model, Process, Stage};
 use super::tables;

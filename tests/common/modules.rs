@@ -1,7 +1,7 @@
 //! Modules of the model: dependencies, references, what loading and unloading does to drivers and functions.
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::holders::Node;
+use gpu_handoff::host::nodes::Node;
 
 use super::calls::{Answer, Call, Errno, Lock, Move};
 use super::state::{Model, Process, Stage};

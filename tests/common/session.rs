@@ -10,7 +10,7 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::config::{Reset, Settings};
 use gpu_handoff::exec::Run;
 use gpu_handoff::exit::Error;
-use gpu_handoff::inventory::Snapshot;
+use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::kernel::{ActError, Kernel};
 use gpu_handoff::plan::{Direction, Plan};
 use gpu_handoff::record::{Owner, Record};

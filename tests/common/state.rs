@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::{PciAddr, PciClass};
-use gpu_handoff::display::{Console, Framebuffer};
-use gpu_handoff::holders::Node;
-use gpu_handoff::inventory::RunningVm;
+use gpu_handoff::host::displays::{Console, Framebuffer};
+use gpu_handoff::host::nodes::Node;
+use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::step::Act;
 
 use super::calls::{Answer, Call, Lock};

@@ -4,7 +4,8 @@
 //! `tables::MODULES`, the names of drivers that nothing here moves, the memory of functions.
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::inventory::{Function, Snapshot, VFIO_PCI};
+use gpu_handoff::host::functions::{Function, VFIO_PCI};
+use gpu_handoff::host::snapshot::Snapshot;
 
 use crate::common::tables::{driver_info, module_name};
 use crate::common::{Device, Generation, Model};

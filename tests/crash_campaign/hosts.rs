@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::config::WayOut;
-use gpu_handoff::display::{Framebuffer, Platform};
-use gpu_handoff::inventory::VFIO_PCI;
+use gpu_handoff::host::displays::{Framebuffer, Platform};
+use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::plan::{Plan, Way};
 use gpu_handoff::record::Owner;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gpu_handoff::config::{Doubt, Settings, WayOut};
-use gpu_handoff::display::Framebuffer;
-use gpu_handoff::holders::Node;
+use gpu_handoff::host::displays::Framebuffer;
+use gpu_handoff::host::nodes::Node;
 use gpu_handoff::record::State;
 use gpu_handoff::step::Act;
 
@@ -348,7 +348,7 @@ fn a_firmware_framebuffer_comes_back_after_a_kill() {
         number: 0,
         name: "EFI VGA".to_owned(),
         of: Some(addr(1, 0)),
-        firmware: Some(gpu_handoff::display::Platform {
+        firmware: Some(gpu_handoff::host::displays::Platform {
             device: "efi-framebuffer.0".to_owned(),
             driver: "efi-framebuffer".to_owned(),
         }),

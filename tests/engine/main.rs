@@ -16,8 +16,8 @@ use common::{End, Event, Fault, Model, ProbeFault, Process, Session, Twist, When
 use gpu_handoff::base::deadlines::Budgets;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::config::WayOut;
-use gpu_handoff::display::{Framebuffer, Platform};
-use gpu_handoff::holders::Node;
+use gpu_handoff::host::displays::{Framebuffer, Platform};
+use gpu_handoff::host::nodes::Node;
 use gpu_handoff::kernel::Kernel;
 use gpu_handoff::plan::{Plan, Way};
 use gpu_handoff::record::{Owner, Record, State};

@@ -1,6 +1,6 @@
 //! What is refused, with the exact words where they matter to the reader.
 
-use gpu_handoff::holders::Node;
+use gpu_handoff::host::nodes::Node;
 use gpu_handoff::plan::Way;
 use gpu_handoff::refusal::{Reason, Refusal};
 

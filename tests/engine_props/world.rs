@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::config::{Doubt, Reset, Settings, WayOut};
-use gpu_handoff::display::{Framebuffer, Platform};
-use gpu_handoff::holders::Node;
+use gpu_handoff::host::displays::{Framebuffer, Platform};
+use gpu_handoff::host::nodes::Node;
 use proptest::prelude::*;
 use proptest::sample::select;
 

@@ -8,12 +8,13 @@ use gpu_handoff::base::root::Root;
 use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::config::Settings;
 use gpu_handoff::devices::{self, Given};
-use gpu_handoff::inventory::{self, Snapshot};
+use gpu_handoff::host::modules;
+use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::plan::Plan;
 use gpu_handoff::record::Owner;
 use gpu_handoff::refusal::{Reason, Refusal};
 use gpu_handoff::way_out::{self, Wanted};
-use gpu_handoff::{config_file, loadable, pve};
+use gpu_handoff::{config_file, pve};
 
 use crate::tree;
 
@@ -121,7 +122,7 @@ impl Host {
     pub fn answer(&self, request: &Request) -> Result<Answer, String> {
         let root = &self.root;
         let settings = config_file::load(root, request.vm)?;
-        let mut snapshot = inventory::read(root, &[]).map_err(|e| e.to_string())?;
+        let mut snapshot = snapshot::read(root, &[]).map_err(|e| e.to_string())?;
         let found = self.given(request, &snapshot);
         let (given, refused) = match found {
             Ok(given) => {
@@ -136,7 +137,7 @@ impl Host {
             None => {
                 let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
                 let needed = way_out::needed(&snapshot, &given.gpus, &functions, &settings);
-                snapshot.loadable = loadable::read(root, &needed);
+                snapshot.loadable = modules::read(root, &needed);
                 let wanted = Wanted {
                     owner: request.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm),
                     gpus: &given.gpus,

@@ -1,7 +1,8 @@
 //! The order of a plan as a table of rules: what comes before what, and why.
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::inventory::{Snapshot, VFIO_PCI};
+use gpu_handoff::host::functions::VFIO_PCI;
+use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::plan::{Direction, Plan};
 use gpu_handoff::step::{Act, Attribute, Step};
 
@@ -275,7 +276,8 @@ pub fn broken(plan: &Plan) -> Vec<&'static str> {
 
 /// The persistence daemon on a host's GPUs, which no tree of files can show: a descriptor needs a device node.
 pub fn with_persistenced(mut snapshot: Snapshot) -> Snapshot {
-    use gpu_handoff::holders::{Holder, Node};
+    use gpu_handoff::host::holders::Holder;
+    use gpu_handoff::host::nodes::Node;
     let nodes: Vec<Node> = snapshot
         .gpus()
         .filter(|f| f.is_on_nvidia())

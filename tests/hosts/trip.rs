@@ -2,8 +2,10 @@
 //! and to see an order that no kernel lets pass.
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::display::Framebuffer;
-use gpu_handoff::inventory::{Function, Module, Snapshot, VFIO_PCI};
+use gpu_handoff::host::displays::Framebuffer;
+use gpu_handoff::host::functions::{Function, VFIO_PCI};
+use gpu_handoff::host::modules::Module;
+use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::step::{Act, Attribute, Step};
 
 /// The host after these steps. `origin` is what it was before anything left: which driver takes which function, and what

@@ -1,6 +1,6 @@
 //! What hangs below a card's USB controller and would be torn away with it: disks that are in use, networks that are up.
 //!
-//! Only what the host itself uses is looked for; who has a disk's node open is a holder ([`crate::holders`]). Keyboards and
+//! Only what the host itself uses is looked for; who has a disk's node open is a holder ([`crate::host::holders`]). Keyboards and
 //! the like come and go with no harm. Not seen: a disk mounted nowhere but in another mount namespace, and an interface that
 //! was moved into another network namespace.
 

@@ -144,9 +144,50 @@ fn foreign_line(text: &str) -> String {
     line.trim_end_matches('.').chars().take(200).collect()
 }
 
+/// A loaded module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Name with underscores, as the kernel has it.
+    pub name: String,
+    /// Reference count, uses by other modules included. None where the kernel cannot unload modules.
+    pub refs: Option<u32>,
+    /// Modules that use it.
+    pub users: Vec<String>,
+}
+
+/// Parses /proc/modules: name, size, references, users with a comma behind each, state, address.
+pub(crate) fn parse_modules(text: &str) -> Vec<Module> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let name = fields.next()?.to_owned();
+            let refs = fields.nth(1)?.parse().ok();
+            let users = fields
+                .next()?
+                .split(',')
+                .filter(|u| !u.is_empty() && *u != "-" && !u.starts_with('['))
+                .map(str::to_owned)
+                .collect();
+            Some(Module { name, refs, users })
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modules_with_and_without_users() {
+        let text = "nvidia_uvm 1 0 - Live 0x0 (OE)\n\
+                    nvidia 9 3 nvidia_uvm,nvidia_modeset, Live 0x0 (OE)\n\
+                    odd 1 - [permanent], Live 0x0\n";
+        let modules = parse_modules(text);
+        assert_eq!(modules[0].refs, Some(0));
+        assert!(modules[0].users.is_empty());
+        assert_eq!(modules[1].users, ["nvidia_uvm", "nvidia_modeset"]);
+        assert_eq!(modules[2].refs, None);
+    }
 
     const CURRENT: &str = "/programs/modprobe --show-depends --ignore-install -- nvidia-current";
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
-use crate::inventory::Function;
+use crate::host::functions::Function;
 
 /// What the kernel calls a firmware framebuffer's memory in /proc/iomem: by the platform code (arch/x86/kernel/sysfb.c,
 /// drivers/firmware/sysfb_simplefb.c: BOOTFB) and by each driver that may sit on it.

@@ -1,0 +1,213 @@
+//! The snapshot: everything the plan needs to know about the host, read in one pass.
+//!
+//! A snapshot is a value that does not change; the plan is made from it alone. Reading it can block in the
+//! kernel where an unbind is stuck (on 6.1 even `driver_override`, measured), so a real run reads it in a
+//! disposable worker with a deadline ([`crate::worker`]) and leaves out the attributes of devices known to be
+//! stuck.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::pci::{PciAddr, PciSlot, VENDOR_NVIDIA};
+use crate::base::root::Root;
+use crate::host::displays::{self, Console, Framebuffer};
+use crate::host::functions::{Function, VFIO_PCI, read_function};
+use crate::host::holders::{self, Holder};
+use crate::host::modules::{Loadable, Module, Signatures, parse_modules};
+use crate::host::nodes;
+use crate::host::nvidia::{self, NvidiaDriver, NvidiaGpu};
+use crate::host::usb::{self, InUse};
+use crate::host::vms::{RunningVm, read_vms};
+
+/// The host as it was when it was looked at.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Every PCI function, sorted by address.
+    pub functions: Vec<Function>,
+    /// Loaded modules, from /proc/modules.
+    pub modules: Vec<Module>,
+    /// NVIDIA's kernel driver, where it is loaded.
+    pub nvidia: Option<NvidiaDriver>,
+    /// Processes that use a GPU, what is on the same card, or a VFIO node.
+    pub holders: Vec<Holder>,
+    /// Processes that are ending and may not have let go yet.
+    pub ending: Vec<Holder>,
+    /// Processes whose descriptors could not be read: what they hold is not known.
+    pub unreadable: Vec<i32>,
+    /// What the host uses below the USB controllers of cards.
+    pub usb: Vec<InUse>,
+    /// The VMs that run.
+    pub vms: Vec<RunningVm>,
+    /// Whether the kernel has an IOMMU in use (/sys/class/iommu is populated, as Proxmox asks).
+    pub iommu: bool,
+    /// Whether the driver vfio-pci is there to be bound to.
+    pub vfio_pci: bool,
+    /// The framebuffers, by number.
+    pub framebuffers: Vec<Framebuffer>,
+    /// The drivers of the virtual consoles, by number.
+    pub consoles: Vec<Console>,
+    /// Whether the kernel loads modules without a signature.
+    pub signatures: Signatures,
+    /// Serial consoles of the kernel, such as ttyS0: ways in that need no display.
+    pub serial: Vec<String>,
+    /// Of the modules that were asked about ([`crate::host::modules`]): whether they can be loaded.
+    pub loadable: Vec<Loadable>,
+}
+
+impl Snapshot {
+    /// The function at an address.
+    pub fn function(&self, addr: PciAddr) -> Option<&Function> {
+        self.functions
+            .binary_search_by_key(&addr, |f| f.addr)
+            .ok()
+            .map(|i| &self.functions[i])
+    }
+
+    /// The functions of a slot, in order.
+    pub fn slot(&self, slot: PciSlot) -> impl Iterator<Item = &Function> {
+        self.functions.iter().filter(move |f| f.addr.slot() == slot)
+    }
+
+    /// The non-bridge members of an IOMMU group, in order.
+    pub fn group(&self, group: u32) -> impl Iterator<Item = &Function> {
+        self.functions
+            .iter()
+            .filter(move |f| f.group == Some(group) && !f.bridge)
+    }
+
+    /// The NVIDIA GPUs' functions, in order; a virtual function is a part of one.
+    pub fn gpus(&self) -> impl Iterator<Item = &Function> {
+        self.functions
+            .iter()
+            .filter(|f| f.is_nvidia_gpu() && f.physfn.is_none())
+    }
+
+    /// What became different since an earlier look, in words: the drivers of these functions, and NVIDIA's modules. What
+    /// is on vfio-pci now stands in nobody's way.
+    pub fn changes_since(&self, before: &Snapshot, addrs: &[PciAddr]) -> Vec<String> {
+        let driver = |s: &Snapshot, addr| match s.function(addr) {
+            None => "gone".to_owned(),
+            Some(f) => f.driver.clone().unwrap_or_else(|| "no driver".to_owned()),
+        };
+        let drivers = addrs.iter().filter_map(|addr| {
+            let (was, is) = (driver(before, *addr), driver(self, *addr));
+            (was != is && is != VFIO_PCI).then(|| format!("{addr}: {was} then, {is} now"))
+        });
+        let new = |m: &&Module| m.name.starts_with("nvidia") && before.module(&m.name).is_none();
+        let modules = self.modules.iter().filter(new);
+        drivers
+            .chain(modules.map(|m| format!("{}: not loaded then", m.name)))
+            .collect()
+    }
+
+    /// The USB controllers that cards have.
+    pub fn usb_controllers(&self) -> impl Iterator<Item = PciAddr> {
+        let is_one = |f: &&Function| f.vendor == VENDOR_NVIDIA && f.class.is_usb();
+        self.functions.iter().filter(is_one).map(|f| f.addr)
+    }
+
+    /// A loaded module.
+    pub fn module(&self, name: &str) -> Option<&Module> {
+        self.modules.iter().find(|m| m.name == name)
+    }
+
+    /// What NVIDIA's driver says of a GPU.
+    pub fn nvidia_gpu(&self, addr: PciAddr) -> Option<&NvidiaGpu> {
+        self.nvidia.as_ref()?.gpus.iter().find(|g| g.addr == addr)
+    }
+}
+
+/// Reads the snapshot. Attributes of the functions in `stuck` are not touched.
+///
+/// # Errors
+/// Where /sys/bus/pci/devices or /proc cannot be listed. A single attribute that cannot be read is not an error:
+/// devices come and go while we read.
+pub fn read(root: &Root, stuck: &[PciAddr]) -> io::Result<Snapshot> {
+    read_except(root, |addr| stuck.contains(&addr))
+}
+
+/// As [`read`], without the attributes that can block: enough to see who uses what, whatever is stuck.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_uses(root: &Root) -> io::Result<Snapshot> {
+    read_except(root, |_| true)
+}
+
+fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
+    let mut functions = Vec::new();
+    for name in root.names("/sys/bus/pci/devices")? {
+        let Ok(addr) = name.parse::<PciAddr>() else {
+            continue;
+        };
+        if let Some(function) = read_function(root, addr, stuck(addr)) {
+            functions.push(function);
+        }
+    }
+    functions.sort_by_key(|f| f.addr);
+    let modules = parse_modules(&root.text("/proc/modules").unwrap_or_default());
+    let nvidia = nvidia::read(root)?;
+    let mut snapshot = Snapshot {
+        functions,
+        modules,
+        nvidia,
+        vms: read_vms(root)?,
+        iommu: !root.names("/sys/class/iommu")?.is_empty(),
+        vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
+        consoles: displays::consoles(root)?,
+        signatures: Signatures::read(root),
+        serial: displays::serial(root),
+        ..Snapshot::default()
+    };
+    snapshot.framebuffers = displays::framebuffers(root, &snapshot.functions);
+    snapshot.usb = snapshot
+        .usb_controllers()
+        .flat_map(|addr| usb::in_use(root, addr))
+        .collect();
+    let nodes = nodes::nodes(root, &snapshot)?;
+    let scan = holders::scan(root, &nodes)?;
+    snapshot.holders = scan.holders;
+    snapshot.ending = scan.ending;
+    snapshot.unreadable = scan.unreadable;
+    Ok(snapshot)
+}
+
+pub(crate) fn is_on_vfio(snapshot: &Snapshot, addr: PciAddr) -> bool {
+    snapshot.function(addr).is_some_and(Function::is_on_vfio)
+}
+
+/// The functions that move with a GPU: its slot, what the kernel links to it, and no bridge.
+pub fn card(snapshot: &Snapshot, gpu: PciAddr) -> BTreeSet<PciAddr> {
+    let mut card: BTreeSet<PciAddr> = snapshot
+        .slot(gpu.slot())
+        .filter(|f| !f.bridge && (f.physfn.is_none() || f.addr == gpu))
+        .map(|f| f.addr)
+        .collect();
+    // A virtual function is a part of a card: alone, and refused.
+    if snapshot.function(gpu).is_some_and(|f| f.physfn.is_some()) {
+        return BTreeSet::from([gpu]);
+    }
+    let linked = snapshot.function(gpu).into_iter().flat_map(|f| &f.linked);
+    card.extend(linked.filter(|a| snapshot.function(**a).is_some_and(|f| !f.bridge)));
+    card
+}
+
+/// A module and everything that uses it, users first: the order in which the kernel lets them be unloaded.
+pub(crate) fn users_first(snapshot: &Snapshot, name: &str) -> Vec<String> {
+    fn visit(snapshot: &Snapshot, name: &str, order: &mut Vec<String>) {
+        let Some(module) = snapshot.module(name) else {
+            return;
+        };
+        for user in &module.users {
+            visit(snapshot, user, order);
+        }
+        if !order.iter().any(|n| n == name) {
+            order.push(name.to_owned());
+        }
+    }
+    let mut order = Vec::new();
+    visit(snapshot, name, &mut order);
+    order
+}

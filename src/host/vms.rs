@@ -1,0 +1,75 @@
+//! The VMs that run on this host: their QEMU processes.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::process::{Process, start_time};
+use crate::base::root::Root;
+use crate::base::vmid::VmId;
+
+/// A VM that runs on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningVm {
+    /// The VM.
+    pub vmid: VmId,
+    /// Its QEMU.
+    pub process: Process,
+}
+
+/// The VMs that run: a pidfile of qemu-server whose process is a QEMU with that pidfile in its command line and no
+/// zombie (qemu-server, PVE/QemuServer/Helpers.pm, vm_running_locally).
+pub(crate) fn read_vms(root: &Root) -> io::Result<Vec<RunningVm>> {
+    let names = root.names("/run/qemu-server")?;
+    let vmids = names.iter().filter_map(|name| name.strip_suffix(".pid")?.parse().ok());
+    Ok(vmids.filter_map(|vmid| running_vm(root, vmid)).collect())
+}
+
+/// One VM, if it runs.
+pub fn running_vm(root: &Root, vmid: VmId) -> Option<RunningVm> {
+    let name = format!("{vmid}.pid");
+    let pid = root
+        .line(format!("/run/qemu-server/{name}"))?
+        .trim()
+        .parse::<u32>()
+        .ok()?;
+    let cmdline = root.text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_ours = pid > 0 && is_qemu_with(&cmdline, &name);
+    let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let started = start_time(&stat).unwrap_or(0);
+    is_ours.then_some(RunningVm {
+        vmid,
+        process: Process { pid, started },
+    })
+}
+
+/// Whether a command line (words ended by NUL) is a QEMU's with `-pidfile .../VMID.pid`. A zombie has none.
+fn is_qemu_with(cmdline: &str, pidfile: &str) -> bool {
+    let words: Vec<&str> = cmdline.split('\0').collect();
+    let program = words[0].rsplit('/').next().unwrap_or_default();
+    let has_pidfile = words
+        .windows(2)
+        .any(|w| w[0].trim_start_matches('-') == "pidfile" && w[1].rsplit('/').next() == Some(pidfile));
+    (program == "kvm" || program.starts_with("qemu-system")) && has_pidfile
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_runs_if_its_pidfile_is_in_the_command_line_of_a_qemu() {
+        for (cmdline, runs) in [
+            ("/usr/bin/kvm\0-pidfile\0/var/run/qemu-server/111.pid\0", true),
+            (
+                "/usr/bin/qemu-system-x86_64\0-pidfile\0/run/qemu-server/111.pid\0",
+                true,
+            ),
+            ("/usr/bin/kvm\0-pidfile\0/run/qemu-server/112.pid\0", false),
+            ("/usr/bin/vim\0-pidfile\0/run/qemu-server/111.pid\0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_qemu_with(cmdline, "111.pid"), runs, "{cmdline:?}");
+        }
+    }
+}
