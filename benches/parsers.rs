@@ -6,10 +6,11 @@
 use std::io::Write as _;
 use std::time::Instant;
 
-use gpu_handoff::choice::Reservations;
-use gpu_handoff::containers;
-use gpu_handoff::mapping::Mappings;
-use gpu_handoff::vmconf::{Generation, parse};
+use gpu_handoff::proxmox::container_config;
+use gpu_handoff::proxmox::grammar::generation::Generation;
+use gpu_handoff::proxmox::mappings::Mappings;
+use gpu_handoff::proxmox::reservations::Reservations;
+use gpu_handoff::proxmox::vm_config::parse;
 
 /// A file of that size.
 const SIZE: usize = 16 << 20;
@@ -52,7 +53,7 @@ fn main() -> std::io::Result<()> {
     )?;
     measure("mappings: many", &fill(names), mappings)?;
     measure("reservations", &fill(reserved), reservations)?;
-    let containers = |raw: &[u8]| containers::parse(raw).len();
+    let containers = |raw: &[u8]| container_config::parse(raw).len();
     let rule = "lxc.cgroup2.devices.allow: c 195:* rwm\nlxc.environment:\ndev0: /dev/nvidia0\n";
     measure("container", &repeat(rule), containers)
 }

@@ -14,14 +14,15 @@ use crate::base::systemd;
 use crate::base::text::millis;
 use crate::base::vmid::VmId;
 use crate::config::Settings;
+use crate::config_file;
 use crate::devices::{self, Given};
 use crate::exit::Error;
 use crate::host::snapshot::Snapshot;
 use crate::kernel::{ActError, Kernel};
 use crate::linux::Linux;
+use crate::proxmox::files;
 use crate::record::{DIR, Guard, Ledger, LockError, Record, Store, Unreadable};
 use crate::refusal::{Reason, Refusal};
-use crate::{config_file, pve};
 
 /// The host and what we know of it besides the request.
 #[derive(Debug)]
@@ -232,10 +233,10 @@ impl Host {
     ///
     /// # Errors
     /// A refusal that names the file.
-    pub fn vm_config(&self, vmid: VmId) -> Result<pve::Config, Error> {
+    pub fn vm_config(&self, vmid: VmId) -> Result<files::Config, Error> {
         let from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
-        let read = pve::vm_config(&self.root, vmid, &from).map_err(Refusal::from)?;
-        for line in pve::ignored(&read) {
+        let read = files::vm_config(&self.root, vmid, &from).map_err(Refusal::from)?;
+        for line in files::ignored(&read) {
             warn!("{line}");
         }
         debug!("{} read by the rules of {:?}", read.path, read.generation);
@@ -244,15 +245,15 @@ impl Host {
 
     /// Whether a task of Proxmox holds the VM's lock, as it does through a whole start or stop.
     pub fn vm_is_busy(&self, vmid: VmId) -> bool {
-        pve::lock_file(&self.root, vmid).is_ok_and(|file| file.is_some_and(|f| pve::is_held(&f)))
+        files::lock_file(&self.root, vmid).is_ok_and(|file| file.is_some_and(|f| files::is_held(&f)))
     }
 
     /// What a VM's entries mean on this host.
     ///
     /// # Errors
     /// A refusal, where a file of Proxmox cannot be read.
-    pub fn devices_of(&self, vmid: VmId, read: &pve::Config, snapshot: &Snapshot) -> Result<Given, Error> {
-        let cluster = pve::cluster(&self.root).map_err(Refusal::from)?;
+    pub fn devices_of(&self, vmid: VmId, read: &files::Config, snapshot: &Snapshot) -> Result<Given, Error> {
+        let cluster = files::cluster(&self.root).map_err(Refusal::from)?;
         Ok(devices::of_vm(vmid, read, snapshot, &cluster))
     }
 }

@@ -1,6 +1,6 @@
 //! Which devices are meant: from a VM's hostpci entries, or from what a person names.
 //!
-//! Pure over the snapshot. What the entries mean is Proxmox's business and decided in [`crate::mapping`]; here it
+//! Pure over the snapshot. What the entries mean is Proxmox's business and decided in [`crate::proxmox::resolve`]; here it
 //! is sorted out which of the functions are ours.
 
 use std::collections::BTreeSet;
@@ -10,12 +10,13 @@ use serde::Serialize;
 use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
-use crate::choice::{self, Moment, Site};
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
-use crate::hostpci::Driver;
-use crate::mapping::{self, HostFunction, Share};
-use crate::pve::{Cluster, Config};
+use crate::proxmox::choice::{self, Site};
+use crate::proxmox::files::{Cluster, Config};
+use crate::proxmox::hostpci::Driver;
+use crate::proxmox::reservations::Moment;
+use crate::proxmox::resolve::{self, HostFunction, Share};
 use crate::refusal::Reason;
 
 /// What a VM is given.
@@ -90,7 +91,7 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
     };
     let start = choice::start(config, site, moment);
     for hostpci in config.hostpci() {
-        let resolved = mapping::resolve_entry(hostpci, &cluster.mappings, &functions, &cluster.node);
+        let resolved = resolve::resolve_entry(hostpci, &cluster.mappings, &functions, &cluster.node);
         let mut entry = Entry {
             key: hostpci.key(),
             value: hostpci.to_string(),

@@ -2,6 +2,7 @@
 //!
 //! The modules in the order in which a run passes through them.
 
+pub mod proxmox; // Proxmox's files and grammar
 pub mod host; // the host as it is
 pub mod base; // what everything stands on
 
@@ -15,16 +16,6 @@ pub mod recover; // every stranded GPU home
 pub mod watch; // nobody to call back
 pub mod context; // what every run has at hand
 pub mod run; // what every run does
-
-pub mod formats; // names, numbers and lists in Proxmox's configs
-pub mod propstring; // Proxmox's property strings
-pub mod hostpci; // one hostpci entry
-pub mod vmschema; // which keys and values a VM's config file may have
-pub mod vmconf; // a VM's config file
-pub mod mapping; // the functions an entry means, and resource mappings
-pub mod choice; // reservations, and the choice Proxmox will make
-pub mod containers; // which devices a container's config gives it
-pub mod pve; // where Proxmox keeps these files
 
 pub mod devices; // which devices are meant
 

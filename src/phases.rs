@@ -25,9 +25,10 @@ use crate::context::{Host, must_be_root};
 use crate::exit::Error;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::kernel::Kernel;
+use crate::proxmox::files;
 use crate::record::{Guard, Ledger, Owner, Record, State};
 use crate::refusal::{Reason, Refusal};
-use crate::{pve, uses, way_home};
+use crate::{uses, way_home};
 
 /// Runs a phase.
 ///
@@ -138,7 +139,7 @@ fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let mut record = record.clone();
     let qemu = snapshot.vms.iter().find(|v| v.vmid == vmid);
     record.qemu = qemu.map(|vm| vm.process);
-    let cluster = pve::cluster(&host.root).map_err(Refusal::from)?;
+    let cluster = files::cluster(&host.root).map_err(Refusal::from)?;
     let reserved = cluster.reservations.of(vmid);
     let others = || records.iter().filter(|r| r.owner != owner);
     let free: Vec<PciAddr> = reserved

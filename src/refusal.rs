@@ -9,6 +9,7 @@ use crate::base::text::{foreign, join};
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::usb::{How, InUse};
+use crate::proxmox::unreadable::Unreadable;
 use crate::record::Owner;
 
 /// Why there is no plan: all reasons found.
@@ -51,6 +52,18 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+impl From<Unreadable> for Reason {
+    fn from(unreadable: Unreadable) -> Self {
+        Reason::Other(unreadable.to_string())
+    }
+}
+
+impl From<Unreadable> for Refusal {
+    fn from(unreadable: Unreadable) -> Self {
+        Reason::from(unreadable).into()
+    }
+}
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {

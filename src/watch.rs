@@ -16,6 +16,7 @@
 //! has the way home run by `gpu-handoff-home@VMID.service`. It leaves only while it holds the host-wide lock and no record of
 //! this VM can be acted on: a run that comes after it has asked for a watcher of its own.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ use crate::base::wait::{pidfds, poll_readable};
 use crate::context::must_be_root;
 use crate::exit::Error;
 use crate::host::vms;
-use crate::pve;
+use crate::proxmox::files;
 use crate::record::{DIR, Owner, Record, State, Store, Unreadable};
 
 /// How often the way home is tried before a person has to look.
@@ -244,7 +245,7 @@ impl Watcher {
         let at_work = groups.flat_map(|group| alive_in_group(&self.root, group)).collect();
         let caller = record.as_ref().and_then(|r| r.caller);
         Ok(Seen {
-            busy: pve::lock_file(&self.root, self.vmid)?.is_some_and(|file| pve::is_held(&file)),
+            busy: self.lock_file()?.is_some_and(|file| files::is_held(&file)),
             caller: caller.is_some_and(|p| process::process(&self.root, p.pid) == Some(p)),
             qemu: vms::running_vm(&self.root, self.vmid).map(|vm| vm.process),
             at_work,
@@ -252,10 +253,16 @@ impl Watcher {
         })
     }
 
+    /// The VM's lock, where there is one.
+    fn lock_file(&self) -> Result<Option<File>, Error> {
+        let file = files::lock_file(&self.root, self.vmid);
+        file.map_err(|e| Error::io(format!("opening {}", files::lock_path(self.vmid)), e))
+    }
+
     /// Until the VM's lock is released, however long that takes: a start may be slow. It is dropped at once, which no task
     /// of Proxmox notices.
     fn await_lock(&self) -> Result<(), Error> {
-        if let Some(file) = pve::lock_file(&self.root, self.vmid)? {
+        if let Some(file) = self.lock_file()? {
             let wait = || loop {
                 match file.lock_shared() {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

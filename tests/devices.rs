@@ -6,12 +6,13 @@ mod common;
 
 use common::{Device, Model, addr, host};
 use gpu_handoff::base::process::Process;
-use gpu_handoff::choice::Reservations;
 use gpu_handoff::devices::{self, Given};
 use gpu_handoff::host::vms::RunningVm;
-use gpu_handoff::mapping::Mappings;
-use gpu_handoff::pve::{Cluster, Config};
-use gpu_handoff::vmconf::{self, Generation};
+use gpu_handoff::proxmox::files::{Cluster, Config};
+use gpu_handoff::proxmox::grammar::generation::Generation;
+use gpu_handoff::proxmox::mappings::Mappings;
+use gpu_handoff::proxmox::reservations::Reservations;
+use gpu_handoff::proxmox::vm_config;
 
 /// Two same-model cards as one mapping. The model's cards have no subsystem ids.
 const MAPPING: &str = "gpu\n\
@@ -22,7 +23,7 @@ const MAPPING: &str = "gpu\n\
 fn given(model: &Model, conf: &str, mappings: &str, reservations: &str) -> Given {
     let read = Config {
         path: "/etc/pve/qemu-server/111.conf".to_owned(),
-        config: vmconf::parse(conf.as_bytes(), Generation::Pve9),
+        config: vm_config::parse(conf.as_bytes(), Generation::Pve9),
         generation: Generation::Pve9,
     };
     let cluster = Cluster {

@@ -3,11 +3,15 @@
 
 use gpu_handoff::base::pci::PciClass;
 use gpu_handoff::base::vmid::VmId;
-use gpu_handoff::choice::{Moment, Reservations, Site, start};
-use gpu_handoff::containers;
-use gpu_handoff::hostpci::{Driver, HostPci, Value};
-use gpu_handoff::mapping::{HostFunction, Mappings};
-use gpu_handoff::vmconf::{Generation, MAX_HOSTPCI, parse};
+use gpu_handoff::proxmox::choice::{Site, start};
+use gpu_handoff::proxmox::container_config;
+use gpu_handoff::proxmox::grammar::generation::Generation;
+use gpu_handoff::proxmox::grammar::value::Value;
+use gpu_handoff::proxmox::hostpci::{Driver, HostPci};
+use gpu_handoff::proxmox::mappings::Mappings;
+use gpu_handoff::proxmox::reservations::{Moment, Reservations};
+use gpu_handoff::proxmox::resolve::HostFunction;
+use gpu_handoff::proxmox::vm_config::{MAX_HOSTPCI, parse};
 use proptest::prelude::*;
 
 /// Pieces of real files. Arbitrary mixes of them come closer to the parsers' corners than arbitrary bytes.
@@ -164,7 +168,7 @@ proptest! {
     #[test]
     fn every_input_is_taken(conf in file(), cfg in file(), reserved in file(), generation in generation()) {
         let config = parse(&conf, generation);
-        let _ = (config.pending_deletes(), containers::parse(&conf));
+        let _ = (config.pending_deletes(), container_config::parse(&conf));
         let functions = functions();
         let (mappings, reservations) = (Mappings::parse(&cfg), Reservations::parse(&reserved));
         let site = Site {

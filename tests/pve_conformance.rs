@@ -12,10 +12,15 @@ use std::path::{Path, PathBuf};
 
 use gpu_handoff::base::pci::{PciClass, parse_sysfs_hex};
 use gpu_handoff::base::vmid::VmId;
-use gpu_handoff::choice::{Moment, Reservations, Site, Stage, Start, StartError, start};
-use gpu_handoff::hostpci::{Driver, HostPci, Value as Bytes};
-use gpu_handoff::mapping::{HostFunction, Mappings, ResolveError, Resolved, Share, resolve};
-use gpu_handoff::vmconf::{Generation, Section, VmConfig, parse};
+use gpu_handoff::proxmox::choice::{Site, Stage, Start, start};
+use gpu_handoff::proxmox::grammar::generation::Generation;
+use gpu_handoff::proxmox::grammar::value::Value as Bytes;
+use gpu_handoff::proxmox::hostpci::{Driver, HostPci};
+use gpu_handoff::proxmox::mappings::Mappings;
+use gpu_handoff::proxmox::reservations::{Moment, Reservations};
+use gpu_handoff::proxmox::resolve::{HostFunction, Resolved, Share, resolve};
+use gpu_handoff::proxmox::start_error::{ResolveError, StartError};
+use gpu_handoff::proxmox::vm_config::{Section, VmConfig, parse};
 use serde_json::{Map, Value, json};
 
 #[test]

@@ -1,7 +1,7 @@
 //! PCI addresses, ids and classes as the kernel spells them in sysfs.
 //!
 //! Pure: text in, values out. What Proxmox accepts as an address in a VM config is another, wider
-//! grammar and lives in [`crate::vmconf`]; nothing here reads a file.
+//! grammar and lives in [`crate::proxmox::vm_config`]; nothing here reads a file.
 
 use std::collections::BTreeSet;
 use std::fmt;

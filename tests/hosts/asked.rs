@@ -7,14 +7,15 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::root::Root;
 use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::config::Settings;
+use gpu_handoff::config_file;
 use gpu_handoff::devices::{self, Given};
 use gpu_handoff::host::modules;
 use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::plan::Plan;
+use gpu_handoff::proxmox::{container_config, files};
 use gpu_handoff::record::Owner;
 use gpu_handoff::refusal::{Reason, Refusal};
 use gpu_handoff::way_out::{self, Wanted};
-use gpu_handoff::{config_file, pve};
 
 use crate::tree;
 
@@ -100,7 +101,7 @@ pub struct Answer {
     pub given: Given,
     pub snapshot: Snapshot,
     pub settings: Settings,
-    pub containers: Vec<pve::GpuContainer>,
+    pub containers: Vec<container_config::GpuContainer>,
     pub outcome: Option<Result<Plan, Refusal>>,
 }
 
@@ -150,7 +151,7 @@ impl Host {
             given,
             snapshot,
             settings,
-            containers: pve::gpu_containers(root).map_err(|e| e.to_string())?,
+            containers: container_config::gpu_containers(root).map_err(|e| e.to_string())?,
             outcome,
         })
     }
@@ -158,8 +159,8 @@ impl Host {
     fn given(&self, request: &Request, snapshot: &Snapshot) -> Result<Given, Reason> {
         let gpu = match (request.vm, &request.gpu) {
             (Some(vmid), _) => {
-                let config = pve::vm_config(&self.root, vmid, "")?;
-                return Ok(devices::of_vm(vmid, &config, snapshot, &pve::cluster(&self.root)?));
+                let config = files::vm_config(&self.root, vmid, "")?;
+                return Ok(devices::of_vm(vmid, &config, snapshot, &files::cluster(&self.root)?));
             }
             (None, Some(name)) => devices::named(name, snapshot)?,
             (None, None) => devices::only(snapshot)?,

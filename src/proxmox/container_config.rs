@@ -9,11 +9,19 @@
 //! `lxc.*` lxc.container.conf(5).
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::{fmt, io};
 
-use crate::formats::is_config_id;
-use crate::propstring::{is_digits, is_space};
-use crate::vmconf::is_snapstate;
+use serde::Serialize;
+
+use crate::base::root::Root;
+use crate::base::text::foreign;
+use crate::base::vmid::VmId;
+use crate::host::nvidia;
+use crate::proxmox::PVE;
+use crate::proxmox::grammar::propstring::{is_digits, is_space};
+use crate::proxmox::grammar::values::is_config_id;
+use crate::proxmox::unreadable::Unreadable;
+use crate::proxmox::vm_config::is_snapstate;
 
 /// How many devN and mpN a container may have.
 const MAX_ENTRIES: u16 = 256;
@@ -238,6 +246,72 @@ fn trim_start(text: &[u8]) -> &[u8] {
     &text[text.iter().position(|b| !is_space(*b)).unwrap_or(text.len())..]
 }
 
+/// Major number of /dev/dri nodes (linux, include/drm/drm_drv.h, DRM_MAJOR); render nodes from minor 128 on.
+const DRM_MAJOR: u32 = 226;
+
+/// A container whose config gives it a GPU, and by which lines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GpuContainer {
+    /// Its id.
+    pub ctid: VmId,
+    /// The lines, as they were understood.
+    pub lines: Vec<String>,
+}
+
+/// The containers of this node that are given a GPU when they run. Device numbers of NVIDIA's and of DRM's nodes are
+/// fixed (195 and 226); others are given out when a module is loaded, and only a scan of who has them open tells.
+///
+/// # Errors
+/// A sentence, where a config is there and cannot be read.
+pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Unreadable> {
+    let dir = format!("{PVE}/lxc");
+    let unreadable = |path: &str, source: io::Error| Unreadable {
+        what: format!("{path} cannot be read"),
+        source,
+        hint: None,
+    };
+    let mut found = Vec::new();
+    for name in root.names(&dir).map_err(|e| unreadable(&dir, e))? {
+        let Some(Ok(ctid)) = name.strip_suffix(".conf").map(str::parse::<VmId>) else {
+            continue;
+        };
+        let path = format!("{dir}/{name}");
+        let mut references = parse(&root.bytes(&path).map_err(|e| unreadable(&path, e))?);
+        for include in references.clone() {
+            if let GpuReference::Include { path } = include {
+                references.extend(included(root, &path));
+            }
+        }
+        references.retain(|r| match r {
+            GpuReference::Allow { .. } => {
+                r.allows(nvidia::MAJOR, 0) || r.allows(DRM_MAJOR, 0) || r.allows(DRM_MAJOR, 128)
+            }
+            GpuReference::Include { .. } => false,
+            _ => true,
+        });
+        if !references.is_empty() {
+            let lines = references.iter().map(|r| foreign(&r.to_string())).collect();
+            found.push(GpuContainer { ctid, lines });
+        }
+    }
+    Ok(found)
+}
+
+/// What an `lxc.include` brings in: a file, or all files of a folder that end in .conf (lxc.container.conf(5)). One
+/// level: an include within it is not followed, and one that cannot be read keeps its container from starting.
+fn included(root: &Root, path: &str) -> Vec<GpuReference> {
+    let files = match root.names(path) {
+        Ok(names) => names
+            .iter()
+            .filter(|n| n.ends_with(".conf"))
+            .map(|n| format!("{path}/{n}"))
+            .collect(),
+        Err(_) => vec![path.to_owned()],
+    };
+    let read = files.iter().filter_map(|file| root.bytes(file).ok());
+    read.flat_map(|bytes| parse(&bytes)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,5 +417,37 @@ mod tests {
         assert!(!allow("c 226:* rwm").allows(195, 0));
         assert!(allow("a").allows(1, 2));
         assert!(!parse(b"dev0: /dev/nvidia0")[0].allows(195, 0));
+    }
+
+    #[test]
+    fn containers_with_a_gpu_are_found_through_includes_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        for (path, text) in [
+            (
+                "etc/pve/lxc/104.conf",
+                "dev0: /dev/nvidia0\n[before]\ndev1: /dev/nvidia1\n",
+            ),
+            ("etc/pve/lxc/105.conf", "lxc.include: /etc/lxc/gpu.d\n"),
+            (
+                "etc/pve/lxc/106.conf",
+                "lxc.cgroup2.devices.allow: c 10:200 rwm\nlxc.include: /nowhere\n",
+            ),
+            ("etc/lxc/gpu.d/nvidia.conf", "lxc.cgroup2.devices.allow = c 195:* rwm\n"),
+            ("etc/lxc/gpu.d/readme", "lxc.mount.entry = /dev/nvidia9 x none bind\n"),
+        ] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let found = gpu_containers(&root).unwrap();
+        let found: Vec<_> = found.iter().map(|c| (c.ctid.get(), c.lines.join("; "))).collect();
+        assert_eq!(
+            found,
+            [
+                (104, "dev0: /dev/nvidia0".to_owned()),
+                (105, "devices.allow: c 195:*".to_owned())
+            ]
+        );
     }
 }

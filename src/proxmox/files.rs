@@ -1,29 +1,20 @@
 //! Where Proxmox keeps things: the node's name, a VM's config file, which generation reads it.
 //!
-//! Readers over a root; the grammar is [`crate::vmconf`]'s.
+//! Readers over a root; the grammar is [`crate::proxmox::vm_config`]'s.
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
-
 use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
-use crate::choice::{RESERVATIONS, Reservations};
-use crate::containers::{self, GpuReference};
-use crate::exit::Error;
-use crate::host::nvidia;
-use crate::mapping::Mappings;
-use crate::refusal::Reason;
-use crate::vmconf::{self, Generation, VmConfig};
-
-/// Where the cluster file system is mounted (pve-cluster, pmxcfs).
-const PVE: &str = "/etc/pve";
-
-/// Major number of /dev/dri nodes (linux, include/drm/drm_drv.h, DRM_MAJOR); render nodes from minor 128 on.
-const DRM_MAJOR: u32 = 226;
+use crate::proxmox::PVE;
+use crate::proxmox::grammar::generation::Generation;
+use crate::proxmox::mappings::Mappings;
+use crate::proxmox::reservations::{RESERVATIONS, Reservations};
+use crate::proxmox::unreadable::Unreadable;
+use crate::proxmox::vm_config::{self, VmConfig};
 
 /// The first qemu-server that knows `driver=` of a hostpci entry (qemu-server commit aa47045f).
 const KNOWS_DRIVER: [u32; 3] = [9, 0, 25];
@@ -56,12 +47,14 @@ pub struct Cluster {
 ///
 /// # Errors
 /// A sentence, where a file is there and cannot be read.
-pub fn cluster(root: &Root) -> Result<Cluster, Reason> {
+pub fn cluster(root: &Root) -> Result<Cluster, Unreadable> {
     let file = |path: &str| match root.bytes(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(Reason::Other(format!(
-            "{path} cannot be read: {e}. Hint: see 'systemctl status pve-cluster'"
-        ))),
+        Err(source) => Err(Unreadable {
+            what: format!("{path} cannot be read"),
+            source,
+            hint: Some("see 'systemctl status pve-cluster'"),
+        }),
         Ok(bytes) => Ok(bytes),
     };
     // The node's name is the host's up to the first dot (pve-common, PVE/INotify.pm, nodename).
@@ -80,77 +73,22 @@ pub fn cluster(root: &Root) -> Result<Cluster, Reason> {
 ///
 /// # Errors
 /// Those of opening it.
-pub fn lock_file(root: &Root, vmid: VmId) -> Result<Option<File>, Error> {
-    let path = format!("/var/lock/qemu-server/lock-{vmid}.conf");
-    match File::open(root.path(&path)) {
+pub fn lock_file(root: &Root, vmid: VmId) -> io::Result<Option<File>> {
+    match File::open(root.path(lock_path(vmid))) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(format!("opening {path}"), e)),
+        Err(e) => Err(e),
     }
+}
+
+/// Where that lock is.
+pub fn lock_path(vmid: VmId) -> String {
+    format!("/var/lock/qemu-server/lock-{vmid}.conf")
 }
 
 /// Whether somebody holds the lock. Ours, which finds out, is let go with the file.
 pub fn is_held(lock: &File) -> bool {
     matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
-}
-
-/// A container whose config gives it a GPU, and by which lines.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct GpuContainer {
-    /// Its id.
-    pub ctid: VmId,
-    /// The lines, as they were understood.
-    pub lines: Vec<String>,
-}
-
-/// The containers of this node that are given a GPU when they run. Device numbers of NVIDIA's and of DRM's nodes are
-/// fixed (195 and 226); others are given out when a module is loaded, and only a scan of who has them open tells.
-///
-/// # Errors
-/// A sentence, where a config is there and cannot be read.
-pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Reason> {
-    let dir = format!("{PVE}/lxc");
-    let unreadable = |path: &str, e: io::Error| Reason::Other(format!("{path} cannot be read: {e}"));
-    let mut found = Vec::new();
-    for name in root.names(&dir).map_err(|e| unreadable(&dir, e))? {
-        let Some(Ok(ctid)) = name.strip_suffix(".conf").map(str::parse::<VmId>) else {
-            continue;
-        };
-        let path = format!("{dir}/{name}");
-        let mut references = containers::parse(&root.bytes(&path).map_err(|e| unreadable(&path, e))?);
-        for include in references.clone() {
-            if let GpuReference::Include { path } = include {
-                references.extend(included(root, &path));
-            }
-        }
-        references.retain(|r| match r {
-            GpuReference::Allow { .. } => {
-                r.allows(nvidia::MAJOR, 0) || r.allows(DRM_MAJOR, 0) || r.allows(DRM_MAJOR, 128)
-            }
-            GpuReference::Include { .. } => false,
-            _ => true,
-        });
-        if !references.is_empty() {
-            let lines = references.iter().map(|r| foreign(&r.to_string())).collect();
-            found.push(GpuContainer { ctid, lines });
-        }
-    }
-    Ok(found)
-}
-
-/// What an `lxc.include` brings in: a file, or all files of a folder that end in .conf (lxc.container.conf(5)). One
-/// level: an include within it is not followed, and one that cannot be read keeps its container from starting.
-fn included(root: &Root, path: &str) -> Vec<GpuReference> {
-    let files = match root.names(path) {
-        Ok(names) => names
-            .iter()
-            .filter(|n| n.ends_with(".conf"))
-            .map(|n| format!("{path}/{n}"))
-            .collect(),
-        Err(_) => vec![path.to_owned()],
-    };
-    let read = files.iter().filter_map(|file| root.bytes(file).ok());
-    read.flat_map(|bytes| containers::parse(&bytes)).collect()
 }
 
 /// Reads a VM's config as Proxmox will: from the source node's directory during an incoming migration, which
@@ -159,7 +97,7 @@ fn included(root: &Root, path: &str) -> Vec<GpuReference> {
 ///
 /// # Errors
 /// A sentence that names the file and what may be wrong.
-pub fn vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Config, Reason> {
+pub fn vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Config, Unreadable> {
     let path = if is_node_name(migrated_from) {
         format!("{PVE}/nodes/{migrated_from}/qemu-server/{vmid}.conf")
     } else {
@@ -173,13 +111,15 @@ pub fn vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Config,
             io::ErrorKind::NotFound => "'qm list' shows the VMs of this node",
             _ => "see 'systemctl status pve-cluster'",
         };
-        Reason::Other(format!(
-            "the config of VM {vmid} cannot be read: {path}: {e}. Hint: {hint}"
-        ))
+        Unreadable {
+            what: format!("the config of VM {vmid} cannot be read: {path}"),
+            source: e,
+            hint: Some(hint),
+        }
     })?;
     let generation = generation(&root.text("/var/lib/dpkg/status").unwrap_or_default());
     Ok(Config {
-        config: vmconf::parse(&bytes, generation),
+        config: vm_config::parse(&bytes, generation),
         path,
         generation,
     })
@@ -268,38 +208,6 @@ mod tests {
             let read = vm_config(&root, vmid, from).unwrap();
             assert_eq!(read.config.hostpci().next().unwrap().host, [host], "{from:?}");
         }
-    }
-
-    #[test]
-    fn containers_with_a_gpu_are_found_through_includes_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::at(dir.path());
-        for (path, text) in [
-            (
-                "etc/pve/lxc/104.conf",
-                "dev0: /dev/nvidia0\n[before]\ndev1: /dev/nvidia1\n",
-            ),
-            ("etc/pve/lxc/105.conf", "lxc.include: /etc/lxc/gpu.d\n"),
-            (
-                "etc/pve/lxc/106.conf",
-                "lxc.cgroup2.devices.allow: c 10:200 rwm\nlxc.include: /nowhere\n",
-            ),
-            ("etc/lxc/gpu.d/nvidia.conf", "lxc.cgroup2.devices.allow = c 195:* rwm\n"),
-            ("etc/lxc/gpu.d/readme", "lxc.mount.entry = /dev/nvidia9 x none bind\n"),
-        ] {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        let found = gpu_containers(&root).unwrap();
-        let found: Vec<_> = found.iter().map(|c| (c.ctid.get(), c.lines.join("; "))).collect();
-        assert_eq!(
-            found,
-            [
-                (104, "dev0: /dev/nvidia0".to_owned()),
-                (105, "devices.allow: c 195:*".to_owned())
-            ]
-        );
     }
 
     #[test]

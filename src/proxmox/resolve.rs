@@ -2,7 +2,7 @@
 //! (/etc/pve/mapping/pci.cfg) with their validation.
 //!
 //! Pure: the host is a list of functions, the file is bytes. Which alternative of several is taken, and
-//! whether another VM has it, is decided in [`crate::choice`].
+//! whether another VM has it, is decided in [`crate::proxmox::choice`].
 //!
 //! Sources: qemu-server 9.2.6, PVE/QemuServer/PCI.pm, `parse_hostpci`; pve-guest-common 6.0.2,
 //! PVE/Mapping/PCI.pm; pve-common 9.2.1, PVE/SysFSTools.pm, `lspci`, and PVE/SectionConfig.pm,
@@ -11,10 +11,12 @@
 use std::collections::BTreeMap;
 
 use crate::base::pci::{PciAddr, PciClass};
-use crate::formats::{is_config_id, is_hex, is_node_name};
-use crate::hostpci::{HostPci, Value};
-use crate::propstring::{self, ANY, Check, Format, Prop, is_space, parse_bool};
-use crate::vmconf::VmConfig;
+use crate::proxmox::grammar::propstring;
+use crate::proxmox::grammar::value::Value;
+use crate::proxmox::hostpci::HostPci;
+use crate::proxmox::mappings::{MapEntry, Mapping, Mappings};
+use crate::proxmox::start_error::ResolveError;
+use crate::proxmox::vm_config::VmConfig;
 
 /// One PCI function of the host, as sysfs shows it. `None` where the file or directory is absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,212 +51,6 @@ impl HostFunction {
 
     fn has_mdev(&self) -> bool {
         self.mdev_types.is_some() || self.nvidia_vgpu.is_some()
-    }
-}
-
-/// The resource mappings of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mappings(BTreeMap<String, Mapping>);
-
-/// One resource mapping: the same kind of device on any number of nodes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mapping {
-    /// The devices are split into mediated devices or vGPUs.
-    pub mdev: bool,
-    /// A VM with it can be migrated live.
-    pub live_migration_capable: bool,
-    /// One entry per valid `map` line, in the order of the file.
-    pub entries: Vec<MapEntry>,
-}
-
-/// One `map` line: an alternative on one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapEntry {
-    /// The node's name.
-    pub node: String,
-    /// Vendor and device id the function must have, `vvvv:dddd`, as spelled.
-    pub id: String,
-    /// Subsystem ids it must have.
-    pub subsystem_id: Option<String>,
-    /// The IOMMU group it must be in, as spelled.
-    pub iommugroup: Option<String>,
-    /// One or more paths, joined by `;`.
-    pub path: Value,
-}
-
-/// PVE/Mapping/PCI.pm, `$map_fmt`.
-const MAP: Format = &[&[
-    Prop::new("node", Check::Like(is_node_name)).required(),
-    Prop::new("id", Check::Like(is_id_pair)).required(),
-    Prop::new("subsystem-id", Check::Like(is_id_pair)),
-    Prop::new("path", Check::Like(is_map_path)).required(),
-    Prop::new("iommugroup", Check::Integer(ANY.0, ANY.1)),
-    Prop::new("description", Check::Short(4096)),
-]];
-
-impl Mappings {
-    /// Parses pci.cfg. Lines and sections that Proxmox skips are skipped.
-    ///
-    /// A section begins with a bare name and ends at an empty line (not at one of blanks, and not at the
-    /// next name). One without a single valid `map` line counts as absent.
-    pub fn parse(raw: &[u8]) -> Mappings {
-        let mut mappings = Mappings::default();
-        let mut lines = raw
-            .split(|b| *b == b'\n')
-            .filter(|l| l.iter().find(|b| !is_space(**b)) != Some(&b'#'));
-        while let Some(line) = lines.next() {
-            let Some(name) = section_name(line) else {
-                continue;
-            };
-            // "0" is false to Perl, and ends a section too.
-            let body = lines.by_ref().take_while(|l| !l.is_empty() && *l != b"0");
-            if !is_config_id(name) {
-                body.for_each(drop);
-                continue;
-            }
-            let section = Section::parse(body);
-            let name = String::from_utf8_lossy(name).into_owned();
-            match section.mapping() {
-                Some(mapping) => mappings.0.insert(name, mapping),
-                None => mappings.0.remove(&name),
-            };
-        }
-        mappings
-    }
-
-    /// A mapping by its name.
-    pub fn get(&self, name: &str) -> Option<&Mapping> {
-        self.0.get(name)
-    }
-}
-
-#[derive(Default)]
-struct Section {
-    mdev: Option<bool>,
-    live: Option<bool>,
-    entries: Vec<MapEntry>,
-}
-
-impl Section {
-    fn parse<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Section {
-        let mut section = Section::default();
-        for line in lines.filter(|l| l.first().copied().is_some_and(is_space)) {
-            let line = trim(line);
-            let end = line.iter().position(|b| is_space(*b)).unwrap_or(line.len());
-            let (key, value) = (&line[..end], trim(&line[end..]));
-            match key {
-                b"map" => section.entries.extend(MapEntry::parse(value)),
-                b"mdev" => section.mdev = section.mdev.or(flag(value)),
-                b"live-migration-capable" => section.live = section.live.or(flag(value)),
-                _ => {}
-            }
-        }
-        section
-    }
-
-    fn mapping(self) -> Option<Mapping> {
-        let mapping = Mapping {
-            mdev: self.mdev.unwrap_or(false),
-            live_migration_capable: self.live.unwrap_or(false),
-            entries: self.entries,
-        };
-        (!mapping.entries.is_empty()).then_some(mapping)
-    }
-}
-
-impl MapEntry {
-    fn parse(value: &[u8]) -> Option<MapEntry> {
-        if value.contains(&b'\r') {
-            return None;
-        }
-        let fields = propstring::parse(MAP, value).ok()?;
-        let text = |name: &str| fields.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
-        Some(MapEntry {
-            node: text("node")?,
-            id: text("id")?,
-            subsystem_id: text("subsystem-id"),
-            iommugroup: text("iommugroup"),
-            path: Value::from(fields.get("path")?),
-        })
-    }
-
-    fn paths(&self) -> impl Iterator<Item = &[u8]> {
-        self.path.as_bytes().split(|b| *b == b';')
-    }
-}
-
-/// Why an entry means no device.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
-    /// `host=` and `mapping=`.
-    #[error("it has both 'host' and 'mapping'")]
-    BothHostAndMapping,
-    /// Neither.
-    #[error("it has neither 'host' nor 'mapping'")]
-    NeitherHostNorMapping,
-    /// No function matches an element of `host=`.
-    #[error("the host has no PCI device '{device}'")]
-    DeviceNotFound {
-        /// The element, as spelled.
-        device: Value,
-    },
-    /// No such mapping, or nothing in it for this node.
-    #[error("the resource mapping '{mapping}' has no device on this node")]
-    MappingNotFound {
-        /// Its name.
-        mapping: String,
-    },
-    /// A path of the mapping is absent.
-    #[error("the resource mapping is stale: the host has no PCI device '{device}'")]
-    MappingDeviceMissing {
-        /// The path, with `.0` where the function is left out.
-        device: Value,
-    },
-    /// The device has a property that the map line lacks.
-    #[error("the resource mapping is stale: it has no '{property}' for {device}")]
-    MappingPropertyMissing {
-        /// id, iommugroup or subsystem-id.
-        property: &'static str,
-        /// The device.
-        device: PciAddr,
-    },
-    /// The map line has a property that the device lacks.
-    #[error("the resource mapping is stale: it has '{property}' for {device}, the device has none")]
-    MappingPropertyUnexpected {
-        /// id, iommugroup or subsystem-id.
-        property: &'static str,
-        /// The device.
-        device: PciAddr,
-    },
-    /// Both have it, and differ.
-    #[error("the resource mapping is stale: its '{property}' is {mapping_has}, the device's {host_has}")]
-    MappingPropertyMismatch {
-        /// id, iommugroup, mdev or subsystem-id.
-        property: &'static str,
-        /// The device's.
-        host_has: String,
-        /// The map line's.
-        mapping_has: String,
-    },
-    /// `mdev=` on an alternative of several functions.
-    #[error("'mdev' needs a single function, but the entry has several")]
-    MdevWithMultifunction,
-}
-
-impl ResolveError {
-    /// A stable word for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            ResolveError::BothHostAndMapping => "both-host-and-mapping",
-            ResolveError::NeitherHostNorMapping => "neither-host-nor-mapping",
-            ResolveError::DeviceNotFound { .. } => "device-not-found",
-            ResolveError::MappingNotFound { .. } => "mapping-not-found",
-            ResolveError::MappingDeviceMissing { .. } => "mapping-device-missing",
-            ResolveError::MappingPropertyMissing { .. } => "mapping-property-missing",
-            ResolveError::MappingPropertyUnexpected { .. } => "mapping-property-unexpected",
-            ResolveError::MappingPropertyMismatch { .. } => "mapping-property-mismatch",
-            ResolveError::MdevWithMultifunction => "mdev-with-multifunction",
-        }
     }
 }
 
@@ -432,60 +228,11 @@ fn pair(vendor: u16, device: u16) -> String {
     format!("{vendor:04x}:{device:04x}")
 }
 
-/// A boolean of a section: the words count in property strings only. Without a value it is on.
-fn flag(value: &[u8]) -> Option<bool> {
-    match value {
-        b"" => Some(true),
-        b"0" | b"1" => parse_bool(value),
-        _ => None,
-    }
-}
-
-/// A section's name: a word alone on its line, at its beginning.
-fn section_name(line: &[u8]) -> Option<&[u8]> {
-    let name = trim(line);
-    (!name.is_empty() && line.starts_with(name) && line != b"0" && !name.iter().any(|b| is_space(*b))).then_some(name)
-}
-
-fn trim(text: &[u8]) -> &[u8] {
-    let start = text.iter().position(|b| !is_space(*b)).unwrap_or(text.len());
-    let end = text.iter().rposition(|b| !is_space(*b)).map_or(start, |at| at + 1);
-    &text[start..end]
-}
-
-fn is_id_pair(value: &[u8]) -> bool {
-    value.len() == 9 && value[4] == b':' && [&value[..4], &value[5..]].concat().iter().all(u8::is_ascii_hexdigit)
-}
-
-/// Paths joined by `;`: domain, bus, slot, and optionally a function. The pattern's dot before the
-/// function is not escaped, so it stands for any byte.
-fn is_map_path(value: &[u8]) -> bool {
-    let mut rest = value;
-    loop {
-        let domain = rest.iter().take_while(|b| is_hex(&[**b])).count();
-        let Some([b':', b1, b2, b':', s1, s2, tail @ ..]) = (domain >= 4).then(|| &rest[domain..]) else {
-            return false;
-        };
-        if !is_hex(&[*b1, *b2, *s1, *s2]) {
-            return false;
-        }
-        rest = match tail {
-            [_, f, after @ ..] if is_hex(&[*f]) && matches!(after, [] | [b';', ..]) => after,
-            _ => tail,
-        };
-        match rest {
-            [] => return true,
-            [b';', next @ ..] => rest = next,
-            _ => return false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    use crate::vmconf::Generation;
+    use crate::proxmox::grammar::generation::Generation;
     fn function(addr: &str, device: u16, group: u32) -> HostFunction {
         HostFunction {
             addr: addr.parse().unwrap(),
@@ -616,48 +363,6 @@ mod tests {
             ("gpu\n\tmap\n\tmap x\n", 0),
         ] {
             assert_eq!(count(cfg), entries, "{cfg:?}");
-        }
-    }
-
-    #[test]
-    fn flags_of_a_section_are_digits_or_nothing() {
-        for (line, on) in [
-            ("mdev", true),
-            ("mdev 1", true),
-            ("mdev 0", false),
-            ("mdev yes", false),
-            ("mdev 0\n\tmdev 1", false),
-            ("mdev x\n\tmdev 1", true),
-        ] {
-            let cfg = format!("gpu\n\t{line}\n\t{GOOD}\n\tlive-migration-capable 1\n");
-            let mappings = Mappings::parse(cfg.as_bytes());
-            let mapping = mappings.get("gpu").unwrap();
-            assert_eq!((mapping.mdev, mapping.live_migration_capable), (on, true), "{line:?}");
-        }
-    }
-
-    #[test]
-    fn paths_have_a_domain_and_any_sign_before_the_function() {
-        for text in [
-            "0000:01:00",
-            "0000:01:00.0",
-            "10000:e1:00.f;0000:01:00",
-            "0000:01:00:0",
-            "0000:01:00;0",
-        ] {
-            assert!(is_map_path(text.as_bytes()), "{text:?}");
-        }
-        for text in [
-            "",
-            "01:00",
-            "000:01:00",
-            "0000:01:00.",
-            "0000:01:00.0;",
-            "0000:01:00.00",
-            "0000:0A:00",
-            "\u{e4}",
-        ] {
-            assert!(!is_map_path(text.as_bytes()), "{text:?}");
         }
     }
 }

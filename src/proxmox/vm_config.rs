@@ -2,32 +2,22 @@
 //!
 //! Pure: bytes in, values out, in time linear in the file. A line that Proxmox ignores is ignored here
 //! and told with its reason; the VM then starts without that entry. Which of the host's devices an
-//! entry means is decided in [`crate::mapping`].
+//! entry means is decided in [`crate::proxmox::resolve`].
 //!
 //! Source: qemu-server 9.2.6 and 8.4.10, PVE/QemuServer.pm, `parse_vm_config` (not strict) and
 //! `check_type`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
-use crate::formats::is_config_id;
-use crate::hostpci::{HostPci, Value};
-use crate::propstring::{self, Reason, is_space};
-use crate::vmschema::{self, Rules};
+use crate::proxmox::grammar::generation::Generation;
+use crate::proxmox::grammar::propstring::{self, Invalid, is_space};
+use crate::proxmox::grammar::schema::{self, Rules};
+use crate::proxmox::grammar::value::Value;
+use crate::proxmox::grammar::values::is_config_id;
+use crate::proxmox::hostpci::HostPci;
 
 /// How many hostpci entries a VM may have (PVE/QemuServer/PCI.pm, `$MAX_HOSTPCI_DEVICES`).
 pub const MAX_HOSTPCI: u8 = 16;
-
-/// Which generation of Proxmox VE reads the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Generation {
-    /// qemu-server 8.
-    Pve8,
-    /// qemu-server 9.0.25 and later (from there on it knows `driver=`).
-    Pve9,
-}
 
 /// A line of the current section that Proxmox complains about and then ignores.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +27,7 @@ pub struct IgnoredLine {
     /// Its key, if one was recognised.
     pub key: Option<String>,
     /// Why.
-    pub reason: Reason,
+    pub reason: Invalid,
 }
 
 /// The settings of one section, as far as they are valid.
@@ -83,7 +73,7 @@ pub struct VmConfig {
     pub ignored_lines: Vec<IgnoredLine>,
     /// Keys of the form hostpciN of the current section of which no line was taken, with the reason of
     /// the last one. The N need not be valid.
-    pub ignored_hostpci: BTreeMap<String, Reason>,
+    pub ignored_hostpci: BTreeMap<String, Invalid>,
 }
 
 impl VmConfig {
@@ -110,7 +100,7 @@ impl VmConfig {
     /// Whether the machine type is a q35 (PVE/QemuServer/Machine.pm, `machine_type_is_q35`).
     pub fn is_q35(&self, generation: Generation) -> bool {
         let machine = self.current.get("machine").map(Value::as_bytes).unwrap_or_default();
-        let fields = propstring::parse(vmschema::machine_format(generation), machine).unwrap_or_default();
+        let fields = propstring::parse(schema::machine_format(generation), machine).unwrap_or_default();
         fields.get("type").is_some_and(|t| t.windows(3).any(|w| w == b"q35"))
     }
 
@@ -190,7 +180,7 @@ impl Parser<'_> {
         }
         if is_snapstate(line_end) {
             if let Some((key, _)) = setting(line) {
-                self.ignore_hostpci(key, Reason::TakenAsSnapstate);
+                self.ignore_hostpci(key, Invalid::TakenAsSnapstate);
             }
             return;
         }
@@ -201,14 +191,14 @@ impl Parser<'_> {
         if let Some(value) = keyed(line, "delete") {
             match self.place {
                 Place::Pending => self.set("delete", Value::from(value)),
-                _ => self.ignore(number, Some("delete"), Reason::DeleteOutsidePending),
+                _ => self.ignore(number, Some("delete"), Invalid::DeleteOutsidePending),
             }
             return;
         }
         let Some((key, value)) = setting(line) else {
-            return self.ignore(number, None, Reason::UnparsableLine);
+            return self.ignore(number, None, Invalid::UnparsableLine);
         };
-        match vmschema::check(key, value, self.rules) {
+        match schema::check(key, value, self.rules) {
             Ok(kept) => self.set(key, Value::from(kept)),
             Err(reason) => {
                 self.ignore(number, Some(key), reason);
@@ -257,14 +247,14 @@ impl Parser<'_> {
         self.section().values.insert(key.to_owned(), value);
     }
 
-    fn ignore(&mut self, line: usize, key: Option<&str>, reason: Reason) {
+    fn ignore(&mut self, line: usize, key: Option<&str>, reason: Invalid) {
         if self.place == Place::Current {
             let key = key.map(str::to_owned);
             self.config.ignored_lines.push(IgnoredLine { line, key, reason });
         }
     }
 
-    fn ignore_hostpci(&mut self, key: &str, reason: Reason) {
+    fn ignore_hostpci(&mut self, key: &str, reason: Invalid) {
         let digits = key.strip_prefix("hostpci");
         let is_hostpci = digits.is_some_and(|d| d.bytes().all(|b| b.is_ascii_digit()));
         let taken = hostpci_index(key).is_some_and(|i| self.config.current.hostpci.contains_key(&i));
@@ -366,7 +356,7 @@ mod tests {
     fn the_last_valid_line_of_a_key_counts() {
         let config = config("hostpci1: 02:00\nhostpci0: 01:00\nhostpci0: 03:00,pcie=1\nhostpci0: 04:ZZ\n");
         assert_eq!(hosts(&config), ["0=03:00,pcie=1", "1=02:00"]);
-        let reason = Reason::InvalidPropertyValue;
+        let reason = Invalid::InvalidPropertyValue;
         assert_eq!(
             config.ignored_lines,
             [IgnoredLine {
@@ -381,11 +371,11 @@ mod tests {
     #[test]
     fn an_ignored_entry_is_told_with_the_reason_of_its_last_line() {
         let config = config("hostpci0: x\nhostpci0: 01:00,a=1\nhostpci16: 01:00\nhostpci2: 01:00 snapstate: delete\n");
-        let ignored: Vec<(&str, Reason)> = config.ignored_hostpci.iter().map(|(k, r)| (k.as_str(), *r)).collect();
+        let ignored: Vec<(&str, Invalid)> = config.ignored_hostpci.iter().map(|(k, r)| (k.as_str(), *r)).collect();
         let expected = [
-            ("hostpci0", Reason::UnknownProperty),
-            ("hostpci16", Reason::UnknownSetting),
-            ("hostpci2", Reason::TakenAsSnapstate),
+            ("hostpci0", Invalid::UnknownProperty),
+            ("hostpci16", Invalid::UnknownSetting),
+            ("hostpci2", Invalid::TakenAsSnapstate),
         ];
         assert_eq!(ignored, expected);
     }
@@ -466,7 +456,7 @@ mod tests {
     #[test]
     fn delete_belongs_to_pending() {
         let config = config("delete: hostpci0\n");
-        let reason = Reason::DeleteOutsidePending;
+        let reason = Invalid::DeleteOutsidePending;
         assert_eq!(
             config.ignored_lines,
             [IgnoredLine {

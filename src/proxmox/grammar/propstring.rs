@@ -2,7 +2,7 @@
 //! mapping have, checked against a format.
 //!
 //! Pure, over bytes: a file may hold any. What the keys mean is not known here; the formats are in
-//! [`crate::vmschema`] and [`crate::mapping`].
+//! [`crate::proxmox::grammar::schema`] and [`crate::proxmox::resolve`].
 //!
 //! Source of the grammar: pve-common 9.2.1, PVE/JSONSchema.pm, `parse_property_string`,
 //! `check_object` and `check_prop`.
@@ -14,7 +14,7 @@ use std::fmt;
 ///
 /// Where a value breaks several rules Proxmox's own message names any of them; so do we.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
+pub enum Invalid {
     /// The line has no recognised form: a blank before the key or the colon, no value, ...
     UnparsableLine,
     /// The key is not in the schema (`hostpci16`, `hostpci00`, ...).
@@ -37,37 +37,37 @@ pub enum Reason {
     TakenAsSnapstate,
 }
 
-impl Reason {
+impl Invalid {
     /// A stable word for programs.
     pub fn code(self) -> &'static str {
         match self {
-            Reason::UnparsableLine => "unparsable-line",
-            Reason::UnknownSetting => "unknown-setting",
-            Reason::UnknownProperty => "unknown-property",
-            Reason::DuplicateProperty => "duplicate-property",
-            Reason::MissingPropertyKey => "missing-property-key",
-            Reason::InvalidPropertyValue => "invalid-property-value",
-            Reason::InvalidValue => "invalid-value",
-            Reason::LineBreakInValue => "line-break-in-value",
-            Reason::DeleteOutsidePending => "delete-outside-pending",
-            Reason::TakenAsSnapstate => "taken-as-snapstate",
+            Invalid::UnparsableLine => "unparsable-line",
+            Invalid::UnknownSetting => "unknown-setting",
+            Invalid::UnknownProperty => "unknown-property",
+            Invalid::DuplicateProperty => "duplicate-property",
+            Invalid::MissingPropertyKey => "missing-property-key",
+            Invalid::InvalidPropertyValue => "invalid-property-value",
+            Invalid::InvalidValue => "invalid-value",
+            Invalid::LineBreakInValue => "line-break-in-value",
+            Invalid::DeleteOutsidePending => "delete-outside-pending",
+            Invalid::TakenAsSnapstate => "taken-as-snapstate",
         }
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Reason::UnparsableLine => "the line has no form that Proxmox knows",
-            Reason::UnknownSetting => "Proxmox has no such setting",
-            Reason::UnknownProperty => "it has a property that Proxmox does not know",
-            Reason::DuplicateProperty => "it gives a property twice",
-            Reason::MissingPropertyKey => "a property has no name or no value",
-            Reason::InvalidPropertyValue => "a property has a bad value",
-            Reason::InvalidValue => "the value is bad",
-            Reason::LineBreakInValue => "there is a carriage return inside the value",
-            Reason::DeleteOutsidePending => "'delete' is only allowed in [PENDING]",
-            Reason::TakenAsSnapstate => "Proxmox takes the line as 'snapstate:'",
+            Invalid::UnparsableLine => "the line has no form that Proxmox knows",
+            Invalid::UnknownSetting => "Proxmox has no such setting",
+            Invalid::UnknownProperty => "it has a property that Proxmox does not know",
+            Invalid::DuplicateProperty => "it gives a property twice",
+            Invalid::MissingPropertyKey => "a property has no name or no value",
+            Invalid::InvalidPropertyValue => "a property has a bad value",
+            Invalid::InvalidValue => "the value is bad",
+            Invalid::LineBreakInValue => "there is a carriage return inside the value",
+            Invalid::DeleteOutsidePending => "'delete' is only allowed in [PENDING]",
+            Invalid::TakenAsSnapstate => "Proxmox takes the line as 'snapstate:'",
         })
     }
 }
@@ -192,7 +192,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Parses `data` and checks it against `format`. Names and values are not trimmed.
-pub fn parse<'a>(format: Format, data: &'a [u8]) -> Result<Fields<'a>, Reason> {
+pub fn parse<'a>(format: Format, data: &'a [u8]) -> Result<Fields<'a>, Invalid> {
     let mut fields = Fields::default();
     let mut unknown: HashSet<&[u8]> = HashSet::new();
     let mut bare_seen = false;
@@ -202,35 +202,35 @@ pub fn parse<'a>(format: Format, data: &'a [u8]) -> Result<Fields<'a>, Reason> {
         }
         let Some(at) = part.iter().position(|b| *b == b'=') else {
             if std::mem::replace(&mut bare_seen, true) {
-                return Err(Reason::DuplicateProperty);
+                return Err(Invalid::DuplicateProperty);
             }
             let Some(prop) = props(format).find(|p| p.default_key) else {
-                return Err(Reason::InvalidPropertyValue);
+                return Err(Invalid::InvalidPropertyValue);
             };
             // Perl's truth: an earlier "0" counts as not given and is replaced.
             if fields.get(prop.name).is_some_and(|v| v != b"0") {
-                return Err(Reason::DuplicateProperty);
+                return Err(Invalid::DuplicateProperty);
             }
             fields.set(prop.name, part);
             continue;
         };
         let (key, value) = (&part[..at], &part[at + 1..]);
         if key.is_empty() || value.is_empty() {
-            return Err(Reason::MissingPropertyKey);
+            return Err(Invalid::MissingPropertyKey);
         }
         let Some(prop) = props(format).find(|p| p.name.as_bytes() == key) else {
             if !unknown.insert(key) {
-                return Err(Reason::DuplicateProperty);
+                return Err(Invalid::DuplicateProperty);
             }
             continue;
         };
         // A property under its second name is not seen here, and replaces.
         if prop.alias.is_none() && fields.get(prop.name).is_some() {
-            return Err(Reason::DuplicateProperty);
+            return Err(Invalid::DuplicateProperty);
         }
         if let Some(other) = prop.key_alias {
             if fields.get(other).is_some() {
-                return Err(Reason::DuplicateProperty);
+                return Err(Invalid::DuplicateProperty);
             }
             fields.set(other, prop.name.as_bytes());
         }
@@ -246,12 +246,12 @@ pub fn parse<'a>(format: Format, data: &'a [u8]) -> Result<Fields<'a>, Reason> {
         fields.set(target.name, value);
     }
     if !unknown.is_empty() {
-        return Err(Reason::UnknownProperty);
+        return Err(Invalid::UnknownProperty);
     }
     if props(format).all(|p| holds(p, &fields)) {
         Ok(fields)
     } else {
-        Err(Reason::InvalidPropertyValue)
+        Err(Invalid::InvalidPropertyValue)
     }
 }
 
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn bad_strings_are_refused_with_the_reason() {
-        use Reason::*;
+        use Invalid::*;
         for (text, reason) in [
             ("a,b", DuplicateProperty),
             ("a,host=b", DuplicateProperty),

@@ -11,246 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::pci::PciAddr;
-use crate::base::vmid::VmId;
-use crate::formats::is_host_id;
-use crate::hostpci::HostPci;
-use crate::mapping::{HostFunction, Mappings, ResolveError, Resolved, Share, resolve};
-use crate::propstring::{is_digits, is_space};
-use crate::vmconf::{Generation, VmConfig};
-
-/// The file that holds the reservations of all VMs.
-pub const RESERVATIONS: &str = "/run/qemu-server/pci-id-reservations";
-
-/// A claim on a function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reservation {
-    /// The VM's id. The file may hold any number.
-    pub vmid: u64,
-    /// How long it holds.
-    pub hold: Hold,
-    running_as: Option<VmId>,
-}
-
-/// How long a reservation holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// Until this Unix time, while the VM starts.
-    Until(u64),
-    /// While the VM runs as this process.
-    Process(u64),
-}
-
-/// The reservations of all VMs, by function as it is spelled in the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reservations(BTreeMap<String, Reservation>);
-
-/// What else the answer depends on.
-#[derive(Clone, Copy)]
-pub struct Moment<'a> {
-    /// The VM that starts.
-    pub vmid: VmId,
-    /// Unix time in seconds.
-    pub now: u64,
-    /// The process id of a VM, if it runs.
-    pub running: &'a dyn Fn(VmId) -> Option<u32>,
-}
-
-impl std::fmt::Debug for Moment<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Moment")
-            .field("vmid", &self.vmid)
-            .field("now", &self.now)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Reservations {
-    /// Parses the file. Lines that are not exactly `FUNCTION VMID time:SECONDS` or `... pid:PID` have no
-    /// effect; of several lines for a function the last one counts.
-    pub fn parse(raw: &[u8]) -> Reservations {
-        Reservations(raw.split(|b| *b == b'\n').filter_map(reservation).collect())
-    }
-
-    /// How many functions are spelled in the file.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether nothing is reserved.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The functions a VM has reserved, live or not, that are spelled as full names.
-    pub fn of(&self, vmid: VmId) -> Vec<PciAddr> {
-        let own = self.0.iter().filter(|(_, r)| r.vmid == u64::from(vmid.get()));
-        own.filter_map(|(name, _)| name.parse::<PciAddr>().ok().filter(|a| a.to_string() == *name))
-            .collect()
-    }
-
-    /// Who else has a function now.
-    pub fn conflict(&self, device: PciAddr, moment: Moment<'_>) -> Option<StartError> {
-        let claim = self.0.get(&device.to_string())?;
-        let vmid = claim.vmid;
-        if vmid == u64::from(moment.vmid.get()) {
-            return None;
-        }
-        match claim.hold {
-            Hold::Until(time) => (time > moment.now).then_some(StartError::ReservedByOther { device, vmid }),
-            Hold::Process(pid) => {
-                let running = claim.running_as.and_then(|id| (moment.running)(id)).map(u64::from);
-                (pid != 0 && running == Some(pid)).then_some(StartError::InUseByOther { device, vmid })
-            }
-        }
-    }
-}
-
-fn reservation(line: &[u8]) -> Option<(String, Reservation)> {
-    let mut parts = line.splitn(3, |b| is_space(*b));
-    let (id, vmid, hold) = (parts.next()?, parts.next()?, parts.next()?);
-    if !is_host_id(id) {
-        return None;
-    }
-    let hold = match (hold.strip_prefix(b"time:"), hold.strip_prefix(b"pid:")) {
-        (Some(time), _) => Hold::Until(number(time)?),
-        (_, Some(pid)) => Hold::Process(number(pid)?),
-        _ => return None,
-    };
-    // A VM's process is looked up by the text, so one with leading zeros never runs.
-    let running_as = std::str::from_utf8(vmid).ok().and_then(|t| t.parse::<VmId>().ok());
-    let vmid = number(vmid)?;
-    Some((
-        String::from_utf8_lossy(id).into_owned(),
-        Reservation { vmid, hold, running_as },
-    ))
-}
-
-/// Digits; a number that is too large is the largest one.
-fn number(digits: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(digits).ok().filter(|t| is_digits(t.as_bytes()))?;
-    Some(text.parse::<u64>().unwrap_or(u64::MAX))
-}
-
-/// A rule of `legacy-igd=1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IgdRule {
-    /// Only one entry may have it.
-    #[error("only one entry may use legacy-igd")]
-    OnlyOne,
-    /// `vga:` must be exactly `none`.
-    #[error("legacy-igd needs 'vga: none'")]
-    NeedsVgaNone,
-    /// `rombar=0` is not allowed.
-    #[error("legacy-igd needs rombar")]
-    NeedsRombar,
-    /// `x-vga=1` is not allowed.
-    #[error("legacy-igd does not go with x-vga")]
-    NotWithXVga,
-    /// `mdev=` is not allowed.
-    #[error("legacy-igd does not go with mdev")]
-    NotWithMdev,
-    /// The machine must not be a q35.
-    #[error("legacy-igd does not go with a q35 machine")]
-    NotWithQ35,
-    /// It must be a single function.
-    #[error("legacy-igd does not go with several functions")]
-    NotWithMultifunction,
-    /// The mapping must have one alternative.
-    #[error("legacy-igd does not go with several alternatives")]
-    NotWithAlternatives,
-    /// The address must end in 02.0.
-    #[error("legacy-igd is for the device 00:02.0")]
-    Not00020,
-}
-
-/// Why Proxmox will not start the VM.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StartError {
-    /// An entry means no device.
-    #[error("hostpci{index}: {error}")]
-    Resolve {
-        /// The N of hostpciN.
-        index: u8,
-        /// Why.
-        error: ResolveError,
-    },
-    /// `pcie=1` on a machine that is no q35.
-    #[error("hostpci{index}: 'pcie' needs a q35 machine")]
-    PcieWithoutQ35 {
-        /// The N of hostpciN.
-        index: u8,
-    },
-    /// A rule of `legacy-igd=1`.
-    #[error("hostpci{index}: {rule}")]
-    LegacyIgd {
-        /// The N of hostpciN.
-        index: u8,
-        /// Which one.
-        rule: IgdRule,
-    },
-    /// A function is in two entries, or twice in one.
-    #[error("{device} is assigned twice")]
-    AssignedTwice {
-        /// The function.
-        device: PciAddr,
-    },
-    /// All of several alternatives are taken.
-    #[error("hostpci{index}: none of its devices is free")]
-    NoFreeDevice {
-        /// The N of hostpciN.
-        index: u8,
-    },
-    /// The only alternative cannot become a vGPU of that type.
-    #[error("{device} cannot become a vGPU of type {model}")]
-    VgpuTypeUnavailable {
-        /// The function.
-        device: PciAddr,
-        /// The type's number.
-        model: String,
-    },
-    /// Another VM that starts has it.
-    #[error("{device} is reserved by VM {vmid}, which is starting")]
-    ReservedByOther {
-        /// The function.
-        device: PciAddr,
-        /// The other VM.
-        vmid: u64,
-    },
-    /// Another VM that runs has it.
-    #[error("{device} is in use by VM {vmid}")]
-    InUseByOther {
-        /// The function.
-        device: PciAddr,
-        /// The other VM.
-        vmid: u64,
-    },
-}
-
-impl StartError {
-    /// A stable word for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            StartError::Resolve { error, .. } => error.code(),
-            StartError::PcieWithoutQ35 { .. } => "pcie-without-q35",
-            StartError::LegacyIgd { rule, .. } => match rule {
-                IgdRule::OnlyOne => "legacy-igd-only-one",
-                IgdRule::NeedsVgaNone => "legacy-igd-needs-vga-none",
-                IgdRule::NeedsRombar => "legacy-igd-needs-rombar",
-                IgdRule::NotWithXVga => "legacy-igd-not-with-x-vga",
-                IgdRule::NotWithMdev => "legacy-igd-not-with-mdev",
-                IgdRule::NotWithQ35 => "legacy-igd-not-with-q35",
-                IgdRule::NotWithMultifunction => "legacy-igd-not-with-multifunction",
-                IgdRule::NotWithAlternatives => "legacy-igd-not-with-alternatives",
-                IgdRule::Not00020 => "legacy-igd-not-00-02-0",
-            },
-            StartError::AssignedTwice { .. } => "assigned-twice",
-            StartError::NoFreeDevice { .. } => "no-free-device",
-            StartError::VgpuTypeUnavailable { .. } => "vgpu-type-unavailable",
-            StartError::ReservedByOther { .. } => "reserved-by-other",
-            StartError::InUseByOther { .. } => "in-use-by-other",
-        }
-    }
-}
+use crate::proxmox::grammar::generation::Generation;
+use crate::proxmox::hostpci::HostPci;
+use crate::proxmox::mappings::Mappings;
+use crate::proxmox::reservations::{Moment, Reservations};
+use crate::proxmox::resolve::{HostFunction, Resolved, Share, resolve};
+use crate::proxmox::start_error::{IgdRule, StartError};
+use crate::proxmox::vm_config::VmConfig;
 
 /// How far a start gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -471,6 +238,7 @@ mod tests {
     use super::*;
 
     use crate::base::pci::PciClass;
+    use crate::base::vmid::VmId;
     fn function(addr: &str, group: u32) -> HostFunction {
         HostFunction {
             addr: addr.parse().unwrap(),
@@ -521,7 +289,7 @@ vgpu
 
     /// VM 100 starts at 1000; VM 201 runs as 4711.
     fn outcome(conf: &str, reservations: &str) -> String {
-        let config = crate::vmconf::parse(conf.as_bytes(), Generation::Pve9);
+        let config = crate::proxmox::vm_config::parse(conf.as_bytes(), Generation::Pve9);
         let functions = host();
         let mappings = Mappings::parse(MAPPINGS.as_bytes());
         let reservations = Reservations::parse(reservations.as_bytes());
@@ -709,15 +477,5 @@ vgpu
         ] {
             assert_eq!(outcome(conf, ""), expected, "{conf:?}");
         }
-    }
-
-    #[test]
-    fn the_real_choice_is_what_a_vm_has_reserved() {
-        let file = b"0000:81:00.0 100 pid:5\n0000:82:00.0 201 pid:6\n0000:82:00.1 100 time:7\n83:00.0 100 pid:5\n";
-        let own = Reservations::parse(file).of(VmId::try_from(100).unwrap());
-        assert_eq!(
-            own.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["0000:81:00.0", "0000:82:00.1"]
-        );
     }
 }

@@ -9,14 +9,16 @@
 
 use Check::{Bool, Integer, Like, Number, OneOf, Text};
 
-use crate::formats::{
+use crate::proxmox::grammar::generation::Generation;
+use crate::proxmox::grammar::propstring::{
+    ANY, Check, Format, Invalid, Prop, is_digits, is_word_of, parse, parse_bool,
+};
+use crate::proxmox::grammar::values::{
     is_base64, is_bridge, is_config_id, is_cpu_flags, is_cpuset, is_disk_size, is_dns_name, is_drive_file, is_host,
     is_hotplug, is_id_override, is_ipv4, is_ipv4_config, is_ipv6, is_ipv6_config, is_mac, is_machine, is_number_set,
     is_phys_bits, is_plain_number, is_scsi_text, is_startup, is_storage_id, is_tag, is_urlencoded, is_usb_host,
     is_uuid, is_volume_id, split_list,
 };
-use crate::propstring::{ANY, Check, Format, Prop, Reason, is_digits, is_word_of, parse, parse_bool};
-use crate::vmconf::Generation;
 
 /// What kind of value a setting has.
 #[derive(Clone, Copy)]
@@ -42,14 +44,14 @@ pub struct Rules<'a> {
 }
 
 /// Checks the value of a setting as Proxmox does when it reads the file, and yields the value it keeps.
-pub fn check(key: &str, value: &[u8], rules: Rules<'_>) -> Result<Vec<u8>, Reason> {
-    let kind = kind(key, rules.generation).ok_or(Reason::UnknownSetting)?;
+pub fn check(key: &str, value: &[u8], rules: Rules<'_>) -> Result<Vec<u8>, Invalid> {
+    let kind = kind(key, rules.generation).ok_or(Invalid::UnknownSetting)?;
     if value.contains(&b'\r') || value.contains(&b'\n') {
-        return Err(Reason::LineBreakInValue);
+        return Err(Invalid::LineBreakInValue);
     }
     let accepted = match kind {
         Kind::Bool => {
-            let flag = parse_bool(value).ok_or(Reason::InvalidValue)?;
+            let flag = parse_bool(value).ok_or(Invalid::InvalidValue)?;
             return Ok(if flag { b"1".to_vec() } else { b"0".to_vec() });
         }
         Kind::Text => return Ok(unquote(value).to_vec()),
@@ -65,7 +67,7 @@ pub fn check(key: &str, value: &[u8], rules: Rules<'_>) -> Result<Vec<u8>, Reaso
     if accepted {
         Ok(value.to_vec())
     } else {
-        Err(Reason::InvalidValue)
+        Err(Invalid::InvalidValue)
     }
 }
 
@@ -182,13 +184,13 @@ fn numbered(key: &str, generation: Generation) -> Option<Kind> {
 
 /// A CPU: a property string whose model has to be one that this generation knows, with flags from a
 /// fixed set (PVE/QemuServer/CPUConfig.pm, `validate_vm_cpu_conf`).
-fn is_cpu(value: &[u8], rules: Rules<'_>) -> Result<bool, Reason> {
+fn is_cpu(value: &[u8], rules: Rules<'_>) -> Result<bool, Invalid> {
     let nine = rules.generation == Generation::Pve9;
     let fields = parse(if nine { CPU_9 } else { CPU_8 }, value)?;
     let of_qemu = |model: &[u8]| is_word_of(CPU_MODELS, model) || (nine && is_word_of(CPU_MODELS_9, model));
     // For models of one's own; in a VM's config any is wrong, but one that does not exist first of all.
     if fields.get("reported-model").is_some_and(|m| !of_qemu(m)) {
-        return Err(Reason::InvalidPropertyValue);
+        return Err(Invalid::InvalidPropertyValue);
     }
     let Some(model) = fields.get("cputype").filter(|m| *m != b"0") else {
         return Ok(false);
@@ -630,7 +632,7 @@ mod tests {
         cpu_models: &[],
     };
 
-    fn kept(key: &str, value: &str, rules: Rules<'_>) -> Result<String, Reason> {
+    fn kept(key: &str, value: &str, rules: Rules<'_>) -> Result<String, Invalid> {
         check(key, value.as_bytes(), rules).map(|v| String::from_utf8_lossy(&v).into_owned())
     }
 
@@ -669,7 +671,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_with_the_reason() {
-        use Reason::*;
+        use Invalid::*;
         for (key, value, reason) in [
             ("hostpci16", "01:00", UnknownSetting),
             ("hostpci00", "01:00", UnknownSetting),
@@ -707,18 +709,18 @@ mod tests {
     #[test]
     fn some_settings_are_of_one_generation_only() {
         for (key, value, reason) in [
-            ("allow-ksm", "1", Reason::UnknownSetting),
-            ("intel-tdx", "tdx,attestation=1", Reason::UnknownSetting),
-            ("cpu", "cortex-a57", Reason::InvalidValue),
-            ("hostpci0", "01:00,driver=keep", Reason::UnknownProperty),
-            ("machine", "q35,aw-bits=48", Reason::UnknownProperty),
-            ("agent", "1,guest-fsfreeze=1", Reason::UnknownProperty),
-            ("tpmstate0", "local:x,format=raw", Reason::UnknownProperty),
+            ("allow-ksm", "1", Invalid::UnknownSetting),
+            ("intel-tdx", "tdx,attestation=1", Invalid::UnknownSetting),
+            ("cpu", "cortex-a57", Invalid::InvalidValue),
+            ("hostpci0", "01:00,driver=keep", Invalid::UnknownProperty),
+            ("machine", "q35,aw-bits=48", Invalid::UnknownProperty),
+            ("agent", "1,guest-fsfreeze=1", Invalid::UnknownProperty),
+            ("tpmstate0", "local:x,format=raw", Invalid::UnknownProperty),
         ] {
             assert!(kept(key, value, NINE).is_ok(), "{key}: {value}");
             assert_eq!(kept(key, value, EIGHT), Err(reason), "{key}: {value}");
         }
         assert!(kept("ide0", "none,cyls=1", EIGHT).is_ok());
-        assert_eq!(kept("ide0", "none,cyls=1", NINE), Err(Reason::UnknownProperty));
+        assert_eq!(kept("ide0", "none,cyls=1", NINE), Err(Invalid::UnknownProperty));
     }
 }

@@ -1,10 +1,10 @@
 //! The forms that single values in Proxmox's configs have: names, numbers, addresses, lists.
 //!
-//! Pure predicates over bytes. Which setting has which form is in [`crate::vmschema`].
+//! Pure predicates over bytes. Which setting has which form is in [`crate::proxmox::grammar::schema`].
 //!
 //! Source: pve-common 9.2.1, PVE/JSONSchema.pm, and qemu-server 9.2.6, where another file is named.
 
-use crate::propstring::{is_digits, is_space};
+use crate::proxmox::grammar::propstring::{is_digits, is_space};
 
 /// Digits, possibly with a fraction; neither sign nor exponent.
 pub fn is_plain_number(value: &[u8]) -> bool {

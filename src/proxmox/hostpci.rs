@@ -1,74 +1,16 @@
 //! One hostpci entry of a VM config, parsed and printed.
 //!
-//! Pure. Which lines of a file count is decided in [`crate::vmconf`], which devices an entry means in
-//! [`crate::mapping`].
+//! Pure. Which lines of a file count is decided in [`crate::proxmox::vm_config`], which devices an entry means in
+//! [`crate::proxmox::resolve`].
 //!
 //! Source: qemu-server 9.2.6, PVE/QemuServer/PCI.pm, `$hostpci_fmt`.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use crate::propstring::{self, Reason, is_space};
-use crate::vmconf::Generation;
-use crate::vmschema;
-
-/// A value as it is spelled in the file. Mostly ASCII, but nothing guarantees UTF-8.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Value(Vec<u8>);
-
-impl Value {
-    /// The bytes of the file.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The text, with a replacement character for what is no UTF-8.
-    pub fn to_str(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.0)
-    }
-}
-
-impl From<&[u8]> for Value {
-    fn from(bytes: &[u8]) -> Value {
-        Value(bytes.to_vec())
-    }
-}
-
-impl From<Vec<u8>> for Value {
-    fn from(bytes: Vec<u8>) -> Value {
-        Value(bytes)
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Value {
-        Value(text.as_bytes().to_vec())
-    }
-}
-
-impl PartialEq<str> for Value {
-    fn eq(&self, other: &str) -> bool {
-        self.0 == other.as_bytes()
-    }
-}
-
-impl PartialEq<&str> for Value {
-    fn eq(&self, other: &&str) -> bool {
-        self.0 == other.as_bytes()
-    }
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_str())
-    }
-}
-
-impl fmt::Debug for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.to_str())
-    }
-}
+use crate::proxmox::grammar::generation::Generation;
+use crate::proxmox::grammar::propstring::{self, Invalid, is_space};
+use crate::proxmox::grammar::schema;
+use crate::proxmox::grammar::value::Value;
 
 /// Who binds the device (`driver=`, qemu-server 9.0.25 and later).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,11 +58,11 @@ pub struct HostPci {
 
 impl HostPci {
     /// Parses the value of hostpciN.
-    pub fn parse(index: u8, value: &[u8], generation: Generation) -> Result<HostPci, Reason> {
+    pub fn parse(index: u8, value: &[u8], generation: Generation) -> Result<HostPci, Invalid> {
         if value.contains(&b'\r') || value.contains(&b'\n') {
-            return Err(Reason::LineBreakInValue);
+            return Err(Invalid::LineBreakInValue);
         }
-        let fields = propstring::parse(vmschema::hostpci_format(generation), value)?;
+        let fields = propstring::parse(schema::hostpci_format(generation), value)?;
         // The format lets only ASCII through for these.
         let text = |name: &str| fields.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
         let value = |name: &str| fields.get(name).map(Value::from);
@@ -242,14 +184,14 @@ mod tests {
     #[test]
     fn bad_entries_are_refused_with_the_reason() {
         for (text, reason) in [
-            ("01:00,02:00", Reason::DuplicateProperty),
-            ("01:00.0 ,pcie=1", Reason::InvalidPropertyValue),
-            ("01:00.0\r,pcie=1", Reason::LineBreakInValue),
-            ("01:00,driver=vfio-pci", Reason::InvalidPropertyValue),
-            ("01:00,mdev=a/b", Reason::InvalidPropertyValue),
-            ("\"01:00\"", Reason::InvalidPropertyValue),
-            ("mapping=g", Reason::InvalidPropertyValue),
-            ("01:00;pcie=1", Reason::UnknownProperty),
+            ("01:00,02:00", Invalid::DuplicateProperty),
+            ("01:00.0 ,pcie=1", Invalid::InvalidPropertyValue),
+            ("01:00.0\r,pcie=1", Invalid::LineBreakInValue),
+            ("01:00,driver=vfio-pci", Invalid::InvalidPropertyValue),
+            ("01:00,mdev=a/b", Invalid::InvalidPropertyValue),
+            ("\"01:00\"", Invalid::InvalidPropertyValue),
+            ("mapping=g", Invalid::InvalidPropertyValue),
+            ("01:00;pcie=1", Invalid::UnknownProperty),
         ] {
             assert_eq!(
                 HostPci::parse(0, text.as_bytes(), Generation::Pve9),
