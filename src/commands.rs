@@ -18,7 +18,8 @@ use crate::host::snapshot::Snapshot;
 use crate::kernel::Kernel;
 use crate::phases::lent_by_hand;
 use crate::plan::Plan;
-use crate::proxmox::container_config::{self, GpuContainer};
+use crate::proxmox::container_config::GpuContainer;
+use crate::proxmox::files;
 use crate::record::{Owner, Record, State};
 use crate::refusal::{Reason, Refusal};
 use crate::report::{self, out};
@@ -143,7 +144,7 @@ fn show_plan(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
         Some(Err(refusal)) => refusal.0.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),
     };
-    let containers = container_config::gpu_containers(&host.root).map_err(Refusal::from)?;
+    let containers = files::gpu_containers(&host.root).map_err(Refusal::from)?;
     let shown = Shown {
         entries: &given.entries,
         template: given.template,

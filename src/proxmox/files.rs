@@ -9,7 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
+use crate::host::nvidia;
 use crate::proxmox::PVE;
+use crate::proxmox::container_config::{GpuContainer, GpuReference, parse};
 use crate::proxmox::grammar::generation::Generation;
 use crate::proxmox::mappings::Mappings;
 use crate::proxmox::reservations::{RESERVATIONS, Reservations};
@@ -167,6 +169,63 @@ pub fn ignored(config: &Config) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Major number of /dev/dri nodes (linux, include/drm/drm_drv.h, DRM_MAJOR); render nodes from minor 128 on.
+const DRM_MAJOR: u32 = 226;
+
+/// The containers of this node that are given a GPU when they run. Device numbers of NVIDIA's and of DRM's nodes are
+/// fixed (195 and 226); others are given out when a module is loaded, and only a scan of who has them open tells.
+///
+/// # Errors
+/// A sentence, where a config is there and cannot be read.
+pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Unreadable> {
+    let dir = format!("{PVE}/lxc");
+    let unreadable = |path: &str, source: io::Error| Unreadable {
+        what: format!("{path} cannot be read"),
+        source,
+        hint: None,
+    };
+    let mut found = Vec::new();
+    for name in root.names(&dir).map_err(|e| unreadable(&dir, e))? {
+        let Some(Ok(ctid)) = name.strip_suffix(".conf").map(str::parse::<VmId>) else {
+            continue;
+        };
+        let path = format!("{dir}/{name}");
+        let mut references = parse(&root.bytes(&path).map_err(|e| unreadable(&path, e))?);
+        for include in references.clone() {
+            if let GpuReference::Include { path } = include {
+                references.extend(included(root, &path));
+            }
+        }
+        references.retain(|r| match r {
+            GpuReference::Allow { .. } => {
+                r.allows(nvidia::MAJOR, 0) || r.allows(DRM_MAJOR, 0) || r.allows(DRM_MAJOR, 128)
+            }
+            GpuReference::Include { .. } => false,
+            _ => true,
+        });
+        if !references.is_empty() {
+            let lines = references.iter().map(|r| foreign(&r.to_string())).collect();
+            found.push(GpuContainer { ctid, lines });
+        }
+    }
+    Ok(found)
+}
+
+/// What an `lxc.include` brings in: a file, or all files of a folder that end in .conf (lxc.container.conf(5)). One
+/// level: an include within it is not followed, and one that cannot be read keeps its container from starting.
+fn included(root: &Root, path: &str) -> Vec<GpuReference> {
+    let files = match root.names(path) {
+        Ok(names) => names
+            .iter()
+            .filter(|n| n.ends_with(".conf"))
+            .map(|n| format!("{path}/{n}"))
+            .collect(),
+        Err(_) => vec![path.to_owned()],
+    };
+    let read = files.iter().filter_map(|file| root.bytes(file).ok());
+    read.flat_map(|bytes| parse(&bytes)).collect()
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ impl Host {
             given,
             snapshot,
             settings,
-            containers: container_config::gpu_containers(root).map_err(|e| e.to_string())?,
+            containers: files::gpu_containers(root).map_err(|e| e.to_string())?,
             outcome,
         })
     }

@@ -318,6 +318,48 @@ pub fn is_scsi_text(value: &[u8], max: usize) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(b) || is_space(*b))
 }
 
+/// The settings with an index, and how many of each there may be.
+const NUMBERED: [(&str, u32); 13] = [
+    ("hostpci", 16),
+    ("net", 32),
+    ("ipconfig", 32),
+    ("numa", 8),
+    ("virtiofs", 10),
+    ("parallel", 3),
+    ("serial", 4),
+    ("usb", 14),
+    ("ide", 4),
+    ("sata", 6),
+    ("scsi", 31),
+    ("virtio", 16),
+    ("unused", 256),
+];
+
+/// The name of a setting with an index that is spelled without leading zeros and within its bounds.
+pub fn numbered_name(key: &str) -> Option<&'static str> {
+    let name = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    let digits = &key[name.len()..];
+    if digits.is_empty() || digits.len() > 3 || (digits.len() > 1 && digits.starts_with('0')) {
+        return None;
+    }
+    let (name, count) = NUMBERED.iter().find(|(n, _)| *n == name)?;
+    (digits.parse::<u32>().ok()? < *count).then_some(*name)
+}
+
+/// A disk's key.
+pub fn is_drive(value: &[u8]) -> bool {
+    named(value).is_some_and(|name| matches!(name, "ide" | "sata" | "scsi" | "virtio"))
+}
+
+/// A boot device: a drive other than the EFI and TPM ones, a network card, a USB or a hostpci entry.
+pub fn is_boot_device(value: &[u8]) -> bool {
+    is_drive(value) || named(value).is_some_and(|name| matches!(name, "net" | "usb" | "hostpci"))
+}
+
+fn named(value: &[u8]) -> Option<&'static str> {
+    std::str::from_utf8(value).ok().and_then(numbered_name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
