@@ -16,10 +16,11 @@ use crate::base::wait::await_one;
 use crate::health::{Health, answers};
 use crate::host::{modules, snapshot};
 use crate::kernel::ActError;
-use crate::refusal::Reason;
-use crate::step::{Act, Attribute, Expect};
+use crate::model::act::{Act, Attribute, Expect};
+use crate::model::refusal::Reason;
+use crate::state::history;
+use crate::uses;
 use crate::worker::{Reply, Request};
-use crate::{history, uses};
 
 /// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
 const STDERR_TAIL: usize = 400;

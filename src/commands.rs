@@ -13,17 +13,19 @@ use crate::base::text::join;
 use crate::cli::{Cli, Command, Side, Target};
 use crate::context::{Host, must_be_root};
 use crate::devices::{self, Entry, Given};
-use crate::exit::Error;
 use crate::host::snapshot::Snapshot;
 use crate::kernel::Kernel;
+use crate::model::error::Error;
+use crate::model::plan::Plan;
+use crate::model::record::{Owner, Record, State};
+use crate::model::refusal::{Reason, Refusal};
+use crate::output;
 use crate::phases::lent_by_hand;
-use crate::plan::Plan;
 use crate::proxmox::container_config::GpuContainer;
 use crate::proxmox::files;
-use crate::record::{Owner, Record, State};
-use crate::refusal::{Reason, Refusal};
 use crate::report::{self, out};
-use crate::{history, recover, watch, way_home};
+use crate::state::history;
+use crate::{recover, watch, way_home};
 
 /// Runs a command.
 ///
@@ -52,7 +54,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::History => {
             let entries = history::read(&Root::real());
             let entries = entries.map_err(|e| Error::io(format!("reading {}", history::DIR), e))?;
-            print(cli, &entries, || history::text(&entries, cli.verbose))
+            print(cli, &entries, || output::history::text(&entries, cli.verbose))
         }
         Command::Watch { vmid } => watch::run(*vmid),
     }

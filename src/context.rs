@@ -13,16 +13,17 @@ use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::millis;
 use crate::base::vmid::VmId;
-use crate::config::Settings;
-use crate::config_file;
 use crate::devices::{self, Given};
-use crate::exit::Error;
 use crate::host::snapshot::Snapshot;
 use crate::kernel::{ActError, Kernel};
 use crate::linux::Linux;
+use crate::model::error::Error;
+use crate::model::record::Record;
+use crate::model::refusal::{Reason, Refusal};
 use crate::proxmox::files;
-use crate::record::{DIR, Guard, Ledger, LockError, Record, Store, Unreadable};
-use crate::refusal::{Reason, Refusal};
+use crate::settings::file;
+use crate::settings::values::Settings;
+use crate::state::store::{DIR, Guard, Ledger, LockError, Store, UnreadableRecord};
 
 /// The host and what we know of it besides the request.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Host {
     /// # Errors
     /// A refusal with file and line.
     pub fn read_settings(&mut self, vmid: Option<VmId>) -> Result<(), Error> {
-        let settings = config_file::load(&self.root, vmid).map_err(|why| {
+        let settings = file::load(&self.root, vmid).map_err(|why| {
             let hint = if why.contains("Hint: ") {
                 ""
             } else {
@@ -101,7 +102,7 @@ impl Host {
     ///
     /// # Errors
     /// Where the directory cannot be read.
-    pub fn load(&self) -> Result<(Vec<Record>, Vec<Unreadable>), Error> {
+    pub fn load(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
         let (mut records, problems) = self
             .store
             .load()
@@ -235,7 +236,7 @@ impl Host {
     /// A refusal that names the file.
     pub fn vm_config(&self, vmid: VmId) -> Result<files::Config, Error> {
         let from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
-        let read = files::vm_config(&self.root, vmid, &from).map_err(Refusal::from)?;
+        let read = files::read_vm_config(&self.root, vmid, &from).map_err(Refusal::from)?;
         for line in files::ignored(&read) {
             warn!("{line}");
         }

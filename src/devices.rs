@@ -12,12 +12,12 @@ use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
+use crate::model::refusal::Reason;
 use crate::proxmox::choice::{self, Site};
 use crate::proxmox::files::{Cluster, Config};
 use crate::proxmox::hostpci::Driver;
 use crate::proxmox::reservations::Moment;
 use crate::proxmox::resolve::{self, HostFunction, Share};
-use crate::refusal::Reason;
 
 /// What a VM is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,13 +16,14 @@ use tracing::{info, warn};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{join, millis};
-use crate::exit::Error;
 use crate::host::functions::VFIO_PCI;
 use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
-use crate::plan::{Direction, Plan, deadline};
-use crate::record::{Ledger, Record, State, Wedge};
+use crate::model::act::Act;
+use crate::model::error::Error;
+use crate::model::plan::{Direction, Plan, Step, deadline};
+use crate::model::record::{Record, State, Wedge};
 use crate::rounds::{one_proof, rounds};
-use crate::step::{Act, Step};
+use crate::state::store::Ledger;
 
 /// What is needed to carry out a plan.
 pub struct Run<'a> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::PciAddr;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
-use crate::step::Act;
+use crate::model::act::Act;
 
 /// How long what is under way may still take after a signal asked us to end. pvedaemon's tasks get five seconds between
 /// TERM and KILL (pve-common, PVE/RESTEnvironment.pm), and the record has to be written too.

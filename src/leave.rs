@@ -4,16 +4,17 @@
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
-use crate::config::{Reset, Settings};
-use crate::facts::{self, Fact};
 use crate::host::functions::{Function, VFIO_PCI};
 use crate::host::snapshot::Snapshot;
-use crate::plan::{
-    Steps, Way, load, probe, prove_free, set_attribute, set_console, set_override, set_platform, start, stop, unbind,
+use crate::model::act::{Act, Attribute};
+use crate::model::plan::{Step, Way};
+use crate::model::record::{Record, Taken};
+use crate::plan::steps::{
+    Steps, load, probe, prove_free, set_attribute, set_console, set_override, set_platform, start, stop, unbind,
     unload, wake,
 };
-use crate::record::{Record, Taken};
-use crate::step::{Act, Attribute, Step};
+use crate::settings::known_gpus::{self, Fact};
+use crate::settings::values::{Reset, Settings};
 use crate::way_out::{Displays, Ground, Judged};
 
 /// The acts of a way out that has been decided on, and the bridges that may not sleep meanwhile.
@@ -177,7 +178,7 @@ fn attributes(snapshot: &Snapshot, function: &Function, settings: &Settings) -> 
     if function.is_on_vfio() {
         return Vec::new();
     }
-    let known = facts::of(&settings.facts, function);
+    let known = known_gpus::of(&settings.facts, function);
     let known = |value: fn(&Fact) -> Option<String>| known.iter().find_map(|f| value(f));
     let mut changes = Vec::new();
     let wanted = match &settings.reset {

@@ -2,14 +2,16 @@
 //!
 //! The modules in the order in which a run passes through them.
 
+pub mod plan;
+pub mod state;
+pub mod model;
+pub mod settings;
+pub mod output;
 pub mod proxmox; // Proxmox's files and grammar
 pub mod host; // the host as it is
 pub mod base; // what everything stands on
 
 pub mod cli; // arguments -> a request
-pub mod exit; // exit codes and the error the administrator reads
-pub mod config; // the settings
-pub mod config_file; // where they are read
 pub mod phases; // what each phase of a VM does
 pub mod commands; // what a person can ask for
 pub mod recover; // every stranded GPU home
@@ -19,14 +21,11 @@ pub mod run; // what every run does
 
 pub mod devices; // which devices are meant
 
-pub mod refusal; // every reason why not
 pub mod uses; // who speaks against taking a GPU
-pub mod facts; // what is known of some models
-pub mod plan; // what a plan is
+
 pub mod way_out; // snapshot -> a plan to vfio-pci, or a refusal
 pub mod leave; // its acts, in their order
 pub mod way_home; // record and snapshot -> steps to the host
-pub mod step; // the vocabulary of a plan
 
 pub mod kernel; // the interface to the host
 pub mod rounds; // what is done at once
@@ -35,8 +34,6 @@ pub mod linux; // the running kernel
 pub mod worker; // deadlines on calls that the kernel can hold up
 pub mod acts; // the calls themselves
 pub mod health; // whether a GPU that is home works
-pub mod record; // what was taken from where
-pub mod history; // what was done so far
 
 pub mod report; // text and JSON
 pub mod journal; // the log

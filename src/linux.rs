@@ -1,7 +1,7 @@
 //! The running kernel: every call that it can hold up is made by a worker ([`crate::worker`]), several for different cards at
 //! once, and is waited for no longer than its deadline, and no longer than a signal allows.
 //!
-//! Not here: what to do and in which order ([`crate::plan`]), and what a failure means ([`crate::exec`]).
+//! Not here: what to do and in which order ([`crate::model::plan`]), and what a failure means ([`crate::exec`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,12 +16,12 @@ use crate::base::pci::PciAddr;
 use crate::base::process::alive_in_group;
 use crate::base::root::Root;
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
-use crate::history::{Entry, Past};
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
 use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
-use crate::refusal::{Reason, describe};
-use crate::step::Act;
+use crate::model::act::Act;
+use crate::model::refusal::{Reason, describe};
+use crate::state::history::{Handoff, Past};
 use crate::uses;
 use crate::worker::{Reply, Request, Worker};
 
@@ -113,7 +113,7 @@ impl Linux {
     ///
     /// # Errors
     /// Why it has not got it.
-    pub fn remember(&mut self, entry: Entry) -> Result<(), String> {
+    pub fn remember(&mut self, entry: Handoff) -> Result<(), String> {
         match self.ask(Request::Remember(entry), REMEMBER_WITHIN) {
             Ok(Reply::Remembered(result)) => result,
             Ok(_) => Err(another_question().to_string()),

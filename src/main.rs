@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use gpu_handoff::base::message_ids::{MESSAGE_FAILED, MESSAGE_REFUSED};
 use gpu_handoff::cli::{self, ParseError, Request};
-use gpu_handoff::exit::{Error, Exit};
-use gpu_handoff::{acts, commands, journal, phases, report, worker};
+use gpu_handoff::model::error::{self, Error, Exit};
+use gpu_handoff::{acts, commands, journal, phases, worker};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info_span};
 
@@ -55,7 +55,7 @@ fn finish(result: Result<(), Error>) -> ExitCode {
         return Exit::Done.into();
     };
     let exit = e.exit();
-    let chain = report::chain(e);
+    let chain = error::chain(e);
     match exit {
         Exit::Refused => error!(message_id = MESSAGE_REFUSED, "refused, nothing was changed: {chain}"),
         _ => error!(message_id = MESSAGE_FAILED, "{chain}"),

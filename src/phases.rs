@@ -20,14 +20,15 @@ use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::base::{process, systemd};
 use crate::cli::Phase;
-use crate::config::OnBackup;
 use crate::context::{Host, must_be_root};
-use crate::exit::Error;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::kernel::Kernel;
+use crate::model::error::Error;
+use crate::model::record::{Owner, Record, State};
+use crate::model::refusal::{Reason, Refusal};
 use crate::proxmox::files;
-use crate::record::{Guard, Ledger, Owner, Record, State};
-use crate::refusal::{Reason, Refusal};
+use crate::settings::values::OnBackup;
+use crate::state::store::{Guard, Ledger};
 use crate::{uses, way_home};
 
 /// Runs a phase.

@@ -12,10 +12,10 @@ use crate::base::text::join;
 use crate::cli::{Cli, Recover};
 use crate::commands::print;
 use crate::context::{Host, must_be_root};
-use crate::exit::{Error, Exit};
 use crate::kernel::Kernel;
-use crate::record::{Guard, Ledger, Owner, Record, State, Unreadable};
-use crate::report::chain;
+use crate::model::error::{Error, Exit, chain};
+use crate::model::record::{Owner, Record, State};
+use crate::state::store::{Guard, Ledger, UnreadableRecord};
 
 /// What became of one record.
 #[derive(Debug, Serialize)]
@@ -86,7 +86,7 @@ pub fn run(host: &mut Host, cli: &Cli, how: &Recover) -> Result<(), Error> {
         };
         outcomes.push(Outcome::of(record, left));
     }
-    let of_vm = |problem: &&Unreadable| how.vm.is_none_or(|vmid| problem.is_of(Owner::Vm(vmid)));
+    let of_vm = |problem: &&UnreadableRecord| how.vm.is_none_or(|vmid| problem.is_of(Owner::Vm(vmid)));
     for problem in problems.iter().filter(of_vm) {
         let why = problem.to_string();
         warn!("{why}");

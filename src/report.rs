@@ -11,8 +11,8 @@ use crate::base::text::{foreign, join};
 use crate::devices::Entry;
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
-use crate::plan::{Direction, Plan, Way};
-use crate::record::{Owner, Record};
+use crate::model::plan::{Direction, Plan, Way};
+use crate::model::record::{Owner, Record};
 use crate::uses::use_of;
 
 /// Writes a result to stdout. A closed pipe is the reader's decision, not an error.
@@ -25,11 +25,6 @@ pub fn out(text: &str) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
-}
-
-/// An error and its causes on one line.
-pub fn chain(error: crate::exit::Error) -> String {
-    format!("{:#}", anyhow::Error::new(error))
 }
 
 /// A hostpci entry as `plan` shows it: what it says, what it means, what becomes of it.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::pci::PciAddr;
-use crate::step::{Act, Step};
+use crate::model::act::Act;
+use crate::model::plan::Step;
 
 /// Which steps are done at once: each round has at most one step of a card, and those of no card have one of their own.
 ///

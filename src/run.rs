@@ -13,18 +13,20 @@ use crate::base::process::boot_id;
 use crate::base::systemd;
 use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
-use crate::config::Reset;
 use crate::context::Host;
 use crate::devices::Given;
 use crate::exec::Run;
-use crate::exit::Error;
 use crate::host::snapshot::Snapshot;
 use crate::kernel::Kernel;
-use crate::plan::{Direction, Plan};
-use crate::record::{Guard, Owner, Record, State};
-use crate::refusal::Refusal;
+use crate::model::error::Error;
+use crate::model::plan::{Direction, Plan};
+use crate::model::record::{Owner, Record, State};
+use crate::model::refusal::Refusal;
+use crate::settings::values::Reset;
+use crate::state::history;
+use crate::state::store::Guard;
+use crate::way_home;
 use crate::way_out::{self, Wanted};
-use crate::{history, way_home};
 
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
 const HOLDER_POLL: Duration = Duration::from_millis(500);
@@ -270,7 +272,7 @@ impl Host {
 
     /// Adds a run to the history.
     fn remember(&mut self, plan: &Plan, began: SystemTime, took: Duration, result: &Result<(), Error>) {
-        let entry = history::Entry {
+        let entry = history::Handoff {
             time: began.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             boot_id: boot_id(),
             owner: plan.owner.to_string(),

@@ -7,7 +7,7 @@ use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
-use crate::refusal::Reason;
+use crate::model::refusal::Reason;
 use crate::way_out::drm_holds_gpus;
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.

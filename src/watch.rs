@@ -31,10 +31,11 @@ use crate::base::text::{join, millis};
 use crate::base::vmid::VmId;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::context::must_be_root;
-use crate::exit::Error;
 use crate::host::vms;
+use crate::model::error::Error;
+use crate::model::record::{Owner, Record, State};
 use crate::proxmox::files;
-use crate::record::{DIR, Owner, Record, State, Store, Unreadable};
+use crate::state::store::{DIR, Store, UnreadableRecord};
 
 /// How often the way home is tried before a person has to look.
 const ATTEMPTS: u32 = 3;
@@ -231,7 +232,7 @@ impl Watcher {
         while self.changes.read_events().is_ok_and(|events| !events.is_empty()) {}
     }
 
-    fn load(&self) -> Result<(Vec<Record>, Vec<Unreadable>), Error> {
+    fn load(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
         let loaded = self.store.load();
         loaded.map_err(|e| Error::io(format!("reading the records in {DIR}"), e))
     }

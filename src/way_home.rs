@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use crate::base::pci::{PciAddr, PciClass, VENDOR_NVIDIA, slots};
 use crate::host::functions::{Function, VFIO_PCI};
 use crate::host::snapshot::{Snapshot, card};
-use crate::plan::{
-    Direction, Plan, Steps, Way, found_again, load, probe, prove_free, set_attribute, set_console, set_override,
-    set_platform, start, stop, unbind, unload, wake,
+use crate::model::act::{Act, Attribute};
+use crate::model::plan::{Direction, Plan, Way};
+use crate::model::record::{Record, State, Taken, found_again};
+use crate::model::refusal::{Reason, Refusal};
+use crate::plan::steps::{
+    Steps, load, probe, prove_free, set_attribute, set_console, set_override, set_platform, start, stop, unbind,
+    unload, wake,
 };
-use crate::record::{Record, State, Taken};
-use crate::refusal::{Reason, Refusal};
-use crate::step::{Act, Attribute};
 use crate::uses;
 use crate::way_out::drm_holds_gpus;
 

@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 
 use crate::base::pci::{PciAddr, slots};
 use crate::base::text::join;
-use crate::config::{Doubt, Settings, WayOut};
 use crate::host::displays::{Framebuffer, Platform};
 use crate::host::functions::Function;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::{Snapshot, card, users_first};
 use crate::leave::{steps, taken_from};
-use crate::plan::{Direction, Plan, Way, found_again};
-use crate::record::{Owner, Record, Taken};
-use crate::refusal::{Reason, Refusal};
-use crate::{facts, uses};
+use crate::model::plan::{Direction, Plan, Way};
+use crate::model::record::{Owner, Record, Taken, found_again};
+use crate::model::refusal::{Reason, Refusal};
+use crate::settings::known_gpus;
+use crate::settings::values::{Doubt, Settings, WayOut};
+use crate::uses;
 
 /// The first driver that lets NVKMS and nvidia_drm drop a GPU when it is unbound (nvidia_modeset_remove in
 /// open-gpu-kernel-modules 590.44, kernel-open/nvidia/nv-pci.c). Before it, a GPU that nvidia_drm drives is in
@@ -180,7 +181,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let mut notes = judged.notes.clone();
     notes.extend(way_notes(&ground, way, &modules, earlier));
     notes.extend(displays.note(snapshot));
-    notes.extend(facts::notes(&settings.facts, snapshot, &addrs));
+    notes.extend(known_gpus::notes(&settings.facts, snapshot, &addrs));
     let (steps, awake) = steps(&ground, way, &modules, &judged, &displays, earlier, settings);
     Ok(Plan {
         direction: Direction::Out,

@@ -27,11 +27,11 @@ use crate::base::process::alive_in_group;
 use crate::base::program::PATH;
 use crate::base::root::Root;
 use crate::base::systemd;
-use crate::history::Entry;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
 use crate::kernel::ActError;
-use crate::step::Act;
+use crate::model::act::Act;
+use crate::state::history::Handoff;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
 pub const WORKER_ARG: &str = "__worker";
@@ -59,7 +59,7 @@ pub enum Request {
     /// Carry out an act.
     Act(Act),
     /// Add this to the history.
-    Remember(Entry),
+    Remember(Handoff),
 }
 
 /// What it answers.

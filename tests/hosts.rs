@@ -22,12 +22,12 @@ use std::path::Path;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::commands::{Shown, shown_text};
-use gpu_handoff::config::Settings;
 use gpu_handoff::host::snapshot::{self, Snapshot};
-use gpu_handoff::plan::Plan;
-use gpu_handoff::record::{Owner, Record};
+use gpu_handoff::model::act::Act;
+use gpu_handoff::model::plan::{Plan, Step};
+use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::report::{plan_text, status, status_text};
-use gpu_handoff::step::{Act, Step};
+use gpu_handoff::settings::values::Settings;
 use gpu_handoff::way_home;
 use gpu_handoff::way_out::{self, Wanted};
 

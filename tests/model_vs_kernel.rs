@@ -19,10 +19,11 @@ use common::calls::Errno;
 use common::hosts::add_consoles;
 use common::{End, Model, ProbeFault, Process, Session, addr, host};
 use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
-use gpu_handoff::config::Settings;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::kernel::Kernel as _;
-use gpu_handoff::record::{Ledger as _, Owner, Record};
+use gpu_handoff::model::record::{Owner, Record};
+use gpu_handoff::settings::values::Settings;
+use gpu_handoff::state::store::Ledger as _;
 use gpu_handoff::way_home;
 
 /// The process group of raw calls.

@@ -99,7 +99,7 @@ pub fn is_held(lock: &File) -> bool {
 ///
 /// # Errors
 /// A sentence that names the file and what may be wrong.
-pub fn vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Config, Unreadable> {
+pub fn read_vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Config, Unreadable> {
     let path = if is_node_name(migrated_from) {
         format!("{PVE}/nodes/{migrated_from}/qemu-server/{vmid}.conf")
     } else {
@@ -264,7 +264,7 @@ mod tests {
         }
         let vmid = "111".parse().unwrap();
         for (from, host) in [("", "01:00"), ("pve2", "02:00"), ("../../pve2", "01:00")] {
-            let read = vm_config(&root, vmid, from).unwrap();
+            let read = read_vm_config(&root, vmid, from).unwrap();
             assert_eq!(read.config.hostpci().next().unwrap().host, [host], "{from:?}");
         }
     }
@@ -274,16 +274,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
         let vmid = "111".parse().unwrap();
-        let text = vm_config(&root, vmid, "").unwrap_err().to_string();
+        let text = read_vm_config(&root, vmid, "").unwrap_err().to_string();
         assert!(text.contains("does pve-cluster.service run?"), "{text}");
         std::fs::create_dir_all(dir.path().join("etc/pve/qemu-server/111.conf")).unwrap();
-        let text = vm_config(&root, vmid, "").unwrap_err().to_string();
+        let text = read_vm_config(&root, vmid, "").unwrap_err().to_string();
         assert_eq!(
             text,
             "the config of VM 111 cannot be read: /etc/pve/qemu-server/111.conf: Is a directory (os error 21). Hint: \
              see 'systemctl status pve-cluster'"
         );
-        let text = vm_config(&root, "112".parse().unwrap(), "").unwrap_err().to_string();
+        let text = read_vm_config(&root, "112".parse().unwrap(), "")
+            .unwrap_err()
+            .to_string();
         assert!(text.ends_with("Hint: 'qm list' shows the VMs of this node"), "{text}");
     }
 }

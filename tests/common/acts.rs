@@ -5,8 +5,8 @@ use std::time::Duration;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::kernel::{ActError, Kernel};
-use gpu_handoff::refusal::Reason;
-use gpu_handoff::step::{Act, Attribute, Expect};
+use gpu_handoff::model::act::{Act, Attribute, Expect};
+use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::uses;
 
 use super::calls::{Answer, Errno};

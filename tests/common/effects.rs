@@ -8,7 +8,7 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::modules::Loadable;
 use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
-use gpu_handoff::step::{Act, Expect};
+use gpu_handoff::model::act::{Act, Expect};
 
 use super::calls::{Answer, Errno, Lock, Move, Twist};
 use super::state::{Generation, Model};

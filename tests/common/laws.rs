@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::plan::{Direction, Plan};
-use gpu_handoff::record::{Owner, Record};
-use gpu_handoff::step::{Act, Attribute};
+use gpu_handoff::model::act::{Act, Attribute};
+use gpu_handoff::model::plan::{Direction, Plan};
+use gpu_handoff::model::record::{Owner, Record};
 
 use super::before::State;
 use super::calls::{Call, Lock};

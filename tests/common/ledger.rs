@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::Mutex;
 
-use gpu_handoff::record::{Ledger, Owner, Record};
+use gpu_handoff::model::record::{Owner, Record};
+use gpu_handoff::state::store::Ledger;
 
 /// The records.
 #[derive(Debug, Default)]

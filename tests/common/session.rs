@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::config::{Reset, Settings};
 use gpu_handoff::exec::Run;
-use gpu_handoff::exit::Error;
 use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::kernel::{ActError, Kernel};
-use gpu_handoff::plan::{Direction, Plan};
-use gpu_handoff::record::{Owner, Record};
-use gpu_handoff::refusal::Refusal;
+use gpu_handoff::model::error::Error;
+use gpu_handoff::model::plan::{Direction, Plan};
+use gpu_handoff::model::record::{Owner, Record};
+use gpu_handoff::model::refusal::Refusal;
+use gpu_handoff::settings::values::{Reset, Settings};
 use gpu_handoff::way_home;
 use gpu_handoff::way_out::{self, Wanted};
 

@@ -8,7 +8,7 @@ use gpu_handoff::base::pci::{PciAddr, PciClass};
 use gpu_handoff::host::displays::{Console, Framebuffer};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::vms::RunningVm;
-use gpu_handoff::step::Act;
+use gpu_handoff::model::act::Act;
 
 use super::calls::{Answer, Call, Lock};
 use super::effects::Faults;

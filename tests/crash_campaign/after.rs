@@ -5,7 +5,7 @@ use std::fmt;
 use gpu_handoff::base::process::Process as Told;
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::vms::RunningVm;
-use gpu_handoff::record::{Owner, Record, State};
+use gpu_handoff::model::record::{Owner, Record, State};
 use gpu_handoff::recover::not_stranded;
 
 use crate::common::{End, Model, Process};

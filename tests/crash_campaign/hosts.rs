@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::config::WayOut;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::functions::VFIO_PCI;
-use gpu_handoff::plan::{Plan, Way};
-use gpu_handoff::record::Owner;
+use gpu_handoff::model::plan::{Plan, Way};
+use gpu_handoff::model::record::Owner;
+use gpu_handoff::settings::values::WayOut;
 
 use crate::asked::{Answer, Host, Kind, folders, requests};
 use crate::common::hosts::{add_card, add_consoles, add_persistenced};

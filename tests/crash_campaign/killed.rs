@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use gpu_handoff::step::Act;
+use gpu_handoff::model::act::Act;
 
 use crate::common::{End, Fault, Model, Session};
 use crate::hosts::Trip;

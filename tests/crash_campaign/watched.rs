@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gpu_handoff::base::process::Process as Told;
 use gpu_handoff::host::vms::RunningVm;
-use gpu_handoff::record::{Owner, Record};
+use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::watch::{Next, Seen, Watch};
 
 use crate::after::{Recovered, record, recover};

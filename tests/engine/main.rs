@@ -15,14 +15,14 @@ use common::hosts::{add_consoles, add_persistenced};
 use common::{End, Event, Fault, Model, ProbeFault, Process, Session, Twist, When, addr, host};
 use gpu_handoff::base::deadlines::Budgets;
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::config::WayOut;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::kernel::Kernel;
-use gpu_handoff::plan::{Plan, Way};
-use gpu_handoff::record::{Owner, Record, State};
-use gpu_handoff::refusal::Refusal;
-use gpu_handoff::step::Act;
+use gpu_handoff::model::act::Act;
+use gpu_handoff::model::plan::{Plan, Way};
+use gpu_handoff::model::record::{Owner, Record, State};
+use gpu_handoff::model::refusal::Refusal;
+use gpu_handoff::settings::values::WayOut;
 use gpu_handoff::way_home;
 
 fn plan_out(model: &mut Model, gpus: &[PciAddr]) -> Result<Plan, Refusal> {
@@ -455,7 +455,8 @@ fn who_comes_after_the_proof_wedges_the_gpu_until_it_lets_go() {
         let mut session = Session::new(&[addr(1, 0)]);
         session.settings.way = WayOut::Unbind;
         let plan = session.plan_out(&mut model).unwrap();
-        let unbind = |s: &gpu_handoff::step::Step| matches!(&s.act, Act::Unbind { driver, .. } if driver == "nvidia");
+        let unbind =
+            |s: &gpu_handoff::model::plan::Step| matches!(&s.act, Act::Unbind { driver, .. } if driver == "nvidia");
         let at = plan.steps.iter().position(unbind).unwrap();
         model.version = version.to_owned();
         let comes = Process::new(777, &[Node::Gpu(addr(1, 0))]);

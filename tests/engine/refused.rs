@@ -1,8 +1,8 @@
 //! What is refused, with the exact words where they matter to the reader.
 
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::plan::Way;
-use gpu_handoff::refusal::{Reason, Refusal};
+use gpu_handoff::model::plan::Way;
+use gpu_handoff::model::refusal::{Reason, Refusal};
 
 use crate::common::session::vm;
 use crate::common::{End, Model, Process, Session, addr, host};

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_handoff::config::Doubt;
-use gpu_handoff::record::{Record, State as Stage};
-use gpu_handoff::step::Act;
+use gpu_handoff::model::act::Act;
+use gpu_handoff::model::record::{Record, State as Stage};
+use gpu_handoff::settings::values::Doubt;
 
 use crate::common::calls::Move;
 use crate::common::modules::needs_first;

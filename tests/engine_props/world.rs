@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::config::{Doubt, Reset, Settings, WayOut};
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
+use gpu_handoff::settings::values::{Doubt, Reset, Settings, WayOut};
 use proptest::prelude::*;
 use proptest::sample::select;
 

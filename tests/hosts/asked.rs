@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::root::Root;
 use gpu_handoff::base::vmid::VmId;
-use gpu_handoff::config::Settings;
-use gpu_handoff::config_file;
 use gpu_handoff::devices::{self, Given};
 use gpu_handoff::host::modules;
 use gpu_handoff::host::snapshot::{self, Snapshot};
-use gpu_handoff::plan::Plan;
+use gpu_handoff::model::plan::Plan;
+use gpu_handoff::model::record::Owner;
+use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::proxmox::{container_config, files};
-use gpu_handoff::record::Owner;
-use gpu_handoff::refusal::{Reason, Refusal};
+use gpu_handoff::settings::file;
+use gpu_handoff::settings::values::Settings;
 use gpu_handoff::way_out::{self, Wanted};
 
 use crate::tree;
@@ -122,7 +122,7 @@ impl Host {
     /// As `gpu-handoff plan` does it, without a worker, and without records: nothing is away.
     pub fn answer(&self, request: &Request) -> Result<Answer, String> {
         let root = &self.root;
-        let settings = config_file::load(root, request.vm)?;
+        let settings = file::load(root, request.vm)?;
         let mut snapshot = snapshot::read(root, &[]).map_err(|e| e.to_string())?;
         let found = self.given(request, &snapshot);
         let (given, refused) = match found {
@@ -159,7 +159,7 @@ impl Host {
     fn given(&self, request: &Request, snapshot: &Snapshot) -> Result<Given, Reason> {
         let gpu = match (request.vm, &request.gpu) {
             (Some(vmid), _) => {
-                let config = files::vm_config(&self.root, vmid, "")?;
+                let config = files::read_vm_config(&self.root, vmid, "")?;
                 return Ok(devices::of_vm(vmid, &config, snapshot, &files::cluster(&self.root)?));
             }
             (None, Some(name)) => devices::named(name, snapshot)?,

@@ -3,8 +3,8 @@
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::snapshot::Snapshot;
-use gpu_handoff::plan::{Direction, Plan};
-use gpu_handoff::step::{Act, Attribute, Step};
+use gpu_handoff::model::act::{Act, Attribute};
+use gpu_handoff::model::plan::{Direction, Plan, Step};
 
 /// Wherever an act is an `earlier` one and another a `later` one for it, the earlier one comes first.
 pub struct Rule {

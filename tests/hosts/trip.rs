@@ -6,7 +6,8 @@ use gpu_handoff::host::displays::Framebuffer;
 use gpu_handoff::host::functions::{Function, VFIO_PCI};
 use gpu_handoff::host::modules::Module;
 use gpu_handoff::host::snapshot::Snapshot;
-use gpu_handoff::step::{Act, Attribute, Step};
+use gpu_handoff::model::act::{Act, Attribute};
+use gpu_handoff::model::plan::Step;
 
 /// The host after these steps. `origin` is what it was before anything left: which driver takes which function, and what
 /// uses which module.

@@ -5,8 +5,8 @@
 //! Source: qemu-server 9.2.6 and 8.4.10, PVE/QemuServer.pm (`$confdesc`) and the modules it takes formats from;
 //! formats without a place named here are those of PVE/JSONSchema.pm.
 
-use crate::proxmox::grammar::propstring::Check::{Bool, Integer, Like, Number, OneOf, Text};
-use crate::proxmox::grammar::propstring::{ANY, Check, Format, Prop, is_digits};
+use crate::proxmox::grammar::propstring::Check::{self, Bool, Integer, Like, Number, OneOf, Text};
+use crate::proxmox::grammar::propstring::{ANY, Format, Prop, is_digits};
 use crate::proxmox::grammar::values::{
     is_base64, is_boot_device, is_bridge, is_config_id, is_cpu_flags, is_disk_size, is_drive_file, is_host,
     is_id_override, is_ipv4, is_ipv4_config, is_ipv6, is_ipv6_config, is_mac, is_machine, is_number_set, is_phys_bits,

@@ -9,8 +9,8 @@ use crate::base::text::{foreign, join};
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::usb::{How, InUse};
+use crate::model::record::Owner;
 use crate::proxmox::unreadable::Unreadable;
-use crate::record::Owner;
 
 /// Why there is no plan: all reasons found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::files::replace;
 use crate::base::root::Root;
-use crate::base::text::millis;
 
 /// Where it is kept; 0700, for it names processes of containers.
 pub const DIR: &str = "/var/lib/gpu-handoff";
@@ -25,7 +24,7 @@ const LONGEST: usize = 512 << 10;
 
 /// One way out or home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct Handoff {
     /// When it began, seconds since 1970 (UTC).
     pub time: u64,
     /// In which boot (/proc/sys/kernel/random/boot_id).
@@ -60,7 +59,7 @@ pub struct Past {
 ///
 /// # Errors
 /// Those of writing.
-pub fn add(root: &Root, entry: &Entry) -> io::Result<()> {
+pub fn add(root: &Root, entry: &Handoff) -> io::Result<()> {
     let dir = root.path(DIR);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
     let path = dir.join(FILE);
@@ -89,7 +88,7 @@ fn shorten(path: &Path, longest: usize) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of reading, but "not there" is no entry.
-pub fn read(root: &Root) -> io::Result<Vec<Entry>> {
+pub fn read(root: &Root) -> io::Result<Vec<Handoff>> {
     let text = match root.text(format!("{DIR}/{FILE}")) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -101,57 +100,13 @@ pub fn read(root: &Root) -> io::Result<Vec<Entry>> {
         .collect())
 }
 
-/// The entries for people: one line each, with its acts where `acts` asks for them.
-pub fn text(entries: &[Entry], acts: bool) -> String {
-    if entries.is_empty() {
-        return "No handoff so far.\n".to_owned();
-    }
-    let mut text = String::new();
-    for entry in entries {
-        let to = if entry.direction == "out" {
-            "to vfio-pci"
-        } else {
-            "home"
-        };
-        text += &format!(
-            "{}  {}: {} {to}, {}: {}\n",
-            utc(entry.time),
-            entry.owner,
-            entry.cards.join(", "),
-            millis(std::time::Duration::from_millis(entry.took_ms)),
-            entry.outcome
-        );
-        for act in entry.acts.iter().filter(|_| acts) {
-            let took = millis(std::time::Duration::from_millis(act.took_ms));
-            let failed = act.error.as_ref().map_or(String::new(), |e| format!(": failed: {e}"));
-            text += &format!("    {:<60} {took:>8}{failed}\n", act.text);
-        }
-    }
-    text
-}
-
-/// Seconds since 1970 as a date and a time of day, by the rules of the Gregorian calendar.
-fn utc(time: u64) -> String {
-    let (days, seconds) = (time / 86_400, time % 86_400);
-    // Years that begin in March have the leap day as their last one; an era is 400 of them.
-    let day = days + 719_468;
-    let (era, of_era) = (day / 146_097, day % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (h, m, s) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    format!("{year}-{month:02}-{day:02} {h:02}:{m:02}:{s:02} UTC")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::history::text;
 
-    fn entry(time: u64) -> Entry {
-        Entry {
+    fn entry(time: u64) -> Handoff {
+        Handoff {
             time,
             boot_id: "boot".to_owned(),
             owner: "VM 111".to_owned(),
@@ -213,18 +168,6 @@ mod tests {
         fs::write(path, text).unwrap();
         add(&root, &entry(3)).unwrap();
         assert_eq!(read(&root).unwrap(), [entry(1), entry(3)]);
-    }
-
-    #[test]
-    fn times_are_dates() {
-        for (time, expected) in [
-            (0, "1970-01-01 00:00:00 UTC"),
-            (951_782_400, "2000-02-29 00:00:00 UTC"),
-            (1_709_251_199, "2024-02-29 23:59:59 UTC"),
-            (1_795_249_367, "2026-11-21 08:22:47 UTC"),
-        ] {
-            assert_eq!(utc(time), expected);
-        }
     }
 
     #[test]

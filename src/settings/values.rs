@@ -1,4 +1,4 @@
-//! The settings: what there is to set, each key's value and its default. Where they are read is [`crate::config_file`].
+//! The settings: what there is to set, each key's value and its default. Where they are read is [`crate::settings::file`].
 //!
 //! The way home never depends on them: the record of a handoff keeps what was in force.
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::DeValue;
 
 use crate::base::deadlines::Budgets;
-use crate::facts::{self, Fact};
+use crate::settings::known_gpus::{self, Fact};
 
 /// Longest deadline that can be set, seconds: a day, so that a typing error is not "for ever".
 const LONGEST: u64 = 86_400;
@@ -96,7 +96,7 @@ impl Choice for Doubt {
 /// How a GPU may be reset while it is away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reset {
-    /// As the kernel has it, or as [`crate::facts`] knows better.
+    /// As the kernel has it, or as [`crate::settings::known_gpus`] knows better.
     Auto,
     /// We never ask for a reset ourselves, and change nothing about those of VFIO.
     Never,
@@ -168,7 +168,7 @@ impl Default for Settings {
             way: WayOut::Auto,
             doubt: Doubt::Refuse,
             reset: Reset::Auto,
-            facts: facts::known(),
+            facts: known_gpus::known(),
             origins: BTreeMap::new(),
         }
     }

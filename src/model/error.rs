@@ -1,11 +1,11 @@
 //! How a run ends: the exit codes, and the one error type whose text the administrator reads.
 //!
-//! Not for control flow inside a run: a plan that refuses is a value ([`crate::refusal::Refusal`]), an act that
+//! Not for control flow inside a run: a plan that refuses is a value ([`crate::model::refusal::Refusal`]), an act that
 //! fails is a value ([`crate::kernel::ActError`]); they become an [`Error`] once, at the end.
 
 use std::process::ExitCode;
 
-use crate::refusal::Refusal;
+use crate::model::refusal::Refusal;
 
 /// The exit codes, each one of the ends a run can have. Documented in the README and the man page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,4 +122,9 @@ impl Error {
             Error::Overdue { .. } => Exit::Overdue,
         }
     }
+}
+
+/// An error and its causes on one line.
+pub fn chain(error: crate::model::error::Error) -> String {
+    format!("{:#}", anyhow::Error::new(error))
 }

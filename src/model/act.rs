@@ -4,7 +4,6 @@
 //! keeps. How an act is carried out is written in [`crate::worker`].
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -161,26 +160,6 @@ pub enum Expect {
     Driver(PciAddr, Option<String>),
     /// The function is bound to some driver, and not to vfio-pci.
     HostDriver(PciAddr),
-}
-
-/// An act of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// What is done.
-    pub act: Act,
-    /// How long it may take before it is left behind.
-    pub deadline: Duration,
-    /// The acts that take it back, in order.
-    pub inverse: Vec<Act>,
-    /// What is tried, one after the other, where the act fails: each a way to what the act should have led to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rungs: Vec<Vec<Act>>,
-    /// The first function of the card it is for, where it may be done beside what is done for other cards.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub card: Option<PciAddr>,
-    /// A failure is said and changes nothing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub soft: bool,
 }
 
 impl Act {

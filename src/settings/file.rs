@@ -20,8 +20,8 @@ use toml::de::{DeTable, DeValue};
 use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
-use crate::config::{KEYS, Reset, Settings};
-use crate::facts::Fact;
+use crate::settings::known_gpus::Fact;
+use crate::settings::values::{KEYS, Reset, Settings};
 
 /// The directory of our settings.
 const DIR: &str = "/etc/gpu-handoff";
@@ -117,7 +117,7 @@ impl<'a> File<'a> {
         Ok(())
     }
 
-    /// A `[[device]]` section: one more row of [`crate::facts`].
+    /// A `[[device]]` section: one more row of [`crate::settings::known_gpus`].
     fn device(&self, section: &Spanned<DeValue<'a>>) -> Result<Fact, String> {
         const DEVICE_KEYS: [&str; 4] = ["ids", "note", "reset", "d3cold"];
         let start = section.span().start;
@@ -228,8 +228,8 @@ mod tests {
 
     use std::time::Duration;
 
-    use crate::config::OnBackup;
-    use crate::facts;
+    use crate::settings::known_gpus;
+    use crate::settings::values::OnBackup;
     fn load_files(files: &[(&str, &str)], vmid: Option<&str>) -> Result<Settings, String> {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("etc/gpu-handoff");
@@ -292,7 +292,7 @@ mod tests {
             d3cold: Some(false),
         };
         assert_eq!(settings.facts.last(), Some(&mine));
-        assert_eq!(settings.facts.len(), facts::known().len() + 1);
+        assert_eq!(settings.facts.len(), known_gpus::known().len() + 1);
     }
 
     #[test]

@@ -1,0 +1,10 @@
+//! What a handoff is made of, as data: acts, plans, records, reasons to refuse, how a run ends.
+//!
+//! Pure: nothing here reads the host, writes a file or says anything. What decides is [`crate::plan`], what acts is
+//! [`crate::execute`].
+
+pub mod act; // the vocabulary of a plan
+pub mod error; // exit codes and the error the administrator reads
+pub mod plan; // what a plan is
+pub mod record; // what was taken from where
+pub mod refusal; // every reason why not

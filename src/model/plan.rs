@@ -1,0 +1,123 @@
+//! The plan: which acts, in which order. Made by [`crate::way_out`] and [`crate::way_home`], carried out by
+//! [`crate::exec`].
+//!
+//! ```text
+//! out   vfio-pci there -> overrides set -> .3 .2 .1 unbound -> .0 let go -> all bound to vfio-pci
+//!       .0 is let go by unloading the driver's modules (all its GPUs leave; the kernel itself refuses if
+//!       anybody is left) or by unbind (some GPUs stay)
+//! home  .0 first: override := original driver -> unbound from vfio-pci -> module loaded -> probed ->
+//!       override as it was; then .1 .2 .3; then the modules that were loaded beside it
+//! ```
+//!
+//! The override is set before anything is let go: whatever loads a module meanwhile cannot take the card.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::deadlines::Budgets;
+use crate::base::pci::PciAddr;
+use crate::host::displays::Platform;
+use crate::model::act::Act;
+use crate::model::record::{Owner, Taken};
+
+/// How the GPUs leave their host driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// The driver's modules are unloaded: all its GPUs leave.
+    Unload,
+    /// Each GPU is unbound: others stay.
+    Unbind,
+    /// Nothing has to leave a driver.
+    AlreadyThere,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Way::Unload => "unload",
+            Way::Unbind => "unbind",
+            Way::AlreadyThere => "already there",
+        })
+    }
+}
+
+/// Where a plan leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// From the host to vfio-pci.
+    Out,
+    /// From vfio-pci to the host.
+    Home,
+}
+
+/// What will be done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Where it leads.
+    pub direction: Direction,
+    /// Whose handoff it is.
+    pub owner: Owner,
+    /// The cards, by slot.
+    pub cards: Vec<String>,
+    /// How the GPUs leave.
+    pub way: Way,
+    /// What is taken (out) or given back (home).
+    pub taken: Vec<Taken>,
+    /// Modules that are loaded again at home, in the order of unloading.
+    pub modules: Vec<String>,
+    /// Units that are stopped (out) or started again (home).
+    pub units: Vec<String>,
+    /// Console drivers that are taken off a framebuffer of the card (out) or given back (home).
+    pub consoles: Vec<String>,
+    /// Firmware framebuffers that are detached (out) or attached again (home).
+    pub platforms: Vec<Platform>,
+    /// Bridges that may not sleep meanwhile, and may again afterwards.
+    pub awake: Vec<PciAddr>,
+    /// Taken functions that are not there any more, or have fallen off the bus, in words (home).
+    pub missing: Vec<(PciAddr, String)>,
+    /// The acts, in order.
+    pub steps: Vec<Step>,
+    /// What else the reader should know.
+    pub notes: Vec<String>,
+}
+
+/// How long an act may take.
+pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
+    match act {
+        Act::LoadModule { .. } => budgets.load,
+        Act::UnloadModule { .. } => budgets.unload + budgets.unload_per_gpu * gpus,
+        Act::SetOverride { .. } | Act::SetAttribute { .. } | Act::SetConsole { .. } | Act::SetPlatform { .. } => {
+            budgets.attribute
+        }
+        Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
+        Act::ProveFree { .. } => budgets.look,
+        Act::Verify { .. } => budgets.verify,
+        Act::Reset { .. } => budgets.reset,
+        // A rescan probes what it finds.
+        Act::Unbind { .. } | Act::Probe { .. } | Act::Remove { .. } | Act::Rescan { .. } => budgets.bind,
+    }
+}
+
+/// An act of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What is done.
+    pub act: Act,
+    /// How long it may take before it is left behind.
+    pub deadline: Duration,
+    /// The acts that take it back, in order.
+    pub inverse: Vec<Act>,
+    /// What is tried, one after the other, where the act fails: each a way to what the act should have led to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rungs: Vec<Vec<Act>>,
+    /// The first function of the card it is for, where it may be done beside what is done for other cards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<PciAddr>,
+    /// A failure is said and changes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub soft: bool,
+}

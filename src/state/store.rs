@@ -1,0 +1,216 @@
+//! The records on disk, and the lock that whoever acts on the host holds.
+//!
+//! What a record says is [`crate::model::record`]'s.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::base::files::replace;
+use crate::base::wait::poll_readable;
+use crate::model::record::{Owner, Record, VERSION};
+
+/// Where records and the lock live.
+pub const DIR: &str = "/run/gpu-handoff";
+
+/// A file among the records that is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableRecord {
+    /// The file.
+    file: PathBuf,
+    /// What is wrong with it.
+    why: String,
+}
+
+impl fmt::Display for UnreadableRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the record {} is not used: {}. Hint: bring its GPU home with 'gpu-handoff to_nvidia', which infers the \
+             drivers, and remove the file",
+            self.file.display(),
+            self.why
+        )
+    }
+}
+
+impl UnreadableRecord {
+    /// Whether it is in the place of this owner's record.
+    pub fn is_of(&self, owner: Owner) -> bool {
+        self.file.file_name().is_some_and(|name| *name == *file_name(owner))
+    }
+}
+
+/// The directory of records.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) dir: PathBuf,
+}
+
+/// The host-wide lock, held. Dropping it lets the next run in.
+#[derive(Debug)]
+pub struct Guard {
+    store: Store,
+    _lock: File,
+}
+
+/// Why the lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another run held it all the time; the text is what that run wrote of itself.
+    #[error("held by {0}")]
+    Held(String),
+    /// The directory or the file could not be made or opened.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Store {
+    /// Records in this directory; [`DIR`] in a real run.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Store { dir: dir.into() }
+    }
+
+    /// Waits for the host-wide lock. `who` is what others are told of us.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] after `within`.
+    pub fn lock(&self, who: &str, within: Duration) -> Result<Guard, LockError> {
+        self.lock_with(who, within, |fd, within| poll_readable(&[fd], within) == [true])
+    }
+
+    /// As [`Store::lock`], with a wait of the caller's: it is given a descriptor that becomes readable when the lock is
+    /// had, and says whether it has.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] where the wait ends without the lock.
+    pub fn lock_with(
+        &self,
+        who: &str,
+        within: Duration,
+        wait: impl FnOnce(BorrowedFd<'_>, Duration) -> bool,
+    ) -> Result<Guard, LockError> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let path = self.dir.join("lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        // flock has no deadline of its own. A thread that is still waiting when we give up ends with the process;
+        // if it gets the lock after all, nobody receives the file and dropping it lets go.
+        let (sender, receiver) = mpsc::channel();
+        let (had, tell) = io::pipe()?;
+        std::thread::spawn(move || {
+            let locked = file.lock().map(|()| file);
+            let _ = sender.send(locked);
+            drop(tell);
+        });
+        wait(had.as_fd(), within);
+        match receiver.try_recv() {
+            Ok(locked) => {
+                let mut lock = locked?;
+                lock.set_len(0)?;
+                lock.write_all(format!("{who} (pid {})\n", std::process::id()).as_bytes())?;
+                Ok(Guard {
+                    store: self.clone(),
+                    _lock: lock,
+                })
+            }
+            Err(_) => {
+                let who = fs::read_to_string(&path).unwrap_or_default();
+                let who = who.trim();
+                Err(LockError::Held(
+                    if who.is_empty() { "another run" } else { who }.to_owned(),
+                ))
+            }
+        }
+    }
+
+    /// All records, and each file that is none.
+    ///
+    /// # Errors
+    /// Where the directory is there and cannot be listed.
+    pub fn load(&self) -> io::Result<(Vec<Record>, Vec<UnreadableRecord>)> {
+        let (mut records, mut problems) = (Vec::new(), Vec::new());
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((records, problems)),
+            Err(e) => return Err(e),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            match read_record(&path) {
+                Ok(record) => records.push(record),
+                Err(why) => problems.push(UnreadableRecord { file: path, why }),
+            }
+        }
+        records.sort_by_key(|r| match r.owner {
+            Owner::Vm(vmid) => format!("{:09}", vmid.get()),
+            Owner::ByHand(gpu) => gpu.to_string(),
+        });
+        Ok((records, problems))
+    }
+
+    fn file(&self, owner: Owner) -> PathBuf {
+        self.dir.join(file_name(owner))
+    }
+}
+
+fn file_name(owner: Owner) -> String {
+    match owner {
+        Owner::Vm(vmid) => format!("vm-{vmid}.json"),
+        Owner::ByHand(gpu) => format!("by-hand-{gpu}.json"),
+    }
+}
+
+fn read_record(path: &Path) -> Result<Record, String> {
+    let bytes = fs::read(path).map_err(|e| e.to_string())?;
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(VERSION) => {}
+        Some(version) => return Err(format!("it has version {version}, this program writes {VERSION}")),
+        None => return Err("it has no version".to_owned()),
+    }
+    serde_json::from_value(value).map_err(|e| e.to_string())
+}
+
+/// Where an executor keeps its record.
+pub trait Ledger {
+    /// Writes a record in the place of the owner's earlier one; readers see the old one or the new one.
+    ///
+    /// # Errors
+    /// Any error of writing; the earlier record is then still there.
+    fn save(&self, record: &Record) -> io::Result<()>;
+
+    /// Removes the owner's record: everything is home.
+    ///
+    /// # Errors
+    /// Any error but "not there".
+    fn remove(&self, owner: Owner) -> io::Result<()>;
+}
+
+impl Ledger for Guard {
+    fn save(&self, record: &Record) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(record)?;
+        text.push(b'\n');
+        replace(&self.store.file(record.owner), &text)
+    }
+
+    fn remove(&self, owner: Owner) -> io::Result<()> {
+        match fs::remove_file(self.store.file(owner)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
