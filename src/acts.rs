@@ -18,8 +18,8 @@ use crate::host::{modules, snapshot};
 use crate::kernel::ActError;
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::Reason;
+use crate::plan::users;
 use crate::state::history;
-use crate::uses;
 use crate::worker::{Reply, Request};
 
 /// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
@@ -190,8 +190,8 @@ fn prove_free(root: &Root, addrs: &[PciAddr], despite: &[i32]) -> Result<Option<
     loop {
         let snapshot = snapshot::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
         let looked = now();
-        let mut reasons = uses::use_of(&snapshot, addrs);
-        reasons.extend(uses::drm_holds(&snapshot, addrs));
+        let mut reasons = users::use_of(&snapshot, addrs);
+        reasons.extend(users::drm_holds(&snapshot, addrs));
         let mut pids = Vec::new();
         for reason in &reasons {
             match reason {

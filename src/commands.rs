@@ -12,20 +12,19 @@ use crate::base::systemd;
 use crate::base::text::join;
 use crate::cli::{Cli, Command, Side, Target};
 use crate::context::{Host, must_be_root};
-use crate::devices::{self, Entry, Given};
 use crate::host::snapshot::Snapshot;
 use crate::kernel::Kernel;
 use crate::model::error::Error;
 use crate::model::plan::Plan;
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
-use crate::output;
-use crate::phases::lent_by_hand;
+use crate::plan::inferred;
+use crate::plan::selection::{self, Given, HostpciEntry, lent_by_hand};
 use crate::proxmox::container_config::GpuContainer;
 use crate::proxmox::files;
 use crate::report::{self, out};
 use crate::state::history;
-use crate::{recover, watch, way_home};
+use crate::{output, recover, watch};
 
 /// Runs a command.
 ///
@@ -80,10 +79,10 @@ fn given(host: &Host, target: &Target, snapshot: &Snapshot) -> Result<Given, Err
     let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     let gpu = match (&target.vm, &target.gpu, variable("GPU_PCI")) {
         (Some(vmid), ..) => return host.devices_of(*vmid, &host.vm_config(*vmid)?, snapshot),
-        (None, Some(name), _) => devices::named(name, snapshot),
-        (None, None, Some(name)) => devices::named(&name, snapshot)
-            .and_then(|gpu| devices::has_audio(gpu, variable("GPU_AUDIO_PCI").as_deref(), snapshot)),
-        (None, None, None) => devices::only(snapshot),
+        (None, Some(name), _) => selection::named(name, snapshot),
+        (None, None, Some(name)) => selection::named(&name, snapshot)
+            .and_then(|gpu| selection::has_audio(gpu, variable("GPU_AUDIO_PCI").as_deref(), snapshot)),
+        (None, None, None) => selection::only(snapshot),
     };
     Ok(Given {
         gpus: vec![gpu.map_err(Refusal::from)?],
@@ -109,7 +108,7 @@ fn some_gpus(target: &Target, given: &Given) -> Result<(), Error> {
 #[derive(Debug, Serialize)]
 pub struct Shown<'a> {
     /// The VM's entries, where a VM was named.
-    pub entries: &'a [Entry],
+    pub entries: &'a [HostpciEntry],
     /// The VM is a template.
     pub template: bool,
     /// What would be done; None: nothing, or it is refused.
@@ -257,7 +256,7 @@ fn to_nvidia(host: &mut Host, cli: &Cli, target: &Target) -> Result<(), Error> {
             );
             let mut empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
             empty.rest(State::Away); // nobody's run that was broken off
-            way_home::inferred(&snapshot, &gpus, empty)
+            inferred::inferred(&snapshot, &gpus, empty)
         }
     };
     if let Owner::Vm(vmid) = record.owner

@@ -13,13 +13,13 @@ use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::millis;
 use crate::base::vmid::VmId;
-use crate::devices::{self, Given};
 use crate::host::snapshot::Snapshot;
 use crate::kernel::{ActError, Kernel};
 use crate::linux::Linux;
 use crate::model::error::Error;
 use crate::model::record::Record;
 use crate::model::refusal::{Reason, Refusal};
+use crate::plan::selection::{self, Given};
 use crate::proxmox::files;
 use crate::settings::file;
 use crate::settings::values::Settings;
@@ -255,7 +255,7 @@ impl Host {
     /// A refusal, where a file of Proxmox cannot be read.
     pub fn devices_of(&self, vmid: VmId, read: &files::Config, snapshot: &Snapshot) -> Result<Given, Error> {
         let cluster = files::cluster(&self.root).map_err(Refusal::from)?;
-        Ok(devices::of_vm(vmid, read, snapshot, &cluster))
+        Ok(selection::of_vm(vmid, read, snapshot, &cluster))
     }
 }
 

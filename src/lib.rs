@@ -19,14 +19,6 @@ pub mod watch; // nobody to call back
 pub mod context; // what every run has at hand
 pub mod run; // what every run does
 
-pub mod devices; // which devices are meant
-
-pub mod uses; // who speaks against taking a GPU
-
-pub mod way_out; // snapshot -> a plan to vfio-pci, or a refusal
-pub mod leave; // its acts, in their order
-pub mod way_home; // record and snapshot -> steps to the host
-
 pub mod kernel; // the interface to the host
 pub mod rounds; // what is done at once
 pub mod exec; // steps -> acts, with undo

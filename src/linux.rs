@@ -21,8 +21,8 @@ use crate::host::snapshot::Snapshot;
 use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::model::act::Act;
 use crate::model::refusal::{Reason, describe};
+use crate::plan::users;
 use crate::state::history::{Handoff, Past};
-use crate::uses;
 use crate::worker::{Reply, Request, Worker};
 
 /// How long looking at what is stuck may take.
@@ -372,7 +372,7 @@ impl Kernel for Linux {
         let stack: String = stacks.collect();
         let mut holders = Vec::new();
         if let Ok(snapshot) = self.look(addrs, AUTOPSY_WITHIN) {
-            for reason in uses::use_of(&snapshot, addrs) {
+            for reason in users::use_of(&snapshot, addrs) {
                 match &reason {
                     Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => holders.push(describe(holder)),
                     _ => {}

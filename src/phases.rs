@@ -26,10 +26,11 @@ use crate::kernel::Kernel;
 use crate::model::error::Error;
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
+use crate::plan::selection::lent_by_hand;
+use crate::plan::{home, inferred, users};
 use crate::proxmox::files;
 use crate::settings::values::OnBackup;
 use crate::state::store::{Guard, Ledger};
-use crate::{uses, way_home};
 
 /// Runs a phase.
 ///
@@ -111,18 +112,6 @@ fn refused(backup: bool, mut refusal: Refusal) -> Error {
     refusal.into()
 }
 
-/// The GPUs, if all of them were taken by hand and are on vfio-pci: a VM that starts on them leaves them so.
-pub fn lent_by_hand(records: &[Record], snapshot: &Snapshot, gpus: &[PciAddr]) -> Option<String> {
-    let lent = !gpus.is_empty()
-        && gpus.iter().all(|gpu| {
-            let by_hand = records
-                .iter()
-                .any(|r| matches!(r.owner, Owner::ByHand(_)) && r.has(*gpu));
-            by_hand && is_on_vfio(snapshot, *gpu)
-        });
-    lent.then(|| join(gpus))
-}
-
 /// Compares what Proxmox chose with what pre-start handed over. It never fails the start: QEMU runs already.
 fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
@@ -181,7 +170,7 @@ fn adopt(vmid: VmId, snapshot: &Snapshot, reserved: &[PciAddr], record: &mut Rec
             "VM {vmid} post-start: Proxmox took {} off the host itself; its drivers are inferred from what it is",
             join(&strangers)
         );
-        *record = way_home::inferred(snapshot, &strangers, record.clone());
+        *record = inferred::inferred(snapshot, &strangers, record.clone());
     }
 }
 
@@ -225,7 +214,7 @@ fn partly_home(
     let mut rest = record.clone();
     rest.taken.retain(|t| !goes(t.addr));
     rest.state = State::Away;
-    let plan = way_home::plan(snapshot, &part)?;
+    let plan = home::plan(snapshot, &part)?;
     host.execute(guard, record.clone(), Some(rest), &plan, end)
 }
 
@@ -276,7 +265,7 @@ fn await_vfio(host: &mut Host, owner: Owner, end: Duration) -> Result<(), Error>
         let addrs = record.taken.iter().map(|t| t.addr);
         let on_vfio: Vec<PciAddr> = addrs.filter(|a| is_on_vfio(&snapshot, *a)).collect();
         let mut pids = Vec::new();
-        for reason in uses::use_of(&snapshot, &on_vfio) {
+        for reason in users::use_of(&snapshot, &on_vfio) {
             match &reason {
                 Reason::Held { holder, .. } | Reason::Ending(holder) if !is_another_vm(&holder.belongs_to, owner) => {
                     pids.push(holder.pid);

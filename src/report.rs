@@ -8,12 +8,12 @@ use std::io::{self, Write};
 use serde::{Serialize, Serializer};
 
 use crate::base::text::{foreign, join};
-use crate::devices::Entry;
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
 use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Owner, Record};
-use crate::uses::use_of;
+use crate::plan::selection::HostpciEntry;
+use crate::plan::users::use_of;
 
 /// Writes a result to stdout. A closed pipe is the reader's decision, not an error.
 ///
@@ -28,7 +28,7 @@ pub fn out(text: &str) -> io::Result<()> {
 }
 
 /// A hostpci entry as `plan` shows it: what it says, what it means, what becomes of it.
-pub fn entry_text(entry: &Entry) -> String {
+pub fn entry_text(entry: &HostpciEntry) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}: {}", entry.key, foreign(&entry.value));
     for (n, alternative) in (1..).zip(&entry.alternatives) {

@@ -14,7 +14,6 @@ use crate::base::systemd;
 use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
 use crate::context::Host;
-use crate::devices::Given;
 use crate::exec::Run;
 use crate::host::snapshot::Snapshot;
 use crate::kernel::Kernel;
@@ -22,11 +21,12 @@ use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::Refusal;
+use crate::plan::home;
+use crate::plan::out::{self, Wanted};
+use crate::plan::selection::Given;
 use crate::settings::values::Reset;
 use crate::state::history;
 use crate::state::store::Guard;
-use crate::way_home;
-use crate::way_out::{self, Wanted};
 
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
 const HOLDER_POLL: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ impl Host {
         given: &Given,
     ) -> Result<Result<Plan, Refusal>, Error> {
         let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
-        let needed = way_out::needed(&snapshot, &given.gpus, &functions, &self.settings);
+        let needed = out::needed(&snapshot, &given.gpus, &functions, &self.settings);
         let answers = self.kernel.loadable(&needed, self.budgets.look);
         snapshot.loadable = answers.map_err(|e| Error::Io {
             what: "modprobe could not be asked for the driver's modules".to_owned(),
@@ -55,7 +55,7 @@ impl Host {
             gpus: &given.gpus,
             given: &functions,
         };
-        Ok(way_out::plan(&snapshot, wanted, records, &self.settings))
+        Ok(out::plan(&snapshot, wanted, records, &self.settings))
     }
 
     /// The way out, from the plan to the end. Where it failed, was undone, and the host is not what the plan was made for
@@ -199,7 +199,7 @@ impl Host {
         say_broken_off(record);
         loop {
             let snapshot = self.look(records)?;
-            let refusal = match way_home::plan(&snapshot, record) {
+            let refusal = match home::plan(&snapshot, record) {
                 Ok(plan) => return Ok(plan),
                 Err(refusal) => refusal,
             };

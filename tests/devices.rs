@@ -6,8 +6,8 @@ mod common;
 
 use common::{Device, Model, addr, host};
 use gpu_handoff::base::process::Process;
-use gpu_handoff::devices::{self, Given};
 use gpu_handoff::host::vms::RunningVm;
+use gpu_handoff::plan::selection::{self, Given};
 use gpu_handoff::proxmox::files::{Cluster, Config};
 use gpu_handoff::proxmox::grammar::generation::Generation;
 use gpu_handoff::proxmox::mappings::Mappings;
@@ -32,7 +32,7 @@ fn given(model: &Model, conf: &str, mappings: &str, reservations: &str) -> Given
         reservations: Reservations::parse(reservations.as_bytes()),
         now: 1000,
     };
-    devices::of_vm("111".parse().unwrap(), &read, &model.snapshot(&[]), &cluster)
+    selection::of_vm("111".parse().unwrap(), &read, &model.snapshot(&[]), &cluster)
 }
 
 fn refused(given: &Given) -> String {

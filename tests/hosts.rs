@@ -26,10 +26,10 @@ use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::{Plan, Step};
 use gpu_handoff::model::record::{Owner, Record};
+use gpu_handoff::plan::home;
+use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::report::{plan_text, status, status_text};
 use gpu_handoff::settings::values::Settings;
-use gpu_handoff::way_home;
-use gpu_handoff::way_out::{self, Wanted};
 
 use asked::{Answer, Host, Kind, folders, request, requests};
 
@@ -102,7 +102,7 @@ fn a_wrong_order_and_a_forgotten_act_are_seen() {
     assert!(error.starts_with("0000:0b:00.0: bind to vfio-pci: "), "{error}");
 
     let away = trip::follow(&before, &before, &plan.steps).unwrap();
-    let home = way_home::plan(&away, &record_of(&plan)).unwrap();
+    let home = home::plan(&away, &record_of(&plan)).unwrap();
     let back = trip::follow(&away, &before, &home.steps).unwrap();
     assert_eq!(trip::same(&before, &back), Ok(()));
     for (act, error) in [
@@ -142,12 +142,12 @@ fn all_plans() -> Vec<Plan> {
                     gpus: &given.gpus,
                     given: &functions,
                 };
-                let Ok(plan) = way_out::plan(&before, wanted, &[], settings) else {
+                let Ok(plan) = out::plan(&before, wanted, &[], settings) else {
                     continue;
                 };
                 let mut away = trip::follow(&before, &before, &plan.steps).unwrap();
                 away.holders.clear();
-                plans.push(way_home::plan(&away, &record_of(&plan)).unwrap());
+                plans.push(home::plan(&away, &record_of(&plan)).unwrap());
                 plans.push(plan);
             }
         }
@@ -199,7 +199,7 @@ fn there_and_home(before: &Snapshot, plan: &Plan) -> Result<(), String> {
     if let Some(left) = left {
         return Err(format!("{} is not on vfio-pci", left.addr));
     }
-    let home = way_home::plan(&away, &record_of(plan)).map_err(|e| e.to_string())?;
+    let home = home::plan(&away, &record_of(plan)).map_err(|e| e.to_string())?;
     let back = trip::follow(&away, before, &home.steps)?;
     trip::same(before, &back)
 }
@@ -267,7 +267,7 @@ fn texts(folder: &Path) -> Result<Vec<(&'static str, String)>, String> {
         plan += &match (&request.kind, &answer.outcome) {
             (Kind::Home, Some(Ok(out))) => {
                 let away = trip::follow(&answer.snapshot, &answer.snapshot, &out.steps)?;
-                let home = way_home::plan(&away, &record_of(out));
+                let home = home::plan(&away, &record_of(out));
                 let text = home.map_or_else(|e| format!("Refused: {e}\n"), |h| plan_text(&h));
                 format!("== home again, after {}\n{text}", request.command)
             }

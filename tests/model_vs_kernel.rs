@@ -22,9 +22,9 @@ use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::kernel::Kernel as _;
 use gpu_handoff::model::record::{Owner, Record};
+use gpu_handoff::plan::inferred;
 use gpu_handoff::settings::values::Settings;
 use gpu_handoff::state::store::Ledger as _;
-use gpu_handoff::way_home;
 
 /// The process group of raw calls.
 const RAW: u32 = 1;
@@ -141,7 +141,7 @@ fn home(session: &Session, model: &mut Model) -> End {
     if !known {
         let snapshot = model.look(&[], settings.budgets.look).unwrap();
         let empty = Record::new(session.owner, "boot".to_owned(), settings.budgets.clone());
-        let record = way_home::inferred(&snapshot, &session.gpus, empty);
+        let record = inferred::inferred(&snapshot, &session.gpus, empty);
         model.ledger.get_or_insert_default().put(record);
     }
     let end = session.home(model);

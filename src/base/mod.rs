@@ -13,4 +13,4 @@ pub mod root; // files of the host below a root
 pub mod systemd; // what systemd is asked
 pub mod text; // text for people
 pub mod vmid; // the number of a VM or container
-pub mod wait; // pidfds, and waiting for descriptors
+pub mod wait;

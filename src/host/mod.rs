@@ -12,4 +12,4 @@ pub mod nodes; // the device nodes of each GPU
 pub mod nvidia; // NVIDIA's driver
 pub mod snapshot; // all of it in one value
 pub mod usb; // what hangs below a card's USB controller
-pub mod vms; // the VMs that run
+pub mod vms;

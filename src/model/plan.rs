@@ -1,4 +1,4 @@
-//! The plan: which acts, in which order. Made by [`crate::way_out`] and [`crate::way_home`], carried out by
+//! The plan: which acts, in which order. Made by [`crate::plan::out`] and [`crate::plan::home`], carried out by
 //! [`crate::exec`].
 //!
 //! ```text

@@ -269,12 +269,11 @@ pub(crate) fn found_again(record: &Record, addr: PciAddr) -> Option<Act> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::store::Ledger;
-    use std::time::Duration;
 
     use std::fs;
+    use std::time::Duration;
 
-    use crate::state::store::Store;
+    use crate::state::store::{Ledger, Store};
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path().join("run"));

@@ -7,7 +7,7 @@ use gpu_handoff::host::nodes::Node;
 use gpu_handoff::kernel::{ActError, Kernel};
 use gpu_handoff::model::act::{Act, Attribute, Expect};
 use gpu_handoff::model::refusal::Reason;
-use gpu_handoff::uses;
+use gpu_handoff::plan::users;
 
 use super::calls::{Answer, Errno};
 use super::state::{Device, Model, Process, Stage};
@@ -40,8 +40,8 @@ impl Model {
         loop {
             let mut looked = self.uses();
             self.look_at_modules(&mut looked);
-            let mut reasons = uses::use_of(&looked, addrs);
-            reasons.extend(uses::drm_holds(&looked, addrs));
+            let mut reasons = users::use_of(&looked, addrs);
+            reasons.extend(users::drm_holds(&looked, addrs));
             let mut pids = Vec::new();
             for reason in &reasons {
                 match reason {

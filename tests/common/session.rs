@@ -14,9 +14,9 @@ use gpu_handoff::model::error::Error;
 use gpu_handoff::model::plan::{Direction, Plan};
 use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::model::refusal::Refusal;
+use gpu_handoff::plan::home;
+use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::settings::values::{Reset, Settings};
-use gpu_handoff::way_home;
-use gpu_handoff::way_out::{self, Wanted};
 
 use super::effects::Killed;
 use super::ledger::MemLedger;
@@ -108,9 +108,9 @@ impl Session {
     }
 
     fn judge(&self, model: &mut Model, mut snapshot: Snapshot, records: &[Record]) -> Result<Plan, Refusal> {
-        let needed = way_out::needed(&snapshot, &self.gpus, &self.given, &self.settings);
+        let needed = out::needed(&snapshot, &self.gpus, &self.given, &self.settings);
         snapshot.loadable = model.what_modprobe_says(&needed);
-        way_out::plan(&snapshot, self.wanted(), records, &self.settings)
+        out::plan(&snapshot, self.wanted(), records, &self.settings)
     }
 
     /// The way out, from the look to the end.
@@ -199,7 +199,7 @@ impl Session {
                 Ok(snapshot) => snapshot,
                 Err(end) => return end,
             };
-            match way_home::plan(&snapshot, &record) {
+            match home::plan(&snapshot, &record) {
                 Ok(plan) => return self.execute(model, record, None, &plan, end),
                 Err(refusal) => {
                     let left = end.saturating_sub(model.time);

@@ -22,8 +22,8 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::{Plan, Way};
 use gpu_handoff::model::record::{Owner, Record, State};
 use gpu_handoff::model::refusal::Refusal;
+use gpu_handoff::plan::{home, inferred};
 use gpu_handoff::settings::values::WayOut;
-use gpu_handoff::way_home;
 
 fn plan_out(model: &mut Model, gpus: &[PciAddr]) -> Result<Plan, Refusal> {
     Session::new(gpus).plan_out(model)
@@ -408,8 +408,8 @@ fn without_a_record_the_drivers_are_inferred() {
     model.ledger = None;
     let empty = Record::new(Owner::ByHand(addr(1, 0)), "boot".to_owned(), Budgets::default());
     let snapshot = model.look(&[], Duration::from_secs(1)).unwrap();
-    let record = way_home::inferred(&snapshot, &[addr(1, 0)], empty);
-    let home = way_home::plan(&snapshot, &record).unwrap();
+    let record = inferred::inferred(&snapshot, &[addr(1, 0)], empty);
+    let home = home::plan(&snapshot, &record).unwrap();
     let by_hand = Session {
         owner: record.owner,
         ..session

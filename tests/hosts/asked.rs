@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::root::Root;
 use gpu_handoff::base::vmid::VmId;
-use gpu_handoff::devices::{self, Given};
 use gpu_handoff::host::modules;
 use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::model::plan::Plan;
 use gpu_handoff::model::record::Owner;
 use gpu_handoff::model::refusal::{Reason, Refusal};
+use gpu_handoff::plan::out::{self, Wanted};
+use gpu_handoff::plan::selection::{self, Given};
 use gpu_handoff::proxmox::{container_config, files};
 use gpu_handoff::settings::file;
 use gpu_handoff::settings::values::Settings;
-use gpu_handoff::way_out::{self, Wanted};
 
 use crate::tree;
 
@@ -137,14 +137,14 @@ impl Host {
             None if given.gpus.is_empty() => None,
             None => {
                 let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
-                let needed = way_out::needed(&snapshot, &given.gpus, &functions, &settings);
+                let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
                 snapshot.loadable = modules::read(root, &needed);
                 let wanted = Wanted {
                     owner: request.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm),
                     gpus: &given.gpus,
                     given: &functions,
                 };
-                Some(way_out::plan(&snapshot, wanted, &[], &settings))
+                Some(out::plan(&snapshot, wanted, &[], &settings))
             }
         };
         Ok(Answer {
@@ -160,10 +160,10 @@ impl Host {
         let gpu = match (request.vm, &request.gpu) {
             (Some(vmid), _) => {
                 let config = files::read_vm_config(&self.root, vmid, "")?;
-                return Ok(devices::of_vm(vmid, &config, snapshot, &files::cluster(&self.root)?));
+                return Ok(selection::of_vm(vmid, &config, snapshot, &files::cluster(&self.root)?));
             }
-            (None, Some(name)) => devices::named(name, snapshot)?,
-            (None, None) => devices::only(snapshot)?,
+            (None, Some(name)) => selection::named(name, snapshot)?,
+            (None, None) => selection::only(snapshot)?,
         };
         Ok(Given {
             gpus: vec![gpu],

@@ -1,10 +1,8 @@
 //! The plan from vfio-pci to the host. Pure: from the record, not from any config, and from how things are now.
 
-use std::collections::BTreeSet;
-
 use crate::base::pci::{PciAddr, PciClass, VENDOR_NVIDIA, slots};
 use crate::host::functions::{Function, VFIO_PCI};
-use crate::host::snapshot::{Snapshot, card};
+use crate::host::snapshot::Snapshot;
 use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Record, State, Taken, found_again};
@@ -13,8 +11,8 @@ use crate::plan::steps::{
     Steps, load, probe, prove_free, set_attribute, set_console, set_override, set_platform, start, stop, unbind,
     unload, wake,
 };
-use crate::uses;
-use crate::way_out::drm_holds_gpus;
+use crate::plan::users;
+use crate::plan::vendor::nvidia::drm_holds_gpus;
 
 /// The plan from vfio-pci to the host, from the record alone and how things are now.
 ///
@@ -24,7 +22,7 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
     let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
     let is_on_vfio = |a: &PciAddr| snapshot.function(*a).is_some_and(Function::is_on_vfio);
     let on_vfio: Vec<PciAddr> = addrs.iter().copied().filter(is_on_vfio).collect();
-    let mut reasons = uses::use_of(snapshot, &on_vfio);
+    let mut reasons = users::use_of(snapshot, &on_vfio);
     reasons.extend(record.stuck().map(Reason::Stuck));
     if !reasons.is_empty() {
         return Err(Refusal(reasons));
@@ -274,52 +272,4 @@ fn rungs_home(snapshot: &Snapshot, record: &Record, function: &Function, driver:
         rungs.push(anew);
     }
     rungs
-}
-
-/// A record for functions that nobody wrote down: what their own drivers would be, by what they are.
-///
-/// GPUs go to `nvidia`; for the others the kernel chooses when they are probed. The caller says that it was
-/// inferred.
-pub fn inferred(snapshot: &Snapshot, gpus: &[PciAddr], mut record: Record) -> Record {
-    let mut set = BTreeSet::new();
-    for gpu in gpus {
-        set.extend(card(snapshot, *gpu));
-    }
-    for function in set.iter().filter_map(|a| snapshot.function(*a)) {
-        let (driver, module) = natural_driver(function);
-        let on_vfio = function.is_on_vfio();
-        record.taken.retain(|t| t.addr != function.addr);
-        record.taken.push(Taken {
-            addr: function.addr,
-            driver: if on_vfio || function.driver.is_none() {
-                driver.map(str::to_owned)
-            } else {
-                function.driver.clone()
-            },
-            module: module.map(str::to_owned),
-            driver_override: None,
-            width: None,
-            attributes: Vec::new(),
-        });
-    }
-    record.taken.sort_by_key(|t| t.addr);
-    if record.modules.is_empty() && snapshot.gpus().any(|f| set.contains(&f.addr)) {
-        record.modules = ["nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia"]
-            .map(str::to_owned)
-            .to_vec();
-    }
-    record
-}
-
-/// Driver and module of a card's functions by class, where the kernel has one for them: the aliases of
-/// nvidia (VGA and 3D of vendor 10de), snd_hda_intel, xhci_pci (driver xhci_hcd) and i2c_nvidia_gpu (driver
-/// nvidia-gpu) in modules.alias.
-fn natural_driver(function: &Function) -> (Option<&'static str>, Option<&'static str>) {
-    match function.class.0 >> 8 {
-        0x0300 | 0x0302 => (Some("nvidia"), Some("nvidia")),
-        0x0403 => (Some("snd_hda_intel"), Some("snd_hda_intel")),
-        0x0c03 => (Some("xhci_hcd"), Some("xhci_pci")),
-        0x0c80 => (Some("nvidia-gpu"), Some("i2c_nvidia_gpu")),
-        _ => (None, None),
-    }
 }

@@ -11,7 +11,8 @@ use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::host::functions::Function;
-use crate::host::snapshot::{Snapshot, card};
+use crate::host::snapshot::{Snapshot, card, is_on_vfio};
+use crate::model::record::{Owner, Record};
 use crate::model::refusal::Reason;
 use crate::proxmox::choice::{self, Site};
 use crate::proxmox::files::{Cluster, Config};
@@ -27,7 +28,7 @@ pub struct Given {
     /// All functions.
     pub functions: BTreeSet<PciAddr>,
     /// The entries, in the order of their numbers.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<HostpciEntry>,
     /// Why nothing of the VM is ours at all, whatever its entries.
     pub template: bool,
     /// Why Proxmox will not start the VM, where an entry could be a GPU of ours.
@@ -36,7 +37,7 @@ pub struct Given {
 
 /// One hostpci entry and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct HostpciEntry {
     /// `hostpciN`.
     pub key: String,
     /// Its value, as Proxmox would write it.
@@ -92,7 +93,7 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
     let start = choice::start(config, site, moment);
     for hostpci in config.hostpci() {
         let resolved = resolve::resolve_entry(hostpci, &cluster.mappings, &functions, &cluster.node);
-        let mut entry = Entry {
+        let mut entry = HostpciEntry {
             key: hostpci.key(),
             value: hostpci.to_string(),
             alternatives: resolved.as_ref().map(|r| r.alternatives.clone()).unwrap_or_default(),
@@ -255,4 +256,16 @@ fn list(gpus: &[&Function]) -> String {
         return "this host has none; see 'lspci -nn -d 10de:'".to_owned();
     }
     format!("the GPUs are {}", join(gpus.iter().map(|f| f.addr)))
+}
+
+/// The GPUs, if all of them were taken by hand and are on vfio-pci: a VM that starts on them leaves them so.
+pub fn lent_by_hand(records: &[Record], snapshot: &Snapshot, gpus: &[PciAddr]) -> Option<String> {
+    let lent = !gpus.is_empty()
+        && gpus.iter().all(|gpu| {
+            let by_hand = records
+                .iter()
+                .any(|r| matches!(r.owner, Owner::ByHand(_)) && r.has(*gpu));
+            by_hand && is_on_vfio(snapshot, *gpu)
+        });
+    lent.then(|| join(gpus))
 }

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
+use crate::base::text::join;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 use crate::model::refusal::Reason;
-use crate::way_out::drm_holds_gpus;
+use crate::plan::moving::Ground;
+use crate::plan::vendor::nvidia::{drm_holds_gpus, is_one_shot};
+use crate::settings::values::{Doubt, Settings};
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
 pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
@@ -139,4 +142,44 @@ pub fn is_persistenced(holder: &Holder) -> bool {
 /// Whether a process is a QEMU: by its cgroup, or, started by hand, by its name.
 fn is_guest(holder: &Holder) -> bool {
     holder.belongs_to.starts_with("VM ") || holder.comm.starts_with("qemu") || holder.comm == "kvm"
+}
+
+/// What becomes of the holders.
+#[derive(Default)]
+pub(crate) struct Judged {
+    /// Units that are stopped for the handoff: the persistence daemon's.
+    pub(crate) units: Vec<String>,
+    /// Doubtful ones that the settings accept.
+    pub(crate) accepted: Vec<i32>,
+    /// What is said of these.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Sorts the holders; the rest are reasons.
+pub(crate) fn judge_holders(
+    ground: &Ground<'_>,
+    addrs: &[PciAddr],
+    settings: &Settings,
+    reasons: &mut Vec<Reason>,
+) -> Judged {
+    let mut judged = Judged::default();
+    for reason in use_of(ground.snapshot, addrs) {
+        match &reason {
+            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if is_persistenced(holder) => {
+                if !judged.units.contains(&holder.belongs_to) {
+                    judged.units.push(holder.belongs_to.clone());
+                }
+            }
+            Reason::Doubtful { holder, nodes } if settings.doubt == Doubt::GoOn && !is_one_shot(ground.snapshot) => {
+                judged.accepted.push(holder.pid);
+                judged.notes.push(format!(
+                    "process {} has {} open and may use the GPU; 'doubt' is \"go-on\"",
+                    holder.pid,
+                    join(nodes)
+                ));
+            }
+            _ => reasons.push(reason),
+        }
+    }
+    judged
 }

@@ -1,0 +1,167 @@
+//! What speaks against a way out: the host, the IOMMU groups, the driver, the modules.
+
+use std::collections::BTreeSet;
+
+use crate::base::pci::PciAddr;
+use crate::host::functions::Function;
+use crate::host::modules::Loadable;
+use crate::host::snapshot::Snapshot;
+use crate::model::plan::Way;
+use crate::model::record::{Owner, Record, found_again};
+use crate::model::refusal::Reason;
+use crate::plan::moving::Ground;
+use crate::plan::vendor::nvidia::is_one_shot;
+
+/// Functions of the cards that an interrupted way home has removed from the bus: without them only a part of the card
+/// would leave, and the way home finds them.
+pub(crate) fn removed<'a>(
+    snapshot: &'a Snapshot,
+    earlier: Option<&'a Record>,
+    ground: &'a Ground<'_>,
+) -> impl Iterator<Item = Reason> + 'a {
+    let of_a_card = |a: &PciAddr| ground.set.iter().any(|f| f.slot() == a.slot());
+    let taken = earlier
+        .into_iter()
+        .flat_map(|r| r.taken.iter().map(move |t| (r, t.addr)));
+    let lost = taken.filter(|(record, a)| snapshot.function(*a).is_none() && found_again(record, *a).is_some());
+    lost.map(|(_, addr)| addr).filter(of_a_card).map(|addr| {
+        Reason::Other(format!(
+            "{addr} was removed from the bus by a way home that was broken off. Hint: 'gpu-handoff recover' finds it and \
+             brings the card home"
+        ))
+    })
+}
+
+/// What speaks against it whoever uses it: the IOMMU, the groups, how a card is split.
+pub(crate) fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason> {
+    let snapshot = ground.snapshot;
+    let mut reasons = Vec::new();
+    if !snapshot.iommu {
+        reasons.push(Reason::IommuOff);
+    }
+    let mut said = BTreeSet::new();
+    for function in &ground.functions {
+        if function.physfn.is_some() {
+            // A part of a card; what else could be said is the card's.
+            reasons.extend(split(snapshot, function));
+            continue;
+        }
+        let strangers = group_reasons(snapshot, function, &ground.set, given);
+        // Each stranger once, not once for every function of the card.
+        reasons.extend(strangers.into_iter().filter(|reason| match reason {
+            Reason::Stranger { stranger, .. } => said.insert(*stranger),
+            _ => true,
+        }));
+        if function.stuck {
+            reasons.push(Reason::Stuck(function.addr));
+        }
+        if function.gone {
+            reasons.push(Reason::Gone(function.addr));
+        }
+        reasons.extend(split(snapshot, function));
+        if function.noiommu {
+            reasons.push(Reason::NoIommuGroup(function.addr));
+        }
+    }
+    reasons
+}
+
+pub(crate) fn taken_reasons(ground: &Ground<'_>, owner: Owner, records: &[Record]) -> Vec<Reason> {
+    let others = || records.iter().filter(|r| r.owner != owner);
+    let by_other = |addr: &PciAddr| {
+        let record = others().find(|r| r.has(*addr))?;
+        Some(Reason::Taken {
+            addr: *addr,
+            owner: record.owner,
+        })
+    };
+    ground.set.iter().filter_map(by_other).collect()
+}
+
+pub(crate) fn way_reasons(ground: &Ground<'_>, way: Way) -> Option<Reason> {
+    let staying = ground.staying();
+    if way == Way::Unload && !staying.is_empty() {
+        return Some(Reason::UnloadAsked { staying });
+    }
+    let unbinds_nvidia = way == Way::Unbind && ground.leaves_nvidia();
+    if !unbinds_nvidia || !is_one_shot(ground.snapshot) {
+        return None;
+    }
+    let version = ground.snapshot.nvidia.as_ref().map(|n| n.version.clone());
+    Some(Reason::OneShot {
+        version: version.unwrap_or_default(),
+        staying: ground.staying(),
+    })
+}
+
+/// What nobody has asked about counts as missing: a way out without a way home is worse than none.
+pub(crate) fn load_reasons(snapshot: &Snapshot, needed: &[String]) -> Vec<Reason> {
+    let mut reasons: Vec<(Vec<String>, String)> = Vec::new();
+    for name in needed {
+        let answer = snapshot.loadable.iter().find(|l| l.name == *name);
+        let why = match answer {
+            Some(Loadable { problem: None, .. }) => continue,
+            Some(Loadable { problem: Some(why), .. }) => why.clone(),
+            None => "nobody has asked modprobe".to_owned(),
+        };
+        // The modules of a driver depend on each other, and fail for the same reason.
+        match reasons.iter_mut().find(|(_, w)| *w == why) {
+            Some((modules, _)) if name != "vfio_pci" => modules.push(name.clone()),
+            _ => reasons.push((vec![name.clone()], why)),
+        }
+    }
+    reasons
+        .into_iter()
+        .map(|(modules, why)| Reason::CannotLoad { modules, why })
+        .collect()
+}
+
+/// Whether a function is shared in a way that taking it would destroy.
+fn split(snapshot: &Snapshot, function: &Function) -> Option<Reason> {
+    let addr = function.addr;
+    let how = if function.vfs > 0 {
+        format!(
+            "has virtual functions ({}), which would vanish under whoever uses them. Hint: \
+             '/usr/lib/nvidia/sriov-manage -d {addr}' once they are free",
+            function.vfs
+        )
+    } else if let Some(physfn) = function.physfn {
+        format!("is a virtual function of {physfn}, not a card. Hint: give vGPUs to a VM with mdev=")
+    } else if function.mdevs > 0 {
+        format!(
+            "has mediated devices, that is vGPUs ({}), which would vanish under whoever uses them. Hint: stop their VMs \
+             first",
+            function.mdevs
+        )
+    } else if snapshot.nvidia_gpu(addr).is_some_and(|g| g.mig) {
+        format!(
+            "is split into MIG instances. Hint: destroy them with 'nvidia-smi mig -i {addr} -dci', then '-dgi', then \
+             'nvidia-smi -i {addr} -mig 0'"
+        )
+    } else {
+        return None;
+    };
+    Some(Reason::Split { addr, how })
+}
+
+/// What speaks against the group of a function.
+fn group_reasons(snapshot: &Snapshot, function: &Function, set: &BTreeSet<PciAddr>, given: &[PciAddr]) -> Vec<Reason> {
+    let Some(group) = function.group else {
+        // Without an IOMMU no function has a group; that is said once.
+        return if snapshot.iommu {
+            vec![Reason::NoGroup(function.addr)]
+        } else {
+            Vec::new()
+        };
+    };
+    snapshot
+        .group(group)
+        .filter(|member| !set.contains(&member.addr) && !given.contains(&member.addr))
+        .map(|member| Reason::Stranger {
+            of: function.addr,
+            stranger: member.addr,
+            driver: member.driver.clone(),
+            group,
+        })
+        .collect()
+}

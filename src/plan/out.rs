@@ -1,0 +1,135 @@
+//! The plan from the host to vfio-pci, or every reason why not. Pure.
+//!
+//! Decided here: what goes, by which way, and whether anything speaks against it. The acts are put in order in
+//! [`crate::plan::out_steps`].
+
+use crate::base::pci::{PciAddr, slots};
+use crate::base::text::join;
+use crate::host::snapshot::Snapshot;
+use crate::model::plan::{Direction, Plan, Way};
+use crate::model::record::{Owner, Record, Taken};
+use crate::model::refusal::{Reason, Refusal};
+use crate::plan::consoles::Displays;
+use crate::plan::moving::Ground;
+use crate::plan::obstacles::{host_reasons, load_reasons, removed, taken_reasons, way_reasons};
+use crate::plan::out_steps::steps;
+use crate::plan::taken::taken_from;
+use crate::plan::users::{self, judge_holders};
+use crate::settings::known_gpus;
+use crate::settings::values::Settings;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Whose handoff it is.
+    pub owner: Owner,
+    /// The GPUs' functions.
+    pub gpus: &'a [PciAddr],
+    /// All functions that the same VM was given: a group may hold more than GPUs.
+    pub given: &'a [PciAddr],
+}
+
+/// The modules that a way out for these GPUs depends on: those that come back at home, and vfio_pci. Whether they can be
+/// loaded has to be asked ([`crate::host::modules`]) before [`plan`] is.
+pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings: &Settings) -> Vec<String> {
+    let ground = Ground::of(snapshot, gpus, given, None);
+    let mut names = ground.modules(ground.way(settings));
+    if !ground.leaving.is_empty() && !snapshot.vfio_pci {
+        names.push("vfio_pci".to_owned());
+    }
+    names
+}
+
+/// The plan. `records` are all handoffs there are.
+///
+/// # Errors
+/// [`Refusal`] with every reason found.
+pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], settings: &Settings) -> Result<Plan, Refusal> {
+    let Wanted { owner, gpus, given } = wanted;
+    let earlier = records.iter().find(|r| r.owner == owner);
+    let ground = Ground::of(snapshot, gpus, given, earlier);
+    let addrs = ground.addrs();
+    let way = ground.way(settings);
+    let modules = ground.modules(way);
+
+    let absent = gpus.iter().filter(|gpu| snapshot.function(**gpu).is_none());
+    let mut reasons: Vec<Reason> = absent.map(|gpu| Reason::Absent(*gpu)).collect();
+    reasons.extend(removed(snapshot, earlier, &ground));
+    reasons.extend(host_reasons(&ground, given));
+    reasons.extend(taken_reasons(&ground, owner, records));
+    reasons.dedup();
+    let judged = judge_holders(&ground, &addrs, settings, &mut reasons);
+    reasons.extend(way_reasons(&ground, way));
+    if way == Way::Unbind && !modules.is_empty() {
+        reasons.extend(users::drm_needed(snapshot, &ground.set));
+    }
+    let displays = Displays::of(&ground, &modules);
+    if displays.consoles.is_empty() {
+        reasons.extend(users::unaccounted(snapshot, &modules));
+    }
+    reasons.extend(load_reasons(snapshot, &needed(snapshot, gpus, given, settings)));
+    if !reasons.is_empty() {
+        return Err(Refusal(reasons));
+    }
+
+    let taken: Vec<Taken> = ground
+        .functions
+        .iter()
+        .map(|f| {
+            let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == f.addr));
+            known.cloned().unwrap_or_else(|| taken_from(snapshot, f, settings))
+        })
+        .collect();
+    let mut notes = judged.notes.clone();
+    notes.extend(way_notes(&ground, way, &modules, earlier));
+    notes.extend(displays.note(snapshot));
+    notes.extend(known_gpus::notes(&settings.facts, snapshot, &addrs));
+    let (steps, awake) = steps(&ground, way, &modules, &judged, &displays, earlier, settings);
+    Ok(Plan {
+        direction: Direction::Out,
+        owner,
+        cards: slots(gpus),
+        way,
+        taken,
+        modules: both(earlier.map(|r| &r.modules), modules),
+        units: both(earlier.map(|r| &r.units), judged.units),
+        consoles: both(earlier.map(|r| &r.consoles), displays.consoles),
+        platforms: both(earlier.map(|r| &r.platforms), displays.platforms),
+        awake,
+        missing: Vec::new(),
+        steps,
+        notes,
+    })
+}
+
+/// What an earlier handoff of the same owner has written down, and what is new.
+fn both<T: Clone + PartialEq>(earlier: Option<&Vec<T>>, new: Vec<T>) -> Vec<T> {
+    let mut all = earlier.cloned().unwrap_or_default();
+    for one in new {
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    all
+}
+
+fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<&Record>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if way == Way::Unbind && !modules.is_empty() && !ground.staying().is_empty() {
+        notes.push(format!(
+            "nvidia_drm is reloaded: driver {} lets no GPU go while it is loaded; displays of the GPUs that stay are \
+             dark meanwhile",
+            ground.snapshot.nvidia.as_ref().map_or("?", |n| n.version.as_str())
+        ));
+    }
+    let ours = |addr: PciAddr| earlier.is_some_and(|r| r.has(addr));
+    let there = ground.functions.iter().filter(|f| f.is_on_vfio() && !ours(f.addr));
+    let there: Vec<PciAddr> = there.map(|f| f.addr).collect();
+    if !there.is_empty() {
+        notes.push(format!(
+            "already on vfio-pci (by ids= or another setting of the host, or left there): {}; stays there afterwards",
+            join(there)
+        ));
+    }
+    notes
+}

@@ -1,0 +1,77 @@
+//! What is noted of a function before it leaves, so that it comes home as it was.
+
+use crate::host::functions::Function;
+use crate::host::snapshot::Snapshot;
+use crate::model::act::Attribute;
+use crate::model::record::{Record, Taken};
+use crate::settings::known_gpus::{self, Fact};
+use crate::settings::values::{Reset, Settings};
+
+/// The override that a function has on the host: what an interrupted run has written down, where there is one.
+pub(crate) fn own_override<'a>(function: &'a Function, earlier: Option<&'a Record>) -> Option<&'a str> {
+    let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == function.addr));
+    let known = known.map_or(&function.driver_override, |t| &t.driver_override);
+    known.as_deref()
+}
+
+pub(crate) fn taken_from(snapshot: &Snapshot, function: &Function, settings: &Settings) -> Taken {
+    Taken {
+        addr: function.addr,
+        driver: function.driver.clone(),
+        module: function.module.clone(),
+        driver_override: function.driver_override.clone(),
+        width: function.width.filter(|_| function.is_nvidia_gpu()),
+        attributes: attributes(snapshot, function, settings)
+            .into_iter()
+            .map(|(attribute, before, _)| (attribute, before))
+            .collect(),
+    }
+}
+
+/// Attributes that are changed while a function is away: which, what puts them back, what they become.
+pub(crate) fn attributes(
+    snapshot: &Snapshot,
+    function: &Function,
+    settings: &Settings,
+) -> Vec<(Attribute, String, String)> {
+    if function.is_on_vfio() {
+        return Vec::new();
+    }
+    let known = known_gpus::of(&settings.facts, function);
+    let known = |value: fn(&Fact) -> Option<String>| known.iter().find_map(|f| value(f));
+    let mut changes = Vec::new();
+    let wanted = match &settings.reset {
+        Reset::By(methods) if function.is_nvidia_gpu() => Some(methods.clone()),
+        Reset::Never | Reset::By(_) => None,
+        Reset::Auto => known(|f| f.reset.clone()),
+    };
+    // The list is made before the other functions of a card are known, and a bus reset is not possible beside one (linux,
+    // drivers/pci/pci.c, pci_parent_bus_reset): the kernel refuses to have it set.
+    let addr = function.addr;
+    let alone = || {
+        !snapshot
+            .functions
+            .iter()
+            .any(|f| f.addr != addr && (f.addr.domain, f.addr.bus) == (addr.domain, addr.bus))
+    };
+    let can = |m: &&str| function.reset_methods.iter().any(|has| has == m) && (*m != "bus" || alone());
+    let wanted = wanted.map(|methods| methods.split(' ').filter(can).collect::<Vec<_>>().join(" "));
+    // Where a fact leaves no method, function resets are switched off: VFIO then resets the whole card by its bus. Where a
+    // setting leaves none, the device is left as it is.
+    let wanted = wanted.filter(|w| !w.is_empty() || settings.reset == Reset::Auto);
+    let before = function.reset_methods.join(" ");
+    if let Some(wanted) = wanted.filter(|w| *w != before && !before.is_empty()) {
+        changes.push((Attribute::ResetMethod, "default".to_owned(), wanted));
+    }
+    // Bound to vfio-pci a function is let sleep, and kept awake when it is unbound (linux,
+    // drivers/vfio/pci/vfio_pci_core.c): what it was before is lost.
+    if function.power_control == "auto" {
+        changes.push((Attribute::Power, "auto".to_owned(), "auto".to_owned()));
+    }
+    let flag = |allowed: bool| if allowed { "1" } else { "0" }.to_owned();
+    let wanted = known(|f| f.d3cold.map(|allowed| allowed.to_string()));
+    if let Some(wanted) = wanted.map(|w| w == "true").filter(|w| *w != function.d3cold) {
+        changes.push((Attribute::D3cold, flag(function.d3cold), flag(wanted)));
+    }
+    changes
+}
