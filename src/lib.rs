@@ -2,6 +2,7 @@
 //!
 //! The modules in the order in which a run passes through them.
 
+pub mod execute;
 pub mod plan;
 pub mod state;
 pub mod model;
@@ -18,14 +19,6 @@ pub mod recover; // every stranded GPU home
 pub mod watch; // nobody to call back
 pub mod context; // what every run has at hand
 pub mod run; // what every run does
-
-pub mod kernel; // the interface to the host
-pub mod rounds; // what is done at once
-pub mod exec; // steps -> acts, with undo
-pub mod linux; // the running kernel
-pub mod worker; // deadlines on calls that the kernel can hold up
-pub mod acts; // the calls themselves
-pub mod health; // whether a GPU that is home works
 
 pub mod report; // text and JSON
 pub mod journal; // the log

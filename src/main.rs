@@ -5,15 +5,16 @@ use std::process::ExitCode;
 
 use gpu_handoff::base::message_ids::{MESSAGE_FAILED, MESSAGE_REFUSED};
 use gpu_handoff::cli::{self, ParseError, Request};
+use gpu_handoff::execute::{perform, worker};
 use gpu_handoff::model::error::{self, Error, Exit};
-use gpu_handoff::{acts, commands, journal, phases, worker};
+use gpu_handoff::{commands, journal, phases};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info_span};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args.first().is_some_and(|a| a == worker::WORKER_ARG) {
-        let served = acts::serve();
+        let served = perform::serve();
         return if served.is_ok() { Exit::Done } else { Exit::Failed }.into();
     }
     let request = match cli::parse(&args) {

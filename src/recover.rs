@@ -12,7 +12,7 @@ use crate::base::text::join;
 use crate::cli::{Cli, Recover};
 use crate::commands::print;
 use crate::context::{Host, must_be_root};
-use crate::kernel::Kernel;
+use crate::execute::kernel::Kernel;
 use crate::model::error::{Error, Exit, chain};
 use crate::model::record::{Owner, Record, State};
 use crate::state::store::{Guard, Ledger, UnreadableRecord};

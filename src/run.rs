@@ -14,9 +14,9 @@ use crate::base::systemd;
 use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
 use crate::context::Host;
-use crate::exec::Run;
+use crate::execute::executor::Executor;
+use crate::execute::kernel::Kernel;
 use crate::host::snapshot::Snapshot;
-use crate::kernel::Kernel;
 use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan};
 use crate::model::record::{Owner, Record, State};
@@ -249,7 +249,7 @@ impl Host {
         for note in &plan.notes {
             info!("note: {note}");
         }
-        let run = Run::new(&mut self.kernel, guard, record, rest, end);
+        let run = Executor::new(&mut self.kernel, guard, record, rest, end);
         let began = SystemTime::now();
         let result = run.execute(plan);
         let took = self.kernel.now().saturating_sub(start);

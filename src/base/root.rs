@@ -1,7 +1,7 @@
 //! Reading files of the host below a root that is a parameter: `/` in a real run, a fixture tree in tests.
 //!
 //! Only reads, and only what a file says; meaning is given to it by [`crate::host::snapshot`] and
-//! [`crate::host::holders`]. Writes to the host are acts and go through [`crate::kernel`].
+//! [`crate::host::holders`]. Writes to the host are acts and go through [`crate::execute::kernel`].
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

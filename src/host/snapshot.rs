@@ -2,7 +2,7 @@
 //!
 //! A snapshot is a value that does not change; the plan is made from it alone. Reading it can block in the
 //! kernel where an unbind is stuck (on 6.1 even `driver_override`, measured), so a real run reads it in a
-//! disposable worker with a deadline ([`crate::worker`]) and leaves out the attributes of devices known to be
+//! disposable worker with a deadline ([`crate::execute::worker`]) and leaves out the attributes of devices known to be
 //! stuck.
 
 use std::collections::BTreeSet;

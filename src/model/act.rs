@@ -1,7 +1,7 @@
 //! The vocabulary of a plan: acts on the host, what must be true after each, and how it is undone.
 //!
 //! Pure data with a text form; the same text is what `plan` prints, what the log says, and what the record
-//! keeps. How an act is carried out is written in [`crate::worker`].
+//! keeps. How an act is carried out is written in [`crate::execute::worker`].
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! How a run ends: the exit codes, and the one error type whose text the administrator reads.
 //!
 //! Not for control flow inside a run: a plan that refuses is a value ([`crate::model::refusal::Refusal`]), an act that
-//! fails is a value ([`crate::kernel::ActError`]); they become an [`Error`] once, at the end.
+//! fails is a value ([`crate::execute::kernel::ActError`]); they become an [`Error`] once, at the end.
 
 use std::process::ExitCode;
 

@@ -7,4 +7,4 @@ pub mod act; // the vocabulary of a plan
 pub mod error; // exit codes and the error the administrator reads
 pub mod plan; // what a plan is
 pub mod record; // what was taken from where
-pub mod refusal; // every reason why not
+pub mod refusal;

@@ -1,5 +1,5 @@
 //! The plan: which acts, in which order. Made by [`crate::plan::out`] and [`crate::plan::home`], carried out by
-//! [`crate::exec`].
+//! [`crate::execute::executor`].
 //!
 //! ```text
 //! out   vfio-pci there -> overrides set -> .3 .2 .1 unbound -> .0 let go -> all bound to vfio-pci

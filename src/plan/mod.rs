@@ -22,4 +22,4 @@ pub mod selection; // which devices are meant
 pub(crate) mod steps; // how a plan is written down
 pub(crate) mod taken; // what is noted before it leaves
 pub mod users; // who speaks against taking a GPU
-pub mod vendor; // what is particular to a vendor's driver
+pub mod vendor;

@@ -103,8 +103,8 @@ pub fn read(root: &Root) -> io::Result<Vec<Handoff>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::history::text;
 
+    use crate::output::history::text;
     fn entry(time: u64) -> Handoff {
         Handoff {
             time,

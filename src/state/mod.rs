@@ -1,4 +1,4 @@
 //! What is kept on disk: the records of what is lent, with the lock of whoever acts, and the history.
 
 pub mod history; // what was done so far
-pub mod store; // records on disk, and the lock
+pub mod store;

@@ -1,10 +1,10 @@
-//! What acts do that are no call into a driver, and reading post-conditions back: as `gpu_handoff::acts` has it.
+//! What acts do that are no call into a driver, and reading post-conditions back: as `gpu_handoff::execute::perform` has it.
 
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::kernel::{ActError, Kernel};
 use gpu_handoff::model::act::{Act, Attribute, Expect};
 use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::plan::users;

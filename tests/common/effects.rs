@@ -5,9 +5,9 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use gpu_handoff::host::modules::Loadable;
 use gpu_handoff::host::snapshot::Snapshot;
-use gpu_handoff::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use gpu_handoff::model::act::{Act, Expect};
 
 use super::calls::{Answer, Errno, Lock, Move, Twist};
@@ -53,7 +53,7 @@ fn takes(act: &Act) -> Duration {
     })
 }
 
-/// How long a worker is waited for after it was killed (gpu_handoff::worker).
+/// How long a worker is waited for after it was killed (gpu_handoff::execute::worker).
 const AFTER_KILL: Duration = Duration::from_millis(1000);
 
 /// How long a call takes whose run is killed meanwhile: a worker's one act outlives the run by that.
@@ -208,7 +208,7 @@ impl Model {
             Some(Fault::KilledIn) => Some(Twist::Takes(OUTLIVES)),
             _ => None,
         };
-        // Every act may be done twice (gpu_handoff::acts).
+        // Every act may be done twice (gpu_handoff::execute::perform).
         let expect = act.expect();
         let is_default = matches!(&expect, Expect::Attribute(_, _, value) if value == "default");
         if twist.is_none() && expect != Expect::Nothing && !is_default && self.reached(&expect).is_ok() {

@@ -71,7 +71,7 @@ impl Model {
             }
             // These reach the driver's remove() and reset handlers.
             Act::Remove { addr } => vec![*addr],
-            // A function that is bound is not reset (gpu_handoff::acts).
+            // A function that is bound is not reset (gpu_handoff::execute::perform).
             Act::Reset { addr } if self.driver_of(*addr).is_none() => vec![*addr],
             // The kernel itself refuses to unload what is in use.
             Act::UnloadModule { name } if self.refs(name) == 0 => {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::exec::Run;
+use gpu_handoff::execute::executor::Executor;
+use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::snapshot::Snapshot;
-use gpu_handoff::kernel::{ActError, Kernel};
 use gpu_handoff::model::error::Error;
 use gpu_handoff::model::plan::{Direction, Plan};
 use gpu_handoff::model::record::{Owner, Record};
@@ -226,7 +226,7 @@ impl Session {
         if plan.direction == Direction::Out && model.laws.original.is_none() {
             model.laws.original = Some(model.state());
         }
-        let run = Run::new(&mut *model, &*ledger, record, rest, end);
+        let run = Executor::new(&mut *model, &*ledger, record, rest, end);
         let result = catch_unwind(AssertUnwindSafe(|| run.execute(plan)));
         match result {
             Ok(Ok(())) => End::Done,

@@ -1,7 +1,7 @@
-//! The running kernel: every call that it can hold up is made by a worker ([`crate::worker`]), several for different cards at
+//! The running kernel: every call that it can hold up is made by a worker ([`crate::execute::worker`]), several for different cards at
 //! once, and is waited for no longer than its deadline, and no longer than a signal allows.
 //!
-//! Not here: what to do and in which order ([`crate::model::plan`]), and what a failure means ([`crate::exec`]).
+//! Not here: what to do and in which order ([`crate::model::plan`]), and what a failure means ([`crate::execute::executor`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,14 +16,14 @@ use crate::base::pci::PciAddr;
 use crate::base::process::alive_in_group;
 use crate::base::root::Root;
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
+use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
+use crate::execute::worker::{Answer, Question, Worker};
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
-use crate::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::model::act::Act;
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
 use crate::state::history::{Handoff, Past};
-use crate::worker::{Reply, Request, Worker};
 
 /// How long looking at what is stuck may take.
 const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
@@ -114,8 +114,8 @@ impl Linux {
     /// # Errors
     /// Why it has not got it.
     pub fn remember(&mut self, entry: Handoff) -> Result<(), String> {
-        match self.ask(Request::Remember(entry), REMEMBER_WITHIN) {
-            Ok(Reply::Remembered(result)) => result,
+        match self.ask(Question::Remember(entry), REMEMBER_WITHIN) {
+            Ok(Answer::Remembered(result)) => result,
             Ok(_) => Err(another_question().to_string()),
             Err(e) => Err(e.to_string()),
         }
@@ -157,9 +157,9 @@ impl Linux {
     }
 
     /// Asks as many workers as there are requests, at once.
-    fn ask_all(&mut self, requests: Vec<(Request, Duration)>) -> Vec<(Result<Reply, ActError>, Duration)> {
+    fn ask_all(&mut self, requests: Vec<(Question, Duration)>) -> Vec<(Result<Answer, ActError>, Duration)> {
         let start = Instant::now();
-        let acts = requests.iter().any(|(request, _)| matches!(request, Request::Act(_)));
+        let acts = requests.iter().any(|(request, _)| matches!(request, Question::Act(_)));
         let mut asked: Vec<Asked> = Vec::new();
         for (request, within) in requests {
             let worker = match self.idle.pop() {
@@ -211,7 +211,7 @@ impl Linux {
         }
     }
 
-    fn ask(&mut self, request: Request, within: Duration) -> Result<Reply, ActError> {
+    fn ask(&mut self, request: Question, within: Duration) -> Result<Answer, ActError> {
         let mut answers = self.ask_all(vec![(request, within)]);
         answers
             .pop()
@@ -224,7 +224,7 @@ struct Asked {
     worker: Option<Worker>,
     within: Duration,
     until: Instant,
-    result: Option<Result<Reply, ActError>>,
+    result: Option<Result<Answer, ActError>>,
     ended: Option<Instant>,
 }
 
@@ -244,7 +244,7 @@ impl Asked {
         asked
     }
 
-    fn end(&mut self, result: Result<Reply, ActError>) {
+    fn end(&mut self, result: Result<Answer, ActError>) {
         self.ended = Some(Instant::now());
         self.result = Some(result);
     }
@@ -307,18 +307,18 @@ impl Kernel for Linux {
     }
 
     fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError> {
-        let request = Request::Look { stuck: stuck.to_vec() };
+        let request = Question::Look { stuck: stuck.to_vec() };
         match self.ask(request, within)? {
-            Reply::Snapshot(snapshot) => Ok(*snapshot),
-            Reply::Acted { result: Err(error), .. } => Err(error),
+            Answer::Snapshot(snapshot) => Ok(*snapshot),
+            Answer::Acted { result: Err(error), .. } => Err(error),
             _ => Err(another_question()),
         }
     }
 
     fn loadable(&mut self, names: &[String], within: Duration) -> Result<Vec<Loadable>, ActError> {
-        let request = Request::Loadable { names: names.to_vec() };
+        let request = Question::Loadable { names: names.to_vec() };
         match self.ask(request, within)? {
-            Reply::Loadable(answers) => Ok(answers),
+            Answer::Loadable(answers) => Ok(answers),
             _ => Err(another_question()),
         }
     }
@@ -331,14 +331,14 @@ impl Kernel for Linux {
     }
 
     fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
-        let requests = acts.iter().map(|(act, within)| (Request::Act(act.clone()), *within));
+        let requests = acts.iter().map(|(act, within)| (Question::Act(act.clone()), *within));
         self.die_if_a_test_wants(Moment::Before);
         let answers = self.ask_all(requests.collect());
         self.die_if_a_test_wants(Moment::After);
         let mut results = Vec::new();
         for ((act, _), (answer, took)) in acts.iter().zip(answers) {
             let (result, moment) = match answer {
-                Ok(Reply::Acted { result, notes, moment }) => {
+                Ok(Answer::Acted { result, notes, moment }) => {
                     for note in notes {
                         warn!("{}: {note}", act.subject());
                     }

@@ -1,4 +1,4 @@
-//! The workers: children of our own binary in which every call that the kernel can hold up is made ([`crate::acts`]).
+//! The workers: children of our own binary in which every call that the kernel can hold up is made ([`crate::execute::perform`]).
 //!
 //! ```text
 //! run ── spawn ──> worker (own session, no descriptor of ours but two pipes)
@@ -10,7 +10,7 @@
 //!                                      a signal to us: four seconds, then it is left to finish
 //! ```
 //!
-//! Not here: which requests there are at once, and how long they may take ([`crate::linux`]).
+//! Not here: which requests there are at once, and how long they may take ([`crate::execute::linux`]).
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,9 +27,9 @@ use crate::base::process::alive_in_group;
 use crate::base::program::PATH;
 use crate::base::root::Root;
 use crate::base::systemd;
+use crate::execute::kernel::ActError;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
-use crate::kernel::ActError;
 use crate::model::act::Act;
 use crate::state::history::Handoff;
 
@@ -45,7 +45,7 @@ const GROUP_POLL: Duration = Duration::from_millis(10);
 
 /// What a worker is asked.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
+pub enum Question {
     /// Read the host; leave the attributes of these functions alone.
     Look {
         /// The functions.
@@ -64,7 +64,7 @@ pub enum Request {
 
 /// What it answers.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Reply {
+pub enum Answer {
     /// The host.
     Snapshot(Box<Snapshot>),
     /// What modprobe says.
@@ -123,7 +123,7 @@ impl Worker {
     ///
     /// # Errors
     /// Where it has ended.
-    pub fn send(&mut self, request: &Request) -> io::Result<()> {
+    pub fn send(&mut self, request: &Question) -> io::Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.requests.write_all(&line)
@@ -143,7 +143,7 @@ impl Worker {
     ///
     /// # Errors
     /// Where it has ended.
-    pub fn receive(&mut self) -> io::Result<Option<Reply>> {
+    pub fn receive(&mut self) -> io::Result<Option<Answer>> {
         let mut chunk = [0; 65536];
         match self.replies.read(&mut chunk)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),

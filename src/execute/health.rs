@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::{foreign, one_line};
+use crate::execute::kernel::ActError;
 use crate::host::nvidia;
-use crate::kernel::ActError;
 
 /// How long the driver gets to list a GPU that it has taken: it does so within its probe, or soon after.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,6 +1,6 @@
 //! The narrow interface through which a run touches the host: look, act, check, wait.
 //!
-//! One implementation is Linux ([`crate::linux::Linux`]); tests bring a kernel of their own. Everything here
+//! One implementation is Linux ([`crate::execute::linux::Linux`]); tests bring a kernel of their own. Everything here
 //! has a deadline and returns by then, whether the kernel has answered or not.
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The worker's side: each act as the calls it is, and its post-condition read back.
 //!
 //! Everything here may be held up by the kernel for as long as it likes; the deadline is the parent's
-//! ([`crate::worker`]).
+//! ([`crate::execute::worker`]).
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,14 +13,15 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::wait::await_one;
-use crate::health::{Health, answers};
+use crate::execute::health::{Health, answers};
+use crate::execute::kernel::ActError;
+use crate::execute::verify::verify;
+use crate::execute::worker::{Answer, Question};
 use crate::host::{modules, snapshot};
-use crate::kernel::ActError;
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::Reason;
 use crate::plan::users;
 use crate::state::history;
-use crate::worker::{Reply, Request};
 
 /// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
 const STDERR_TAIL: usize = 400;
@@ -39,7 +40,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub fn serve() -> io::Result<()> {
     let _ = nix::unistd::setsid();
     close_inherited()?;
-    let mut worker = Worker {
+    let mut worker = Server {
         root: Root::real(),
         health: Health::from_now_on(),
     };
@@ -68,27 +69,27 @@ fn close_inherited() -> io::Result<()> {
 }
 
 /// What lasts from one request to the next.
-struct Worker {
+struct Server {
     root: Root,
     health: Health,
 }
 
-impl Worker {
-    fn answer(&mut self, request: Request) -> Reply {
+impl Server {
+    fn answer(&mut self, request: Question) -> Answer {
         match request {
-            Request::Look { stuck } => match snapshot::read(&self.root, &stuck) {
-                Ok(snapshot) => Reply::Snapshot(Box::new(snapshot)),
-                Err(e) => Reply::Acted {
+            Question::Look { stuck } => match snapshot::read(&self.root, &stuck) {
+                Ok(snapshot) => Answer::Snapshot(Box::new(snapshot)),
+                Err(e) => Answer::Acted {
                     result: Err(ActError::Failed(format!("cannot read the host: {e}"))),
                     notes: Vec::new(),
                     moment: None,
                 },
             },
-            Request::Loadable { names } => Reply::Loadable(modules::read(&self.root, &names)),
-            Request::Remember(entry) => {
-                Reply::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
+            Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
+            Question::Remember(entry) => {
+                Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }
-            Request::Act(act) => {
+            Question::Act(act) => {
                 let mut notes = Vec::new();
                 let result = match &act {
                     Act::Verify { addr, width } => {
@@ -101,7 +102,7 @@ impl Worker {
                     Ok(moment) => (Ok(()), moment),
                     Err(error) => (Err(error), None),
                 };
-                Reply::Acted { result, notes, moment }
+                Answer::Acted { result, notes, moment }
             }
         }
     }
@@ -114,7 +115,7 @@ fn now() -> Option<Duration> {
 }
 
 /// Carries an act out, unless what it should lead to is so already: every act may be done twice. Returns the moment that
-/// tells how old a proof is ([`crate::kernel::Acted`]).
+/// tells how old a proof is ([`crate::execute::kernel::Acted`]).
 fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     let expect = act.expect();
     // What "default" would read as is not known before it is written.
@@ -209,82 +210,6 @@ fn prove_free(root: &Root, addrs: &[PciAddr], despite: &[i32]) -> Result<Option<
         // One that lets go without ending gives no sign.
         await_one(&pids, POLL * 4);
     }
-}
-
-/// Reads a post-condition back.
-fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
-    let driver = |addr: &PciAddr| root.link_name(format!("/sys/bus/pci/devices/{addr}/driver"));
-    let bound = |driver: &Option<String>| match driver {
-        Some(driver) => format!("the driver is {driver}"),
-        None => "no driver is bound".to_owned(),
-    };
-    let (reached, observed) = match expect {
-        Expect::Nothing => (true, String::new()),
-        Expect::Loaded(name) => {
-            let module = format!("/sys/module/{}", name.replace('-', "_"));
-            let state = root.line(format!("{module}/initstate"));
-            // A built-in module has no such file; one that comes or goes is not to be relied on.
-            let live = root.exists(&module) && state.is_none_or(|s| s == "live");
-            (live, format!("{name} is not loaded"))
-        }
-        Expect::Override(addr, wanted) => {
-            let read = root
-                .line(format!("/sys/bus/pci/devices/{addr}/driver_override"))
-                .filter(|t| !t.is_empty() && t != "(null)");
-            (read == *wanted, Expect::Override(*addr, read).to_string())
-        }
-        Expect::Attribute(addr, attribute, wanted) => {
-            let read = root.line(format!("/sys/bus/pci/devices/{addr}/{}", attribute.name()));
-            let read = read.unwrap_or_default();
-            // "default" is what is written to have the kernel find out again.
-            let is_default = *attribute == Attribute::ResetMethod && wanted == "default" && !read.is_empty();
-            (
-                read == *wanted || is_default,
-                Expect::Attribute(*addr, *attribute, read).to_string(),
-            )
-        }
-        Expect::Unit(name, wanted) => {
-            // 0: active or reloading (systemctl(1), is-active).
-            let said = root.program(&["systemctl", "is-active", "--quiet", "--", name]);
-            let active = said
-                .map_err(|e| ActError::Failed(format!("cannot run systemctl: {e}")))?
-                .ok;
-            (active == *wanted, Expect::Unit(name.clone(), active).to_string())
-        }
-        Expect::Console(name, wanted) => {
-            let bound = root.line(format!("/sys/class/vtconsole/{name}/bind"));
-            let bound = bound.as_deref() == Some("1");
-            (bound == *wanted, Expect::Console(name.clone(), bound).to_string())
-        }
-        Expect::Platform(device, driver_name, wanted) => {
-            let read = root.link_name(format!("/sys/bus/platform/devices/{device}/driver"));
-            let has = read.as_deref() == Some(driver_name.as_str());
-            (has == *wanted, bound(&read))
-        }
-        Expect::Present(addr, wanted) => {
-            let there = root.exists(format!("/sys/bus/pci/devices/{addr}"));
-            (there == *wanted, Expect::Present(*addr, there).to_string())
-        }
-        Expect::NotOn(addr, unwanted) => {
-            let read = driver(addr);
-            (read.as_deref() != Some(unwanted.as_str()), bound(&read))
-        }
-        Expect::Driver(addr, wanted) => {
-            let read = driver(addr);
-            (read == *wanted, bound(&read))
-        }
-        Expect::HostDriver(addr) => {
-            let read = driver(addr);
-            (read.as_deref().is_some_and(|d| d != "vfio-pci"), bound(&read))
-        }
-    };
-    if reached {
-        return Ok(());
-    }
-    Err(ActError::NotReached {
-        expected: expect.to_string(),
-        observed,
-    })
 }
 
 /// One write, nothing else: a second one would be a second act. Never creates and never truncates, as std's

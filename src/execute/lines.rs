@@ -1,0 +1,116 @@
+//! What is said of each step, in a line each.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::base::text::millis;
+use crate::execute::kernel::{ActError, Acted};
+use crate::model::act::Act;
+use crate::model::plan::{Plan, Step};
+
+/// Whether a failure changes how a run ends. That a soft act was not even begun does: nobody would try it again.
+pub(crate) fn counts(step: &Step, error: &ActError) -> bool {
+    !step.soft || matches!(error, ActError::NotBegun(_))
+}
+
+/// The number in front of a line.
+pub(crate) struct Count {
+    at: usize,
+    of: usize,
+}
+
+impl Count {
+    pub(crate) fn of(plan: &Plan) -> Self {
+        Count {
+            at: 0,
+            of: plan.steps.len(),
+        }
+    }
+
+    pub(crate) fn skip(&mut self) {
+        self.at += 1;
+    }
+
+    pub(crate) fn next(&mut self) -> String {
+        self.at += 1;
+        let width = self.of.to_string().len();
+        format!("[{:width$}/{}] ", self.at, self.of)
+    }
+}
+
+/// The line of an act. `gap`: how long after the last look for holders it was done.
+pub(crate) fn say(act: &Act, prefix: &str, acted: &Acted, gap: Option<Duration>) {
+    let usec = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let duration_usec = usec(acted.took);
+    let gap_usec = gap.map(usec);
+    let device = act.subject();
+    match &acted.result {
+        Ok(()) => info!(
+            device,
+            duration_usec,
+            gap_usec,
+            "{}",
+            line(act, prefix, acted.took, gap)
+        ),
+        Err(error) => {
+            let line = format!("{prefix}{device:<14} {}", act.verb());
+            warn!(
+                device,
+                duration_usec,
+                "{line}: failed after {}: {error}",
+                millis(acted.took)
+            );
+        }
+    }
+}
+
+/// What was done, and how long it took: with the program's name before it 80 columns.
+fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Duration>) -> String {
+    const WIDTH: usize = 67;
+    // Read after the line of the look. Whole milliseconds, rounded up: it is the most that it can have been.
+    let later = gap.map_or(String::new(), |gap| {
+        format!(" {} ms later", gap.as_micros().div_ceil(1000))
+    });
+    let line = format!("{prefix}{:<14} {}{later} ", act.subject(), act.verb());
+    let room = WIDTH.saturating_sub(line.chars().count());
+    format!("{line}{:>room$}", millis(took))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_how_old_the_proof_is_in_eighty_columns() {
+        let us = Duration::from_micros;
+        let unbind = |driver: &str| Act::Unbind {
+            addr: "0000:65:00.1".parse().unwrap(),
+            driver: driver.to_owned(),
+        };
+        for (driver, took, gap, expected) in [
+            (
+                "nvidia",
+                us(54_800),
+                None,
+                "[12/27] 0000:65:00.1   unbind from nvidia                     55 ms",
+            ),
+            (
+                "nvidia",
+                us(54_800),
+                Some(us(2_100)),
+                "[12/27] 0000:65:00.1   unbind from nvidia 3 ms later          55 ms",
+            ),
+            (
+                "snd_hda_intel",
+                us(123_400),
+                Some(us(12_000)),
+                "[12/27] 0000:65:00.1   unbind from snd_hda_intel 12 ms later 123 ms",
+            ),
+        ] {
+            let line = line(&unbind(driver), "[12/27] ", took, gap);
+            assert_eq!(line, expected);
+            assert_eq!("gpu-handoff: ".len() + line.len(), 80);
+        }
+    }
+}
