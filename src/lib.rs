@@ -1,24 +1,17 @@
 //! gpu-handoff: lends a host's NVIDIA GPU to a Proxmox VE guest and brings it home again.
 //!
-//! The modules in the order in which a run passes through them.
+//! The wings of the house, from the top to the ground. What a file imports lies in its own wing or in one below, never
+//! above, and no two files import each other: `tests/walls.rs` holds the code against that. ARCHITECTURE.md shows the way
+//! of one handoff through them.
 
-pub mod execute;
-pub mod plan;
-pub mod state;
-pub mod model;
-pub mod settings;
-pub mod output;
-pub mod proxmox; // Proxmox's files and grammar
+pub mod commands; // what Proxmox and people can ask for
+pub mod run; // what every run does and has at hand
+pub mod execute; // steps become acts
+pub mod output; // what is shown
+pub mod plan; // what is done, decided
+pub mod state; // what is kept on disk
+pub mod model; // what a handoff is made of, as data
+pub mod settings; // what there is to set
+pub mod proxmox; // Proxmox's files, in its own grammar
 pub mod host; // the host as it is
 pub mod base; // what everything stands on
-
-pub mod cli; // arguments -> a request
-pub mod phases; // what each phase of a VM does
-pub mod commands; // what a person can ask for
-pub mod recover; // every stranded GPU home
-pub mod watch; // nobody to call back
-pub mod context; // what every run has at hand
-pub mod run; // what every run does
-
-pub mod report; // text and JSON
-pub mod journal; // the log

@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use gpu_handoff::base::message_ids::{MESSAGE_FAILED, MESSAGE_REFUSED};
-use gpu_handoff::cli::{self, ParseError, Request};
+use gpu_handoff::commands::cli::{self, ParseError, Request};
+use gpu_handoff::commands::{self, hook};
 use gpu_handoff::execute::{perform, worker};
 use gpu_handoff::model::error::{self, Error, Exit};
-use gpu_handoff::{commands, journal, phases};
+use gpu_handoff::output::journal;
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info_span};
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Request::Hook { vmid, phase } => {
             journal::init(LevelFilter::INFO);
             let _span = info_span!("handoff", vmid = vmid.get(), phase = %phase).entered();
-            phases::run(vmid, &phase)
+            hook::run(vmid, &phase)
         }
         Request::Command(cli) => {
             journal::init(match (cli.quiet, cli.verbose) {

@@ -21,14 +21,15 @@ use std::io::Write as _;
 use std::path::Path;
 
 use gpu_handoff::base::pci::PciAddr;
-use gpu_handoff::commands::{Shown, shown_text};
+use gpu_handoff::commands::plan::{Shown, shown_text};
 use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::{Plan, Step};
 use gpu_handoff::model::record::{Owner, Record};
+use gpu_handoff::output::plan::plan_text;
+use gpu_handoff::output::status::{status, status_text};
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
-use gpu_handoff::report::{plan_text, status, status_text};
 use gpu_handoff::settings::values::Settings;
 
 use asked::{Answer, Host, Kind, folders, request, requests};

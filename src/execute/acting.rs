@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use crate::execute::executor::Executor;
 use crate::execute::kernel::ActError;
 use crate::execute::lines::say;
 use crate::model::act::Act;
 use crate::model::error::Error;
 use crate::model::record::{State, Wedge};
-
-use crate::execute::executor::Executor;
 
 impl Executor<'_> {
     pub(super) fn record_and_act(

@@ -6,14 +6,13 @@ use tracing::{info, warn};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{join, millis};
+use crate::execute::executor::Executor;
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
 use crate::host::functions::VFIO_PCI;
 use crate::model::act::Act;
 use crate::model::error::Error;
 use crate::model::plan::{Step, deadline};
 use crate::model::record::State;
-
-use crate::execute::executor::Executor;
 
 impl Executor<'_> {
     /// Takes back the steps in reverse, the failed ones included: each may have had half its effect.

@@ -1,2 +1,9 @@
-//! x
-pub mod history;
+//! What is shown: results on stdout as text or JSON, messages on stderr and in the journal.
+//!
+//! Texts are made from values; nothing here looks anything up.
+
+pub(crate) mod history; // past handoffs
+pub mod journal; // the log
+pub mod plan; // plans and entries
+pub mod print; // results, to a pipe that may be closed
+pub mod status; // what is

@@ -1,6 +1,6 @@
 //! What a run does, on the model: look, plan, carry out, and which of its ends it comes to.
 //!
-//! The order is that of `gpu_handoff::run`, which reaches the host through files that the model does not have.
+//! The order is that of `gpu_handoff::run::handoff`, which reaches the host through files that the model does not have.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;

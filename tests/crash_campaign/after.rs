@@ -3,10 +3,10 @@
 use std::fmt;
 
 use gpu_handoff::base::process::Process as Told;
+use gpu_handoff::commands::recover::not_stranded;
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::model::record::{Owner, Record, State};
-use gpu_handoff::recover::not_stranded;
 
 use crate::common::{End, Model, Process};
 use crate::hosts::Trip;

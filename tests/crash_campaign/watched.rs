@@ -1,12 +1,12 @@
-//! The watcher after a run was killed: what it decides (`gpu_handoff::watch`), on the model's clock, and the way home that
+//! The watcher after a run was killed: what it decides (`gpu_handoff::commands::watch`), on the model's clock, and the way home that
 //! it has run.
 
 use std::time::Duration;
 
 use gpu_handoff::base::process::Process as Told;
+use gpu_handoff::commands::watch::{Next, Sight, Watch};
 use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::model::record::{Owner, Record};
-use gpu_handoff::watch::{Next, Seen, Watch};
 
 use crate::after::{Recovered, record, recover};
 use crate::common::{Event, Model, Process, When};
@@ -77,7 +77,7 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
         let record = record(model);
         let groups = record.iter().flat_map(Record::groups);
         let groups: Vec<u32> = groups.filter(|group| model.is_alive(*group)).collect();
-        let seen = Seen {
+        let seen = Sight {
             record,
             busy: beside.lock > now,
             caller: beside.caller > now,

@@ -1,6 +1,6 @@
 //! What every run does, whoever asked for it: plan, carry out, say so.
 //!
-//! Which of it a phase or a command needs is written in [`crate::phases`] and [`crate::commands`].
+//! Which of it a phase or a command needs is written in [`crate::commands::hook`] and [`crate::commands::by_hand`].
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,6 @@ use crate::base::process::boot_id;
 use crate::base::systemd;
 use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
-use crate::context::Host;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::Kernel;
 use crate::host::snapshot::Snapshot;
@@ -24,6 +23,7 @@ use crate::model::refusal::Refusal;
 use crate::plan::home;
 use crate::plan::out::{self, Wanted};
 use crate::plan::selection::Given;
+use crate::run::session::Session;
 use crate::settings::values::Reset;
 use crate::state::history;
 use crate::state::store::Guard;
@@ -31,7 +31,7 @@ use crate::state::store::Guard;
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
 const HOLDER_POLL: Duration = Duration::from_millis(500);
 
-impl Host {
+impl Session {
     /// The plan of a way out from a snapshot, which is completed with what modprobe says.
     ///
     /// # Errors

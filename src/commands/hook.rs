@@ -19,16 +19,17 @@ use crate::base::pci::PciAddr;
 use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::base::{process, systemd};
-use crate::cli::Phase;
-use crate::context::{Host, must_be_root};
+use crate::commands::cli::Phase;
 use crate::execute::kernel::Kernel;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::model::error::Error;
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::lent_by_hand;
-use crate::plan::{home, inferred, users};
+use crate::plan::{home, inferred};
 use crate::proxmox::files;
+use crate::run::session::{Session, must_be_root};
+use crate::run::waits::await_vfio;
 use crate::settings::values::OnBackup;
 use crate::state::store::{Guard, Ledger};
 
@@ -37,7 +38,7 @@ use crate::state::store::{Guard, Ledger};
 /// # Errors
 /// Those of pre-start and post-stop; the others only say what they find.
 pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
-    let mut host = Host::real();
+    let mut host = Session::real();
     for name in ["GPU_PCI", "GPU_AUDIO_PCI"] {
         if std::env::var_os(name).is_some() {
             warn!("{name} is set and not used: the VM's own hostpci lines say which GPU is meant");
@@ -54,7 +55,7 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
     }
 }
 
-fn pre_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
+fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let read = host.vm_config(vmid)?;
     if read.config.hostpci().next().is_none() {
         info!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over");
@@ -113,7 +114,7 @@ fn refused(backup: bool, mut refusal: Refusal) -> Error {
 }
 
 /// Compares what Proxmox chose with what pre-start handed over. It never fails the start: QEMU runs already.
-fn post_start(host: &mut Host, vmid: VmId) -> Result<(), Error> {
+fn post_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
     if !host.records()?.iter().any(|r| r.owner == owner) {
         info!("VM {vmid} post-start: nothing was handed over, nothing to verify");
@@ -201,7 +202,7 @@ fn host_is_as_expected(vmid: VmId, snapshot: &Snapshot, record: &Record) {
 
 /// Brings some cards of a record home. The whole record stays on file until they are.
 fn partly_home(
-    host: &mut Host,
+    host: &mut Session,
     guard: &Guard,
     snapshot: &Snapshot,
     record: &Record,
@@ -218,7 +219,7 @@ fn partly_home(
     host.execute(guard, record.clone(), Some(rest), &plan, end)
 }
 
-fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
+fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
     let (records, problems) = host.load()?;
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
@@ -251,51 +252,4 @@ fn post_stop(host: &mut Host, vmid: VmId) -> Result<(), Error> {
     }
     let plan = host.plan_home(record, &records, end)?;
     host.execute(&guard, record.clone(), None, &plan, end)
-}
-
-/// Waits, without the lock, for the VM's own QEMU to let go of the VFIO nodes: post-stop may come while it is still
-/// unpinning memory, since QEMU removes its pidfile before it is gone.
-fn await_vfio(host: &mut Host, owner: Owner, end: Duration) -> Result<(), Error> {
-    loop {
-        let records = host.records()?;
-        let Some(record) = records.iter().find(|r| r.owner == owner) else {
-            return Ok(());
-        };
-        let snapshot = host.look(&records)?;
-        let addrs = record.taken.iter().map(|t| t.addr);
-        let on_vfio: Vec<PciAddr> = addrs.filter(|a| is_on_vfio(&snapshot, *a)).collect();
-        let mut pids = Vec::new();
-        for reason in users::use_of(&snapshot, &on_vfio) {
-            match &reason {
-                Reason::Held { holder, .. } | Reason::Ending(holder) if !is_another_vm(&holder.belongs_to, owner) => {
-                    pids.push(holder.pid);
-                }
-                // Another VM that is ending has nothing of ours.
-                Reason::Ending(_) => {}
-                _ => return Err(Refusal::from(reason).into()),
-            }
-        }
-        if pids.is_empty() {
-            return Ok(());
-        }
-        let left = end.saturating_sub(host.kernel.now());
-        info!(
-            "{owner}: waiting for process {} to let go of the VFIO group, at most {} s",
-            join(&pids),
-            left.as_secs()
-        );
-        let ended = host.kernel.await_exit(&pids, left);
-        host.not_interrupted()?;
-        if !ended {
-            return Err(Error::Overdue {
-                what: format!("process {} did not let go of the VFIO group", join(&pids)),
-                within: host.budgets.way_home,
-                hint: "end it, then run 'gpu-handoff to_nvidia'".to_owned(),
-            });
-        }
-    }
-}
-
-fn is_another_vm(belongs_to: &str, owner: Owner) -> bool {
-    belongs_to.starts_with("VM ") && belongs_to != owner.to_string()
 }

@@ -30,11 +30,11 @@ use crate::base::systemd;
 use crate::base::text::{join, millis};
 use crate::base::vmid::VmId;
 use crate::base::wait::{pidfds, poll_readable};
-use crate::context::must_be_root;
 use crate::host::vms;
 use crate::model::error::Error;
 use crate::model::record::{Owner, Record, State};
 use crate::proxmox::files;
+use crate::run::session::must_be_root;
 use crate::state::store::{DIR, Store, UnreadableRecord};
 
 /// How often the way home is tried before a person has to look.
@@ -49,7 +49,7 @@ const UNIT_START: Duration = Duration::from_secs(60);
 
 /// What the watcher sees at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct Sight {
     /// The VM's record, of this boot.
     pub record: Option<Record>,
     /// Somebody holds the VM's lock.
@@ -107,7 +107,7 @@ impl Watch {
     }
 
     /// What is next. Pure: `now` is the time on any clock.
-    pub fn next(&mut self, seen: &Seen, now: Duration) -> Next {
+    pub fn next(&mut self, seen: &Sight, now: Duration) -> Next {
         let Some(record) = &seen.record else {
             return Next::Leave;
         };
@@ -155,7 +155,7 @@ impl Watch {
     }
 
     /// Whether the VM's QEMU was there since the handoff: seen by us, or by post-start.
-    pub fn after_qemu(&self, seen: &Seen) -> bool {
+    pub fn after_qemu(&self, seen: &Sight) -> bool {
         self.ran || seen.record.as_ref().is_some_and(|r| r.qemu.is_some())
     }
 }
@@ -237,7 +237,7 @@ impl Watcher {
         loaded.map_err(|e| Error::io(format!("reading the records in {DIR}"), e))
     }
 
-    fn see(&self) -> Result<Seen, Error> {
+    fn see(&self) -> Result<Sight, Error> {
         let (records, _) = self.load()?;
         let boot = boot_id();
         let ours = |r: &Record| r.owner == Owner::Vm(self.vmid) && r.boot_id == boot;
@@ -245,7 +245,7 @@ impl Watcher {
         let groups = record.iter().flat_map(Record::groups);
         let at_work = groups.flat_map(|group| alive_in_group(&self.root, group)).collect();
         let caller = record.as_ref().and_then(|r| r.caller);
-        Ok(Seen {
+        Ok(Sight {
             busy: self.lock_file()?.is_some_and(|file| files::is_held(&file)),
             caller: caller.is_some_and(|p| process::process(&self.root, p.pid) == Some(p)),
             qemu: vms::running_vm(&self.root, self.vmid).map(|vm| vm.process),
@@ -380,26 +380,26 @@ mod tests {
         Process { pid, started: 1 }
     }
 
-    fn away() -> Seen {
+    fn away() -> Sight {
         let owner = Owner::Vm("111".parse().unwrap());
         let mut record = Record::new(owner, "boot".to_owned(), Budgets::default());
         record.state = State::Away;
-        Seen {
+        Sight {
             record: Some(record),
-            ..Seen::default()
+            ..Sight::default()
         }
     }
 
     /// What is next at each of these moments, for one watcher.
-    fn follow(steps: &[(u64, Seen)]) -> Vec<Next> {
+    fn follow(steps: &[(u64, Sight)]) -> Vec<Next> {
         let mut watch = Watch::new();
         steps.iter().map(|(at, seen)| watch.next(seen, S(*at))).collect()
     }
 
     #[test]
     fn a_start_that_failed_comes_home_as_soon_as_the_lock_is_released() {
-        let busy = Seen { busy: true, ..away() };
-        let home = Seen::default();
+        let busy = Sight { busy: true, ..away() };
+        let home = Sight::default();
         assert_eq!(
             follow(&[(0, busy), (40, away()), (45, home)]),
             [Next::Lock, Next::Home, Next::Leave]
@@ -408,11 +408,11 @@ mod tests {
 
     #[test]
     fn after_qemu_post_stop_has_its_time_counted_from_the_release_of_the_lock() {
-        let runs = Seen {
+        let runs = Sight {
             qemu: Some(process(7)),
             ..away()
         };
-        let busy = Seen { busy: true, ..away() };
+        let busy = Sight { busy: true, ..away() };
         let steps = [(0, runs), (100, busy), (130, away()), (150, away()), (205, away())];
         assert_eq!(
             follow(&steps),
@@ -440,7 +440,7 @@ mod tests {
         let mut by_hand = away();
         by_hand.record.as_mut().unwrap().caller = Some(process(5));
         by_hand.caller = true;
-        let ended = Seen {
+        let ended = Sight {
             caller: false,
             ..by_hand.clone()
         };
@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn what_is_stuck_is_followed_and_then_the_way_home_is_run() {
-        let stuck = Seen {
+        let stuck = Sight {
             at_work: vec![9],
             ..away()
         };
@@ -465,7 +465,7 @@ mod tests {
     #[test]
     fn a_way_home_that_fails_is_tried_again_and_not_for_ever() {
         let times = [0, 5, 20, 41, 62];
-        let steps: Vec<(u64, Seen)> = times.iter().map(|at| (*at, away())).collect();
+        let steps: Vec<(u64, Sight)> = times.iter().map(|at| (*at, away())).collect();
         assert_eq!(
             follow(&steps),
             [Next::Home, Next::Again(S(15)), Next::Home, Next::Home, Next::GiveUp]

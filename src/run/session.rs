@@ -27,7 +27,7 @@ use crate::state::store::{DIR, Guard, Ledger, LockError, Store, UnreadableRecord
 
 /// The host and what we know of it besides the request.
 #[derive(Debug)]
-pub struct Host {
+pub struct Session {
     /// Where files are read.
     pub root: Root,
     /// Where acts go.
@@ -42,10 +42,10 @@ pub struct Host {
     pub caller: Option<Process>,
 }
 
-impl Host {
+impl Session {
     /// The running host, with the deadlines that are the default.
     pub fn real() -> Self {
-        Host {
+        Session {
             root: Root::real(),
             kernel: Linux::new(),
             store: Store::at(DIR),

@@ -9,12 +9,12 @@ use tracing::{info, warn};
 
 use crate::base::systemd;
 use crate::base::text::join;
-use crate::cli::{Cli, Recover};
-use crate::commands::print;
-use crate::context::{Host, must_be_root};
+use crate::commands::cli::{Cli, Recover};
 use crate::execute::kernel::Kernel;
 use crate::model::error::{Error, Exit, chain};
 use crate::model::record::{Owner, Record, State};
+use crate::output::print::print;
+use crate::run::session::{Session, must_be_root};
 use crate::state::store::{Guard, Ledger, UnreadableRecord};
 
 /// What became of one record.
@@ -45,7 +45,7 @@ impl Outcome {
 ///
 /// # Errors
 /// The first of what went wrong; the others are tried all the same.
-pub fn run(host: &mut Host, cli: &Cli, how: &Recover) -> Result<(), Error> {
+pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
     let guard = if cli.dry_run {
         None
     } else {
@@ -98,7 +98,7 @@ pub fn run(host: &mut Host, cli: &Cli, how: &Recover) -> Result<(), Error> {
             left: Some(why),
         });
     }
-    print(cli, &outcomes, || text(&outcomes, cli.dry_run))?;
+    print(cli.json, &outcomes, || text(&outcomes, cli.dry_run))?;
     match first {
         None => Ok(()),
         Some((exit, what)) => Err(Error::Recovery { exit, what }),
@@ -107,7 +107,7 @@ pub fn run(host: &mut Host, cli: &Cli, how: &Recover) -> Result<(), Error> {
 
 /// One record: None where it is home now, else why it is left.
 fn settle(
-    host: &mut Host,
+    host: &mut Session,
     guard: Option<&Guard>,
     record: &Record,
     records: &[Record],

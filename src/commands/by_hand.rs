@@ -1,0 +1,75 @@
+//! The commands a person types: handoffs by hand, plan, status.
+
+use tracing::info;
+
+use crate::base::process::boot_id;
+use crate::base::systemd;
+use crate::base::text::join;
+use crate::commands::cli::{Cli, Target};
+use crate::commands::plan::show_plan;
+use crate::commands::target::{given, recorded, some_gpus};
+use crate::execute::kernel::Kernel;
+use crate::model::error::Error;
+use crate::model::record::{Owner, Record, State};
+use crate::model::refusal::{Reason, Refusal};
+use crate::output::plan;
+use crate::output::print::print;
+use crate::plan::inferred;
+use crate::run::session::{Session, must_be_root};
+
+pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
+    if cli.dry_run {
+        return show_plan(host, cli, target);
+    }
+    must_be_root()?;
+    host.read_settings(target.vm)?;
+    let end = host.kernel.now() + host.budgets.way_out;
+    let guard = host.lock("to_vfio by hand", end)?;
+    let records = host.readable_records()?;
+    let snapshot = host.look(&records)?;
+    let given = given(host, target, &snapshot)?;
+    some_gpus(target, &given)?;
+    let by_hand = records.iter().filter(|r| matches!(r.owner, Owner::ByHand(_)));
+    let earlier = by_hand.into_iter().find(|r| r.has(given.gpus[0]));
+    let owner = earlier.map_or(Owner::ByHand(given.gpus[0]), |r| r.owner);
+    host.way_out(&guard, snapshot, &records, owner, &given, end)
+}
+
+pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
+    let end = host.kernel.now() + host.budgets.way_home;
+    let guard = if cli.dry_run {
+        None
+    } else {
+        must_be_root()?;
+        Some(host.lock("to_nvidia by hand", end)?)
+    };
+    if guard.is_some() && systemd::is_shutting_down() {
+        let why = "the host is shutting down, nothing is brought home. Hint: after a reboot every device is at home";
+        return Err(Refusal::from(Reason::Other(why.to_owned())).into());
+    }
+    let records = host.records()?;
+    let snapshot = host.look(&records)?;
+    let record = match recorded(host, target, &records, &snapshot)? {
+        Ok(record) => record.clone(),
+        Err(gpus) => {
+            info!(
+                "no record says where {} came from: its drivers are inferred from what it is",
+                join(&gpus)
+            );
+            let mut empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
+            empty.rest(State::Away); // nobody's run that was broken off
+            inferred::inferred(&snapshot, &gpus, empty)
+        }
+    };
+    if let Owner::Vm(vmid) = record.owner
+        && host.vm_is_busy(vmid)
+    {
+        let why = format!("VM {vmid} is starting or stopping. Hint: wait until that is over");
+        return Err(Refusal::from(Reason::Other(why)).into());
+    }
+    let plan = host.plan_home(&record, &records, end)?;
+    match guard {
+        Some(guard) => host.execute(&guard, record, None, &plan, end),
+        None => print(cli.json, &plan::PlanView::from(&plan), || plan::plan_text(&plan)),
+    }
+}

@@ -1,0 +1,54 @@
+//! What Proxmox and people can ask for: a file for each phase, command and option of the command line.
+//!
+//! A command reads what it needs through [`crate::run`], has it decided and done, and says what came of it.
+
+mod by_hand; // to_vfio, to_nvidia
+pub mod cli; // arguments -> a request
+pub mod hook; // what each phase of a VM does
+pub mod plan; // what would be done, or why not
+pub mod recover; // every stranded GPU home
+mod target; // which GPU is meant
+pub mod watch; // nobody to call back
+
+use crate::base::root::Root;
+use crate::commands::by_hand::{to_nvidia, to_vfio};
+use crate::commands::cli::{Cli, Command, Side};
+use crate::commands::plan::show_plan;
+use crate::model::error::Error;
+use crate::output::print::print;
+use crate::output::{self, status};
+use crate::run::session::Session;
+use crate::state::history;
+
+/// Runs a command.
+///
+/// # Errors
+/// As each command has it.
+pub fn run(cli: &Cli) -> Result<(), Error> {
+    // The host is made by each that needs it, since that catches signals: they are to end the watcher, which waits for
+    // what may take months.
+    match &cli.command {
+        Command::ToVfio(target) | Command::Handoff { to: Side::Vfio, target } => {
+            to_vfio(&mut Session::real(), cli, target)
+        }
+        Command::ToNvidia(target)
+        | Command::Handoff {
+            to: Side::Nvidia,
+            target,
+        } => to_nvidia(&mut Session::real(), cli, target),
+        Command::Plan(target) => show_plan(&mut Session::real(), cli, target),
+        Command::Status => {
+            let mut host = Session::real();
+            let records = host.records()?;
+            let cards = status::status(&host.look(&records)?, &records);
+            print(cli.json, &cards, || status::status_text(&cards))
+        }
+        Command::Recover(how) => recover::run(&mut Session::real(), cli, how),
+        Command::History => {
+            let entries = history::read(&Root::real());
+            let entries = entries.map_err(|e| Error::io(format!("reading {}", history::DIR), e))?;
+            print(cli.json, &entries, || output::history::text(&entries, cli.verbose))
+        }
+        Command::Watch { vmid } => watch::run(*vmid),
+    }
+}

@@ -1,0 +1,155 @@
+//! Telling: text for people, JSON for programs, and how foreign text gets into either.
+//!
+//! Results go to stdout through [`out`], which survives a reader that has gone; messages go through tracing.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::base::text::foreign;
+use crate::host::functions::Function;
+use crate::host::snapshot::{Snapshot, card};
+use crate::model::record::Record;
+use crate::plan::users::use_of;
+
+/// One card as `status` shows it.
+#[derive(Debug, Serialize)]
+pub struct CardStatus {
+    /// Slot, DDDD:BB:SS.
+    pub slot: String,
+    /// What NVIDIA's driver calls it, or its ids.
+    pub name: String,
+    /// Its functions.
+    pub functions: Vec<FunctionStatus>,
+    /// Whose handoff it is in, and how far that is.
+    pub owner: Option<String>,
+    /// What is stuck in the kernel.
+    pub stuck: Vec<String>,
+    /// Who uses it, and what is not known.
+    pub in_use: Vec<String>,
+}
+
+/// One function of a card.
+#[derive(Debug, Serialize)]
+pub struct FunctionStatus {
+    /// Address.
+    pub addr: String,
+    /// Vendor and device id.
+    pub id: String,
+    /// A word for its class.
+    pub class: &'static str,
+    /// Bound driver.
+    pub driver: Option<String>,
+    /// `driver_override`.
+    pub driver_override: Option<String>,
+    /// IOMMU group.
+    pub group: Option<u32>,
+}
+
+/// The status of every NVIDIA GPU.
+pub fn status(snapshot: &Snapshot, records: &[Record]) -> Vec<CardStatus> {
+    snapshot
+        .gpus()
+        .filter(|gpu| {
+            // A card with two GPU functions is one card.
+            !snapshot
+                .gpus()
+                .any(|other| other.addr.slot() == gpu.addr.slot() && other.addr < gpu.addr)
+        })
+        .map(|gpu| card_status(snapshot, records, gpu))
+        .collect()
+}
+
+fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardStatus {
+    let addrs: Vec<_> = card(snapshot, gpu.addr).into_iter().collect();
+    let name = snapshot
+        .nvidia_gpu(gpu.addr)
+        .map(|g| foreign(&g.model))
+        .filter(|m| !m.is_empty())
+        .unwrap_or_else(|| format!("NVIDIA {:04x}:{:04x}", gpu.vendor, gpu.device));
+    let owner = records.iter().find(|r| r.has(gpu.addr)).map(|r| {
+        let state = serde_json::to_value(r.state).ok();
+        let state = state.as_ref().and_then(|s| s.as_str()).unwrap_or("?").to_owned();
+        format!("{} ({state})", r.owner)
+    });
+    let functions = addrs
+        .iter()
+        .filter_map(|a| snapshot.function(*a))
+        .map(|f| FunctionStatus {
+            addr: f.addr.to_string(),
+            id: format!("{:04x}:{:04x}", f.vendor, f.device),
+            class: f.class.name(),
+            driver: f.driver.clone(),
+            driver_override: f.driver_override.clone(),
+            group: f.group,
+        })
+        .collect();
+    let wedges = records.iter().flat_map(|r| &r.wedges);
+    let stuck: Vec<String> = wedges
+        .filter(|w| w.addrs.iter().any(|a| addrs.contains(a)))
+        .map(|w| {
+            let frame = w
+                .stack
+                .lines()
+                .next()
+                .and_then(|l| l.split_ascii_whitespace().last())
+                .unwrap_or("?");
+            format!(
+                "'{}' is stuck in the kernel at {frame}, in process group {} of ours",
+                w.act, w.group
+            )
+        })
+        .collect();
+    CardStatus {
+        slot: gpu.addr.slot().to_string(),
+        name,
+        functions,
+        owner,
+        stuck,
+        in_use: use_of(snapshot, &addrs)
+            .iter()
+            .map(|r| {
+                // The remedy belongs to a refusal; here only the fact is told.
+                let text = r.to_string();
+                text.split(". Hint:").next().unwrap_or(&text).to_owned()
+            })
+            .collect(),
+    }
+}
+
+/// `status` for people.
+pub fn status_text(cards: &[CardStatus]) -> String {
+    if cards.is_empty() {
+        return "no NVIDIA GPU on this host\n".to_owned();
+    }
+    let mut text = String::new();
+    for card in cards {
+        let _ = writeln!(text, "{}  {}", card.slot, card.name);
+        for f in &card.functions {
+            let group = f.group.map_or("-".to_owned(), |g| g.to_string());
+            let line = format!(
+                "  {}  {}  {:<6} {:<14} group {group}",
+                f.addr,
+                f.id,
+                f.class,
+                f.driver.as_deref().unwrap_or("no driver")
+            );
+            let tail = f
+                .driver_override
+                .as_ref()
+                .map_or(String::new(), |d| format!("  override {d}"));
+            let _ = writeln!(text, "{line}{tail}");
+        }
+        let _ = writeln!(text, "  lent to: {}", card.owner.as_deref().unwrap_or("nobody"));
+        if card.in_use.is_empty() {
+            let _ = writeln!(text, "  in use:  no");
+        }
+        for line in &card.stuck {
+            let _ = writeln!(text, "  wedged:  {line}");
+        }
+        for line in &card.in_use {
+            let _ = writeln!(text, "  in use:  {line}");
+        }
+    }
+    text
+}

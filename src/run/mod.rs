@@ -1,0 +1,5 @@
+//! What every run does and has at hand: the lock, the records, the settings, a snapshot; then plan, carry out, say.
+
+mod handoff; // plan, carry out, say
+pub mod session; // what every run has at hand
+pub(crate) mod waits; // that QEMU lets go

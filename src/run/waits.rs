@@ -1,0 +1,62 @@
+//! What a run waits for: that QEMU lets go of a GPU.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::base::pci::PciAddr;
+use crate::base::text::join;
+use crate::execute::kernel::Kernel;
+use crate::host::snapshot::is_on_vfio;
+use crate::model::error::Error;
+use crate::model::record::Owner;
+use crate::model::refusal::{Reason, Refusal};
+use crate::plan::users;
+use crate::run::session::Session;
+
+/// Waits, without the lock, for the VM's own QEMU to let go of the VFIO nodes: post-stop may come while it is still
+/// unpinning memory, since QEMU removes its pidfile before it is gone.
+pub(crate) fn await_vfio(host: &mut Session, owner: Owner, end: Duration) -> Result<(), Error> {
+    loop {
+        let records = host.records()?;
+        let Some(record) = records.iter().find(|r| r.owner == owner) else {
+            return Ok(());
+        };
+        let snapshot = host.look(&records)?;
+        let addrs = record.taken.iter().map(|t| t.addr);
+        let on_vfio: Vec<PciAddr> = addrs.filter(|a| is_on_vfio(&snapshot, *a)).collect();
+        let mut pids = Vec::new();
+        for reason in users::use_of(&snapshot, &on_vfio) {
+            match &reason {
+                Reason::Held { holder, .. } | Reason::Ending(holder) if !is_another_vm(&holder.belongs_to, owner) => {
+                    pids.push(holder.pid);
+                }
+                // Another VM that is ending has nothing of ours.
+                Reason::Ending(_) => {}
+                _ => return Err(Refusal::from(reason).into()),
+            }
+        }
+        if pids.is_empty() {
+            return Ok(());
+        }
+        let left = end.saturating_sub(host.kernel.now());
+        info!(
+            "{owner}: waiting for process {} to let go of the VFIO group, at most {} s",
+            join(&pids),
+            left.as_secs()
+        );
+        let ended = host.kernel.await_exit(&pids, left);
+        host.not_interrupted()?;
+        if !ended {
+            return Err(Error::Overdue {
+                what: format!("process {} did not let go of the VFIO group", join(&pids)),
+                within: host.budgets.way_home,
+                hint: "end it, then run 'gpu-handoff to_nvidia'".to_owned(),
+            });
+        }
+    }
+}
+
+fn is_another_vm(belongs_to: &str, owner: Owner) -> bool {
+    belongs_to.starts_with("VM ") && belongs_to != owner.to_string()
+}
