@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::proxmox::grammar::propstring;
-
 /// The id of a VM or container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -53,7 +51,7 @@ impl FromStr for VmId {
     /// Digits only, without leading zeros: the way Proxmox spells it in arguments and file names.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = || BadVmId(text.to_owned());
-        if text.len() > 9 || text.starts_with('0') || !propstring::is_digits(text.as_bytes()) {
+        if text.len() > 9 || text.starts_with('0') || text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());
         }
         text.parse::<u32>().map_err(|_| bad())?.try_into()

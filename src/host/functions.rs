@@ -123,6 +123,12 @@ impl Function {
     }
 }
 
+/// The USB controllers that cards have, among these functions.
+pub(crate) fn usb_controllers(functions: &[Function]) -> impl Iterator<Item = PciAddr> {
+    let is_one = |f: &&Function| f.vendor == VENDOR_NVIDIA && f.class.is_usb();
+    functions.iter().filter(is_one).map(|f| f.addr)
+}
+
 /// Reads one function; None if it has gone meanwhile.
 ///
 /// Of a stuck one only what is known to be read without its lock: ids, class and links.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
-use crate::host::snapshot::Snapshot;
+use crate::host::functions::{Function, usb_controllers};
+use crate::host::nvidia::NvidiaGpu;
 use crate::host::{nvidia, usb};
 
 /// Minor of /dev/nvidiactl (NV_CONTROL_DEVICE_MINOR).
@@ -88,11 +89,11 @@ impl Nodes {
     }
 }
 
-/// The device numbers by which the snapshot's GPUs, what is on their cards, and the VFIO groups can be held.
+/// The device numbers by which NVIDIA's GPUs, what is on the cards of these functions, and the VFIO groups can be held.
 ///
 /// # Errors
 /// Where a directory of sysfs that is there cannot be listed.
-pub fn nodes(root: &Root, snapshot: &Snapshot) -> io::Result<Nodes> {
+pub fn nodes(root: &Root, functions: &[Function], gpus: &[NvidiaGpu]) -> io::Result<Nodes> {
     let mut nodes = Nodes::default();
     nodes
         .exact
@@ -100,7 +101,7 @@ pub fn nodes(root: &Root, snapshot: &Snapshot) -> io::Result<Nodes> {
     nodes
         .exact
         .insert((u64::from(nvidia::MAJOR), MODESET_MINOR), Node::Modeset);
-    for gpu in snapshot.nvidia.iter().flat_map(|n| &n.gpus) {
+    for gpu in gpus {
         if let Some(minor) = gpu.minor {
             nodes
                 .exact
@@ -120,7 +121,7 @@ pub fn nodes(root: &Root, snapshot: &Snapshot) -> io::Result<Nodes> {
     for (name, node) in [("nvidia-uvm", Node::Uvm), ("nvidia-modeset", Node::Modeset)] {
         insert_dev(root, &mut nodes, &format!("/sys/class/misc/{name}/dev"), node);
     }
-    for function in &snapshot.functions {
+    for function in functions {
         let addr = function.addr;
         let dir = format!("/sys/bus/pci/devices/{addr}");
         for name in root.names(format!("{dir}/drm"))? {
@@ -159,11 +160,11 @@ pub fn nodes(root: &Root, snapshot: &Snapshot) -> io::Result<Nodes> {
     // nobody refers to the bus).
     for name in root.names("/sys/class/i2c-dev")? {
         let dir = format!("/sys/class/i2c-dev/{name}");
-        if let Some(addr) = above(root, &dir).filter(|a| snapshot.function(*a).is_some()) {
+        if let Some(addr) = above(root, &dir).filter(|a| functions.iter().any(|f| f.addr == *a)) {
             insert_dev(root, &mut nodes, &format!("{dir}/dev"), Node::I2c(addr));
         }
     }
-    for addr in snapshot.usb_controllers() {
+    for addr in usb_controllers(functions) {
         for disk in usb::attached(root, addr) {
             let number = disk.number.as_deref().and_then(device_number);
             nodes.disks.extend(number.map(|n| (n, Node::Disk(addr))));
@@ -244,11 +245,7 @@ mod tests {
         };
         let functions = vec![function("0000:01:00.0", 0x03_0000), function("0000:01:00.2", 0x0c_0330)];
         let [gpu, usb] = [functions[0].addr, functions[1].addr];
-        let snapshot = Snapshot {
-            functions,
-            ..Snapshot::default()
-        };
-        let nodes = nodes(&Root::at(dir.path()), &snapshot).unwrap();
+        let nodes = nodes(&Root::at(dir.path()), &functions, &[]).unwrap();
         assert_eq!(nodes.of(89, 3), Some(Node::I2c(gpu)));
         assert_eq!(nodes.of(89, 7), Some(Node::I2c(gpu)));
         assert_eq!(nodes.of(89, 9), None);

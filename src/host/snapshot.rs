@@ -10,10 +10,10 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::pci::{PciAddr, PciSlot, VENDOR_NVIDIA};
+use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::root::Root;
 use crate::host::displays::{self, Console, Framebuffer};
-use crate::host::functions::{Function, VFIO_PCI, read_function};
+use crate::host::functions::{Function, VFIO_PCI, read_function, usb_controllers};
 use crate::host::holders::{self, Holder};
 use crate::host::modules::{Loadable, Module, Signatures, parse_modules};
 use crate::host::nodes;
@@ -104,8 +104,7 @@ impl Snapshot {
 
     /// The USB controllers that cards have.
     pub fn usb_controllers(&self) -> impl Iterator<Item = PciAddr> {
-        let is_one = |f: &&Function| f.vendor == VENDOR_NVIDIA && f.class.is_usb();
-        self.functions.iter().filter(is_one).map(|f| f.addr)
+        usb_controllers(&self.functions)
     }
 
     /// A loaded module.
@@ -166,7 +165,8 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
         .usb_controllers()
         .flat_map(|addr| usb::in_use(root, addr))
         .collect();
-    let nodes = nodes::nodes(root, &snapshot)?;
+    let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
+    let nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
     let scan = holders::scan(root, &nodes)?;
     snapshot.holders = scan.holders;
     snapshot.ending = scan.ending;

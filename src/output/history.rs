@@ -51,6 +51,7 @@ fn utc(time: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::history::Past;
 
     #[test]
     fn times_are_dates() {
@@ -62,5 +63,29 @@ mod tests {
         ] {
             assert_eq!(utc(time), expected);
         }
+    }
+
+    #[test]
+    fn the_text_has_a_line_for_each_and_its_acts_on_demand() {
+        let entry = Handoff {
+            time: 0,
+            boot_id: "boot".to_owned(),
+            owner: "VM 111".to_owned(),
+            direction: "out".to_owned(),
+            cards: vec!["0000:01:00".to_owned()],
+            outcome: "done".to_owned(),
+            took_ms: 1234,
+            acts: vec![Past {
+                text: "0000:01:00.0 unbind from nvidia".to_owned(),
+                took_ms: 12,
+                error: None,
+            }],
+        };
+        assert_eq!(
+            text(&[entry], true),
+            "1970-01-01 00:00:00 UTC  VM 111: 0000:01:00 to vfio-pci, 1234 ms: done\n    \
+             0000:01:00.0 unbind from nvidia                                 12 ms\n"
+        );
+        assert_eq!(text(&[], false), "No handoff so far.\n");
     }
 }

@@ -254,8 +254,6 @@ pub struct GpuContainer {
 mod tests {
     use super::*;
 
-    use crate::base::root::Root;
-    use crate::proxmox::files::gpu_containers;
     fn found(text: &str) -> Vec<String> {
         parse(text.as_bytes()).iter().map(ToString::to_string).collect()
     }
@@ -357,37 +355,5 @@ mod tests {
         assert!(!allow("c 226:* rwm").allows(195, 0));
         assert!(allow("a").allows(1, 2));
         assert!(!parse(b"dev0: /dev/nvidia0")[0].allows(195, 0));
-    }
-
-    #[test]
-    fn containers_with_a_gpu_are_found_through_includes_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::at(dir.path());
-        for (path, text) in [
-            (
-                "etc/pve/lxc/104.conf",
-                "dev0: /dev/nvidia0\n[before]\ndev1: /dev/nvidia1\n",
-            ),
-            ("etc/pve/lxc/105.conf", "lxc.include: /etc/lxc/gpu.d\n"),
-            (
-                "etc/pve/lxc/106.conf",
-                "lxc.cgroup2.devices.allow: c 10:200 rwm\nlxc.include: /nowhere\n",
-            ),
-            ("etc/lxc/gpu.d/nvidia.conf", "lxc.cgroup2.devices.allow = c 195:* rwm\n"),
-            ("etc/lxc/gpu.d/readme", "lxc.mount.entry = /dev/nvidia9 x none bind\n"),
-        ] {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        let found = gpu_containers(&root).unwrap();
-        let found: Vec<_> = found.iter().map(|c| (c.ctid.get(), c.lines.join("; "))).collect();
-        assert_eq!(
-            found,
-            [
-                (104, "dev0: /dev/nvidia0".to_owned()),
-                (105, "devices.allow: c 195:*".to_owned())
-            ]
-        );
     }
 }

@@ -104,7 +104,6 @@ pub fn read(root: &Root) -> io::Result<Vec<Handoff>> {
 mod tests {
     use super::*;
 
-    use crate::output::history::text;
     fn entry(time: u64) -> Handoff {
         Handoff {
             time,
@@ -168,15 +167,5 @@ mod tests {
         fs::write(path, text).unwrap();
         add(&root, &entry(3)).unwrap();
         assert_eq!(read(&root).unwrap(), [entry(1), entry(3)]);
-    }
-
-    #[test]
-    fn the_text_has_a_line_for_each_and_its_acts_on_demand() {
-        assert_eq!(
-            text(&[entry(0)], true),
-            "1970-01-01 00:00:00 UTC  VM 111: 0000:01:00 to vfio-pci, 1234 ms: done\n    \
-             0000:01:00.0 unbind from nvidia                                 12 ms\n"
-        );
-        assert_eq!(text(&[], false), "No handoff so far.\n");
     }
 }

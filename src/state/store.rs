@@ -214,3 +214,114 @@ impl Ledger for Guard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::deadlines::Budgets;
+    use crate::model::act::Act;
+    use crate::model::record::Taken;
+    use crate::model::record::Wedge;
+
+    use std::fs;
+    use std::time::Duration;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path().join("run"));
+        (dir, store)
+    }
+
+    fn record() -> Record {
+        let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
+        record.taken.push(Taken {
+            addr: "0000:01:00.0".parse().unwrap(),
+            driver: Some("nvidia".to_owned()),
+            module: Some("nvidia".to_owned()),
+            driver_override: None,
+            width: None,
+            attributes: Vec::new(),
+        });
+        record
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_removed_is_gone() {
+        let (_dir, store) = store();
+        let guard = store.lock("test", Duration::from_secs(5)).unwrap();
+        guard.save(&record()).unwrap();
+        assert_eq!(store.load().unwrap().0, [record()]);
+        guard.remove(record().owner).unwrap();
+        guard.remove(record().owner).unwrap();
+        assert!(store.load().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn what_is_stuck_is_so_for_as_long_as_the_process_group_lives() {
+        let gpu = record().taken[0].addr;
+        let mut stuck = record();
+        stuck.wedges.push(Wedge {
+            group: 77,
+            addrs: vec![gpu],
+            act: "unbind".to_owned(),
+            stack: String::new(),
+            holders: Vec::new(),
+        });
+        stuck.settle(|group| group == 77);
+        assert_eq!(stuck.stuck().collect::<Vec<_>>(), [gpu]);
+        stuck.settle(|_| false);
+        assert_eq!((stuck.wedges.len(), stuck.late.len()), (0, 1));
+
+        let mut killed = record();
+        killed.workers = vec![78, 79];
+        killed.under_way = vec![Act::UnloadModule {
+            name: "nvidia".to_owned(),
+        }];
+        killed.settle(|group| group == 78);
+        assert_eq!(killed.wedges[0].group, 78);
+        assert_eq!(killed.stuck().collect::<Vec<_>>(), [gpu]);
+    }
+
+    #[test]
+    fn a_second_run_is_told_who_has_the_lock() {
+        let (_dir, store) = store();
+        let guard = store.lock("VM 111 pre-start", Duration::from_secs(5)).unwrap();
+        let error = store.lock("VM 112", Duration::from_millis(50)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("held by VM 111 pre-start (pid {})", std::process::id())
+        );
+        drop(guard);
+        store.lock("VM 112", Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn half_a_record_and_a_later_version_are_named_and_not_used() {
+        let (_dir, store) = store();
+        let guard = store.lock("test", Duration::from_secs(5)).unwrap();
+        fs::write(store.dir.join("vm-100.json"), "{\"version\": 1, ").unwrap();
+        fs::write(store.dir.join("vm-1000.json"), "{\"version\": 2}").unwrap();
+        guard.save(&record()).unwrap();
+        let (records, problems) = store.load().unwrap();
+        assert_eq!(records.len(), 1);
+        assert_eq!(problems.len(), 2);
+        assert!(
+            problems
+                .iter()
+                .any(|p| p.to_string().contains("it has version 2, this program writes 1"))
+        );
+        let of = |vmid: &str| {
+            problems
+                .iter()
+                .filter(|p| p.is_of(Owner::Vm(vmid.parse().unwrap())))
+                .count()
+        };
+        assert_eq!((of("100"), problems.len()), (1, 2));
+    }
+
+    #[test]
+    fn no_directory_is_no_record() {
+        let (_dir, store) = store();
+        assert_eq!(store.load().unwrap(), (Vec::new(), Vec::new()));
+    }
+}
