@@ -15,20 +15,54 @@ pub fn boot_id() -> String {
     id.trim().to_owned()
 }
 
-/// Whether a process has begun to exit and has not finished: a thread of it still closes files.
-pub(crate) fn is_ending(root: &Root, pid: i32) -> bool {
-    let stat = |dir: &str| root.line(format!("{dir}/stat")).unwrap_or_default();
-    match exit_state(&stat(&format!("/proc/{pid}"))) {
-        ExitState::Exiting => true,
-        ExitState::Zombie => {
-            // A leader that has ended before its last thread.
-            let threads = root.names(format!("/proc/{pid}/task")).unwrap_or_default();
-            let mut states = threads
-                .iter()
-                .map(|t| exit_state(&stat(&format!("/proc/{pid}/task/{t}"))));
-            states.any(|s| s == ExitState::Exiting)
+/// What /proc/PID/stat says of a process, or /proc/PID/task/TID/stat of a thread (proc(5)). Fields are counted from behind
+/// the name, which may contain anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// One letter; X where there is none.
+    state: u8,
+    /// Its process group.
+    group: Option<u32>,
+    /// PF_ flags of include/linux/sched.h.
+    flags: u64,
+    /// When it started, clock ticks after boot.
+    pub(crate) started: Option<u64>,
+}
+
+impl Stat {
+    /// Reads it; None where the process is not there any more.
+    pub(crate) fn read(root: &Root, dir: &str) -> Option<Stat> {
+        Stat::parse(&root.line(format!("{dir}/stat"))?)
+    }
+
+    fn parse(text: &str) -> Option<Stat> {
+        let (_, rest) = text.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        Some(Stat {
+            state: fields.next().map_or(b'X', |state| state.as_bytes()[0]),
+            group: fields.nth(1).and_then(|group| group.parse().ok()),
+            flags: fields.nth(3).and_then(|flags| flags.parse().ok()).unwrap_or(0),
+            started: fields.nth(12).and_then(|started| started.parse().ok()),
+        })
+    }
+
+    /// It has ended; a zombie only waits for its parent to notice.
+    fn has_ended(self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+
+    /// How far it is with its exit. In the kernel files are closed after they are taken out of sight and before the process
+    /// can be waited for (linux, kernel/exit.c, do_exit: exit_files, exit_task_work, exit_notify).
+    fn exit(self) -> ExitState {
+        /// PF_EXITING and PF_KTHREAD.
+        const EXITING: u64 = 0x4;
+        const KERNEL_THREAD: u64 = 0x0020_0000;
+        match self.state {
+            b'Z' => ExitState::Zombie,
+            b'X' => ExitState::Other,
+            _ if self.flags & EXITING != 0 && self.flags & KERNEL_THREAD == 0 => ExitState::Exiting,
+            _ => ExitState::Other,
         }
-        ExitState::Other => false,
     }
 }
 
@@ -39,24 +73,18 @@ enum ExitState {
     Other,
 }
 
-/// How far /proc/PID/stat (proc(5)) says a thread is with its exit. In the kernel files are closed after they are taken
-/// out of sight and before the process can be waited for (linux, kernel/exit.c, do_exit: exit_files,
-/// exit_task_work, exit_notify).
-fn exit_state(stat: &str) -> ExitState {
-    /// PF_EXITING and PF_KTHREAD of include/linux/sched.h.
-    const EXITING: u64 = 0x4;
-    const KERNEL_THREAD: u64 = 0x0020_0000;
-    let Some((_, rest)) = stat.rsplit_once(')') else {
-        return ExitState::Other;
-    };
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next().unwrap_or("X");
-    let flags = fields.nth(5).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    match state {
-        "Z" => ExitState::Zombie,
-        "X" => ExitState::Other,
-        _ if flags & EXITING != 0 && flags & KERNEL_THREAD == 0 => ExitState::Exiting,
-        _ => ExitState::Other,
+/// Whether a process has begun to exit and has not finished: a thread of it still closes files.
+pub(crate) fn is_ending(root: &Root, pid: i32) -> bool {
+    let exit = |dir: &str| Stat::read(root, dir).map_or(ExitState::Other, Stat::exit);
+    match exit(&format!("/proc/{pid}")) {
+        ExitState::Exiting => true,
+        ExitState::Zombie => {
+            // A leader that has ended before its last thread.
+            let threads = root.names(format!("/proc/{pid}/task")).unwrap_or_default();
+            let mut states = threads.iter().map(|t| exit(&format!("/proc/{pid}/task/{t}")));
+            states.any(|s| s == ExitState::Exiting)
+        }
+        ExitState::Other => false,
     }
 }
 
@@ -76,29 +104,16 @@ pub struct Process {
 
 /// The process that has this id now; None where there is none, or it is a zombie.
 pub fn process(root: &Root, pid: u32) -> Option<Process> {
-    let stat = root.line(format!("/proc/{pid}/stat"))?;
-    let state = stat.rsplit_once(')')?.1.split_ascii_whitespace().next()?;
-    let ended = matches!(state, "Z" | "X");
-    let started = start_time(&stat).filter(|_| !ended)?;
+    let stat = Stat::read(root, &format!("/proc/{pid}"))?;
+    let started = stat.started.filter(|_| !stat.has_ended())?;
     Some(Process { pid, started })
 }
 
-/// Field 22 of /proc/PID/stat, counted from behind the name, which may contain anything (proc(5)).
-pub(crate) fn start_time(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-/// The processes of a group that have not ended. A zombie has: it only waits for its parent to notice.
+/// The processes of a group that have not ended.
 pub fn alive_in_group(root: &Root, group: u32) -> Vec<i32> {
     let is_member = |pid: &i32| {
-        let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // State, parent, process group behind the name (proc(5)).
-        let mut fields = stat
-            .rsplit_once(')')
-            .map_or("", |(_, rest)| rest)
-            .split_ascii_whitespace();
-        let ended = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
-        !ended && fields.nth(1) == Some(group.to_string().as_str())
+        let stat = Stat::read(root, &format!("/proc/{pid}"));
+        stat.is_some_and(|stat| !stat.has_ended() && stat.group == Some(group))
     };
     let processes = root.names("/proc").unwrap_or_default();
     processes
@@ -122,9 +137,9 @@ mod tests {
             ("Z", 0x4, ExitState::Zombie),
             ("I", 0x0020_8044, ExitState::Other),
         ] {
-            assert_eq!(exit_state(&stat(state, flags)), expected, "{state} {flags:x}");
+            let stat = Stat::parse(&stat(state, flags)).unwrap();
+            assert_eq!(stat.exit(), expected, "{state} {flags:x}");
         }
-        assert_eq!(exit_state(""), ExitState::Other);
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
         for (path, text) in [
@@ -145,8 +160,8 @@ mod tests {
     #[test]
     fn a_name_with_blanks_and_brackets_does_not_shift_the_start_time() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
-        assert_eq!(start_time(stat), Some(98765));
-        assert_eq!(start_time(""), None);
+        assert_eq!(Stat::parse(stat).unwrap().started, Some(98765));
+        assert_eq!(Stat::parse(""), None);
     }
 
     #[test]

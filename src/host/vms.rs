@@ -4,7 +4,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::process::{Process, start_time};
+use crate::base::process::{Process, Stat};
 use crate::base::root::Root;
 use crate::base::vmid::VmId;
 
@@ -35,11 +35,13 @@ pub fn running_vm(root: &Root, vmid: VmId) -> Option<RunningVm> {
         .ok()?;
     let cmdline = root.text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let is_ours = pid > 0 && is_qemu_with(&cmdline, &name);
-    let stat = root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let started = start_time(&stat).unwrap_or(0);
+    let started = Stat::read(root, &format!("/proc/{pid}")).and_then(|stat| stat.started);
     is_ours.then_some(RunningVm {
         vmid,
-        process: Process { pid, started },
+        process: Process {
+            pid,
+            started: started.unwrap_or(0),
+        },
     })
 }
 
