@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
 use tracing::warn;
 
 use crate::base::pci::PciAddr;
 use crate::base::process::alive_in_group;
 use crate::base::root::Root;
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
+use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::execute::worker::{Answer, Question, Worker};
 use crate::host::modules::Loadable;
@@ -44,43 +44,7 @@ pub struct Linux {
     /// The acts so far.
     past: Vec<Past>,
     /// Where a test wants us to be killed.
-    test_kill: Option<TestKill>,
-}
-
-/// Where the crash campaigns of the tests have a run killed, by `GPU_HANDOFF_TEST_KILL=N:MOMENT`.
-#[derive(Clone, Copy, Debug)]
-struct TestKill {
-    /// In which round of acts, counted down.
-    round: u32,
-    /// When in it.
-    moment: Moment,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
-    /// It is on record, and no worker knows of it.
-    Before,
-    /// The workers have it.
-    In,
-    /// It is done, and the record does not say so.
-    After,
-}
-
-impl TestKill {
-    fn from_env() -> Option<Self> {
-        let text = std::env::var("GPU_HANDOFF_TEST_KILL").ok()?;
-        let (round, moment) = text.split_once(':')?;
-        let moment = match moment {
-            "before" => Moment::Before,
-            "in" => Moment::In,
-            "after" => Moment::After,
-            _ => return None,
-        };
-        Some(TestKill {
-            round: round.parse().ok()?,
-            moment,
-        })
-    }
+    fault_points: FaultPoints,
 }
 
 impl Linux {
@@ -100,7 +64,7 @@ impl Linux {
             signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
             interrupted: None,
             past: Vec::new(),
-            test_kill: TestKill::from_env(),
+            fault_points: FaultPoints::from_env(),
         }
     }
 
@@ -118,17 +82,6 @@ impl Linux {
             Ok(Answer::Remembered(result)) => result,
             Ok(_) => Err(another_question().to_string()),
             Err(e) => Err(e.to_string()),
-        }
-    }
-
-    fn die_if_a_test_wants(&mut self, now: Moment) {
-        if let Some(kill) = &mut self.test_kill {
-            if kill.round == 1 && kill.moment == now {
-                let _ = nix::sys::signal::kill(Pid::this(), Signal::SIGKILL);
-            }
-            if now == Moment::After {
-                kill.round = kill.round.saturating_sub(1);
-            }
         }
     }
 
@@ -170,7 +123,7 @@ impl Linux {
             asked.push(Asked::new(sent, start, within));
         }
         if acts {
-            self.die_if_a_test_wants(Moment::In);
+            self.fault_points.reached(Point::In);
         }
         while asked.iter().any(|a| a.result.is_none()) {
             self.gather(&mut asked);
@@ -332,9 +285,9 @@ impl Kernel for Linux {
 
     fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
         let requests = acts.iter().map(|(act, within)| (Question::Act(act.clone()), *within));
-        self.die_if_a_test_wants(Moment::Before);
+        self.fault_points.reached(Point::Before);
         let answers = self.ask_all(requests.collect());
-        self.die_if_a_test_wants(Moment::After);
+        self.fault_points.reached(Point::After);
         let mut results = Vec::new();
         for ((act, _), (answer, took)) in acts.iter().zip(answers) {
             let (result, moment) = match answer {

@@ -12,6 +12,7 @@
 
 mod acting; // an act, written down before it happens
 pub mod executor; // steps -> acts
+mod fault_points; // where the tests have a run killed; not in the package
 pub(crate) mod health; // whether a GPU that is home works
 pub mod kernel; // the interface to the host
 mod lines; // what is said of each step
