@@ -282,6 +282,12 @@ class CommandLine(unittest.TestCase):
             for function in range(4):
                 self.assertIn(f"/lab/card{card}.{function}.sock", text)
 
+    def test_amds_iommu_comes_with_what_its_board_has(self) -> None:
+        for iommu, count in (("amd", 1), ("intel", 0)):
+            found = [json.loads(word) for word in self.words(iommu=iommu) if "southbridge" in word]
+            self.assertEqual([one["addr"] for one in found], ["0x14.0"] * count)
+        self.assertEqual(functions.southbridge().read_config(pci.PCI_CLASS_REVISION + 2, 2), b"\x05\x0c")
+
     def test_no_iommu_device_without_iommu(self) -> None:
         self.assertNotIn("iommu", " ".join(self.words(iommu="none")))
 
