@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lab import (cache, cli, drivers, frozen, images, kernels, mirror, options, qemu, scenarios)
+from lab import (cache, cli, drivers, frozen, images, kernels, mirror, options, qemu, scenarios,
+                 session)
 from lab.cache import LabError, NoSuchBoot
 from lab.card import functions, hda, pci, server
 from lab.channel import Channel, GuestDied, GuestFrozen, TooLate, address
@@ -414,6 +415,30 @@ class Agent(unittest.TestCase):
         events[second[1]]()
         self.assertEqual(self.answers(2), [("output", "second\n"), ("done", 0)])
         self.assertEqual(list(self.agent.waiting.get_map()), [self.agent.port])
+
+    def test_script_without_an_interpreter_line_is_run_by_sh(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            guest = session.Guest.__new__(session.Guest)
+            guest.share = Path(name)
+            mine = Path(name) / "mine"
+            for text, answer in (("echo $1 $0; exit 3", 3), ("", 0), ("#!/bin/false\n", 1)):
+                mine.write_text(text)
+                mine.chmod(0o644)
+                with mock.patch.object(guest, "_run", return_value=0) as run:
+                    guest.run(mine, lambda _: None, 1.0)
+                # What the lab would have the agent run, but not in /lab.
+                self.assertEqual(run.call_args.args[0], ["/lab/script"])
+                with open(os.devnull, "rb") as nothing:
+                    output, end = os.pipe()
+                    self.agent.spawn({"words": [f"{name}/script", "word"]}, output, end,
+                                     os.dup(nothing.fileno()))
+                child = self.agent.child
+                self.ready(child[2])[child[2]]() if "echo" in text else None
+                self.ready(child[1])[child[1]]()
+                expected: list[tuple[str, object]] = [("done", answer)]
+                if "echo" in text:
+                    expected.insert(0, ("output", f"word {name}/script\n"))
+                self.assertEqual(self.answers(len(expected)), expected)
 
     def test_ping_is_answered_while_a_script_runs(self) -> None:
         child = self.start("exec sleep 1000")
