@@ -4,6 +4,8 @@ An artefact is a folder NAME-KEY below the cache, where KEY is a hash of all
 that went into it. It is made in a temporary sibling and renamed when it is
 complete, under a lock per artefact: a folder with its final name is whole.
 
+What somebody outside was asked lately is beside them, as NAME.txt.
+
 Not for run-time state; see session.py for that.
 """
 
