@@ -4,6 +4,8 @@ An artefact is a folder NAME-KEY below the cache, where KEY is a hash of all
 that went into it. It is made in a temporary sibling and renamed when it is
 complete, under a lock per artefact: a folder with its final name is whole.
 
+What somebody outside was asked lately is beside them, as NAME.txt.
+
 Not for run-time state; see session.py for that.
 """
 
@@ -30,12 +32,18 @@ KEEP_DAYS = 30
 LOCK_PATIENCE = 1800.0
 # The longest run of scenarios in one guest takes less.
 TURN_PATIENCE = 3600.0
+# For so long what somebody outside has said is taken for what they say now.
+ASK_AGAIN = 86400.0
 # How many lines of a failed build's log are shown.
 TAIL = 25
 
 
 class LabError(Exception):
     """The lab itself could not do its work; the text is for the user."""
+
+
+class NoSuchBoot(LabError):
+    """What this boot asks for cannot be had; another boot may be possible."""
 
 
 def root() -> Path:
@@ -85,6 +93,37 @@ def obtain(artefact: Artefact) -> Path:
                 _build(artefact)
     os.utime(path)
     return path
+
+
+def ask(
+    name: str, question: Callable[[Path, IO[bytes]], str], use: Callable[[str], bool]
+) -> str:
+    """What somebody outside says: asked once a day, and the last answer if none comes.
+
+    `question` gets an empty folder and the log, and fails with CommandFailed.
+    An answer that is no use, says `use`, is asked for again before a day has gone.
+    """
+    record, scratch = root() / f"{name}.txt", root() / f"{name}.new-{os.getpid()}"
+    with _locked(name):
+        known = record.read_text() if record.is_file() else None
+        if known is not None and 0 <= time.time() - _used(record) < ASK_AGAIN and use(known):
+            return known
+        scratch.mkdir()
+        log_path = root() / f"{name}.log"
+        try:
+            with log_path.open("wb") as log:
+                answer = question(scratch, log)
+            (scratch / "answer").write_text(answer)
+            (scratch / "answer").rename(record)
+        except CommandFailed as error:
+            if known is None:
+                raise _failed(f"{name}: no answer", error, log_path) from error
+            say(f"{name}: no answer ({error}), what it was "
+                f"{(time.time() - _used(record)) / 86400:.1f} days ago is used")
+            return known
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return answer
 
 
 def sweep() -> None:
@@ -192,12 +231,15 @@ def _build(artefact: Artefact) -> None:
             artefact.build(fresh, log)
         except CommandFailed as error:
             log.flush()
-            tail = log_path.read_text(errors="replace").splitlines()[-TAIL:]
-            raise LabError(
-                "\n".join([f"building {artefact.name} failed: {error}", *tail,
-                           f"Hint: the whole log is {log_path}"])
-            ) from error
+            raise _failed(f"building {artefact.name} failed", error, log_path) from error
         fresh.rename(path)
+
+
+def _failed(what: str, error: CommandFailed, log_path: Path) -> LabError:
+    """The error that shows the end of a log and says where the rest is."""
+    tail = log_path.read_text(errors="replace").splitlines()[-TAIL:]
+    return LabError("\n".join([f"{what}: {error}", *tail,
+                               f"Hint: the whole log is {log_path}"]))
 
 
 def _remove(folder: Path) -> None:

@@ -24,6 +24,7 @@ SCRIPT_TIMEOUT = 600.0
 PACKAGE_TIMEOUT = 1800.0
 
 RUN_TEXT = """
+With --script: run that file; without a line #! it is sh's.
 Without --script: run the scenarios of tests/lab/scenarios, or those named,
 and end with a line "N passed, N failed".
 Exit status with --script: the script's own; 124 it took longer than

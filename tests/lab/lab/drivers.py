@@ -17,31 +17,48 @@ from typing import IO
 from . import cache, kernels, mirror, sandbox, toolbox, userland
 
 STUB = Path(__file__).parent.parent / "stub"
-REAL_SUITE, REAL_COMPONENTS = "trixie", "main contrib"
-REAL_PACKAGE = "nvidia-open-kernel-dkms"
+REAL_PACKAGE, REAL_COMPONENTS = "nvidia-open-kernel-dkms", "main contrib"
+# Role of a kernel -> the suite whose package is meant for such a kernel; the
+# oldest has the default one's, so that it is the same driver.
+REAL_SUITES = {"oldest": "trixie", "default": "trixie", "newest": "trixie-backports"}
 # Debian's kernels from 6.12.93 on carry the fourth argument of
 # pci_resize_resource (a mask of BARs to leave alone) that 6.19 brought; the
 # module's source knows only three.
 REAL_EDIT = r"s/\(pci_resize_resource([^;]*[a-z_]*size\))/\1, 0)/"
 FOUR_ARGUMENTS = re.compile(r"pci_resize_resource\([^)]*int exclude_bars\)")
 BUILD_MODULES = Path(__file__).parent / "build-modules.sh"
-COMPILER = "gcc-14"  # the headers of 6.1 name one that the toolbox lacks
+COMPILER = "gcc-14"  # the headers of bookworm name one that the toolbox lacks
 RECIPE = "1"  # counts changes of _build that the inputs do not show
 TIMEOUTS = {"stub": 300.0, "real": 1800.0}
+# What did not build in this run, and why: it would not build for the next boot.
+_not_built: dict[str, str] = {}
 
 
 def layer(driver: str, kernel: str) -> Path | None:
-    """The erofs image of a driver for a kernel; None where there is none."""
+    """The erofs image of a driver for a kernel; None where there is none.
+
+    Raises NoSuchBoot where it does not build: it may for another kernel.
+    """
     if driver == "none":
         return None
-    return cache.obtain(artefact(driver, kernel)) / "driver.erofs"
+    wanted = artefact(driver, kernel)
+    if wanted.key not in _not_built:
+        try:
+            return cache.obtain(wanted) / "driver.erofs"
+        except cache.LabError as error:
+            source = (f", {REAL_PACKAGE} of {REAL_SUITES[kernel]},"
+                      if driver == "real" else "")
+            _not_built[wanted.key] = (
+                f"no modules of the driver {driver}{source} for the {kernel} kernel, "
+                f"{kernels.obtain(kernel).version}\n{error}")
+    raise cache.NoSuchBoot(_not_built[wanted.key])
 
 
 def artefact(driver: str, kernel: str) -> cache.Artefact:
     """The artefact of one driver for one kernel."""
     source = (
         (cache.files_key(STUB),) if driver == "stub"
-        else (REAL_SUITE, REAL_COMPONENTS, REAL_PACKAGE, REAL_EDIT)
+        else (REAL_SUITES[kernel], REAL_COMPONENTS, REAL_PACKAGE, REAL_EDIT)
     )
 
     def build(folder: Path, log: IO[bytes]) -> None:
@@ -61,7 +78,7 @@ def _build(driver: str, name: str, folder: Path, log: IO[bytes]) -> None:
     if driver == "stub":
         shutil.copytree(STUB, source)
     else:
-        _fetch_real(folder, source, kernel, log)
+        _fetch_real(REAL_SUITES[name], folder, source, kernel, log)
     # All of the kernel's modules must be in view of depmod; links cost nothing.
     tree = folder / "root/usr/lib/modules" / kernel.version
     shutil.copytree(
@@ -94,9 +111,9 @@ def _pci_header(kernel: kernels.Kernel) -> str:
 
 
 def _fetch_real(
-    folder: Path, source: Path, kernel: kernels.Kernel, log: IO[bytes]
+    name: str, folder: Path, source: Path, kernel: kernels.Kernel, log: IO[bytes]
 ) -> None:
-    suite = mirror.Suite(folder / "apt", REAL_SUITE, log, REAL_COMPONENTS)
+    suite = mirror.Suite(folder / "apt", name, log, REAL_COMPONENTS)
     suite.update()
     suite.unpack([REAL_PACKAGE], folder / "package")
     shutil.rmtree(folder / "apt")

@@ -1,8 +1,12 @@
 """Debian's kernels: image, modules and headers, unpacked, not installed.
 
-Each kernel of the table becomes one artefact:
+A kernel is named by its role and is what its suite has. Debian is asked for
+that once a day, or when it is not in the cache: the packages' versions are
+part of the artefact's key, so that a new kernel is a new artefact. Without an
+answer the last one counts; a run keeps the kernels that it began with.
 
     version       its full version, as uname -r says it in the guest
+    config        what it was built with
     vmlinuz       what QEMU boots
     root/usr/src, root/usr/lib/linux-kbuild-*   headers to compile against
     modules.erofs the module tree, a layer of the guest's root; with it
@@ -12,6 +16,7 @@ Each kernel of the table becomes one artefact:
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from dataclasses import dataclass
@@ -19,10 +24,11 @@ from pathlib import Path
 from typing import IO
 
 from . import cache, mirror, sandbox, toolbox, userland
+from .progress import step
 
-# Name of a kernel in the lab -> the Debian suite whose kernel it is.
-SUITES = {"6.12": "trixie", "6.1": "bookworm", "7.2": "trixie-backports"}
-DEFAULT = "6.12"
+# Role of a kernel in the lab -> the Debian suite whose kernel it is.
+SUITES = {"oldest": "bookworm", "default": "trixie", "newest": "trixie-backports"}
+DEFAULT = "default"
 
 META_PACKAGES = ("linux-image-amd64", "linux-headers-amd64")
 # Dependencies of those that neither boot nor compile anything here.
@@ -39,10 +45,12 @@ INITRD_MODULES = (
     "virtio_pci", "virtio_blk", "virtio_iommu", "erofs", "overlay",
     "9pnet_virtio", "9p", "ext4",
 )
+# Where nobody answers, a warm run is to go on soon.
+ANSWER_TIMEOUT = 60.0
 HERE = Path(__file__).parent
 INIT = HERE / "initrd.sh"
 MAKE_INITRDS = HERE / "make-initrds.sh"
-RECIPE = "1"  # counts changes of _build that the inputs do not show
+RECIPE = "2"  # counts changes of _build that the inputs do not show
 
 
 @dataclass(frozen=True)
@@ -56,50 +64,70 @@ class Kernel:
         """As `uname -r` prints it."""
         return (self.folder / "version").read_text().strip()
 
+    def has(self, option: str) -> bool:
+        """Was it built with that CONFIG_ option, into the image or as a module?"""
+        return re.search(rf"^{option}=[ym]$", (self.folder / "config").read_text(),
+                         re.MULTILINE) is not None
 
-def obtain(name: str) -> Kernel:
-    """The kernel with that name in the table, from the cache or built now."""
-    return Kernel(cache.obtain(artefact(name)))
+
+def obtain(role: str) -> Kernel:
+    """The kernel with that role, from the cache or built now."""
+    return Kernel(cache.obtain(artefact(role)))
 
 
-def artefact(name: str) -> cache.Artefact:
-    """The artefact of one kernel of the table."""
+@functools.cache
+def artefact(role: str) -> cache.Artefact:
+    """The artefact of the kernel that has this role in this run."""
+
+    def question(folder: Path, log: IO[bytes]) -> str:
+        with step(f"asking Debian for the {role} kernel"):
+            suite = mirror.Suite(folder / "apt", SUITES[role], log)
+            suite.update(ANSWER_TIMEOUT)
+            packages = sorted(_packages(suite))
+            if not packages:
+                raise cache.LabError(f"{SUITES[role]} has no {META_PACKAGES[0]}")
+            return "".join(f"{one}={suite.version(one)}\n" for one in packages)
+
+    def in_cache(answer: str) -> bool:
+        return _artefact(role, answer).path.is_dir()
+
+    return _artefact(role, cache.ask(f"packages-{role}", question, in_cache))
+
+
+def _artefact(role: str, packages: str) -> cache.Artefact:
+    """The artefact of a kernel; `packages` has a line NAME=VERSION for each."""
 
     def build(folder: Path, log: IO[bytes]) -> None:
-        _build(name, folder, log)
+        _build(role, packages.split(), folder, log)
 
     return cache.Artefact(
-        name=f"kernel-{name}",
-        inputs=(RECIPE, SUITES[name], *META_PACKAGES, *LEFT_OUT,
+        name=f"kernel-{role}",
+        inputs=(RECIPE, SUITES[role], packages, *LEFT_OUT,
                 *INITRD_MODULES, INIT.read_text(), MAKE_INITRDS.read_text(),
                 toolbox.ARTEFACT.key),
         build=build,
     )
 
 
-def _build(name: str, folder: Path, log: IO[bytes]) -> None:
+def _build(role: str, packages: list[str], folder: Path, log: IO[bytes]) -> None:
     root = folder / "root"
     root.mkdir()
     (root / "usr/lib").mkdir(parents=True)
     toolbox.root()
-    suite = mirror.Suite(folder / "apt", SUITES[name], log)
+    suite = mirror.Suite(folder / "apt", SUITES[role], log)
     suite.update()
-    suite.unpack(_packages(suite), root)
+    suite.unpack(packages, root)
     shutil.rmtree(folder / "apt")
     _merge_usr(root)
     version = _version(root)
-    if not version.startswith(name):
-        raise cache.LabError(
-            f"{SUITES[name]} has kernel {version} now, not {name}\n"
-            "Hint: the table is SUITES in tests/lab/lab/kernels.py"
-        )
     (folder / "version").write_text(version + "\n")
-    image = next(
-        path for path in (root / f"boot/vmlinuz-{version}",
-                          root / f"usr/lib/modules/{version}/vmlinuz")
-        if path.is_file()
-    )
-    shutil.copy(image, folder / "vmlinuz")
+    for name in ("vmlinuz", "config"):
+        found = next(
+            path for path in (root / f"boot/{name}-{version}",
+                              root / f"usr/lib/modules/{version}/{name}")
+            if path.is_file()
+        )
+        shutil.copy(found, folder / name)
     for out in LEFT_OUT:
         tree = root / "usr/lib/modules" / version / "kernel" / out
         shutil.rmtree(tree, ignore_errors=True)

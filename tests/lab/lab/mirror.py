@@ -121,14 +121,15 @@ class Suite:
     log: IO[bytes]
     components: str = "main"
 
-    def update(self) -> None:
+    def update(self, timeout: float = DOWNLOAD_TIMEOUT) -> None:
         """Fetch the suite's lists; to be called first."""
         for sub in ("lists/partial", "archives/partial", "parts"):
             (self.folder / sub).mkdir(parents=True)
         (self.folder / "status").touch()
         source = source_line(self.name, self.components)
         (self.folder / "sources.list").write_text(source + "\n")
-        self._apt("apt-get", "update")
+        # Without it, a list that could not be fetched is no error of update's.
+        self._apt("apt-get", "--error-on=any", "update", timeout=timeout)
 
     def depends(self, package: str) -> list[str]:
         """Names in the Depends of a package; empty when there is none."""
@@ -136,13 +137,21 @@ class Suite:
         match = re.search(r"^Depends: (.*)$", text, re.MULTILINE)
         return re.findall(r"(?:^|, )([a-z0-9.+-]+)", match[1]) if match else []
 
+    def version(self, package: str) -> str:
+        """The version of a package that is there."""
+        text = self._output("apt-cache", "show", "--no-all-versions", package)
+        match = re.search(r"^Version: (\S+)$", text, re.MULTILINE)
+        if not match:
+            raise LabError(f"{self.name} has no package {package}")
+        return match[1]
+
     def exists(self, package: str) -> bool:
         """Is there a package of that name?"""
         # Unlike show, it is no error of pkgnames that there is none.
         return package in self._output("apt-cache", "pkgnames", package).split()
 
     def unpack(self, packages: Sequence[str], into: Path) -> None:
-        """Download packages and unpack their files, without installing."""
+        """Download packages, NAME or NAME=VERSION, and unpack their files, without installing."""
         self._apt("apt-get", "download", *packages)
         for package in sorted(self.folder.glob("*.deb")):
             sandbox.run(
@@ -167,9 +176,9 @@ class Suite:
         }
         return [f"-o{key}={value}" for key, value in settings.items()]
 
-    def _apt(self, program: str, *arguments: str) -> None:
+    def _apt(self, program: str, *arguments: str, timeout: float = DOWNLOAD_TIMEOUT) -> None:
         command = [program, "-q", *self._options(), *arguments]
-        sandbox.run(sandbox.tied(command), self.log, DOWNLOAD_TIMEOUT, self.folder)
+        sandbox.run(sandbox.tied(command), self.log, timeout, self.folder)
 
     def _output(self, program: str, *arguments: str) -> str:
         command = sandbox.tied([program, *self._options(), *arguments])

@@ -9,7 +9,6 @@ import argparse
 from dataclasses import dataclass, fields
 
 from . import kernels
-from .cache import LabError
 
 DRIVERS = {
     "stub": "stand-ins for NVIDIA's modules; every fault can be made",
@@ -63,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--driver", default=standard.driver, choices=DRIVERS,
         help=_table(DRIVERS))
     add("--kernel", default=standard.kernel, choices=kernels.SUITES,
-        help=_table(kernels.SUITES))
+        help="the kernel that a suite of Debian has now: " + _table(kernels.SUITES))
     add("--iommu", default=standard.iommu, choices=IOMMUS, help=_table(IOMMUS))
     add("--group", default=standard.group, choices=GROUPS, help=_table(GROUPS))
     add("--stub", action="append", default=[], metavar="KEY=VALUE",
@@ -89,10 +88,6 @@ def from_arguments(arguments: argparse.Namespace) -> Options:
     """The boot that a command line asks for."""
     values = {one.name: getattr(arguments, one.name) for one in fields(Options)}
     values["stub"] = tuple(values["stub"])
-    if (values["kernel"], values["iommu"]) == ("6.1", "virtio"):
-        raise LabError("Debian's 6.1 has no driver for virtio-iommu "
-                       "(CONFIG_VIRTIO_IOMMU is not set)\n"
-                       "Hint: --kernel 6.12 or 7.2")
     return Options(**values)
 
 

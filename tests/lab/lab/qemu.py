@@ -19,6 +19,7 @@ RUN, CACHE = "/lab", "/cache"
 FIRST_PORT_SLOT = 0x4  # sixteen cards end at 0x13
 SLOT_IOMMU = 0x1
 SLOT_DISPLAY = 0x2
+SLOT_SOUTHBRIDGE = 0x14  # of AMD's boards, see card/functions.py
 SLOT_TOP = 0x19
 SLOT_SERIAL = 0x1A
 SLOTS_LAYERS = (0x16, 0x17, 0x18)
@@ -146,6 +147,11 @@ def _disk(name: str, path: str, slot: int, readonly: bool = False) -> list[str]:
 
 def _cards(options: Options) -> Sequence[str]:
     words: list[str] = []
+    if options.iommu == "amd":
+        words += ["-device", json.dumps({
+            "driver": "vfio-user-pci", "bus": "pcie.0", "addr": f"{SLOT_SOUTHBRIDGE:#x}.0",
+            "socket": {"type": "unix", "path": f"{RUN}/southbridge.sock"},
+        })]
     for card in range(options.cards):
         words += _port(options, card)
         for function in range(options.functions):

@@ -1,7 +1,7 @@
 """Scenario files: reading their headers, grouping, running, reporting.
 
-A scenario is an executable script in tests/lab/scenarios. Comment lines at
-its top say what it is:
+A scenario is a script in tests/lab/scenarios. Comment lines at its top say
+what it is:
 
     # What it shows, in one line.
     # lab: --cards 2 --stub remove_wait=forever     (switches; optional)
@@ -152,8 +152,14 @@ def _run_in_one_guest(
 
     One that the guest froze under goes back to its front, and into `frozen`.
     """
-    # Not caught: an image that cannot be built now cannot be for the next one.
-    guest = session.Guest(boot, package)
+    try:
+        guest = session.Guest(boot, package)
+    except cache.NoSuchBoot as error:
+        for one in waiting:
+            _report(one, "FAILED", 0.0, f"the lab: {error}")
+        waiting.clear()
+        return
+    # No other is caught: an image that cannot be built now cannot be for the next one.
     up = False
     try:
         with guest:

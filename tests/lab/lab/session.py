@@ -96,7 +96,7 @@ class Guest:
             sandbox.in_chroot(self._images.toolbox, words, binds),
             stdout=self._log("qemu.log"), stderr=subprocess.STDOUT,
         )
-        with step(f"booting {self._images.version}, {self.describe()}"):
+        with step(f"booting {self.describe()}"):
             try:
                 self._channel.accept(SERVER_TIMEOUT)
                 self._wait_ready(BOOT_TIMEOUT)
@@ -110,7 +110,8 @@ class Guest:
         """The boot in words."""
         one = self.options
         cards = "1 card" if one.cards == 1 else f"{one.cards} cards"
-        return f"{cards}, driver {one.driver}, iommu {one.iommu}"
+        return (f"{one.kernel} kernel {self._images.version}, {cards}, "
+                f"driver {one.driver}, iommu {one.iommu}")
 
     def _fill_share(self) -> None:
         for name in ("out", "deb"):

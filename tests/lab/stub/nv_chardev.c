@@ -140,18 +140,12 @@ void nv_unregister_modeset_fops(void)
 EXPORT_SYMBOL(nv_unregister_modeset_fops);
 
 /* Mode 0666, as nvidia-modprobe gives it by default. */
-static char *nv_devnode(umode_t *mode)
+static char *devnode(nv_devnode_arg *dev, umode_t *mode)
 {
 	if (mode)
 		*mode = 0666;
 	return NULL;
 }
-
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
-static char *devnode(const struct device *dev, umode_t *mode) { return nv_devnode(mode); }
-#else
-static char *devnode(struct device *dev, umode_t *mode) { return nv_devnode(mode); }
-#endif
 
 struct device *nv_make_node(dev_t devt, const char *name)
 {

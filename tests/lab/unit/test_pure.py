@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lab import cache, cli, frozen, mirror, options, qemu, scenarios
-from lab.cache import LabError
+from lab import (cache, cli, drivers, frozen, images, kernels, mirror, options, qemu, scenarios,
+                 session)
+from lab.cache import LabError, NoSuchBoot
 from lab.card import functions, hda, pci, server
 from lab.channel import Channel, GuestDied, GuestFrozen, TooLate, address
 from lab.images import Images
@@ -30,7 +31,7 @@ from lab.sandbox import CommandFailed
 AGENT = Path(__file__).parent.parent / "guest/usr/local/lib/lab/agent"
 IMAGES = Images(
     toolbox=Path("/c/toolbox"), kernel=Path("/c/k/vmlinuz"),
-    initrd=Path("/c/k/initrd"), version="6.12",
+    initrd=Path("/c/k/initrd"), version="6.12.1-amd64",
     disks=(Path("/c/u/userland.erofs"), Path("/c/k/modules.erofs")),
 )
 
@@ -165,6 +166,35 @@ class Cache(unittest.TestCase):
             package.unlink()
             self.assertRaisesRegex(LabError, "there is no package /.*deb$", cli._package)
 
+    def ask(self, answer: str | Exception, use: bool = True) -> tuple[str, int]:
+        """What comes of a question, and how often it was put."""
+        question = mock.Mock(side_effect=[answer])
+        with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(self.folder)), \
+                contextlib.redirect_stderr(io.StringIO()) as self.told:
+            return cache.ask("who", question, lambda _: use), question.call_count
+
+    def test_answer_from_outside_is_asked_for_once_a_day_and_the_last_one_counts(self) -> None:
+        record = self.folder / "gpu-handoff-lab/who.txt"
+        with self.assertRaisesRegex(LabError, "^who: no answer: away\n"):
+            self.ask(CommandFailed("away"))
+        self.assertEqual(self.ask("first"), ("first", 1))
+        self.assertEqual(self.ask("second"), ("first", 0))
+        # What is not in the cache would have to be fetched anyway.
+        self.assertEqual(self.ask("second", use=False), ("second", 1))
+        os.utime(record, (0, time.time() - cache.ASK_AGAIN - 1))
+        self.assertEqual(self.ask(CommandFailed("away")), ("second", 1))
+        self.assertIn("who: no answer (away), what it was 1.0 days ago is used", self.told.getvalue())
+        self.assertEqual(self.ask("third"), ("third", 1))
+        self.assertEqual(self.ask("fourth"), ("third", 0))
+        names = sorted(path.name for path in record.parent.iterdir())
+        self.assertEqual(names, ["locks", "who.log", "who.txt"])
+
+    def test_new_version_of_a_kernel_is_another_artefact(self) -> None:
+        one, two = (kernels._artefact("newest", f"linux-image-amd64={version}\n")
+                    for version in ("7.2.1-1", "7.3.4-1"))
+        self.assertEqual((one.name, two.name), ("kernel-newest", "kernel-newest"))
+        self.assertNotEqual(one.key, two.key)
+
     def test_socket_below_a_long_path(self) -> None:
         deep = self.folder / ("d" * 200)
         deep.mkdir()
@@ -197,6 +227,45 @@ class Header(unittest.TestCase):
         self.assertEqual(one.boot, options.Options(cards=2, stub=("a=1",)))
 
 
+class Possible(unittest.TestCase):
+    """What a kernel can do is asked of the kernel, and a boot that cannot be says why."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.kernel = kernels.Kernel(Path(folder.name))
+        (self.kernel.folder / "version").write_text("6.1.0-1-amd64\n")
+        (self.kernel.folder / "config").write_text(
+            "CONFIG_INTEL_IOMMU=y\nCONFIG_INTEL_IOMMU_SVM=m\n# CONFIG_VIRTIO_IOMMU is not set\n")
+        obtain = mock.patch.object(kernels, "obtain", return_value=self.kernel)
+        obtain.start()
+        self.addCleanup(obtain.stop)
+
+    def test_option_is_built_in_or_a_module_or_neither(self) -> None:
+        options_of = ("INTEL_IOMMU", "INTEL_IOMMU_SVM", "VIRTIO_IOMMU", "INTEL", "AMD_IOMMU")
+        self.assertEqual([self.kernel.has(f"CONFIG_{one}") for one in options_of],
+                         [True, True, False, False, False])
+
+    @mock.patch.object(images.cache, "sweep")
+    @mock.patch.object(images.toolbox, "root", return_value=Path("/c/toolbox"))
+    @mock.patch.object(images.userland, "image", return_value=Path("/c/userland.erofs"))
+    def test_iommu_without_a_driver_is_refused_with_role_and_version(self, *_: object) -> None:
+        boot = options.Options(kernel="oldest", driver="none")
+        self.assertEqual(images.obtain(boot).version, "6.1.0-1-amd64")
+        with self.assertRaisesRegex(NoSuchBoot, "oldest kernel, 6.1.0-1-amd64, .*VIRTIO_IOMMU is not"):
+            images.obtain(options.Options(kernel="oldest", driver="none", iommu="virtio"))
+
+    @mock.patch.object(drivers, "_not_built", {})
+    def test_driver_that_does_not_build_is_tried_once(self) -> None:
+        artefact = cache.Artefact("driver-real-oldest", ("x",), mock.Mock())
+        with mock.patch.object(drivers, "artefact", return_value=artefact), \
+                mock.patch.object(cache, "obtain", side_effect=LabError("no")) as tries:
+            for _ in range(2):
+                with self.assertRaisesRegex(NoSuchBoot, "driver real, .* of trixie, for .* 6.1.0-1-amd64\nno$"):
+                    drivers.layer("real", "oldest")
+        self.assertEqual(tries.call_count, 1)
+
+
 class CommandLine(unittest.TestCase):
     def words(self, **switches: object) -> list[str]:
         boot = options.Options(**switches)  # type: ignore[arg-type]
@@ -213,6 +282,12 @@ class CommandLine(unittest.TestCase):
         for card in range(2):
             for function in range(4):
                 self.assertIn(f"/lab/card{card}.{function}.sock", text)
+
+    def test_amds_iommu_comes_with_what_its_board_has(self) -> None:
+        for iommu, count in (("amd", 1), ("intel", 0)):
+            found = [json.loads(word) for word in self.words(iommu=iommu) if "southbridge" in word]
+            self.assertEqual([one["addr"] for one in found], ["0x14.0"] * count)
+        self.assertEqual(functions.southbridge().read_config(pci.PCI_CLASS_REVISION + 2, 2), b"\x05\x0c")
 
     def test_no_iommu_device_without_iommu(self) -> None:
         self.assertNotIn("iommu", " ".join(self.words(iommu="none")))
@@ -341,6 +416,30 @@ class Agent(unittest.TestCase):
         self.assertEqual(self.answers(2), [("output", "second\n"), ("done", 0)])
         self.assertEqual(list(self.agent.waiting.get_map()), [self.agent.port])
 
+    def test_script_without_an_interpreter_line_is_run_by_sh(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            guest = session.Guest.__new__(session.Guest)
+            guest.share = Path(name)
+            mine = Path(name) / "mine"
+            for text, answer in (("echo $1 $0; exit 3", 3), ("", 0), ("#!/bin/false\n", 1)):
+                mine.write_text(text)
+                mine.chmod(0o644)
+                with mock.patch.object(guest, "_run", return_value=0) as run:
+                    guest.run(mine, lambda _: None, 1.0)
+                # What the lab would have the agent run, but not in /lab.
+                self.assertEqual(run.call_args.args[0], ["/lab/script"])
+                with open(os.devnull, "rb") as nothing:
+                    output, end = os.pipe()
+                    self.agent.spawn({"words": [f"{name}/script", "word"]}, output, end,
+                                     os.dup(nothing.fileno()))
+                child = self.agent.child
+                self.ready(child[2])[child[2]]() if "echo" in text else None
+                self.ready(child[1])[child[1]]()
+                expected: list[tuple[str, object]] = [("done", answer)]
+                if "echo" in text:
+                    expected.insert(0, ("output", f"word {name}/script\n"))
+                self.assertEqual(self.answers(len(expected)), expected)
+
     def test_ping_is_answered_while_a_script_runs(self) -> None:
         child = self.start("exec sleep 1000")
         self.channel.send({"do": "ping"})
@@ -417,6 +516,17 @@ class Tier(unittest.TestCase):
     def test_image_that_does_not_build_ends_the_tier(self) -> None:
         self.assertEqual(self.results(LabError("building x failed"), "__init__"),
                          (LabError, 1, "0 passed, 2 failed\n"))
+
+    def test_boot_that_cannot_be_fails_its_scenarios_and_no_others(self) -> None:
+        def boot(*_: object) -> None:
+            FakeGuest.boots += 1
+            if FakeGuest.boots == 1:
+                raise NoSuchBoot("no driver")
+
+        end, tries, output = self.results(boot, "__init__")
+        self.assertEqual((end, tries), (1, 2))
+        self.assertRegex(output, r"^one: FAILED \(0.0 s\)\n    the lab: no driver\ntwo: ok .*\n"
+                                 r"1 passed, 1 failed\n$")
 
     def test_boot_that_fails_is_one_scenarios_failure_each(self) -> None:
         for error in (LabError("no"), CommandFailed("no"), OSError("no")):

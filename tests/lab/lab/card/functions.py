@@ -1,5 +1,7 @@
 """The functions of the pretend card: an RTX 3090, with a USB port if asked.
 
+And one of the board's that QEMU lacks, see southbridge().
+
 The identifiers are those of real cards; the classes decide which drivers look
 at them. A new kind of function is a class here and a line in KINDS.
 """
@@ -72,6 +74,18 @@ KINDS: dict[int, tuple[type[pci.Function], int, int, bool]] = {
     2: (Dumb, 0x1AD8, 0x0C0330, False),
     3: (Dumb, 0x1AD9, 0x0C8000, False),
 }
+
+
+def southbridge() -> pci.Function:
+    """What a board with AMD's IOMMU has at 00:14.0, the place of its IOAPIC.
+
+    From 7.3 on Linux remaps no interrupts, and vfio-pci wants them remapped,
+    unless an SMBus controller or a bridge to ISA is at the place that the
+    firmware gives for the IOAPIC (check_sb_ioapic). QEMU gives this one, and
+    has its own bridge at 00:1f.0. It is Intel's SMBus controller, whose driver
+    the guest does not load.
+    """
+    return Dumb("southbridge", 0x80862930, 0, 0x0C0500 << 8, False, 1)
 
 
 def make(number: int, name: str, ids: int | None = None) -> pci.Function:

@@ -3,6 +3,7 @@
 Usage: server.py CARDS FUNCTIONS [VENDOR:DEVICE]   (in a run's folder)
 
     card0.0.sock ...   a vfio-user socket per function, for QEMU
+    southbridge.sock   and one for what the board lacks
     inject.sock        one line in, one line out; from the guest's INJECT and
                        from this machine
 
@@ -13,6 +14,7 @@ words after its name, and returns the line that is given back.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -148,11 +150,11 @@ def main(arguments: list[str]) -> None:
             functions.make(kind, f"card{number}.{kind}", ids if kind == 0 else None)
             for kind in range(kinds)
         ])
-        for function in cards[-1]:
-            listener = _listen(f"{function.name}.sock")
-            threading.Thread(
-                target=_serve_function, args=(function, listener), daemon=True
-            ).start()
+    for function in (*itertools.chain(*cards), functions.southbridge()):
+        listener = _listen(f"{function.name}.sock")
+        threading.Thread(
+            target=_serve_function, args=(function, listener), daemon=True
+        ).start()
     control = _listen("inject.sock")
     print("serving", flush=True)
     while True:
