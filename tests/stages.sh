@@ -74,3 +74,10 @@ cases() {
     passed=$((passed + ${p:-0}))
     failed=$((failed + f))
 }
+
+# finish: says how many, and ends.
+finish() {
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+    exit
+}

@@ -1,7 +1,7 @@
 //! Proxmox VE's own files, in its own grammar, and the choice of devices that it will make at a VM's start.
 //!
 //! Pure but for [`files`]: text in, values out. Nothing here knows what a handoff is or whether a device is an NVIDIA GPU
-//! that we hand over ([`crate::model::plan::selection`]).
+//! that we hand over ([`crate::plan::selection`]).
 
 pub mod choice; // the choice Proxmox will make
 pub mod container_config; // which devices a container's config gives it

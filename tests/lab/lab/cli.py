@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from . import cache, options, sandbox, scenarios, session
+from . import cache, options, packages, scenarios, session
 from .channel import GuestDied, GuestFrozen
-from .progress import say, step
+from .progress import say
 
 LAB = Path(__file__).parent.parent
-BUILD_DEB = LAB.parent / "build-deb"
 RESULTS = LAB / "out"
 DEMO = LAB / "demo.sh"
 SCRIPT_TIMEOUT = 600.0
-PACKAGE_TIMEOUT = 1800.0
 
 RUN_TEXT = """
 With --script: run that file; without a line #! it is sh's.
@@ -81,7 +75,7 @@ def _run(rest: list[str]) -> int:
         return 0
     if chosen.script is None:
         found = scenarios.select(chosen.scenario, chosen.tier)
-        return scenarios.run(found, chosen.keep, _package)
+        return scenarios.run(found, chosen.keep, packages.package)
     if not chosen.script.is_file():
         raise cache.LabError(f"there is no file {chosen.script}")
     return _run_script(chosen, chosen.script)
@@ -90,7 +84,7 @@ def _run(rest: list[str]) -> int:
 def _run_script(chosen: argparse.Namespace, script: Path) -> int:
     boot = options.from_arguments(chosen)
     folder, answers = chosen.keep / "script", True
-    with session.Guest(boot, _package()) as guest:
+    with session.Guest(boot, packages.package()) as guest:
         try:
             status = guest.run(script, session.to_stdout, chosen.timeout)
         except GuestDied:
@@ -123,7 +117,7 @@ def _shell(rest: list[str]) -> int:
     if not sys.stdin.isatty():
         raise cache.LabError("tests/lab/shell needs a terminal\n"
                              "Hint: tests/lab/run --script FILE needs none")
-    with session.Guest(options.from_arguments(chosen), _package()) as guest:
+    with session.Guest(options.from_arguments(chosen), packages.package()) as guest:
         try:
             return guest.shell(sys.stdin.buffer)
         except GuestDied:
@@ -131,40 +125,6 @@ def _shell(rest: list[str]) -> int:
             return session.GUEST_DIED
         finally:
             guest.keep_logs(chosen.keep / "shell")
-
-
-def _package() -> Path | None:
-    """The package to test, a copy of this run's own: LAB_DEB, or built from this tree."""
-    given = os.environ.get("LAB_DEB")
-    if given is not None:
-        return _own_copy(Path(given)) if given else None
-    if not BUILD_DEB.exists():
-        say("no tests/build-deb: the guest gets no package")
-        return None
-    with step("building the package"):
-        # Isolated, for the compilers that it starts must end with us, too.
-        build = sandbox.start(
-            sandbox.isolated([str(BUILD_DEB)]), stdout=subprocess.PIPE)
-        try:
-            output, _ = build.communicate(timeout=PACKAGE_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise cache.LabError("the package is not built in time") from None
-        finally:
-            sandbox.end(build)
-    if build.returncode:
-        raise cache.LabError("the package does not build")
-    return _own_copy(Path(output.decode().splitlines()[-1]))
-
-
-def _own_copy(package: Path) -> Path:
-    """The package, where no later build of this clone can put another one: a run boots many guests from it."""
-    if not package.is_file():
-        raise cache.LabError(f"there is no package {package}")
-    folder, alive = cache.new_run()
-    # Last in, first out. Of a run that is killed, cache.sweep removes it.
-    atexit.register(alive.close)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(shutil.copy(package, folder))
 
 
 if __name__ == "__main__":

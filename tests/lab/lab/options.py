@@ -45,6 +45,7 @@ class Options:
     append: str = ""
     persist: bool = False
     install: bool = True
+    fault_points: bool = False
     memory: int = 3072
     accel: str = "tcg"
 
@@ -78,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "after it, with LAB_BOOT one higher")
     add("--no-install", dest="install", action="store_false",
         help="leave the package in /root, do not install it")
+    add("--fault-points", action="store_true",
+        help="the installed binary is one with the kill switch of the crash "
+        "campaigns, which the package does not have")
     add("--memory", type=int, default=standard.memory, metavar="MIB",
         help="memory of the guest")
     add("--accel", default=standard.accel, choices=("tcg", "auto"),

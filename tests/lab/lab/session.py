@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from . import accel, cache, frozen, images, qemu, sandbox
+from . import accel, cache, frozen, images, packages, qemu, sandbox
 from .channel import PING_EVERY, PINGS, Channel, GuestDied, GuestFrozen, TooLate
 from .options import Options
 from .progress import say, step
@@ -118,6 +118,8 @@ class Guest:
             (self.share / name).mkdir(parents=True)
         if self._package:
             shutil.copy(self._package, self.share / "deb")
+        if self.options.fault_points:
+            shutil.copy(packages.fault_points(), self.share / "deb/gpu-handoff")
         tree = self.share / "guest"
         shutil.copytree(GUEST_TREE, tree, symlinks=True,
                         ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,6 +1,6 @@
 #!/bin/sh
 # As crash-campaign, but one of two cards leaves, by unbind, while the other one is in use: that use is not disturbed.
-# lab: --cards 2 --timeout 3600
+# lab: --fault-points --cards 2 --timeout 3600
 # tier: full
 . /usr/local/lib/lab-home.sh
 . /usr/local/lib/lab-crash.sh

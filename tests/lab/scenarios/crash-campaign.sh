@@ -1,6 +1,6 @@
 #!/bin/sh
 # The hook is killed with SIGKILL before, in and after every act of a start and of a stop: each time the GPU comes home by itself.
-# lab: --timeout 3600
+# lab: --fault-points --timeout 3600
 # tier: full
 . /usr/local/lib/lab-home.sh
 . /usr/local/lib/lab-crash.sh

@@ -1,5 +1,6 @@
 #!/bin/sh
 # The hook is killed with SIGKILL at ten points of its way out and home: each time the GPU comes home by itself.
+# lab: --fault-points
 . /usr/local/lib/lab-home.sh
 . /usr/local/lib/lab-crash.sh
 setting 'deadlines.grace = 1' 'deadlines.look = 60' 'deadlines.verify = 90'; card_vm # a busy machine loses no GPU

@@ -1,5 +1,6 @@
 #!/bin/sh
 # A driver that does not take the card back: once, then another way is found; never, then the rest is home and the record stays.
+# lab: --fault-points
 # tier: full
 . /usr/local/lib/lab-card.sh
 card_vm

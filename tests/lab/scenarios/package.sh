@@ -11,6 +11,7 @@ apt-get -qq install "$deb" || fail "apt install"
 is "$(readlink $link)" /usr/sbin/gpu-handoff "the link"
 is "$(stat -c '%a %U' /run/gpu-handoff)" "700 root" "/run/gpu-handoff"
 expect_rc 0 gpu-handoff --version
+! grep -q GPU_HANDOFF_TEST /usr/sbin/gpu-handoff || fail "the package has a switch of the tests"
 mkvm 111; expect_rc 0 qm set 111 --hookscript local:snippets/gpu-handoff
 remove remove
 is "$(cat /root/apt | grep -c 'VM 111 will not start until you run: qm set 111 --delete hookscript')" 1 "warnings"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lab import (cache, cli, drivers, frozen, images, kernels, mirror, options, qemu, scenarios,
+from lab import (cache, drivers, frozen, images, kernels, mirror, options, packages, qemu, scenarios,
                  session)
 from lab.cache import LabError, NoSuchBoot
 from lab.card import functions, hda, pci, server
@@ -155,7 +155,7 @@ class Cache(unittest.TestCase):
         package.write_text("first")
         with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(self.folder), LAB_DEB=str(package)), \
                 mock.patch.object(atexit, "register") as at_exit:
-            copy = cli._package()
+            copy = packages.package()
             cache.sweep()
             assert copy
             package.write_text("second")
@@ -164,7 +164,7 @@ class Cache(unittest.TestCase):
                 end.args[0](*end.args[1:], **end.kwargs)
             self.assertFalse(copy.parent.exists())
             package.unlink()
-            self.assertRaisesRegex(LabError, "there is no package /.*deb$", cli._package)
+            self.assertRaisesRegex(LabError, "there is no package /.*deb$", packages.package)
 
     def ask(self, answer: str | Exception, use: bool = True) -> tuple[str, int]:
         """What comes of a question, and how often it was put."""
