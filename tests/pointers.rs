@@ -112,8 +112,10 @@ fn dangling(name: &str, text: &str) -> Vec<String> {
     for (line, path) in FOLDERS.iter().flat_map(|folder| words(text, folder, file)) {
         let foreign = FOREIGN.iter().any(|kind| path.ends_with(kind));
         // A folder's name alone, as in "src/, tests/", and the beginning of a path that is put together are none.
-        let whole =
-            !FOLDERS.contains(&path) && !text.contains(&format!("{path}$")) && !text.contains(&format!("{path}{{"));
+        let whole = !ELSEWHERE.contains(&path)
+            && !FOLDERS.contains(&path)
+            && !text.contains(&format!("{path}$"))
+            && !text.contains(&format!("{path}{{"));
         if whole && !foreign && !is_file(path) {
             found.push(format!("{name}:{line}: there is no {path}"));
         }

@@ -451,3 +451,30 @@ fn planted_offences_are_named() {
         "src/base/a.rs:1: a file says what it is for: it begins without a line of '//!'"
     );
 }
+
+/// The way in for whoever comes after us has a line for each file, under its wing.
+#[test]
+fn the_map_of_the_house_has_every_file() {
+    let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let mut wing = String::new();
+    let mut listed = BTreeSet::new();
+    for cell in map
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+    {
+        let name = cell.trim_matches(['*', '`']);
+        if let Some(dir) = name.strip_prefix("src/").filter(|n| n.ends_with('/')) {
+            wing = dir.to_owned();
+        } else if name.ends_with(".rs") && !name.contains(' ') {
+            listed.insert(name.strip_prefix("src/").map_or(format!("{wing}{name}"), str::to_owned));
+        }
+    }
+    let is_door = |file: &str| file.ends_with("/mod.rs");
+    let files: BTreeSet<String> = sources().into_iter().map(|(file, _)| file).collect();
+    let missing: Vec<&String> = files.iter().filter(|f| !is_door(f) && !listed.contains(*f)).collect();
+    let gone: Vec<&String> = listed.iter().filter(|f| !files.contains(*f)).collect();
+    assert!(
+        missing.is_empty() && gone.is_empty(),
+        "not on the map: {missing:?}; not in src: {gone:?}"
+    );
+}
