@@ -1,4 +1,4 @@
-//! The commands a person types: handoffs by hand, plan, status.
+//! Handoffs that a person asks for: `to_vfio`, `to_nvidia`.
 
 use tracing::info;
 

@@ -1,4 +1,4 @@
-//! What Proxmox and people can ask for: a file for each phase, command and option of the command line.
+//! What Proxmox and people can ask for: the phases in one file, each command in its own.
 //!
 //! A command reads what it needs through [`crate::run`], has it decided and done, and says what came of it.
 

@@ -77,7 +77,7 @@ pub enum Answer {
         result: Result<(), ActError>,
         /// What else is worth saying.
         notes: Vec<String>,
-        /// As in [`Acted`].
+        /// As in [`crate::execute::kernel::Acted`].
         moment: Option<Duration>,
     },
 }

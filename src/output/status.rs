@@ -1,6 +1,4 @@
-//! Telling: text for people, JSON for programs, and how foreign text gets into either.
-//!
-//! Results go to stdout through [`out`], which survives a reader that has gone; messages go through tracing.
+//! Who has which card, what it is bound to and who uses it: the value that `status --json` prints, and its text.
 
 use std::fmt::Write as _;
 

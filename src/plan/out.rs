@@ -1,7 +1,7 @@
 //! The plan from the host to vfio-pci, or every reason why not. Pure.
 //!
 //! Decided here: what goes, by which way, and whether anything speaks against it. The acts are put in order in
-//! [`crate::plan::out_steps`].
+//! `out_steps`.
 
 use crate::base::pci::{PciAddr, slots};
 use crate::base::text::join;

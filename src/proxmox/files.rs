@@ -1,6 +1,7 @@
-//! Where Proxmox keeps things: the node's name, a VM's config file, which generation reads it.
+//! Where Proxmox keeps things: the node's name, a VM's config and its lock, containers' configs, mappings, reservations, and
+//! which generation of Proxmox reads them.
 //!
-//! Readers over a root; the grammar is [`crate::proxmox::vm_config`]'s.
+//! Readers over a root, the only ones of this wing; the grammar is the other files'.
 
 use std::fs::{File, TryLockError};
 use std::io;

@@ -89,7 +89,7 @@ impl Session {
     /// drivers would be forgotten.
     ///
     /// # Errors
-    /// A refusal that names the file, besides those of [`Host::records`].
+    /// A refusal that names the file, besides those of [`Session::records`].
     pub fn readable_records(&self) -> Result<Vec<Record>, Error> {
         let (records, problems) = self.load()?;
         match problems.first() {
