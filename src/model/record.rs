@@ -2,7 +2,7 @@
 //!
 //! It is written before each act and is all that the way home is decided from. The directory is on tmpfs (a
 //! reboot gives every device back to its own driver, and forgets the record with it), 0700, made by tmpfiles.d
-//! or by the first run. Holding the host-wide lock is the right to write: only [`Guard`] can.
+//! or by the first run. Holding the host-wide lock is the right to write: only its guard can (`state::store`).
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Proxmox VE's own files, in its own grammar, and the choice of devices that it will make at a VM's start.
 //!
-//! Pure but for [`files`]: text in, values out. Nothing here knows what a handoff is or whether a device is an NVIDIA GPU
+//! Pure but for `files.rs`: text in, values out. Nothing here knows what a handoff is or whether a device is an NVIDIA GPU
 //! that we hand over ([`crate::plan::selection`]).
 
 pub mod choice; // the choice Proxmox will make
