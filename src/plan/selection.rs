@@ -107,7 +107,11 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
         };
         let share = resolved.as_ref().map(|r| &r.share);
         let could_be_ours = entry.alternatives.iter().flatten().any(|a| has_gpu(snapshot, *a));
-        if hostpci.mdev.is_some() || share.is_ok_and(|s| *s != Share::Whole) {
+        let mediated = match share {
+            Ok(share) => *share != Share::Whole,
+            Err(_) => hostpci.mediated().is_some(),
+        };
+        if mediated {
             entry.left = Some("is a mediated device or vGPU: the GPU stays on its host driver".to_owned());
         } else if hostpci.driver == Some(Driver::Keep) {
             entry.left = Some("says driver=keep: its driver is left as it is".to_owned());

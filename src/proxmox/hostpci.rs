@@ -88,6 +88,14 @@ impl HostPci {
         })
     }
 
+    /// The type of the mediated device or vGPU that the entry asks for. The pattern of `mdev=` takes `0`, too, and whoever
+    /// reads it asks whether the type is true, which for Perl it is not (qemu-server, PVE/QemuServer/PCI.pm): the whole card
+    /// is passed then.
+    pub fn mediated(&self) -> Option<&Value> {
+        let is_false = |value: &&Value| matches!(value.as_bytes(), b"" | b"0");
+        self.mdev.as_ref().filter(|value| !is_false(value))
+    }
+
     /// The key, `hostpciN`.
     pub fn key(&self) -> String {
         format!("hostpci{}", self.index)

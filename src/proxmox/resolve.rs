@@ -121,7 +121,7 @@ pub fn resolve_entry(
         }
     };
 
-    let mut share = entry.mdev.clone().map_or(Share::Whole, Share::Mdev);
+    let mut share = entry.mediated().cloned().map_or(Share::Whole, Share::Mdev);
     let mut alternatives = Vec::new();
     for ids in wanted {
         let mut found: Vec<&HostFunction> = Vec::new();
@@ -143,7 +143,11 @@ pub fn resolve_entry(
                 .strip_prefix(b"nvidia-")
                 .filter(|n| propstring::is_digits(n));
             if let Some(number) = number {
-                share = Share::NvidiaVgpu(String::from_utf8_lossy(number).into_owned());
+                // The number alone counts from here on, and 0 is as false as no number.
+                share = match number {
+                    b"0" => Share::Whole,
+                    number => Share::NvidiaVgpu(String::from_utf8_lossy(number).into_owned()),
+                };
             }
         }
         alternatives.push(found.iter().map(|f| f.addr).collect());
@@ -295,6 +299,10 @@ mod tests {
             ("41:00.4,mdev=nvidia-557", Ok("0000:41:00.4 as vgpu 557")),
             ("41:00.4,mdev=other", Ok("0000:41:00.4 as mdev other")),
             ("01:00,mdev=x", Err("mdev-with-multifunction")),
+            // False in Perl: the whole card.
+            ("01:00,mdev=0", Ok("0000:01:00.0 0000:01:00.1")),
+            ("41:00.4,mdev=nvidia-0", Ok("0000:41:00.4")),
+            ("42:00.0,mdev=00", Ok("0000:42:00.0 as mdev 00")),
             ("pcie=1", Err("neither-host-nor-mapping")),
             ("01:00,mapping=gpu", Err("both-host-and-mapping")),
         ] {
