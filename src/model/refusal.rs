@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
+use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::usb::{How, InUse};
@@ -114,19 +115,19 @@ pub enum Reason {
     /// A process uses the device.
     Held {
         /// The process.
-        holder: Holder,
+        holder: Box<Holder>,
         /// Which of its nodes are in the way.
         nodes: Vec<Node>,
     },
     /// A process has a node open from which it cannot be told which GPU it uses.
     Doubtful {
         /// The process.
-        holder: Holder,
+        holder: Box<Holder>,
         /// Which nodes.
         nodes: Vec<Node>,
     },
     /// A process that is ending, and what it still closes cannot be seen.
-    Ending(Holder),
+    Ending(Box<Holder>),
     /// The host uses what hangs below the card's USB controller.
     UsbInUse(InUse),
     /// Processes that could not be looked into.
@@ -331,10 +332,9 @@ impl fmt::Display for Reason {
 
 /// A process, for a sentence.
 pub fn describe(holder: &Holder) -> String {
-    let belongs = if holder.belongs_to.is_empty() {
-        String::new()
-    } else {
-        format!(", {}", foreign(&holder.belongs_to))
+    let belongs = match &holder.belongs_to {
+        Belongs::Unknown => String::new(),
+        belongs => format!(", {}", foreign(&belongs.to_string())),
     };
     format!("process {} ({}{belongs})", holder.pid, foreign(&holder.comm))
 }
@@ -373,19 +373,12 @@ fn usb_use(below: &InUse) -> (String, String) {
 
 /// What a person does about a holder.
 fn remedy(holder: &Holder) -> String {
-    let name = &holder.belongs_to;
-    if let Some(ctid) = name.strip_prefix("container ") {
-        return format!("pct shutdown {ctid}");
+    let untouchable = ["pvedaemon.service", "systemd-logind.service", "dbus.service"];
+    match &holder.belongs_to {
+        Belongs::Container { ctid, .. } => format!("pct shutdown {ctid}"),
+        Belongs::Vm(vmid) => format!("qm shutdown {vmid}"),
+        Belongs::UserUnit { name, .. } => format!("systemctl --user stop {} as that user", foreign(name)),
+        Belongs::Unit(name) if !untouchable.contains(&name.as_str()) => format!("systemctl stop {}", foreign(name)),
+        _ => "end that process, then start again".to_owned(),
     }
-    if let Some(vmid) = name.strip_prefix("VM ") {
-        return format!("qm shutdown {vmid}");
-    }
-    let untouchable = ["pvedaemon.service", "systemd-logind.service", "dbus.service"].contains(&name.as_str());
-    if let Some(unit) = name.strip_prefix("user service ") {
-        return format!("systemctl --user stop {} as that user", foreign(unit));
-    }
-    if name.ends_with(".service") && !untouchable {
-        return format!("systemctl stop {}", foreign(name));
-    }
-    "end that process, then start again".to_owned()
 }
