@@ -9,7 +9,7 @@ use std::io;
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
-use crate::base::process::{has_gone, is_ending};
+use crate::base::process::{Stat, has_gone, is_ending};
 use crate::base::root::Root;
 use crate::host::belongs::Belongs;
 use crate::host::nodes::{Node, Nodes};
@@ -78,8 +78,8 @@ pub fn scan(root: &Root, nodes: &Nodes) -> io::Result<Scan> {
 /// one has ended before the others, it shows below theirs alone.
 fn held_by_threads(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<FileId>) -> io::Result<Vec<Node>> {
     let held = held_by(root, &format!("/proc/{pid}"), nodes, other_files)?;
-    let state = || root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
-    if !held.is_empty() || !state().rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")) {
+    let is_zombie = || Stat::read(root, &format!("/proc/{pid}")).is_some_and(Stat::is_zombie);
+    if !held.is_empty() || !is_zombie() {
         return Ok(held);
     }
     let mut all = Vec::new();
