@@ -1,81 +1,250 @@
 //! What a process belongs to, as its cgroup tells: a unit, a container, a VM, a session.
 
-/// What a process belongs to, from /proc/PID/cgroup.
-///
-/// Names as made by pve-container (`lxc/CTID`), qemu-server (`qemu.slice/VMID.scope`), systemd, Docker
-/// (`docker-ID.scope`) and Podman (`libpod-ID.scope`).
-pub fn belongs_to(cgroup: &str) -> String {
-    let path = cgroup
-        .lines()
-        .find_map(|l| l.strip_prefix("0::"))
-        .or_else(|| cgroup.lines().find_map(|l| l.splitn(3, ':').nth(2)))
-        .unwrap_or_default();
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let scope = |part: &'_ str| part.strip_suffix(".scope").map(str::to_owned);
-    let mut found = String::new();
-    for pair in parts.windows(2) {
-        if pair[0] == "lxc" && pair[1].bytes().all(|b| b.is_ascii_digit()) {
-            return format!("container {}", pair[1]);
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::vmid::VmId;
+
+/// What a process belongs to. The names in it are a cgroup's, and so foreign text: [`crate::base::text::foreign`] before
+/// they are shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Belongs {
+    /// A VM: its QEMU.
+    Vm(VmId),
+    /// A container of LXC's.
+    Container {
+        /// Its number in digits, which may be none that Proxmox gives.
+        ctid: String,
+        /// The unit of the systemd inside. For decisions, not for the text: it says nothing without the container.
+        unit: Option<String>,
+    },
+    /// A unit of the system's systemd.
+    Unit(String),
+    /// A unit of a user's systemd.
+    UserUnit {
+        /// The user, where the cgroup tells.
+        uid: Option<u32>,
+        /// Its name.
+        name: String,
+    },
+    /// A login session.
+    Session {
+        /// Its id, as loginctl(1) takes it.
+        id: String,
+    },
+    /// A container of Docker's, by its whole id.
+    Docker(String),
+    /// A container of Podman's, by its whole id.
+    Podman(String),
+    /// Nothing of these, or the cgroup could not be read.
+    Unknown,
+}
+
+impl Belongs {
+    /// From the text of /proc/PID/cgroup.
+    ///
+    /// Names as made by pve-container (`lxc/CTID`), qemu-server (`qemu.slice/VMID.scope`), systemd, Docker
+    /// (`docker-ID.scope`) and Podman (`libpod-ID.scope`).
+    pub fn of_cgroup(text: &str) -> Belongs {
+        let path = text
+            .lines()
+            .find_map(|l| l.strip_prefix("0::"))
+            .or_else(|| text.lines().find_map(|l| l.splitn(3, ':').nth(2)))
+            .unwrap_or_default();
+        let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+        Belongs::of_path(&parts)
+    }
+
+    fn of_path(parts: &[&str]) -> Belongs {
+        for (at, pair) in parts.windows(2).enumerate() {
+            if pair[0] == "lxc" && pair[1].bytes().all(|b| b.is_ascii_digit()) {
+                let unit = match Belongs::of_path(&parts[at + 2..]) {
+                    Belongs::Unit(name) => Some(name),
+                    _ => None,
+                };
+                let ctid = pair[1].to_owned();
+                return Belongs::Container { ctid, unit };
+            }
+            if pair[0] == "qemu.slice"
+                && let Some(vmid) = pair[1].strip_suffix(".scope").and_then(|name| name.parse().ok())
+            {
+                return Belongs::Vm(vmid);
+            }
         }
-        if pair[0] == "qemu.slice"
-            && let Some(vmid) = scope(pair[1])
-        {
-            return format!("VM {vmid}");
+        let mut found = Belongs::Unknown;
+        for part in parts {
+            if let Some(name) = part.strip_suffix(".scope") {
+                if let Some(id) = name.strip_prefix("docker-") {
+                    return Belongs::Docker(id.to_owned());
+                }
+                if let Some(id) = name.strip_prefix("libpod-") {
+                    return Belongs::Podman(id.to_owned());
+                }
+                if let Some(id) = name.strip_prefix("session-") {
+                    return Belongs::Session { id: id.to_owned() };
+                }
+            }
+            if part.ends_with(".service") {
+                let name = (*part).to_owned();
+                found = match found {
+                    // A user's systemd is a unit itself, user@UID.service.
+                    Belongs::Unit(manager) if manager.starts_with("user") => Belongs::UserUnit {
+                        uid: uid_of(&manager),
+                        name,
+                    },
+                    Belongs::UserUnit { uid, .. } => Belongs::UserUnit { uid, name },
+                    _ => Belongs::Unit(name),
+                };
+            }
+        }
+        found
+    }
+}
+
+/// The UID of user@UID.service.
+fn uid_of(manager: &str) -> Option<u32> {
+    let instance = manager.strip_prefix("user@")?.strip_suffix(".service")?;
+    instance.parse().ok()
+}
+
+impl fmt::Display for Belongs {
+    /// Nothing, where it is not known. Of a long id as much as Docker and Podman show.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Belongs::Vm(vmid) => write!(f, "VM {vmid}"),
+            Belongs::Container { ctid, .. } => write!(f, "container {ctid}"),
+            Belongs::Unit(name) => f.write_str(name),
+            Belongs::UserUnit { name, .. } => write!(f, "user service {name}"),
+            Belongs::Session { id } => write!(f, "login session {id}"),
+            Belongs::Docker(id) => write!(f, "Docker container {id:.12}"),
+            Belongs::Podman(id) => write!(f, "Podman container {id:.12}"),
+            Belongs::Unknown => Ok(()),
         }
     }
-    for part in parts {
-        if let Some(name) = scope(part) {
-            let id = |id: &str| id.chars().take(12).collect::<String>();
-            if let Some(docker) = name.strip_prefix("docker-") {
-                return format!("Docker container {}", id(docker));
-            }
-            if let Some(podman) = name.strip_prefix("libpod-") {
-                return format!("Podman container {}", id(podman));
-            }
-            if let Some(session) = name.strip_prefix("session-") {
-                return format!("login session {session}");
-            }
-        }
-        if part.ends_with(".service") {
-            let of_user = found.starts_with("user");
-            found = if of_user {
-                format!("user service {part}")
-            } else {
-                part.to_owned()
-            };
-        }
-    }
-    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn container(ctid: &str, unit: Option<&str>) -> Belongs {
+        Belongs::Container {
+            ctid: ctid.to_owned(),
+            unit: unit.map(str::to_owned),
+        }
+    }
+
+    fn unit(name: &str) -> Belongs {
+        Belongs::Unit(name.to_owned())
+    }
+
+    fn user_unit(uid: Option<u32>, name: &str) -> Belongs {
+        Belongs::UserUnit {
+            uid,
+            name: name.to_owned(),
+        }
+    }
+
     #[test]
     fn cgroups_name_what_a_process_belongs_to() {
-        for (cgroup, name) in [
-            ("0::/lxc/104/ns/system.slice/ollama.service\n", "container 104"),
-            ("0::/qemu.slice/111.scope\n", "VM 111"),
+        let vm = |vmid: u32| Belongs::Vm(vmid.try_into().unwrap());
+        let session = |id: &str| Belongs::Session { id: id.to_owned() };
+        for (cgroup, belongs, text) in [
+            (
+                "0::/lxc/104/ns/system.slice/ollama.service\n",
+                container("104", Some("ollama.service")),
+                "container 104",
+            ),
+            ("0::/lxc/104/ns/init.scope\n", container("104", None), "container 104"),
+            ("0::/lxc/104\n", container("104", None), "container 104"),
+            (
+                "0::/lxc/104/ns/system.slice/docker-0123456789abcdef.scope\n",
+                container("104", None),
+                "container 104",
+            ),
+            (
+                "0::/lxc/104/ns/user.slice/user-0.slice/user@0.service/app.slice/x.service\n",
+                container("104", None),
+                "container 104",
+            ),
+            (
+                "0::/lxc/104/ns/lxc/200/ns/system.slice/x.service\n",
+                container("104", None),
+                "container 104",
+            ),
+            ("12:pids:/lxc/7\n", container("7", None), "container 7"),
+            (
+                "0::/lxc/web/system.slice/nginx.service\n",
+                unit("nginx.service"),
+                "nginx.service",
+            ),
+            ("0::/qemu.slice/111.scope\n", vm(111), "VM 111"),
+            ("0::/qemu.slice/11.scope\n", Belongs::Unknown, ""),
+            ("0::/qemu.slice/VM 111.scope\n", Belongs::Unknown, ""),
+            ("0::/qemu.slice\n", Belongs::Unknown, ""),
             (
                 "0::/system.slice/nvidia-persistenced.service\n",
+                unit("nvidia-persistenced.service"),
                 "nvidia-persistenced.service",
             ),
+            // What a unit is called says nothing of VMs and containers.
+            (
+                "0::/system.slice/VM 111.service\n",
+                unit("VM 111.service"),
+                "VM 111.service",
+            ),
+            (
+                "0::/system.slice/container 104.service\n",
+                unit("container 104.service"),
+                "container 104.service",
+            ),
+            ("0::/system.slice/x.service/y.service\n", unit("y.service"), "y.service"),
             (
                 "0::/system.slice/docker-0123456789abcdef0123.scope\n",
+                Belongs::Docker("0123456789abcdef0123".to_owned()),
                 "Docker container 0123456789ab",
             ),
-            ("0::/machine.slice/libpod-abc.scope/container\n", "Podman container abc"),
-            ("0::/user.slice/user-0.slice/session-3.scope\n", "login session 3"),
+            (
+                "0::/machine.slice/libpod-abc.scope/container\n",
+                Belongs::Podman("abc".to_owned()),
+                "Podman container abc",
+            ),
+            (
+                "0::/user.slice/user-0.slice/session-3.scope\n",
+                session("3"),
+                "login session 3",
+            ),
             (
                 "0::/user.slice/user-1000.slice/user@1000.service/app.slice/pipewire.service\n",
+                user_unit(Some(1000), "pipewire.service"),
                 "user service pipewire.service",
             ),
-            ("0::/\n", ""),
-            ("", ""),
-            ("12:pids:/lxc/7\n", "container 7"),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/a.service/b.service\n",
+                user_unit(Some(1000), "b.service"),
+                "user service b.service",
+            ),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/init.scope\n",
+                unit("user@1000.service"),
+                "user@1000.service",
+            ),
+            (
+                "0::/user.slice/user@x.service/a.service\n",
+                user_unit(None, "a.service"),
+                "user service a.service",
+            ),
+            ("0::/\n", Belongs::Unknown, ""),
+            ("", Belongs::Unknown, ""),
         ] {
-            assert_eq!(belongs_to(cgroup), name, "{cgroup:?}");
+            let found = Belongs::of_cgroup(cgroup);
+            assert_eq!(found, belongs, "{cgroup:?}");
+            assert_eq!(found.to_string(), text, "{cgroup:?}");
+            // As between a worker and its parent.
+            let json = serde_json::to_string(&found).unwrap();
+            assert_eq!(serde_json::from_str::<Belongs>(&json).unwrap(), belongs, "{json}");
         }
     }
 }

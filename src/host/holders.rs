@@ -9,9 +9,9 @@ use std::io;
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
-use crate::base::process::{has_gone, is_ending};
+use crate::base::process::{Stat, has_gone, is_ending};
 use crate::base::root::Root;
-use crate::host::belongs::belongs_to;
+use crate::host::belongs::Belongs;
 use crate::host::nodes::{Node, Nodes};
 
 /// A process that holds at least one node.
@@ -21,8 +21,8 @@ pub struct Holder {
     pub pid: i32,
     /// Its name (/proc/PID/comm), as it chose it: foreign text.
     pub comm: String,
-    /// What it belongs to, from its cgroup: "container 104", "VM 111", "x.service"; empty if unknown.
-    pub belongs_to: String,
+    /// What it belongs to, from its cgroup.
+    pub belongs_to: Belongs,
     /// The nodes it holds, sorted, each once.
     pub nodes: Vec<Node>,
 }
@@ -56,7 +56,7 @@ pub fn scan(root: &Root, nodes: &Nodes) -> io::Result<Scan> {
         let holder = |nodes| Holder {
             pid,
             comm: root.line(format!("/proc/{pid}/comm")).unwrap_or_default(),
-            belongs_to: belongs_to(&root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default()),
+            belongs_to: Belongs::of_cgroup(&root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default()),
             nodes,
         };
         match held_by_threads(root, pid, nodes, &mut other_files) {
@@ -78,8 +78,8 @@ pub fn scan(root: &Root, nodes: &Nodes) -> io::Result<Scan> {
 /// one has ended before the others, it shows below theirs alone.
 fn held_by_threads(root: &Root, pid: i32, nodes: &Nodes, other_files: &mut HashSet<FileId>) -> io::Result<Vec<Node>> {
     let held = held_by(root, &format!("/proc/{pid}"), nodes, other_files)?;
-    let state = || root.line(format!("/proc/{pid}/stat")).unwrap_or_default();
-    if !held.is_empty() || !state().rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")) {
+    let is_zombie = || Stat::read(root, &format!("/proc/{pid}")).is_some_and(Stat::is_zombie);
+    if !held.is_empty() || !is_zombie() {
         return Ok(held);
     }
     let mut all = Vec::new();

@@ -4,6 +4,8 @@
 //! only prints the command; Debian's packages have `install nvidia modprobe -i nvidia-current $CMDLINE_OPTS`, so that a
 //! modprobe in such a command is followed. Nothing is loaded here.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
@@ -28,7 +30,57 @@ pub struct Loadable {
     /// Its name, as modprobe is asked for it.
     pub name: String,
     /// Why it cannot be loaded.
-    pub problem: Option<String>,
+    pub problem: Option<Problem>,
+}
+
+/// Why a module cannot be loaded. Paths are as modprobe has them, and shown harmless.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Problem {
+    /// modprobe could not be asked; why.
+    NoAnswer(String),
+    /// modprobe says no, in its own words.
+    Refused(String),
+    /// An `install` line forbids it, or what it needs.
+    Forbidden {
+        /// What the line runs instead.
+        command: String,
+    },
+    /// modprobe knows it, but its file is not there.
+    Missing {
+        /// The file.
+        file: String,
+    },
+    /// The kernel would not take it.
+    Unsigned {
+        /// The file without a signature.
+        file: String,
+        /// What asks for one, in words.
+        asked_by: String,
+    },
+    /// Nobody has asked.
+    NotAsked,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::NoAnswer(why) => write!(f, "modprobe cannot be asked for it: {why}"),
+            Problem::Refused(words) => f.write_str(words),
+            // modprobe does not say which of them.
+            Problem::Forbidden { command } => write!(
+                f,
+                "a line of modprobe.d forbids it, or what it needs ('install ... {command}')"
+            ),
+            Problem::Missing { file } => write!(f, "its file {} is not there", foreign(file)),
+            Problem::Unsigned { file, asked_by } => write!(
+                f,
+                "{} has no signature, and the kernel asks for one ({asked_by})",
+                foreign(file)
+            ),
+            Problem::NotAsked => write!(f, "nobody has asked modprobe"),
+        }
+    }
 }
 
 /// Why the kernel loads signed modules only; None: it does not mind.
@@ -65,13 +117,13 @@ pub fn read(root: &Root, names: &[String]) -> Vec<Loadable> {
 
 /// `ignore`: the install line of this very module does not count, as with `modprobe -i`. `depth`: how many install lines
 /// are still followed.
-fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth: u8) -> Option<String> {
+fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth: u8) -> Option<Problem> {
     let mut words = vec!["modprobe", "--show-depends"];
     words.extend(ignore.then_some("--ignore-install"));
     words.extend(["--", name]);
     let said = match root.program(&words) {
         Ok(said) => said,
-        Err(e) => return Some(format!("modprobe cannot be asked for it: {e}")),
+        Err(e) => return Some(Problem::NoAnswer(e.to_string())),
     };
     if !said.ok {
         let line = foreign_line(&said.stderr);
@@ -79,19 +131,15 @@ fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth
         let rest = line
             .strip_prefix(&format!("Module {name} "))
             .filter(|_| depth == INSTALL_DEPTH);
-        return Some(rest.unwrap_or(&line).to_owned());
+        return Some(Problem::Refused(rest.unwrap_or(&line).to_owned()));
     }
     said.stdout.lines().find_map(|line| {
         let (word, rest) = line.trim().split_once(' ')?;
         match word {
             "insmod" => file_problem(root, rest.split_ascii_whitespace().next()?, signatures),
-            "install" if NEVER.contains(&rest.trim()) => {
-                // Of the module or of one that it needs: modprobe does not say which.
-                Some(format!(
-                    "a line of modprobe.d forbids it, or what it needs ('install ... {}')",
-                    rest.trim()
-                ))
-            }
+            "install" if NEVER.contains(&rest.trim()) => Some(Problem::Forbidden {
+                command: rest.trim().to_owned(),
+            }),
             "install" if depth > 0 => modprobes(rest)
                 .into_iter()
                 .find_map(|(module, ignore)| problem(root, &module, ignore, signatures, depth - 1)),
@@ -121,20 +169,17 @@ fn modprobes(command: &str) -> Vec<(String, bool)> {
     found
 }
 
-fn file_problem(root: &Root, path: &str, signatures: &Signatures) -> Option<String> {
+fn file_problem(root: &Root, path: &str, signatures: &Signatures) -> Option<Problem> {
+    let file = path.to_owned();
     if !root.exists(path) {
-        return Some(format!("its file {} is not there", foreign(path)));
+        return Some(Problem::Missing { file });
     }
     let asked_by = signatures.asked_by.as_ref()?;
     // Compressed files too: modinfo knows how.
     let signer = root.program(&["modinfo", "-F", "signer", path]);
     let is_signed = signer.is_ok_and(|s| s.ok && !s.stdout.trim().is_empty());
-    (!is_signed).then(|| {
-        format!(
-            "{} has no signature, and the kernel asks for one ({asked_by})",
-            foreign(path)
-        )
-    })
+    let asked_by = asked_by.clone();
+    (!is_signed).then_some(Problem::Unsigned { file, asked_by })
 }
 
 fn foreign_line(text: &str) -> String {
@@ -217,12 +262,20 @@ mod tests {
             (
                 Some(insmod.as_str()),
                 vec![],
-                Some("its file /lib/modules/6.12.0/updates/dkms/nvidia.ko.xz is not there"),
+                Some((
+                    Problem::Missing { file: KO.to_owned() },
+                    "its file /lib/modules/6.12.0/updates/dkms/nvidia.ko.xz is not there",
+                )),
             ),
             (
                 Some("install /bin/false\n"),
                 vec![],
-                Some("a line of modprobe.d forbids it, or what it needs ('install ... /bin/false')"),
+                Some((
+                    Problem::Forbidden {
+                        command: "/bin/false".to_owned(),
+                    },
+                    "a line of modprobe.d forbids it, or what it needs ('install ... /bin/false')",
+                )),
             ),
             (
                 Some("install /sbin/modprobe -i nvidia-current $CMDLINE_OPTS\n"),
@@ -235,16 +288,25 @@ mod tests {
             (
                 Some("install /sbin/modprobe -i nvidia-current $CMDLINE_OPTS\n"),
                 vec![(CURRENT, "insmod /lib/modules/6.12.0/nvidia-current.ko \n")],
-                Some("its file /lib/modules/6.12.0/nvidia-current.ko is not there"),
+                Some((
+                    Problem::Missing {
+                        file: "/lib/modules/6.12.0/nvidia-current.ko".to_owned(),
+                    },
+                    "its file /lib/modules/6.12.0/nvidia-current.ko is not there",
+                )),
             ),
             (Some("install modprobe -r nouveau ; echo loaded\n"), vec![], None),
             (
                 Some(insmod.as_str()),
                 vec![(KO, ""), ("/sys/kernel/security/lockdown", lockdown)],
-                Some(
+                Some((
+                    Problem::Unsigned {
+                        file: KO.to_owned(),
+                        asked_by: "lockdown mode integrity, as Secure Boot turns it on".to_owned(),
+                    },
                     "/lib/modules/6.12.0/updates/dkms/nvidia.ko.xz has no signature, and the kernel asks for one \
                      (lockdown mode integrity, as Secure Boot turns it on)",
-                ),
+                )),
             ),
             (
                 Some(insmod.as_str()),
@@ -258,17 +320,15 @@ mod tests {
         ] {
             let (_dir, root) = host(answer, &files);
             let found = read(&root, &["nvidia".to_owned()]);
-            assert_eq!(found[0].problem.as_deref(), problem, "{answer:?} {files:?}");
+            let found = found[0].problem.clone().map(|p| (p.to_string(), p));
+            let problem = problem.map(|(p, text)| (text.to_owned(), p));
+            assert_eq!(found, problem, "{answer:?} {files:?}");
         }
         let (_dir, root) = host(None, &[]);
         let found = read(&root, &["nvidia".to_owned()]);
-        assert!(
-            found[0]
-                .problem
-                .as_ref()
-                .unwrap()
-                .starts_with("modprobe cannot be asked")
-        );
+        let problem = found[0].problem.as_ref().unwrap();
+        assert!(matches!(problem, Problem::NoAnswer(_)), "{problem:?}");
+        assert!(problem.to_string().starts_with("modprobe cannot be asked for it: "));
     }
 
     #[test]

@@ -7,4 +7,5 @@ pub mod act; // the vocabulary of a plan
 pub mod error; // exit codes and the error the administrator reads
 pub mod plan; // what a plan is
 pub mod record; // what was taken from where
-pub mod refusal;
+pub mod refusal; // reasons to refuse
+pub mod remedy; // what can be done about them

@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
+use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
+use crate::host::modules::Problem;
 use crate::host::nodes::Node;
 use crate::host::usb::{How, InUse};
 use crate::model::record::Owner;
+use crate::model::remedy::Remedy;
 use crate::proxmox::unreadable::Unreadable;
 
 /// Why there is no plan: all reasons found.
@@ -71,6 +74,20 @@ impl From<Reason> for Refusal {
     }
 }
 
+/// How a function is split, or of which one it is a part: taking it would destroy what others use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Split {
+    /// It has so many virtual functions (SR-IOV).
+    IntoVirtualFunctions(u32),
+    /// It is a virtual function of this one.
+    VirtualFunctionOf(PciAddr),
+    /// It has so many mediated devices.
+    IntoMediatedDevices(usize),
+    /// Into instances of NVIDIA's MIG.
+    Mig,
+}
+
 /// One reason for a refusal. The text is a sentence with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -93,8 +110,8 @@ pub enum Reason {
     Split {
         /// The function.
         addr: PciAddr,
-        /// How it is split, and the remedy.
-        how: String,
+        /// How it is split.
+        how: Split,
     },
     /// The group is one of VFIO's unsafe mode.
     NoIommuGroup(PciAddr),
@@ -114,19 +131,19 @@ pub enum Reason {
     /// A process uses the device.
     Held {
         /// The process.
-        holder: Holder,
+        holder: Box<Holder>,
         /// Which of its nodes are in the way.
         nodes: Vec<Node>,
     },
     /// A process has a node open from which it cannot be told which GPU it uses.
     Doubtful {
         /// The process.
-        holder: Holder,
+        holder: Box<Holder>,
         /// Which nodes.
         nodes: Vec<Node>,
     },
     /// A process that is ending, and what it still closes cannot be seen.
-    Ending(Holder),
+    Ending(Box<Holder>),
     /// The host uses what hangs below the card's USB controller.
     UsbInUse(InUse),
     /// Processes that could not be looked into.
@@ -155,7 +172,7 @@ pub enum Reason {
         /// The modules.
         modules: Vec<String>,
         /// Why.
-        why: String,
+        why: Problem,
     },
     /// A device of the VM shares its group with a GPU that the VM was not given.
     GpuInGroup {
@@ -177,215 +194,359 @@ pub enum Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::Other(text) => f.write_str(text),
-            Reason::ProxmoxRefuses(why) => write!(
-                f,
-                "Proxmox will not start this VM: {why}. Hint: see its hostpci lines with 'qm config', and \
-                 'gpu-handoff status' for who has what"
+        match self.said() {
+            (fact, Some(remedy)) => write!(f, "{fact}. Hint: {remedy}"),
+            (fact, None) => f.write_str(&fact),
+        }
+    }
+}
+
+impl Reason {
+    /// What is the matter, without what can be done about it.
+    pub fn fact(&self) -> String {
+        self.said().0
+    }
+
+    /// What can be done about it; None where the text has it in it already.
+    pub fn remedy(&self) -> Option<Remedy> {
+        self.said().1
+    }
+
+    /// Both halves of the sentence.
+    fn said(&self) -> (String, Option<Remedy>) {
+        let (fact, remedy) = match self {
+            Reason::Other(text) => return (text.clone(), None),
+            Reason::ProxmoxRefuses(why) => (
+                format!("Proxmox will not start this VM: {why}"),
+                "see its hostpci lines with 'qm config', and 'gpu-handoff status' for who has what".into(),
             ),
-            Reason::IommuOff => write!(
-                f,
-                "the IOMMU is off, so that no device can be given to a guest. Hint: turn on VT-d (Intel) or AMD-Vi, \
-                 also called IOMMU (AMD), in the firmware setup; on Intel add intel_iommu=on to the kernel command \
-                 line as well, on AMD see that amd_iommu=off is not there; then reboot"
+            Reason::IommuOff => (
+                "the IOMMU is off, so that no device can be given to a guest".to_owned(),
+                "turn on VT-d (Intel) or AMD-Vi, also called IOMMU (AMD), in the firmware setup; on Intel add \
+                 intel_iommu=on to the kernel command line as well, on AMD see that amd_iommu=off is not there; then \
+                 reboot"
+                    .into(),
             ),
-            Reason::NoGroup(addr) => write!(
-                f,
-                "{addr} has no IOMMU group and cannot be given to a guest. Hint: see 'dmesg | grep -i -e DMAR -e \
-                 AMD-Vi' for what the kernel made of the IOMMU"
+            Reason::NoGroup(addr) => (
+                format!("{addr} has no IOMMU group and cannot be given to a guest"),
+                "see 'dmesg | grep -i -e DMAR -e AMD-Vi' for what the kernel made of the IOMMU".into(),
             ),
-            Reason::Absent(addr) => write!(
-                f,
-                "{addr} is not there. Hint: compare 'lspci' with the VM's hostpci lines"
+            Reason::Absent(addr) => (
+                format!("{addr} is not there"),
+                "compare 'lspci' with the VM's hostpci lines".into(),
             ),
-            Reason::Gone(addr) => write!(
-                f,
-                "{addr} does not answer any more (its config space reads all ones): it has fallen off the bus or has no \
-                 power. Hint: see 'journalctl -k' for when that happened; a power cycle brings it back, a reboot may not"
+            Reason::Gone(addr) => (
+                format!(
+                    "{addr} does not answer any more (its config space reads all ones): it has fallen off the bus or has \
+                     no power"
+                ),
+                "see 'journalctl -k' for when that happened; a power cycle brings it back, a reboot may not".into(),
             ),
-            Reason::Stuck(addr) => write!(
-                f,
-                "a call on {addr} is stuck in the kernel, and every other one would be too. Hint: end the process \
-                 that 'gpu-handoff status' names; if that does not help, sync and power-cycle (a reboot will hang)"
+            Reason::Stuck(addr) => (
+                format!("a call on {addr} is stuck in the kernel, and every other one would be too"),
+                "end the process that 'gpu-handoff status' names; if that does not help, sync and power-cycle (a reboot \
+                 will hang)"
+                    .into(),
             ),
-            Reason::Split { addr, how } => write!(f, "{addr} {how}"),
-            Reason::NoIommuGroup(addr) => write!(
-                f,
-                "{addr} is in a group of VFIO's unsafe no-IOMMU mode, which gives a guest the host's memory. Hint: turn \
-                 the IOMMU on instead of vfio's enable_unsafe_noiommu_mode"
+            Reason::Split { addr, how } => split(*addr, how),
+            Reason::NoIommuGroup(addr) => (
+                format!(
+                    "{addr} is in a group of VFIO's unsafe no-IOMMU mode, which gives a guest the host's memory"
+                ),
+                "turn the IOMMU on instead of vfio's enable_unsafe_noiommu_mode".into(),
             ),
-            Reason::Backup(why) => write!(
-                f,
-                "this start is for a backup of the stopped VM, which fails with it ({why}). Hint: 'on-backup' in \
-                 /etc/gpu-handoff/config.toml decides, also for one VM; a backup of the running VM starts nothing"
+            Reason::Backup(why) => (
+                format!("this start is for a backup of the stopped VM, which fails with it ({why})"),
+                "'on-backup' in /etc/gpu-handoff/config.toml decides, also for one VM; a backup of the running VM starts \
+                 nothing"
+                    .into(),
             ),
             Reason::Stranger {
                 of,
                 stranger,
                 driver,
                 group,
-            } => write!(
-                f,
-                "IOMMU group {group} of {of} also has {stranger} ({}), which is not of this card and would leave the \
-                 host with it. Hint: put the card into a slot with a group of its own, or give {stranger} to the VM \
-                 as well",
-                driver.as_deref().unwrap_or("no driver")
+            } => (
+                format!(
+                    "IOMMU group {group} of {of} also has {stranger} ({}), which is not of this card and would leave \
+                     the host with it",
+                    driver.as_deref().unwrap_or("no driver")
+                ),
+                format!("put the card into a slot with a group of its own, or give {stranger} to the VM as well").into(),
             ),
-            Reason::Held { holder, nodes } => write!(
-                f,
-                "{} is in use by {}. Hint: {}",
-                join(nodes),
-                describe(holder),
-                remedy(holder)
+            Reason::Held { holder, nodes } => (
+                format!("{} is in use by {}", join(nodes), describe(holder)),
+                Remedy::of_holder(holder),
             ),
-            Reason::Doubtful { holder, nodes } => write!(
-                f,
-                "{} is open in {}, and nothing shows that it uses another GPU. Hint: {}",
-                join(nodes),
-                describe(holder),
-                remedy(holder)
+            Reason::Doubtful { holder, nodes } => (
+                format!(
+                    "{} is open in {}, and nothing shows that it uses another GPU",
+                    join(nodes),
+                    describe(holder)
+                ),
+                Remedy::of_holder(holder),
             ),
-            Reason::Ending(holder) => write!(
-                f,
-                "{} is ending and may not have let go of the device yet. Hint: try again when it has gone; if it stays, \
-                 see 'journalctl -k' for what holds it up",
-                describe(holder)
+            Reason::Ending(holder) => (
+                format!(
+                    "{} is ending and may not have let go of the device yet",
+                    describe(holder)
+                ),
+                Remedy::AwaitEnd(holder.pid),
             ),
-            Reason::UsbInUse(below) => {
-                let (how, hint) = usb_use(below);
-                write!(
-                    f,
-                    "{} hangs below the card's USB controller {} and {how}: it would be torn away. Hint: {hint}, or plug it \
-                     in elsewhere",
+            Reason::UsbInUse(below) => (
+                format!(
+                    "{} hangs below the card's USB controller {} and {}: it would be torn away",
                     foreign(&below.name),
-                    below.of
-                )
-            }
-            Reason::Unreadable(pids) => write!(
-                f,
-                "what process {} has open could not be read, so nobody knows whether the GPU is free. Hint: run as \
-                 root, outside a container",
-                join(pids)
+                    below.of,
+                    usb_use(&below.how)
+                ),
+                Remedy::FreeUsb(below.clone()),
             ),
-            Reason::ModuleInUse { name, refs } => write!(
-                f,
-                "module {name} is in use ({refs} more than its other modules and processes account for), most likely \
-                 by the console. Hint: find the 'frame buffer device' among /sys/class/vtconsole/*/name and write 0 \
-                 to its 'bind'"
+            Reason::Unreadable(pids) => (
+                format!(
+                    "what process {} has open could not be read, so nobody knows whether the GPU is free",
+                    join(pids)
+                ),
+                "run as root, outside a container".into(),
             ),
-            Reason::OneShot { version, staying } if staying.is_empty() => write!(
-                f,
-                "'way' is \"unbind\", and an unbind by driver {version} never ends if anybody turns out to use the GPU. \
-                 Hint: set 'way' to \"auto\" in /etc/gpu-handoff/config.toml"
+            Reason::ModuleInUse { name, refs } => (
+                format!(
+                    "module {name} is in use ({refs} more than its other modules and processes account for), most \
+                     likely by the console"
+                ),
+                "find the 'frame buffer device' among /sys/class/vtconsole/*/name and write 0 to its 'bind'".into(),
             ),
-            Reason::OneShot { version, staying } => write!(
-                f,
-                "an unbind by driver {version} never ends if anybody turns out to use the GPU, and the driver cannot be \
-                 unloaded while {} stays on it. Hint: give the VM all GPUs of the driver, or use a driver before 595",
-                join(staying)
+            Reason::OneShot { version, staying } if staying.is_empty() => (
+                format!(
+                    "'way' is \"unbind\", and an unbind by driver {version} never ends if anybody turns out to use the \
+                     GPU"
+                ),
+                "set 'way' to \"auto\" in /etc/gpu-handoff/config.toml".into(),
             ),
-            Reason::UnloadAsked { staying } => write!(
-                f,
-                "'way' is \"unload\", and {} stays on the driver. Hint: set 'way' to \"auto\" in \
-                 /etc/gpu-handoff/config.toml, or give the VM that GPU as well",
-                join(staying)
+            Reason::OneShot { version, staying } => (
+                format!(
+                    "an unbind by driver {version} never ends if anybody turns out to use the GPU, and the driver cannot \
+                     be unloaded while {} stays on it",
+                    join(staying)
+                ),
+                "give the VM all GPUs of the driver, or use a driver before 595".into(),
             ),
-            Reason::CannotLoad { modules, why } => {
-                let (then, hint) = if modules.iter().any(|m| m == "vfio_pci") {
-                    ("no guest can have the GPU", "see 'modprobe --show-depends vfio_pci'")
-                } else if why.contains("modprobe.d forbids") {
-                    ("the GPU would not come back", "remove that line from /etc/modprobe.d")
-                } else if why.contains("signature") {
-                    (
-                        "the GPU would not come back",
-                        "sign them (for dkms: enrol its key with mokutil), or turn Secure Boot off",
-                    )
-                } else {
-                    (
-                        "the GPU would not come back",
-                        "build them for the running kernel ('dkms autoinstall'), or boot the kernel they were built for",
-                    )
-                };
-                let word = if modules.len() == 1 { "module" } else { "modules" };
-                write!(
-                    f,
-                    "{word} {} cannot be loaded: {why}; without it {then}. Hint: {hint}",
-                    join(modules)
-                )
-            }
-            Reason::GpuInGroup { of, gpu, group } => write!(
-                f,
-                "IOMMU group {group} of {of}, which the VM is given, also has the GPU {gpu}: Proxmox would take it off \
-                 its driver without looking who uses it. Hint: give the GPU to the VM as well, or put one of them \
-                 into another slot"
+            Reason::UnloadAsked { staying } => (
+                format!("'way' is \"unload\", and {} stays on the driver", join(staying)),
+                "set 'way' to \"auto\" in /etc/gpu-handoff/config.toml, or give the VM that GPU as well".into(),
             ),
-            Reason::Taken { addr, owner } => write!(
-                f,
-                "{addr} is taken already ({owner}). Hint: 'gpu-handoff status' shows who has what, 'gpu-handoff \
-                 to_nvidia' brings it home"
+            Reason::CannotLoad { modules, why } => cannot_load(modules, why),
+            Reason::GpuInGroup { of, gpu, group } => (
+                format!(
+                    "IOMMU group {group} of {of}, which the VM is given, also has the GPU {gpu}: Proxmox would take it \
+                     off its driver without looking who uses it"
+                ),
+                "give the GPU to the VM as well, or put one of them into another slot".into(),
             ),
-        }
+            Reason::Taken { addr, owner } => (
+                format!("{addr} is taken already ({owner})"),
+                "'gpu-handoff status' shows who has what, 'gpu-handoff to_nvidia' brings it home".into(),
+            ),
+        };
+        (fact, Some(remedy))
     }
+}
+
+/// How a function is split, and what undoes that.
+fn split(addr: PciAddr, how: &Split) -> (String, Remedy) {
+    match how {
+        Split::IntoVirtualFunctions(count) => (
+            format!("{addr} has virtual functions ({count}), which would vanish under whoever uses them"),
+            format!("'/usr/lib/nvidia/sriov-manage -d {addr}' once they are free").into(),
+        ),
+        Split::VirtualFunctionOf(physfn) => (
+            format!("{addr} is a virtual function of {physfn}, not a card"),
+            "give vGPUs to a VM with mdev=".into(),
+        ),
+        Split::IntoMediatedDevices(count) => (
+            format!("{addr} has mediated devices, that is vGPUs ({count}), which would vanish under whoever uses them"),
+            "stop their VMs first".into(),
+        ),
+        Split::Mig => (
+            format!("{addr} is split into MIG instances"),
+            format!(
+                "destroy them with 'nvidia-smi mig -i {addr} -dci', then '-dgi', then 'nvidia-smi -i {addr} -mig 0'"
+            )
+            .into(),
+        ),
+    }
+}
+
+/// What is lost without these modules, and what makes them loadable.
+fn cannot_load(modules: &[String], why: &Problem) -> (String, Remedy) {
+    let (then, remedy) = if modules.iter().any(|m| m == "vfio_pci") {
+        ("no guest can have the GPU", "see 'modprobe --show-depends vfio_pci'")
+    } else {
+        let remedy = match why {
+            Problem::Forbidden { .. } => "remove that line from /etc/modprobe.d",
+            Problem::Unsigned { .. } => "sign them (for dkms: enrol its key with mokutil), or turn Secure Boot off",
+            Problem::NoAnswer(_) | Problem::Refused(_) | Problem::Missing { .. } | Problem::NotAsked => {
+                "build them for the running kernel ('dkms autoinstall'), or boot the kernel they were built for"
+            }
+        };
+        ("the GPU would not come back", remedy)
+    };
+    let word = if modules.len() == 1 { "module" } else { "modules" };
+    (
+        format!("{word} {} cannot be loaded: {why}; without it {then}", join(modules)),
+        remedy.into(),
+    )
 }
 
 /// A process, for a sentence.
 pub fn describe(holder: &Holder) -> String {
-    let belongs = if holder.belongs_to.is_empty() {
-        String::new()
-    } else {
-        format!(", {}", foreign(&holder.belongs_to))
+    let belongs = match &holder.belongs_to {
+        Belongs::Unknown => String::new(),
+        belongs => format!(", {}", foreign(&belongs.to_string())),
     };
     format!("process {} ({}{belongs})", holder.pid, foreign(&holder.comm))
 }
 
-/// How something below a USB controller is used, and what ends that.
-fn usb_use(below: &InUse) -> (String, String) {
-    let name = foreign(&below.name);
-    match &below.how {
-        // A label that somebody gave the disk may have become a part of the place: no command repeats it.
-        How::Mounted(target) => (
-            format!("is mounted on {}", foreign(target)),
-            format!("umount /dev/{name}"),
-        ),
-        How::Swap => ("is swapped to".to_owned(), format!("swapoff /dev/{name}")),
-        How::PartOf(others) => {
-            let others = foreign(&join(others));
-            (format!("is a part of {others}"), format!("see 'lsblk /dev/{name}'"))
-        }
-        How::Btrfs => (
-            "is a part of a btrfs file system that is mounted".to_owned(),
-            "see 'btrfs filesystem show' and unmount it".to_owned(),
-        ),
-        How::Zfs(pool) => {
-            let pool = foreign(pool);
-            (
-                format!("is a part of the ZFS pool {pool}"),
-                format!("zpool export {pool}"),
-            )
-        }
-        How::Up => (
-            "is a network interface that is up".to_owned(),
-            format!("ip link set {name} down"),
-        ),
+/// How something below a USB controller is used.
+fn usb_use(how: &How) -> String {
+    match how {
+        How::Mounted(target) => format!("is mounted on {}", foreign(target)),
+        How::Swap => "is swapped to".to_owned(),
+        How::PartOf(others) => format!("is a part of {}", foreign(&join(others))),
+        How::Btrfs => "is a part of a btrfs file system that is mounted".to_owned(),
+        How::Zfs(pool) => format!("is a part of the ZFS pool {}", foreign(pool)),
+        How::Up => "is a network interface that is up".to_owned(),
     }
 }
 
-/// What a person does about a holder.
-fn remedy(holder: &Holder) -> String {
-    let name = &holder.belongs_to;
-    if let Some(ctid) = name.strip_prefix("container ") {
-        return format!("pct shutdown {ctid}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> PciAddr {
+        text.parse().unwrap()
     }
-    if let Some(vmid) = name.strip_prefix("VM ") {
-        return format!("qm shutdown {vmid}");
+
+    #[test]
+    fn a_module_that_cannot_be_loaded_has_the_remedy_for_why() {
+        let signed = "sign them (for dkms: enrol its key with mokutil), or turn Secure Boot off";
+        let built = "build them for the running kernel ('dkms autoinstall'), or boot the kernel they were built for";
+        for (modules, why, text, hint) in [
+            (
+                vec!["nvidia"],
+                Problem::Forbidden {
+                    command: "/bin/false".to_owned(),
+                },
+                "module nvidia cannot be loaded: a line of modprobe.d forbids it, or what it needs ('install ... \
+                 /bin/false'); without it the GPU would not come back",
+                "remove that line from /etc/modprobe.d",
+            ),
+            (
+                vec!["nvidia", "nvidia_uvm"],
+                Problem::Unsigned {
+                    file: "/lib/nvidia.ko".to_owned(),
+                    asked_by: "module.sig_enforce".to_owned(),
+                },
+                "modules nvidia, nvidia_uvm cannot be loaded: /lib/nvidia.ko has no signature, and the kernel asks for \
+                 one (module.sig_enforce); without it the GPU would not come back",
+                signed,
+            ),
+            (
+                vec!["nvidia"],
+                Problem::Missing {
+                    file: "/lib/signature/nvidia.ko".to_owned(),
+                },
+                "module nvidia cannot be loaded: its file /lib/signature/nvidia.ko is not there; without it the GPU \
+                 would not come back",
+                built,
+            ),
+            (
+                vec!["nvidia"],
+                Problem::Refused("not found in directory /lib/modules/6.12.0".to_owned()),
+                "module nvidia cannot be loaded: not found in directory /lib/modules/6.12.0; without it the GPU would \
+                 not come back",
+                built,
+            ),
+            (
+                vec!["nvidia"],
+                Problem::NoAnswer("no such program".to_owned()),
+                "module nvidia cannot be loaded: modprobe cannot be asked for it: no such program; without it the GPU \
+                 would not come back",
+                built,
+            ),
+            (
+                vec!["vfio_pci"],
+                Problem::NotAsked,
+                "module vfio_pci cannot be loaded: nobody has asked modprobe; without it no guest can have the GPU",
+                "see 'modprobe --show-depends vfio_pci'",
+            ),
+        ] {
+            let modules = modules.into_iter().map(str::to_owned).collect();
+            let reason = Reason::CannotLoad { modules, why };
+            assert_eq!(reason.fact(), text);
+            assert_eq!(reason.remedy(), Some(hint.into()));
+            assert_eq!(reason.to_string(), format!("{text}. Hint: {hint}"));
+        }
     }
-    let untouchable = ["pvedaemon.service", "systemd-logind.service", "dbus.service"].contains(&name.as_str());
-    if let Some(unit) = name.strip_prefix("user service ") {
-        return format!("systemctl --user stop {} as that user", foreign(unit));
+
+    #[test]
+    fn a_split_function_has_the_remedy_for_how() {
+        for (how, text) in [
+            (
+                Split::IntoVirtualFunctions(4),
+                "0000:01:00.0 has virtual functions (4), which would vanish under whoever uses them. Hint: \
+                 '/usr/lib/nvidia/sriov-manage -d 0000:01:00.0' once they are free",
+            ),
+            (
+                Split::VirtualFunctionOf(addr("0000:09:00.0")),
+                "0000:01:00.0 is a virtual function of 0000:09:00.0, not a card. Hint: give vGPUs to a VM with mdev=",
+            ),
+            (
+                Split::IntoMediatedDevices(2),
+                "0000:01:00.0 has mediated devices, that is vGPUs (2), which would vanish under whoever uses them. \
+                 Hint: stop their VMs first",
+            ),
+            (
+                Split::Mig,
+                "0000:01:00.0 is split into MIG instances. Hint: destroy them with 'nvidia-smi mig -i 0000:01:00.0 \
+                 -dci', then '-dgi', then 'nvidia-smi -i 0000:01:00.0 -mig 0'",
+            ),
+        ] {
+            let addr = addr("0000:01:00.0");
+            assert_eq!(Reason::Split { addr, how }.to_string(), text);
+        }
     }
-    if name.ends_with(".service") && !untouchable {
-        return format!("systemctl stop {}", foreign(name));
+
+    #[test]
+    fn a_holder_is_named_with_what_it_belongs_to_where_that_is_known() {
+        for (comm, belongs_to, text) in [
+            (
+                "python3",
+                Belongs::Container {
+                    ctid: "104".to_owned(),
+                    unit: Some("ollama.service".to_owned()),
+                },
+                "/dev/nvidiactl is in use by process 7 (python3, container 104). Hint: pct shutdown 104",
+            ),
+            (
+                "a\nb",
+                Belongs::Unknown,
+                "/dev/nvidiactl is in use by process 7 (a\\nb). Hint: end that process, then start again",
+            ),
+            (
+                "x",
+                Belongs::Unit("a\u{1b}.service".to_owned()),
+                "/dev/nvidiactl is in use by process 7 (x, a\\u{1b}.service). Hint: systemctl stop a\\u{1b}.service",
+            ),
+        ] {
+            let holder = Box::new(Holder {
+                pid: 7,
+                comm: comm.to_owned(),
+                belongs_to,
+                nodes: vec![Node::Control],
+            });
+            let nodes = vec![Node::Control];
+            assert_eq!(Reason::Held { holder, nodes }.to_string(), text);
+        }
     }
-    "end that process, then start again".to_owned()
 }

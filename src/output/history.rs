@@ -1,6 +1,7 @@
 //! Past handoffs as text.
 
 use crate::base::text::millis;
+use crate::model::plan::Direction;
 use crate::state::history::Handoff;
 
 /// The entries for people: one line each, with its acts where `acts` asks for them.
@@ -10,10 +11,9 @@ pub fn text(entries: &[Handoff], acts: bool) -> String {
     }
     let mut text = String::new();
     for entry in entries {
-        let to = if entry.direction == "out" {
-            "to vfio-pci"
-        } else {
-            "home"
+        let to = match entry.direction {
+            Direction::Out => "to vfio-pci",
+            Direction::Home => "home",
         };
         text += &format!(
             "{}  {}: {} {to}, {}: {}\n",
@@ -71,7 +71,7 @@ mod tests {
             time: 0,
             boot_id: "boot".to_owned(),
             owner: "VM 111".to_owned(),
-            direction: "out".to_owned(),
+            direction: Direction::Out,
             cards: vec!["0000:01:00".to_owned()],
             outcome: "done".to_owned(),
             took_ms: 1234,

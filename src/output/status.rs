@@ -8,6 +8,7 @@ use crate::base::text::foreign;
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
 use crate::model::record::Record;
+use crate::model::refusal::Reason;
 use crate::plan::users::use_of;
 
 /// One card as `status` shows it.
@@ -106,11 +107,8 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
         stuck,
         in_use: use_of(snapshot, &addrs)
             .iter()
-            .map(|r| {
-                // The remedy belongs to a refusal; here only the fact is told.
-                let text = r.to_string();
-                text.split(". Hint:").next().unwrap_or(&text).to_owned()
-            })
+            // The remedy belongs to a refusal; here only the fact is told.
+            .map(Reason::fact)
             .collect(),
     }
 }

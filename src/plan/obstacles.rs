@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
 use crate::host::functions::Function;
-use crate::host::modules::Loadable;
+use crate::host::modules::Problem;
 use crate::host::snapshot::Snapshot;
 use crate::model::plan::Way;
 use crate::model::record::{Owner, Record, found_again};
-use crate::model::refusal::Reason;
+use crate::model::refusal::{Reason, Split};
 use crate::plan::moving::Ground;
 use crate::plan::vendor::nvidia::is_one_shot;
 
@@ -96,16 +96,14 @@ pub(crate) fn way_reasons(ground: &Ground<'_>, way: Way) -> Option<Reason> {
 
 /// What nobody has asked about counts as missing: a way out without a way home is worse than none.
 pub(crate) fn load_reasons(snapshot: &Snapshot, needed: &[String]) -> Vec<Reason> {
-    let mut reasons: Vec<(Vec<String>, String)> = Vec::new();
+    let mut reasons: Vec<(Vec<String>, Problem)> = Vec::new();
     for name in needed {
         let answer = snapshot.loadable.iter().find(|l| l.name == *name);
-        let why = match answer {
-            Some(Loadable { problem: None, .. }) => continue,
-            Some(Loadable { problem: Some(why), .. }) => why.clone(),
-            None => "nobody has asked modprobe".to_owned(),
-        };
-        // The modules of a driver depend on each other, and fail for the same reason.
-        match reasons.iter_mut().find(|(_, w)| *w == why) {
+        let problem = answer.map_or(Some(Problem::NotAsked), |l| l.problem.clone());
+        let Some(why) = problem else { continue };
+        // The modules of a driver depend on each other, and fail for the same reason: what reads the same is said once.
+        let said = why.to_string();
+        match reasons.iter_mut().find(|(_, w)| w.to_string() == said) {
             Some((modules, _)) if name != "vfio_pci" => modules.push(name.clone()),
             _ => reasons.push((vec![name.clone()], why)),
         }
@@ -120,24 +118,13 @@ pub(crate) fn load_reasons(snapshot: &Snapshot, needed: &[String]) -> Vec<Reason
 fn split(snapshot: &Snapshot, function: &Function) -> Option<Reason> {
     let addr = function.addr;
     let how = if function.vfs > 0 {
-        format!(
-            "has virtual functions ({}), which would vanish under whoever uses them. Hint: \
-             '/usr/lib/nvidia/sriov-manage -d {addr}' once they are free",
-            function.vfs
-        )
+        Split::IntoVirtualFunctions(function.vfs)
     } else if let Some(physfn) = function.physfn {
-        format!("is a virtual function of {physfn}, not a card. Hint: give vGPUs to a VM with mdev=")
+        Split::VirtualFunctionOf(physfn)
     } else if function.mdevs > 0 {
-        format!(
-            "has mediated devices, that is vGPUs ({}), which would vanish under whoever uses them. Hint: stop their VMs \
-             first",
-            function.mdevs
-        )
+        Split::IntoMediatedDevices(function.mdevs)
     } else if snapshot.nvidia_gpu(addr).is_some_and(|g| g.mig) {
-        format!(
-            "is split into MIG instances. Hint: destroy them with 'nvidia-smi mig -i {addr} -dci', then '-dgi', then \
-             'nvidia-smi -i {addr} -mig 0'"
-        )
+        Split::Mig
     } else {
         return None;
     };

@@ -4,7 +4,7 @@ use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Attribute;
 use crate::model::record::{Record, Taken};
-use crate::settings::known_gpus::{self, Fact};
+use crate::settings::known_gpus;
 use crate::settings::values::{Reset, Settings};
 
 /// The override that a function has on the host: what an interrupted run has written down, where there is one.
@@ -38,12 +38,11 @@ pub(crate) fn attributes(
         return Vec::new();
     }
     let known = known_gpus::of(&settings.facts, function);
-    let known = |value: fn(&Fact) -> Option<String>| known.iter().find_map(|f| value(f));
     let mut changes = Vec::new();
     let wanted = match &settings.reset {
         Reset::By(methods) if function.is_nvidia_gpu() => Some(methods.clone()),
         Reset::Never | Reset::By(_) => None,
-        Reset::Auto => known(|f| f.reset.clone()),
+        Reset::Auto => known.iter().find_map(|f| f.reset.clone()),
     };
     // The list is made before the other functions of a card are known, and a bus reset is not possible beside one (linux,
     // drivers/pci/pci.c, pci_parent_bus_reset): the kernel refuses to have it set.
@@ -69,8 +68,8 @@ pub(crate) fn attributes(
         changes.push((Attribute::Power, "auto".to_owned(), "auto".to_owned()));
     }
     let flag = |allowed: bool| if allowed { "1" } else { "0" }.to_owned();
-    let wanted = known(|f| f.d3cold.map(|allowed| allowed.to_string()));
-    if let Some(wanted) = wanted.map(|w| w == "true").filter(|w| *w != function.d3cold) {
+    let wanted = known.iter().find_map(|f| f.d3cold);
+    if let Some(wanted) = wanted.filter(|w| *w != function.d3cold) {
         changes.push((Attribute::D3cold, flag(function.d3cold), flag(wanted)));
     }
     changes

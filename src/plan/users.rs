@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
 use crate::base::text::join;
+use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
-use crate::plan::vendor::nvidia::{drm_holds_gpus, is_one_shot};
+use crate::plan::vendor::nvidia::{PERSISTENCED, drm_holds_gpus, is_one_shot};
 use crate::settings::values::{Doubt, Settings};
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
@@ -24,7 +25,7 @@ pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
         let nodes: Vec<Node> = holder.nodes.iter().filter(on_others).copied().collect();
         if !nodes.is_empty() {
             reasons.push(Reason::Held {
-                holder: holder.clone(),
+                holder: Box::new(holder.clone()),
                 nodes,
             });
         }
@@ -107,7 +108,7 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
                 _ => {}
             }
         }
-        let holder = holder.clone();
+        let holder = Box::new(holder.clone());
         if !sure.is_empty() {
             reasons.push(Reason::Held { holder, nodes: sure });
         } else if !doubtful.is_empty() {
@@ -124,7 +125,8 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
             !on_host.is_empty()
         }
     };
-    reasons.extend(snapshot.ending.iter().filter(counts).cloned().map(Reason::Ending));
+    let ending = snapshot.ending.iter().filter(counts);
+    reasons.extend(ending.map(|h| Reason::Ending(Box::new(h.clone()))));
     let below = snapshot.usb.iter().filter(|u| addrs.contains(&u.of));
     reasons.extend(below.cloned().map(Reason::UsbInUse));
     if !snapshot.unreadable.is_empty() {
@@ -136,12 +138,12 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
 /// Whether a process is NVIDIA's persistence daemon: it keeps GPUs initialised and nothing else, so that it may be stopped
 /// and started again (nvidia-persistenced(1)).
 pub fn is_persistenced(holder: &Holder) -> bool {
-    holder.belongs_to == "nvidia-persistenced.service"
+    matches!(&holder.belongs_to, Belongs::Unit(name) if name == PERSISTENCED)
 }
 
 /// Whether a process is a QEMU: by its cgroup, or, started by hand, by its name.
 fn is_guest(holder: &Holder) -> bool {
-    holder.belongs_to.starts_with("VM ") || holder.comm.starts_with("qemu") || holder.comm == "kvm"
+    matches!(holder.belongs_to, Belongs::Vm(_)) || holder.comm.starts_with("qemu") || holder.comm == "kvm"
 }
 
 /// What becomes of the holders.
@@ -166,9 +168,7 @@ pub(crate) fn judge_holders(
     for reason in use_of(ground.snapshot, addrs) {
         match &reason {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if is_persistenced(holder) => {
-                if !judged.units.contains(&holder.belongs_to) {
-                    judged.units.push(holder.belongs_to.clone());
-                }
+                judged.units = vec![PERSISTENCED.to_owned()];
             }
             Reason::Doubtful { holder, nodes } if settings.doubt == Doubt::GoOn && !is_one_shot(ground.snapshot) => {
                 judged.accepted.push(holder.pid);

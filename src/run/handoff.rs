@@ -276,11 +276,7 @@ impl Session {
             time: began.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             boot_id: boot_id(),
             owner: plan.owner.to_string(),
-            direction: match plan.direction {
-                Direction::Out => "out",
-                Direction::Home => "home",
-            }
-            .to_owned(),
+            direction: plan.direction,
             cards: plan.cards.clone(),
             outcome: result.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

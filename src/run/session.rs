@@ -60,13 +60,10 @@ impl Session {
     /// # Errors
     /// A refusal with file and line.
     pub fn read_settings(&mut self, vmid: Option<VmId>) -> Result<(), Error> {
-        let settings = file::load(&self.root, vmid).map_err(|why| {
-            let hint = if why.contains("Hint: ") {
-                ""
-            } else {
-                ". Hint: correct the line, or remove it"
-            };
-            Refusal::from(Reason::Other(format!("{why}{hint}")))
+        let settings = file::load(&self.root, vmid).map_err(|mut why| {
+            why.hint
+                .get_or_insert_with(|| "correct the line, or remove it".to_owned());
+            Refusal::from(Reason::Other(why.to_string()))
         })?;
         self.budgets = settings.budgets.clone();
         self.settings = settings;

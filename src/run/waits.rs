@@ -7,6 +7,7 @@ use tracing::info;
 use crate::base::pci::PciAddr;
 use crate::base::text::join;
 use crate::execute::kernel::Kernel;
+use crate::host::belongs::Belongs;
 use crate::host::snapshot::is_on_vfio;
 use crate::model::error::Error;
 use crate::model::record::Owner;
@@ -57,6 +58,6 @@ pub(crate) fn await_vfio(host: &mut Session, owner: Owner, end: Duration) -> Res
     }
 }
 
-fn is_another_vm(belongs_to: &str, owner: Owner) -> bool {
-    belongs_to.starts_with("VM ") && belongs_to != owner.to_string()
+fn is_another_vm(belongs_to: &Belongs, owner: Owner) -> bool {
+    matches!(belongs_to, Belongs::Vm(vmid) if Owner::Vm(*vmid) != owner)
 }

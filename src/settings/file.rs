@@ -26,12 +26,28 @@ use crate::settings::values::{KEYS, Reset, Settings};
 /// The directory of our settings.
 const DIR: &str = "/etc/gpu-handoff";
 
+/// Something in the settings that is not understood, or cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}{}", .hint.as_ref().map(|hint| format!(". Hint: {hint}")).unwrap_or_default())]
+pub struct NotUnderstood {
+    /// What, with its file and line, as a sentence.
+    pub what: String,
+    /// What the user can do, where that is more than to correct the line.
+    pub hint: Option<String>,
+}
+
+impl From<String> for NotUnderstood {
+    fn from(what: String) -> Self {
+        NotUnderstood { what, hint: None }
+    }
+}
+
 /// Reads the settings for a VM, or those of no VM in particular: config.toml, then conf.d in the order of the names;
 /// of a key given twice the later one counts, and a VM's section counts more than the rest.
 ///
 /// # Errors
 /// A sentence for the first thing that is not understood, with its file and line.
-pub fn load(root: &Root, vmid: Option<VmId>) -> Result<Settings, String> {
+pub fn load(root: &Root, vmid: Option<VmId>) -> Result<Settings, NotUnderstood> {
     let mut files = vec![format!("{DIR}/config.toml")];
     let more = root.names(format!("{DIR}/conf.d"));
     let more = more.map_err(|e| format!("{DIR}/conf.d cannot be read: {e}"))?;
@@ -45,7 +61,7 @@ pub fn load(root: &Root, vmid: Option<VmId>) -> Result<Settings, String> {
         match root.text(&path) {
             Ok(text) => all.push((path, text)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(format!("{path} cannot be read: {e}")),
+            Err(e) => return Err(format!("{path} cannot be read: {e}").into()),
         }
     }
     let mut settings = Settings::default();
@@ -78,8 +94,8 @@ impl<'a> File<'a> {
         format!("{}:{}", self.path, 1 + before.matches('\n').count())
     }
 
-    fn error(&self, offset: usize, why: &str) -> String {
-        format!("{}: {}", self.at(offset), crate::base::text::one_line(why))
+    fn error(&self, offset: usize, why: &str) -> NotUnderstood {
+        format!("{}: {}", self.at(offset), crate::base::text::one_line(why)).into()
     }
 
     /// Applies a table; what belongs to the VM is only collected, to count more than what other files say to all.
@@ -91,7 +107,7 @@ impl<'a> File<'a> {
         prefix: &str,
         vmid: Option<VmId>,
         own: &mut Vec<Own<'a>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotUnderstood> {
         for (name, value) in table {
             let key = format!("{prefix}{}", name.get_ref());
             match value.get_ref() {
@@ -118,7 +134,7 @@ impl<'a> File<'a> {
     }
 
     /// A `[[device]]` section: one more row of [`crate::settings::known_gpus`].
-    fn device(&self, section: &Spanned<DeValue<'a>>) -> Result<Fact, String> {
+    fn device(&self, section: &Spanned<DeValue<'a>>) -> Result<Fact, NotUnderstood> {
         const DEVICE_KEYS: [&str; 4] = ["ids", "note", "reset", "d3cold"];
         let start = section.span().start;
         let DeValue::Table(table) = section.get_ref() else {
@@ -156,7 +172,7 @@ impl<'a> File<'a> {
         Ok(fact)
     }
 
-    fn vms(&self, vms: &DeTable<'a>, vmid: Option<VmId>, own: &mut Vec<Own<'a>>) -> Result<(), String> {
+    fn vms(&self, vms: &DeTable<'a>, vmid: Option<VmId>, own: &mut Vec<Own<'a>>) -> Result<(), NotUnderstood> {
         for (name, value) in vms {
             let start = name.span().start;
             let DeValue::Table(table) = value.get_ref() else {
@@ -183,20 +199,19 @@ impl<'a> File<'a> {
         }
     }
 
-    fn known(&self, key: &str, name: &Spanned<std::borrow::Cow<'_, str>>) -> Result<(), String> {
+    fn known(&self, key: &str, name: &Spanned<std::borrow::Cow<'_, str>>) -> Result<(), NotUnderstood> {
         if KEYS.contains(&key) {
             return Ok(());
         }
         Err(self.unknown(key, name.span().start, &KEYS))
     }
 
-    fn unknown(&self, key: &str, offset: usize, keys: &[&str]) -> String {
+    fn unknown(&self, key: &str, offset: usize, keys: &[&str]) -> NotUnderstood {
         let nearest = keys.iter().min_by_key(|k| distance(k, key)).unwrap_or(&keys[0]);
-        let why = format!(
-            "there is no setting '{}'. Hint: the nearest one is '{nearest}'",
-            foreign(key)
-        );
-        self.error(offset, &why)
+        NotUnderstood {
+            hint: Some(format!("the nearest one is '{nearest}'")),
+            ..self.error(offset, &format!("there is no setting '{}'", foreign(key)))
+        }
     }
 }
 
@@ -230,7 +245,7 @@ mod tests {
 
     use crate::settings::known_gpus;
     use crate::settings::values::OnBackup;
-    fn load_files(files: &[(&str, &str)], vmid: Option<&str>) -> Result<Settings, String> {
+    fn load_files(files: &[(&str, &str)], vmid: Option<&str>) -> Result<Settings, NotUnderstood> {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("etc/gpu-handoff");
         std::fs::create_dir_all(base.join("conf.d")).unwrap();
@@ -347,9 +362,15 @@ mod tests {
             ),
         ] {
             let error = load_files(&[("config.toml", text)], Some("111")).unwrap_err();
-            assert_eq!(error, format!("/etc/gpu-handoff/{message}"), "{text:?}");
+            assert_eq!(error.to_string(), format!("/etc/gpu-handoff/{message}"), "{text:?}");
         }
+        let error = load_files(&[("config.toml", "on-bakup = 1\n")], None).unwrap_err();
+        let nearest = NotUnderstood {
+            what: "/etc/gpu-handoff/config.toml:1: there is no setting 'on-bakup'".to_owned(),
+            hint: Some("the nearest one is 'on-backup'".to_owned()),
+        };
+        assert_eq!(error, nearest);
         let error = load_files(&[("config.toml", "a = = 1\n")], None).unwrap_err();
-        assert!(error.starts_with("/etc/gpu-handoff/config.toml:1: "), "{error}");
+        assert!(error.what.starts_with("/etc/gpu-handoff/config.toml:1: "), "{error}");
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::files::replace;
 use crate::base::root::Root;
+use crate::model::plan::Direction;
 
 /// Where it is kept; 0700, for it names processes of containers.
 pub const DIR: &str = "/var/lib/gpu-handoff";
@@ -31,8 +32,8 @@ pub struct Handoff {
     pub boot_id: String,
     /// Whose it was, as the log has it.
     pub owner: String,
-    /// "out" or "home".
-    pub direction: String,
+    /// Where it led.
+    pub direction: Direction,
     /// The cards.
     pub cards: Vec<String>,
     /// How it ended: "done", or the sentence that was its error.
@@ -109,7 +110,7 @@ mod tests {
             time,
             boot_id: "boot".to_owned(),
             owner: "VM 111".to_owned(),
-            direction: "out".to_owned(),
+            direction: Direction::Out,
             cards: vec!["0000:01:00".to_owned()],
             outcome: "done".to_owned(),
             took_ms: 1234,
@@ -155,6 +156,20 @@ mod tests {
             times,
             (120 - u64::try_from(kept.len()).unwrap()..120).collect::<Vec<u64>>()
         );
+    }
+
+    #[test]
+    fn entries_of_earlier_versions_are_read_and_new_ones_look_like_them() {
+        for (direction, word) in [(Direction::Out, "out"), (Direction::Home, "home")] {
+            let entry = Handoff { direction, ..entry(1) };
+            let line = format!(
+                "{{\"time\":1,\"boot_id\":\"boot\",\"owner\":\"VM 111\",\"direction\":\"{word}\",\"cards\":\
+                 [\"0000:01:00\"],\"outcome\":\"done\",\"took_ms\":1234,\"acts\":[{{\"text\":\"0000:01:00.0 unbind \
+                 from nvidia\",\"took_ms\":12}}]}}"
+            );
+            assert_eq!(serde_json::to_string(&entry).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Handoff>(&line).unwrap(), entry);
+        }
     }
 
     #[test]

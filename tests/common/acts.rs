@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
+use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::{Act, Attribute, Expect};
 use gpu_handoff::model::refusal::Reason;
@@ -93,7 +94,8 @@ impl Model {
         self.tick += 1;
         if !on {
             self.units[at].active = false;
-            self.processes.retain(|p| p.belongs_to != name);
+            let of_unit = Belongs::Unit(name.to_owned());
+            self.processes.retain(|p| p.belongs_to != of_unit);
             return Ok(());
         }
         if self.units[at].active {
@@ -108,7 +110,7 @@ impl Model {
         self.next_pid += 1;
         let daemon = Process {
             comm: "nvidia-persiste",
-            belongs_to: name.to_owned(),
+            belongs_to: Belongs::Unit(name.to_owned()),
             ..Process::new(self.next_pid, &nodes)
         };
         let opened = self.open(daemon);

@@ -4,7 +4,7 @@ use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
 use gpu_handoff::host::displays::Framebuffer;
 use gpu_handoff::host::functions::Function;
 use gpu_handoff::host::holders::Holder;
-use gpu_handoff::host::modules::{Loadable, Module};
+use gpu_handoff::host::modules::{Loadable, Module, Problem};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::nvidia::{NvidiaDriver, NvidiaGpu};
 use gpu_handoff::host::snapshot::Snapshot;
@@ -113,8 +113,8 @@ impl Model {
         let problem = |name: &str| {
             let known = tables::module_name(name);
             match self.broken.iter().find(|(n, _)| Some(*n) == known) {
-                Some((_, why)) => Some((*why).to_owned()),
-                None if known.is_none() => Some(format!("Module {name} not found")),
+                Some((_, why)) => Some(Problem::Refused((*why).to_owned())),
+                None if known.is_none() => Some(Problem::Refused(format!("Module {name} not found"))),
                 None => None,
             }
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::{PciAddr, PciClass};
+use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::displays::{Console, Framebuffer};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::vms::RunningVm;
@@ -118,7 +119,7 @@ pub enum Stage {
 pub struct Process {
     pub pid: i32,
     pub comm: &'static str,
-    pub belongs_to: String,
+    pub belongs_to: Belongs,
     pub nodes: Vec<Node>,
     /// GPUs it uses through nodes of the whole driver: attached through nvidiactl, registered with nvidia_uvm.
     pub uses: Vec<PciAddr>,
@@ -136,7 +137,10 @@ impl Process {
         Process {
             pid,
             comm: "python3",
-            belongs_to: "container 104".to_owned(),
+            belongs_to: Belongs::Container {
+                ctid: "104".to_owned(),
+                unit: None,
+            },
             nodes: nodes.to_vec(),
             uses: Vec::new(),
             ending: false,
@@ -149,7 +153,7 @@ impl Process {
     pub fn guest(pid: i32, vmid: u32, group: u32) -> Self {
         Process {
             comm: "kvm",
-            belongs_to: format!("VM {vmid}"),
+            belongs_to: Belongs::Vm(vmid.try_into().unwrap()),
             ..Process::new(pid, &[Node::VfioGroup(group)])
         }
     }

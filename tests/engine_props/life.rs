@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::{Record, State as Stage};
 use gpu_handoff::settings::values::Doubt;
@@ -216,7 +217,7 @@ impl Life<'_> {
         model.probe_faults.clear();
         model.broken.clear();
         model.events.clear();
-        model.processes.retain(|p| p.belongs_to.ends_with(".service"));
+        model.processes.retain(|p| matches!(p.belongs_to, Belongs::Unit(_)));
         if let Some(ledger) = &model.ledger {
             ledger.well();
         }

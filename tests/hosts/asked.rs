@@ -122,7 +122,7 @@ impl Host {
     /// As `gpu-handoff plan` does it, without a worker, and without records: nothing is away.
     pub fn answer(&self, request: &Request) -> Result<Answer, String> {
         let root = &self.root;
-        let settings = file::load(root, request.vm)?;
+        let settings = file::load(root, request.vm).map_err(|e| e.to_string())?;
         let mut snapshot = snapshot::read(root, &[]).map_err(|e| e.to_string())?;
         let found = self.given(request, &snapshot);
         let (given, refused) = match found {

@@ -276,6 +276,7 @@ pub fn broken(plan: &Plan) -> Vec<&'static str> {
 
 /// The persistence daemon on a host's GPUs, which no tree of files can show: a descriptor needs a device node.
 pub fn with_persistenced(mut snapshot: Snapshot) -> Snapshot {
+    use gpu_handoff::host::belongs::Belongs;
     use gpu_handoff::host::holders::Holder;
     use gpu_handoff::host::nodes::Node;
     let nodes: Vec<Node> = snapshot
@@ -287,7 +288,7 @@ pub fn with_persistenced(mut snapshot: Snapshot) -> Snapshot {
         snapshot.holders.push(Holder {
             pid: 900,
             comm: "nvidia-persiste".to_owned(),
-            belongs_to: "nvidia-persistenced.service".to_owned(),
+            belongs_to: Belongs::Unit("nvidia-persistenced.service".to_owned()),
             nodes,
         });
     }

@@ -3,6 +3,9 @@
 use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
 
+/// The unit of NVIDIA's persistence daemon, in NVIDIA's own packages and Debian's.
+pub(crate) const PERSISTENCED: &str = "nvidia-persistenced.service";
+
 /// Driver and module of a card's functions by class, where the kernel has one for them: the aliases of
 /// nvidia (VGA and 3D of vendor 10de), snd_hda_intel, xhci_pci (driver xhci_hcd) and i2c_nvidia_gpu (driver
 /// nvidia-gpu) in modules.alias.

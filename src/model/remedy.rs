@@ -1,0 +1,195 @@
+//! What can be done about a reason to refuse: the same value that the text after "Hint:" is made from.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::base::text::foreign;
+use crate::base::vmid::VmId;
+use crate::host::belongs::Belongs;
+use crate::host::holders::Holder;
+use crate::host::usb::{How, InUse};
+
+/// Units that hold a device for others, and that no host should be without: what is of them is ended by itself.
+const NEVER_STOPPED: [&str; 3] = ["pvedaemon.service", "systemd-logind.service", "dbus.service"];
+
+/// What can be done. The names in it are foreign text as found; they are made harmless where they are shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Shut a container down, by its number in digits.
+    StopContainer(String),
+    /// Shut a VM down.
+    StopVm(VmId),
+    /// Stop a unit of the system's systemd.
+    StopUnit(String),
+    /// Stop a unit of a user's systemd.
+    StopUserUnit {
+        /// The user, where that is known.
+        uid: Option<u32>,
+        /// The unit.
+        name: String,
+    },
+    /// End a process that nothing looks after, or that belongs to what must go on.
+    EndProcess(i32),
+    /// Wait for a process that is ending.
+    AwaitEnd(i32),
+    /// End the host's use of what hangs below a card's USB controller, or plug it in elsewhere.
+    FreeUsb(InUse),
+    /// Only a person can do it, or has to look first.
+    Person(Cow<'static, str>),
+}
+
+impl Remedy {
+    /// What makes a holder let go.
+    pub fn of_holder(holder: &Holder) -> Remedy {
+        match &holder.belongs_to {
+            Belongs::Container { ctid, .. } => Remedy::StopContainer(ctid.clone()),
+            Belongs::Vm(vmid) => Remedy::StopVm(*vmid),
+            Belongs::UserUnit { uid, name } => Remedy::StopUserUnit {
+                uid: *uid,
+                name: name.clone(),
+            },
+            Belongs::Unit(name) if !NEVER_STOPPED.contains(&name.as_str()) => Remedy::StopUnit(name.clone()),
+            Belongs::Unit(_) | Belongs::Session { .. } | Belongs::Docker(_) | Belongs::Podman(_) | Belongs::Unknown => {
+                Remedy::EndProcess(holder.pid)
+            }
+        }
+    }
+}
+
+impl From<&'static str> for Remedy {
+    fn from(text: &'static str) -> Self {
+        Remedy::Person(Cow::Borrowed(text))
+    }
+}
+
+impl From<String> for Remedy {
+    fn from(text: String) -> Self {
+        Remedy::Person(Cow::Owned(text))
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remedy::StopContainer(ctid) => write!(f, "pct shutdown {ctid}"),
+            Remedy::StopVm(vmid) => write!(f, "qm shutdown {vmid}"),
+            Remedy::StopUnit(name) => write!(f, "systemctl stop {}", foreign(name)),
+            Remedy::StopUserUnit { name, .. } => write!(f, "systemctl --user stop {} as that user", foreign(name)),
+            // The process is named right before it.
+            Remedy::EndProcess(_) => write!(f, "end that process, then start again"),
+            Remedy::AwaitEnd(_) => write!(
+                f,
+                "try again when it has gone; if it stays, see 'journalctl -k' for what holds it up"
+            ),
+            Remedy::FreeUsb(below) => {
+                let name = foreign(&below.name);
+                match &below.how {
+                    // A label that somebody gave the disk may have become a part of the place: no command repeats it.
+                    How::Mounted(_) => write!(f, "umount /dev/{name}")?,
+                    How::Swap => write!(f, "swapoff /dev/{name}")?,
+                    How::PartOf(_) => write!(f, "see 'lsblk /dev/{name}'")?,
+                    How::Btrfs => write!(f, "see 'btrfs filesystem show' and unmount it")?,
+                    How::Zfs(pool) => write!(f, "zpool export {}", foreign(pool))?,
+                    How::Up => write!(f, "ip link set {name} down")?,
+                }
+                write!(f, ", or plug it in elsewhere")
+            }
+            Remedy::Person(text) => f.write_str(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_stopped_by_what_looks_after_it_or_ended_itself() {
+        let unit = |name: &str| Belongs::Unit(name.to_owned());
+        let end = || Remedy::EndProcess(7);
+        let ended = "end that process, then start again";
+        let vmid: VmId = "111".parse().unwrap();
+        let long = format!("{}.service", "x".repeat(70));
+        for (belongs_to, remedy, text) in [
+            (
+                Belongs::Container {
+                    ctid: "104".to_owned(),
+                    unit: Some("ollama.service".to_owned()),
+                },
+                Remedy::StopContainer("104".to_owned()),
+                "pct shutdown 104".to_owned(),
+            ),
+            (Belongs::Vm(vmid), Remedy::StopVm(vmid), "qm shutdown 111".to_owned()),
+            (
+                unit("ollama.service"),
+                Remedy::StopUnit("ollama.service".to_owned()),
+                "systemctl stop ollama.service".to_owned(),
+            ),
+            (
+                unit("VM 111.service"),
+                Remedy::StopUnit("VM 111.service".to_owned()),
+                "systemctl stop VM 111.service".to_owned(),
+            ),
+            (
+                unit("a\u{202e}b.service"),
+                Remedy::StopUnit("a\u{202e}b.service".to_owned()),
+                "systemctl stop a\\u{202e}b.service".to_owned(),
+            ),
+            (
+                unit(&long),
+                Remedy::StopUnit(long.clone()),
+                format!("systemctl stop {}", &long[..64]),
+            ),
+            (unit("pvedaemon.service"), end(), ended.to_owned()),
+            (unit("systemd-logind.service"), end(), ended.to_owned()),
+            (unit("dbus.service"), end(), ended.to_owned()),
+            (
+                Belongs::UserUnit {
+                    uid: Some(1000),
+                    name: "pipewire.service".to_owned(),
+                },
+                Remedy::StopUserUnit {
+                    uid: Some(1000),
+                    name: "pipewire.service".to_owned(),
+                },
+                "systemctl --user stop pipewire.service as that user".to_owned(),
+            ),
+            (Belongs::Session { id: "3".to_owned() }, end(), ended.to_owned()),
+            (Belongs::Docker("abc".to_owned()), end(), ended.to_owned()),
+            (Belongs::Podman("abc".to_owned()), end(), ended.to_owned()),
+            (Belongs::Unknown, end(), ended.to_owned()),
+        ] {
+            let holder = Holder {
+                pid: 7,
+                comm: "python3".to_owned(),
+                belongs_to,
+                nodes: Vec::new(),
+            };
+            let found = Remedy::of_holder(&holder);
+            assert_eq!(found, remedy, "{holder:?}");
+            assert_eq!(found.to_string(), text, "{holder:?}");
+        }
+    }
+
+    #[test]
+    fn what_hangs_below_usb_is_let_go_by_the_command_for_its_use() {
+        for (name, how, text) in [
+            ("sdb1", How::Mounted("/mnt/$(label)".to_owned()), "umount /dev/sdb1"),
+            ("sdb1", How::Swap, "swapoff /dev/sdb1"),
+            ("sdb", How::PartOf(vec!["dm-0".to_owned()]), "see 'lsblk /dev/sdb'"),
+            ("sdb", How::Btrfs, "see 'btrfs filesystem show' and unmount it"),
+            ("sdb", How::Zfs("tank".to_owned()), "zpool export tank"),
+            ("enx0", How::Up, "ip link set enx0 down"),
+        ] {
+            let below = InUse {
+                of: "0000:01:00.2".parse().unwrap(),
+                name: name.to_owned(),
+                how,
+            };
+            assert_eq!(
+                Remedy::FreeUsb(below).to_string(),
+                format!("{text}, or plug it in elsewhere")
+            );
+        }
+    }
+}
