@@ -321,6 +321,10 @@ mod tests {
                 "config.toml:1: deadlines.load: it must be a whole number of seconds from 1 to 86400",
             ),
             ("[vm.99]\n", "config.toml:1: '99' is not a VM id"),
+            (
+                "[[vm.111.device]]\nids = \"2b85\"\n",
+                "config.toml:1: device: it cannot be set for one VM alone",
+            ),
             ("[vm]\n111 = 5\n", "config.toml:2: vm.111 must be a section"),
             (
                 "[vm.112]\nx = 1\n",
