@@ -3,10 +3,12 @@
 //! ```text
 //! table        one row for each setting: what there is to set
 //! file         /etc/gpu-handoff is read by it
+//! commented    debian/config.toml is written from it
 //! ```
 //!
 //! The way home never depends on them: the record of a handoff keeps what was in force. Pure but for [`file`].
 
+pub mod commented; // the commented file, for people
 pub mod file; // where they are read
 pub mod kinds; // what kinds of values there are
 pub mod known_gpus; // what is known of some models
