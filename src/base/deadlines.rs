@@ -1,5 +1,5 @@
 //! How long each kind of act and each wait may take. What may be set of it, and how, is
-//! [`crate::settings::values`]'s.
+//! [`crate::settings::table`]'s.
 
 use std::time::Duration;
 

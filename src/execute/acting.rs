@@ -1,25 +1,84 @@
-//! Acting, and writing down before each act what will be done: whoever comes after a run that was killed knows what it was at.
+//! Acting: a round of a plan, each act of it written down before it happens, said after it, and tried in other ways where it
+//! fails.
+//!
+//! Not here: what is written down ([`crate::execute::recording`]), and what becomes of a plan of which an act has failed
+//! ([`crate::execute::executor`]).
 
 use std::time::Duration;
 
 use crate::execute::executor::Executor;
 use crate::execute::kernel::ActError;
-use crate::execute::lines::say;
+use crate::execute::lines::{Count, say};
+use crate::execute::schedule::one_proof;
 use crate::model::act::Act;
-use crate::model::error::Error;
-use crate::model::record::{State, Wedge};
+use crate::model::plan::{Step, deadline};
 
 impl Executor<'_> {
+    /// One round: written down, done, read back, said. Returns what failed in spite of its rungs.
+    pub(super) fn round<'s>(&mut self, steps: &[&'s Step], count: &mut Count) -> Vec<(&'s Step, ActError)> {
+        let mut acts: Vec<(Act, Duration)> = steps.iter().map(|s| (s.act.clone(), s.deadline)).collect();
+        let mut prefixes: Vec<String> = steps.iter().map(|_| count.next()).collect();
+        // One look through all processes serves all cards.
+        if let Some((together, within)) = one_proof(&acts) {
+            acts = vec![(together, within)];
+            prefixes.drain(..prefixes.len() - 1);
+        }
+        let mut results = self.act_in_time(&acts, &prefixes);
+        if let [one] = results.as_slice() {
+            results = vec![one.clone(); steps.len()];
+        }
+        let mut failed = Vec::new();
+        for (step, result) in steps.iter().zip(results) {
+            let Err(error) = result else { continue };
+            let climbs = !matches!(
+                error,
+                ActError::Overdue { stuck: Some(_), .. } | ActError::Interrupted { .. }
+            );
+            if !(climbs && self.climb(step)) {
+                failed.push((*step, error));
+            }
+        }
+        failed
+    }
+
+    /// Tries the rungs of a step that failed, until one leads to what it should have led to.
+    fn climb(&mut self, step: &Step) -> bool {
+        step.rungs.iter().any(|rung| {
+            rung.iter().all(|act| {
+                if self.barred(act) {
+                    return false; // an earlier rung is stuck
+                }
+                if let Act::Remove { .. } = act {
+                    self.owe(rung);
+                }
+                let within = deadline(act, &self.record.budgets, 1);
+                let results = self.act_in_time(&[(act.clone(), within)], &["instead: ".to_owned()]);
+                results.iter().all(Result::is_ok)
+            })
+        })
+    }
+
+    /// Acts for different cards, at once; none where the run is to end, and none that goes on after its end.
+    fn act_in_time(&mut self, acts: &[(Act, Duration)], prefixes: &[String]) -> Vec<Result<(), ActError>> {
+        let refuse = |why: &str| vec![Err(ActError::NotBegun(why.to_owned())); acts.len()];
+        if self.kernel.interrupted().is_some() {
+            return refuse("a signal asked us to end");
+        }
+        let left = self.end.saturating_sub(self.kernel.now());
+        if left.is_zero() {
+            return refuse("the time for the whole run is over");
+        }
+        let acts: Vec<(Act, Duration)> = acts.iter().map(|(a, d)| (a.clone(), (*d).min(left))).collect();
+        self.record_and_act(&acts, prefixes)
+    }
+
+    /// Acts for different cards, at once, written down before; each has its line in the log.
     pub(super) fn record_and_act(
         &mut self,
         acts: &[(Act, Duration)],
         prefixes: &[String],
     ) -> Vec<Result<(), ActError>> {
-        let owed = self.owed().into_iter().filter(|o| acts.iter().all(|(act, _)| act != o));
-        self.record.under_way = acts.iter().map(|(act, _)| act.clone()).chain(owed).collect();
-        self.kernel.prepare(acts.len());
-        self.record.workers = self.kernel.workers();
-        if let Err(error) = self.save() {
+        if let Err(error) = self.write_down(acts) {
             return vec![Err(ActError::NotBegun(format!("{error:#}"))); acts.len()];
         }
         let results = self.kernel.act_all(acts);
@@ -27,8 +86,8 @@ impl Executor<'_> {
         for (((act, _), prefix), acted) in acts.iter().zip(prefixes).zip(results) {
             say(act, prefix, &acted, self.gap(act, acted.moment));
             self.note_wedge(act, &acted.result);
-            if acted.result.is_ok() && matches!(act, Act::Rescan { .. }) {
-                self.record.under_way.retain(|owed| owed != act);
+            if acted.result.is_ok() {
+                self.owe_no_more(act);
             }
             plain.push(acted.result);
         }
@@ -37,7 +96,7 @@ impl Executor<'_> {
 
     /// How long after the last look for its holders a function was acted on: who came in between was not seen. (Nor was who
     /// came while the scan went on, after it had passed; how long that took is on the look's own line.)
-    pub(super) fn gap(&mut self, act: &Act, moment: Option<Duration>) -> Option<Duration> {
+    fn gap(&mut self, act: &Act, moment: Option<Duration>) -> Option<Duration> {
         let moment = moment?;
         if let Act::ProveFree { addrs, .. } = act {
             self.looked.extend(addrs.iter().map(|addr| (*addr, moment)));
@@ -45,50 +104,6 @@ impl Executor<'_> {
         }
         let looked = self.looked.get(&act.function()?)?;
         Some(moment.saturating_sub(*looked))
-    }
-
-    /// Writes down how what is about to be removed is found again, until that is done: nothing else would know that it was
-    /// ever there.
-    pub(super) fn owe(&mut self, rung: &[Act]) {
-        let rescans = rung.iter().filter(|act| matches!(act, Act::Rescan { .. }));
-        for rescan in rescans {
-            if !self.record.under_way.contains(rescan) {
-                self.record.under_way.push(rescan.clone());
-            }
-        }
-    }
-
-    pub(super) fn owed(&self) -> Vec<Act> {
-        let under_way = self.record.under_way.iter();
-        under_way
-            .filter(|act| matches!(act, Act::Rescan { .. }))
-            .cloned()
-            .collect()
-    }
-
-    /// Nothing is under way any more, and what is owed stays.
-    pub(super) fn rest(&mut self, state: State) {
-        let owed = self.owed();
-        self.record.rest(state);
-        self.record.under_way = owed;
-    }
-
-    pub(super) fn note_wedge(&mut self, act: &Act, result: &Result<(), ActError>) {
-        let Err(ActError::Overdue { stuck: Some(group), .. }) = result else {
-            return;
-        };
-        let addrs = self.record.touched_by(act);
-        if addrs.is_empty() {
-            return;
-        }
-        let (stack, holders) = self.kernel.autopsy(*group, &addrs);
-        self.record.wedges.push(Wedge {
-            group: *group,
-            addrs,
-            act: act.to_string(),
-            stack,
-            holders,
-        });
     }
 
     /// Whether an act would run into a call that is stuck: on the same function, or through a module, whose drivers
@@ -99,20 +114,6 @@ impl Executor<'_> {
                 !self.record.wedges.is_empty()
             }
             act => act.function().is_some_and(|a| self.record.stuck().any(|s| s == a)),
-        }
-    }
-
-    pub(super) fn save(&self) -> Result<(), Error> {
-        self.ledger
-            .save(&self.record)
-            .map_err(|e| Error::io("writing the record", e))
-    }
-
-    /// Nothing of this run is left to be written down.
-    pub(super) fn close(&self) -> std::io::Result<()> {
-        match &self.rest {
-            Some(record) => self.ledger.save(record),
-            None => self.ledger.remove(self.record.owner),
         }
     }
 }

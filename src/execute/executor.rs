@@ -1,4 +1,4 @@
-//! The executor: carries a plan out, writes each act down before it happens, undoes on failure.
+//! The executor: a plan, round by round, and what a failure means on its way.
 //!
 //! ```text
 //! round: the next act of every card ──> written down ──> done, all at once ──> read back
@@ -8,29 +8,33 @@
 //!
 //! On the way out a failure undoes everything and goes on undoing past errors. On the way home there is nothing to go
 //! back to: what cannot be brought home is left, everything else still is.
+//!
+//! Not here: which steps make a round ([`crate::execute::schedule`]), and, as further methods of [`Executor`], a round
+//! itself (acting.rs), the record (recording.rs), taking back (undo.rs) and the errors a run ends with (ending.rs).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tracing::warn;
-
 use crate::base::pci::PciAddr;
 use crate::base::text::join;
 use crate::execute::kernel::{ActError, Kernel};
-use crate::execute::lines::{Count, counts};
-use crate::execute::schedule::{one_proof, rounds};
+use crate::execute::lines::Count;
+use crate::execute::schedule::rounds;
 use crate::model::act::Act;
 use crate::model::error::Error;
-use crate::model::plan::{Direction, Plan, Step, deadline};
+use crate::model::plan::{Direction, Plan, Step};
 use crate::model::record::{Record, State};
 use crate::state::store::Ledger;
 
-/// What is needed to carry out a plan.
+/// A run that carries out one plan. It is over when the plan is, so it is used up by that.
 pub struct Executor<'a> {
     pub(super) kernel: &'a mut dyn Kernel,
     pub(super) ledger: &'a dyn Ledger,
+    /// As it is written down before the next act.
     pub(super) record: Record,
+    /// What is on file when this run leaves nothing to say; None: no record.
     pub(super) rest: Option<Record>,
+    /// When the whole run must be over, on the kernel's clock.
     pub(super) end: Duration,
     /// When it was last seen that nobody uses a function.
     pub(super) looked: BTreeMap<PciAddr, Duration>,
@@ -38,7 +42,7 @@ pub struct Executor<'a> {
 
 impl std::fmt::Debug for Executor<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Run")
+        f.debug_struct("Executor")
             .field("record", &self.record)
             .field("end", &self.end)
             .finish_non_exhaustive()
@@ -72,6 +76,7 @@ impl<'a> Executor<'a> {
     /// # Errors
     /// [`Error::Restored`] or [`Error::NotRestored`]; a record of what is left is then on file.
     pub fn execute(mut self, plan: &Plan) -> Result<(), Error> {
+        self.record.awake.clone_from(&plan.awake);
         match plan.direction {
             Direction::Out => self.way_out(plan),
             Direction::Home => self.way_home(plan),
@@ -80,7 +85,6 @@ impl<'a> Executor<'a> {
 
     fn way_out(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Leaving;
-        self.record.awake.clone_from(&plan.awake);
         let mut done: Vec<&Step> = Vec::new();
         let mut all_well = true;
         let mut count = Count::of(plan);
@@ -109,20 +113,17 @@ impl<'a> Executor<'a> {
 
     fn way_home(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Returning;
-        self.record.awake.clone_from(&plan.awake);
-        let mut errors: Vec<String> = plan.missing.iter().map(|(a, why)| format!("{a} {why}")).collect();
-        let mut failed: BTreeSet<PciAddr> = plan.missing.iter().map(|(a, _)| *a).collect();
-        let mut lost: BTreeSet<PciAddr> = BTreeSet::new();
+        let mut trouble = Trouble::of(plan);
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let mut steps: Vec<&Step> = Vec::new();
             for step in round.iter().map(|at| &plan.steps[*at]) {
-                let needs_the_last = matches!(step.act, Act::Unbind { .. } | Act::Probe { .. } | Act::Verify { .. });
-                let is_in = |set: &BTreeSet<PciAddr>| step.act.function().is_some_and(|a| set.contains(&a));
-                if (needs_the_last && is_in(&failed)) || is_in(&lost) {
+                if trouble.rules_out(&step.act) {
                     count.skip();
                 } else if self.barred(&step.act) {
-                    errors.push(format!("{}: left out, the kernel is stuck", step.act));
+                    trouble
+                        .errors
+                        .push(format!("{}: left out, the kernel is stuck", step.act));
                     count.skip();
                 } else {
                     steps.push(step);
@@ -133,87 +134,68 @@ impl<'a> Executor<'a> {
                     return Err(self.interrupted(&step.act));
                 }
                 if counts(step, &error) {
-                    errors.push(format!("{}: {error}", step.act));
-                    failed.extend(step.act.function());
-                    if let Act::Rescan { .. } = step.act {
-                        lost.extend(step.act.function());
-                    }
+                    trouble.note(&step.act, &error);
                 }
             }
         }
-        if errors.is_empty() {
+        if trouble.errors.is_empty() {
             return self.close().map_err(|e| Error::io("removing the record", e));
         }
-        self.rest(State::Stranded);
-        if let Err(error) = self.save() {
-            warn!("{error:#}");
+        let what = format!("the way home failed ({})", trouble.errors.join("; "));
+        Err(self.stranded(what, trouble.left(), trouble.fell_off))
+    }
+}
+
+/// Whether a failure changes how a run ends. That a soft act was not even begun does: nobody would try it again.
+fn counts(step: &Step, error: &ActError) -> bool {
+    !step.soft || matches!(error, ActError::NotBegun(_))
+}
+
+/// What has gone wrong so far on a way home.
+struct Trouble {
+    /// All of it, in words.
+    errors: Vec<String>,
+    /// Functions that cannot come home.
+    failed: BTreeSet<PciAddr>,
+    /// Those of them that were removed from the bus and not found again.
+    lost: BTreeSet<PciAddr>,
+    /// Something has fallen off the bus, before or meanwhile.
+    fell_off: bool,
+}
+
+impl Trouble {
+    /// What is missing before anything is done.
+    fn of(plan: &Plan) -> Self {
+        Trouble {
+            errors: plan.missing.iter().map(|(a, why)| format!("{a} {why}")).collect(),
+            failed: plan.missing.iter().map(|(a, _)| *a).collect(),
+            lost: BTreeSet::new(),
+            fell_off: !plan.missing.is_empty(),
         }
-        Err(Error::NotRestored {
-            what: format!("the way home failed ({})", errors.join("; ")),
-            left: if failed.is_empty() {
-                "modules".to_owned()
-            } else {
-                join(&failed)
-            },
-            hint: self.hint(!plan.missing.is_empty() || !lost.is_empty()),
-        })
     }
 
-    /// One round: written down, done, read back, said. Returns what failed in spite of its rungs.
-    fn round<'s>(&mut self, steps: &[&'s Step], count: &mut Count) -> Vec<(&'s Step, ActError)> {
-        let mut acts: Vec<(Act, Duration)> = steps.iter().map(|s| (s.act.clone(), s.deadline)).collect();
-        let mut prefixes: Vec<String> = steps.iter().map(|_| count.next()).collect();
-        // One look through all processes serves all cards.
-        if let Some((together, within)) = one_proof(&acts) {
-            acts = vec![(together, within)];
-            prefixes.drain(..prefixes.len() - 1);
-        }
-        let mut results = self.acts(&acts, &prefixes);
-        if let [one] = results.as_slice() {
-            results = vec![one.clone(); steps.len()];
-        }
-        let mut failed = Vec::new();
-        for (step, result) in steps.iter().zip(results) {
-            let Err(error) = result else { continue };
-            let climbs = !matches!(
-                error,
-                ActError::Overdue { stuck: Some(_), .. } | ActError::Interrupted { .. }
-            );
-            if !(climbs && self.climb(step)) {
-                failed.push((*step, error));
-            }
-        }
-        failed
+    /// Whether an act is about what is lost, or needs that an earlier one led to what it should have.
+    fn rules_out(&self, act: &Act) -> bool {
+        let needs_the_last = matches!(act, Act::Unbind { .. } | Act::Probe { .. } | Act::Verify { .. });
+        let is_in = |set: &BTreeSet<PciAddr>| act.function().is_some_and(|a| set.contains(&a));
+        (needs_the_last && is_in(&self.failed)) || is_in(&self.lost)
     }
 
-    /// Tries the rungs of a step that failed, until one leads to what it should have led to.
-    fn climb(&mut self, step: &Step) -> bool {
-        step.rungs.iter().any(|rung| {
-            rung.iter().all(|act| {
-                if self.barred(act) {
-                    return false; // an earlier rung is stuck
-                }
-                if let Act::Remove { .. } = act {
-                    self.owe(rung);
-                }
-                let within = deadline(act, &self.record.budgets, 1);
-                let results = self.acts(&[(act.clone(), within)], &["instead: ".to_owned()]);
-                results.iter().all(Result::is_ok)
-            })
-        })
+    fn note(&mut self, act: &Act, error: &ActError) {
+        self.errors.push(format!("{act}: {error}"));
+        self.failed.extend(act.function());
+        if let Act::Rescan { .. } = act {
+            self.lost.extend(act.function());
+            self.fell_off = true;
+        }
     }
 
-    /// Acts for different cards, at once, with their lines in the log.
-    fn acts(&mut self, acts: &[(Act, Duration)], prefixes: &[String]) -> Vec<Result<(), ActError>> {
-        let refuse = |why: &str| vec![Err(ActError::NotBegun(why.to_owned())); acts.len()];
-        if self.kernel.interrupted().is_some() {
-            return refuse("a signal asked us to end");
+    /// What is not home, in words.
+    fn left(&self) -> String {
+        if self.failed.is_empty() {
+            "modules".to_owned()
+        } else {
+            join(&self.failed)
         }
-        let left = self.end.saturating_sub(self.kernel.now());
-        if left.is_zero() {
-            return refuse("the time for the whole run is over");
-        }
-        let acts: Vec<(Act, Duration)> = acts.iter().map(|(a, d)| (a.clone(), (*d).min(left))).collect();
-        self.record_and_act(&acts, prefixes)
     }
 }

@@ -1,20 +1,17 @@
-//! What is said of each step, in a line each.
+//! What is said of each act while it is carried out: a line each, with its number in the plan.
+//!
+//! Not here: what is said at the end ([`crate::model::error`]).
 
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use crate::base::text::millis;
-use crate::execute::kernel::{ActError, Acted};
+use crate::execute::kernel::Acted;
 use crate::model::act::Act;
-use crate::model::plan::{Plan, Step};
+use crate::model::plan::Plan;
 
-/// Whether a failure changes how a run ends. That a soft act was not even begun does: nobody would try it again.
-pub(crate) fn counts(step: &Step, error: &ActError) -> bool {
-    !step.soft || matches!(error, ActError::NotBegun(_))
-}
-
-/// The number in front of a line.
+/// The number in front of a line: which step of how many.
 pub(crate) struct Count {
     at: usize,
     of: usize,
@@ -28,6 +25,7 @@ impl Count {
         }
     }
 
+    /// A step that is left out has its number all the same.
     pub(crate) fn skip(&mut self) {
         self.at += 1;
     }

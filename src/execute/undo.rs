@@ -1,96 +1,126 @@
-//! Taking back what was done, in reverse and past errors; and the words for what could not be.
+//! Taking back what was done: in reverse, past errors, and no longer than there is time for.
+//!
+//! Not here: what takes an act back, which is in the plan ([`crate::model::plan::Step`]).
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
 use crate::base::pci::PciAddr;
-use crate::base::text::{join, millis};
+use crate::base::text::millis;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
 use crate::host::functions::VFIO_PCI;
 use crate::model::act::Act;
 use crate::model::error::Error;
 use crate::model::plan::{Step, deadline};
-use crate::model::record::State;
+
+/// How far the taking back is.
+struct Undoing {
+    /// When it must be over, on the kernel's clock.
+    until: Duration,
+    /// Functions on another driver than vfio-pci: their users are that driver's, and they are not taken off it.
+    elsewhere: BTreeSet<PciAddr>,
+    /// Functions that somebody uses, which is said already.
+    in_use: BTreeSet<PciAddr>,
+    /// What could not be taken back, and why.
+    left: Vec<String>,
+}
+
+impl Undoing {
+    /// Whether nothing is done, or needs saying, about this act.
+    fn passes_over(&self, act: &Act) -> bool {
+        let is_in = |set: &BTreeSet<PciAddr>| act.function().is_some_and(|a| set.contains(&a));
+        match act {
+            Act::ProveFree { .. } => is_in(&self.elsewhere),
+            Act::Unbind { .. } => is_in(&self.elsewhere) || is_in(&self.in_use),
+            _ => false,
+        }
+    }
+
+    /// An act that was not done, or did not lead to what it should have.
+    fn leave(&mut self, act: &Act, why: impl Display) {
+        self.left.push(format!("{act}: {why}"));
+    }
+}
 
 impl Executor<'_> {
     /// Takes back the steps in reverse, the failed ones included: each may have had half its effect.
     pub(super) fn undo(&mut self, done: &[&Step], failed: &str, why: &ActError) -> Error {
-        if let ActError::Interrupted { .. } = why {
-            return self.interrupted(&failed);
-        }
         let what = match why {
+            ActError::Interrupted { .. } => return self.interrupted(&failed),
             ActError::NotBegun(why) => format!("{why}, before '{failed}'"),
             why => format!("{failed}: {why}"),
         };
-        let now = self.kernel.now();
-        let mut until = now + self.record.budgets.way_out;
-        if let Some(at) = self.kernel.interrupted() {
-            until = until.min(at + AFTER_SIGNAL);
-        }
-        if done.len() > 1 {
-            info!(
-                "undoing {} steps, at most {}",
-                done.len() - 1,
-                millis(until.saturating_sub(now))
-            );
-        }
-        let elsewhere = self.elsewhere();
-        let mut left = Vec::new();
-        let mut in_use = BTreeSet::new();
+        let until = self.undone_until(done.len().saturating_sub(1));
+        let mut undoing = Undoing {
+            until,
+            elsewhere: self.elsewhere(),
+            in_use: BTreeSet::new(),
+            left: Vec::new(),
+        };
         for act in done.iter().rev().flat_map(|step| &step.inverse) {
-            let remaining = until.saturating_sub(self.kernel.now());
-            if self.barred(act) {
-                left.push(format!("{act}: left alone, the kernel is stuck there"));
-                continue;
-            }
-            if remaining.is_zero() {
-                left.push(format!("{act}: no time was left"));
-                continue;
-            }
-            let lets_go = matches!(act, Act::ProveFree { .. } | Act::Unbind { .. });
-            if lets_go && act.function().is_some_and(|a| elsewhere.contains(&a)) {
-                continue; // its users are its driver's, and it is not taken off it
-            }
-            let unbinds = matches!(act, Act::Unbind { .. });
-            if unbinds && act.function().is_some_and(|a| in_use.contains(&a)) {
-                continue; // that it is in use is said already
-            }
-            let within = deadline(act, &self.record.budgets, 1).min(remaining);
-            for result in self.record_and_act(&[(act.clone(), within)], &["undo: ".to_owned()]) {
-                match result {
-                    Ok(()) => {}
-                    Err(ActError::Interrupted { .. }) => return self.interrupted(act),
-                    Err(error) => {
-                        if let Act::ProveFree { addrs, .. } = act {
-                            in_use.extend(addrs.iter().copied());
-                        }
-                        left.push(format!("{act}: {error}"));
-                    }
-                }
+            if let Err(interrupted) = self.take_back(act, &mut undoing) {
+                return interrupted;
             }
         }
-        if left.is_empty() && self.record.wedges.is_empty() {
+        if undoing.left.is_empty() && self.record.wedges.is_empty() {
             if let Err(e) = self.close() {
                 warn!("the record could not be put back: {e}");
             }
             return Error::Restored { what };
         }
-        self.rest(State::Stranded);
-        if let Err(error) = self.save() {
-            warn!("{error:#}");
+        self.stranded(what, undoing.left.join("; "), false)
+    }
+
+    /// When the taking back of so many steps must be over.
+    fn undone_until(&mut self, steps: usize) -> Duration {
+        let now = self.kernel.now();
+        let mut until = now + self.record.budgets.way_out;
+        if let Some(at) = self.kernel.interrupted() {
+            until = until.min(at + AFTER_SIGNAL);
         }
-        Error::NotRestored {
-            what,
-            left: left.join("; "),
-            hint: self.hint(false),
+        if steps > 0 {
+            info!("undoing {steps} steps, at most {}", millis(until.saturating_sub(now)));
         }
+        until
+    }
+
+    /// Does one inverse act. What it does not lead to is noted; an error is only that a signal ended the waiting.
+    fn take_back(&mut self, act: &Act, undoing: &mut Undoing) -> Result<(), Error> {
+        let remaining = undoing.until.saturating_sub(self.kernel.now());
+        if self.barred(act) {
+            undoing.leave(act, "left alone, the kernel is stuck there");
+            return Ok(());
+        }
+        if remaining.is_zero() {
+            undoing.leave(act, "no time was left");
+            return Ok(());
+        }
+        if undoing.passes_over(act) {
+            return Ok(());
+        }
+        let within = deadline(act, &self.record.budgets, 1).min(remaining);
+        for result in self.record_and_act(&[(act.clone(), within)], &["undo: ".to_owned()]) {
+            match result {
+                Ok(()) => {}
+                Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
+                Err(error) => {
+                    if let Act::ProveFree { addrs, .. } = act {
+                        undoing.in_use.extend(addrs.iter().copied());
+                    }
+                    undoing.leave(act, error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Functions of the record that are on another driver than vfio-pci: they never left theirs, or somebody else has bound
     /// them.
-    pub(super) fn elsewhere(&mut self) -> BTreeSet<PciAddr> {
+    fn elsewhere(&mut self) -> BTreeSet<PciAddr> {
         let stuck: Vec<PciAddr> = self.record.stuck().collect();
         let Ok(snapshot) = self.kernel.look(&stuck, self.record.budgets.look) else {
             return BTreeSet::new();
@@ -101,36 +131,5 @@ impl Executor<'_> {
             driver.is_some_and(|driver| driver != VFIO_PCI)
         };
         addrs.filter(is_elsewhere).collect()
-    }
-
-    /// A signal came while an act was under way, and the act goes on: the record, as it was written before it, has all
-    /// that the next run needs.
-    pub(super) fn interrupted(&self, act: &impl std::fmt::Display) -> Error {
-        Error::NotRestored {
-            what: format!("a signal asked us to end during '{act}'"),
-            left: join(self.record.taken.iter().map(|t| t.addr)),
-            hint: "'gpu-handoff recover' finishes the way home once that act is over".to_owned(),
-        }
-    }
-
-    /// What still helps. `lost`: something has fallen off the bus.
-    pub(super) fn hint(&self, lost: bool) -> String {
-        let Some(wedge) = self.record.wedges.first() else {
-            let hint = if lost {
-                "a power cycle brings back what does not answer; then"
-            } else {
-                "see 'journalctl -k' for what the driver says, then"
-            };
-            return format!("{hint} run 'gpu-handoff recover'");
-        };
-        let who = match wedge.holders.first() {
-            Some(holder) => format!("end {holder}"),
-            None => "nobody is seen to use the device, so only the kernel can let go".to_owned(),
-        };
-        format!(
-            "{who}; process group {} of ours waits in the kernel until then, and 'gpu-handoff recover' works when it has \
-             gone. A plain reboot would hang: sync and power-cycle if nothing helps",
-            wedge.group
-        )
     }
 }

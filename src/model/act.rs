@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
+use crate::host::displays::Platform;
 
 /// An attribute of a PCI function that is changed while it is away, and put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +134,66 @@ pub enum Act {
         /// The driver that must have it afterwards; None: any but vfio-pci.
         driver: Option<String>,
     },
+}
+
+/// Acts in the words in which a plan asks for them.
+impl Act {
+    pub(crate) fn load(module: &str) -> Act {
+        let name = module.to_owned();
+        Act::LoadModule { name }
+    }
+
+    pub(crate) fn unload(module: &str) -> Act {
+        let name = module.to_owned();
+        Act::UnloadModule { name }
+    }
+
+    pub(crate) fn stop(unit: &str) -> Act {
+        let name = unit.to_owned();
+        Act::StopUnit { name }
+    }
+
+    pub(crate) fn start(unit: &str) -> Act {
+        let name = unit.to_owned();
+        Act::StartUnit { name }
+    }
+
+    pub(crate) fn set_console(name: &str, bound: bool) -> Act {
+        let name = name.to_owned();
+        Act::SetConsole { name, bound }
+    }
+
+    pub(crate) fn set_platform(platform: &Platform, bound: bool) -> Act {
+        let Platform { device, driver } = platform.clone();
+        Act::SetPlatform { device, driver, bound }
+    }
+
+    pub(crate) fn set_override(addr: PciAddr, driver: Option<&str>) -> Act {
+        let driver = driver.map(str::to_owned);
+        Act::SetOverride { addr, driver }
+    }
+
+    pub(crate) fn set_attribute(addr: PciAddr, attribute: Attribute, value: &str) -> Act {
+        let value = value.to_owned();
+        Act::SetAttribute { addr, attribute, value }
+    }
+
+    /// That nobody uses them, not even a process of which that is not known.
+    pub(crate) fn prove_free(addrs: Vec<PciAddr>) -> Act {
+        let despite = Vec::new();
+        Act::ProveFree { addrs, despite }
+    }
+
+    pub(crate) fn unbind(addr: PciAddr, driver: &str) -> Act {
+        let driver = driver.to_owned();
+        Act::Unbind { addr, driver }
+    }
+
+    /// For this driver to bind it.
+    pub(crate) fn probe(addr: PciAddr, driver: &str) -> Act {
+        let driver = Some(driver.to_owned());
+        Act::Probe { addr, driver }
+    }
 }
 
 /// What must be true of the host for an act to count as done.

@@ -6,20 +6,25 @@
 //! moving, consoles     what moves with them
 //! taken                what is noted for the way back
 //! out -> out_steps     the way out, and its acts in their order
-//! home, inferred       the way home, from the record or without one
+//! home -> home_steps   the way home from the record, and its acts in their order
+//! inferred             a record for what has none
+//! steps, awake         how the acts of either way are written down, and what is kept awake for them
+//! vendor               what NVIDIA's driver can do, by version
 //! ```
 //!
 //! Nothing here reads the host, acts or says anything.
 
+pub(crate) mod awake; // what may not sleep meanwhile
 pub(crate) mod consoles; // consoles and framebuffers that go along
-pub mod home; // record and snapshot -> steps to the host
+pub mod home; // record and snapshot -> a plan to the host, or a refusal
+pub(crate) mod home_steps; // its acts, in their order
 pub mod inferred; // a record for what has none
 pub(crate) mod moving; // what leaves, and whether the driver does
 pub(crate) mod obstacles; // what speaks against a way out
 pub mod out; // snapshot -> a plan to vfio-pci, or a refusal
 pub(crate) mod out_steps; // its acts, in their order
 pub mod selection; // which devices are meant
-pub(crate) mod steps; // how a plan is written down
+pub(crate) mod steps; // an act to a line, with its inverse
 pub(crate) mod taken; // what is noted before it leaves
 pub mod users; // who speaks against taking a GPU
-pub mod vendor;
+pub(crate) mod vendor; // what is particular to a driver

@@ -12,7 +12,7 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
 use crate::plan::obstacles::{host_reasons, load_reasons, removed, taken_reasons, way_reasons};
-use crate::plan::out_steps::steps;
+use crate::plan::out_steps::WayOut;
 use crate::plan::taken::taken_from;
 use crate::plan::users::{self, judge_holders};
 use crate::settings::known_gpus;
@@ -84,7 +84,16 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     notes.extend(way_notes(&ground, way, &modules, earlier));
     notes.extend(displays.note(snapshot));
     notes.extend(known_gpus::notes(&settings.facts, snapshot, &addrs));
-    let (steps, awake) = steps(&ground, way, &modules, &judged, &displays, earlier, settings);
+    let decided = WayOut {
+        ground: &ground,
+        way,
+        modules: &modules,
+        judged: &judged,
+        displays: &displays,
+        earlier,
+        settings,
+    };
+    let (steps, awake) = decided.steps();
     Ok(Plan {
         direction: Direction::Out,
         owner,

@@ -1,154 +1,171 @@
-//! The acts of a way out, in their order, and what is written down of each function. Pure.
+//! The acts of a way out, in their order. Pure.
 //!
 //! What goes, by which way, and whether anything speaks against it is decided before, in [`crate::plan::out`].
 
-use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
-use crate::host::functions::VFIO_PCI;
+use crate::host::functions::{Function, VFIO_PCI};
 use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Step, Way};
 use crate::model::record::Record;
+use crate::plan::awake::{bridges, sleepers};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
-use crate::plan::steps::{
-    Steps, load, probe, prove_free, set_attribute, set_console, set_override, set_platform, start, stop, unbind,
-    unload, wake,
-};
+use crate::plan::steps::Steps;
 use crate::plan::taken::{attributes, own_override};
 use crate::plan::users::Judged;
 use crate::settings::values::{Reset, Settings};
 
-/// The acts of a way out that has been decided on, and the bridges that may not sleep meanwhile.
-pub(crate) fn steps(
-    ground: &Ground<'_>,
-    way: Way,
-    modules: &[String],
-    judged: &Judged,
-    displays: &Displays,
-    earlier: Option<&Record>,
-    settings: &Settings,
-) -> (Vec<Step>, Vec<PciAddr>) {
-    let Ground { snapshot, leaving, .. } = ground;
-    let budgets: &Budgets = &settings.budgets;
-    let on_nvidia: Vec<PciAddr> = leaving.iter().filter(|f| f.is_on_nvidia()).map(|f| f.addr).collect();
-    let mut steps = Steps::new(budgets, on_nvidia.len(), &ground.addrs());
-    if !leaving.is_empty() && !snapshot.vfio_pci {
-        // Never unloaded again: other VMs may come to depend on it.
-        steps.push(load("vfio_pci"), Vec::new());
-    }
-    for name in &judged.units {
-        steps.push(stop(name), vec![start(name)]);
-    }
-    for name in &displays.consoles {
-        steps.push(set_console(name, false), vec![set_console(name, true)]);
-    }
-    for platform in &displays.platforms {
-        steps.push(set_platform(platform, false), vec![set_platform(platform, true)]);
-    }
-    let asleep = wake(snapshot, leaving, earlier, &mut steps);
-    for function in leaving {
-        let before = own_override(function, earlier);
-        steps.push(
-            set_override(function.addr, Some(VFIO_PCI)),
-            vec![set_override(function.addr, before)],
-        );
-    }
-    // Functions 1 to 3 of Turing and later cards work only while function 0 is awake, so it goes last
-    // (linux commit 6d2e369f0d, "PCI: Add NVIDIA GPU multi-function power dependencies").
-    let descending = || leaving.iter().rev().copied();
-    for function in descending() {
-        let Some(driver) = &function.driver else { continue };
-        if function.is_on_nvidia() {
-            continue;
-        }
-        push_unbind(&mut steps, function.addr, driver, &judged.accepted);
-    }
-    for name in modules {
-        let mut inverse = Vec::new();
-        if name == "nvidia" {
-            // First, because nvidia does not load where no GPU lets itself be bound.
-            inverse.extend(on_nvidia.iter().map(|a| set_override(*a, Some("nvidia"))));
-            inverse.push(load(name));
-            inverse.extend(on_nvidia.iter().map(|a| probe(*a, "nvidia")));
-        } else {
-            inverse.push(load(name));
-        }
-        steps.push(unload(name), inverse);
-    }
-    if way == Way::Unbind {
-        for function in descending().filter(|f| f.is_on_nvidia()) {
-            push_unbind(&mut steps, function.addr, "nvidia", &judged.accepted);
-        }
-    }
-    for function in leaving {
-        for (attribute, before, wanted) in attributes(snapshot, function, settings) {
-            if before == wanted {
-                continue;
-            }
-            let back = set_attribute(function.addr, attribute, &before);
-            steps.push(set_attribute(function.addr, attribute, &wanted), vec![back]);
-        }
-    }
-    for function in descending() {
-        // A guest may have come meanwhile.
-        let mut inverse = vec![prove_free(vec![function.addr]), unbind(function.addr, VFIO_PCI)];
-        if function.power_control == "auto" {
-            // vfio-pci keeps a function awake that it lets go.
-            inverse.push(set_attribute(function.addr, Attribute::Power, "auto"));
-        }
-        let step = steps.push(probe(function.addr, VFIO_PCI), inverse);
-        if settings.reset != Reset::Never && !function.reset_methods.is_empty() {
-            let addr = function.addr;
-            step.rungs.push(vec![Act::Reset { addr }, probe(addr, VFIO_PCI)]);
-        }
-    }
-    // A run that was broken off, out or home, may have left another one on what is on vfio-pci already.
-    let own = |function| own_override(function, earlier).filter(|d| *d != VFIO_PCI);
-    let bound = ground.functions.iter().copied().filter(|f| {
-        let ours = earlier.is_some_and(|r| r.has(f.addr));
-        ours && f.is_on_vfio() && f.driver_override.as_deref() != own(f)
-    });
-    for function in leaving.iter().copied().chain(bound) {
-        // What had no driver is to have none after an undo, which may load nvidia again.
-        let back = function
-            .driver
-            .is_none()
-            .then(|| set_override(function.addr, Some(VFIO_PCI)));
-        steps.push(set_override(function.addr, own(function)), back.into_iter().collect());
-    }
-    for bridge in &asleep {
-        steps
-            .push(set_attribute(*bridge, Attribute::Power, "auto"), Vec::new())
-            .soft = true;
-    }
-    // For those that stay.
-    if way == Way::Unbind && !ground.staying().is_empty() {
-        for name in modules.iter().rev() {
-            steps.push(load(name), vec![unload(name)]);
-        }
-        // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
-        if snapshot.gpus().any(|f| ground.stays(Some(f.addr))) {
-            for name in &judged.units {
-                steps.push(start(name), vec![stop(name)]);
-            }
-        }
-    }
-    if displays.others {
-        for name in &displays.consoles {
-            steps.push(set_console(name, true), vec![set_console(name, false)]);
-        }
-    }
-    (steps.steps, asleep)
+/// A way out that has been decided on.
+pub(crate) struct WayOut<'a> {
+    pub(crate) ground: &'a Ground<'a>,
+    pub(crate) way: Way,
+    /// Modules that are unloaded, in that order.
+    pub(crate) modules: &'a [String],
+    pub(crate) judged: &'a Judged,
+    pub(crate) displays: &'a Displays,
+    /// What an interrupted run of the same owner has left.
+    pub(crate) earlier: Option<&'a Record>,
+    pub(crate) settings: &'a Settings,
 }
 
-fn push_unbind(steps: &mut Steps<'_>, addr: PciAddr, driver: &str, despite: &[i32]) {
-    let act = Act::ProveFree {
-        addrs: vec![addr],
-        despite: despite.to_vec(),
-    };
-    steps.push(act, Vec::new());
-    steps.push(
-        unbind(addr, driver),
-        vec![set_override(addr, Some(driver)), probe(addr, driver)],
-    );
+impl WayOut<'_> {
+    /// The acts, and the bridges that may not sleep meanwhile.
+    pub(crate) fn steps(&self) -> (Vec<Step>, Vec<PciAddr>) {
+        let Ground { snapshot, leaving, .. } = self.ground;
+        let mut steps = Steps::out(&self.settings.budgets, self.on_nvidia().len(), &self.ground.addrs());
+        if !leaving.is_empty() && !snapshot.vfio_pci {
+            // Never unloaded again: other VMs may come to depend on it.
+            steps.load("vfio_pci").for_good();
+        }
+        for unit in &self.judged.units {
+            steps.stop(unit);
+        }
+        for console in &self.displays.consoles {
+            steps.console(console, false);
+        }
+        for platform in &self.displays.platforms {
+            steps.platform(platform, false);
+        }
+        let awake = bridges(snapshot, leaving, self.earlier);
+        for addr in awake.iter().copied().chain(sleepers(leaving)) {
+            steps.keep_awake(addr);
+        }
+        for function in leaving {
+            steps.change_override(function.addr, own_override(function, self.earlier), Some(VFIO_PCI));
+        }
+        // Functions 1 to 3 of Turing and later cards work only while function 0 is awake, so it goes last
+        // (linux commit 6d2e369f0d, "PCI: Add NVIDIA GPU multi-function power dependencies").
+        let descending = || leaving.iter().rev().copied();
+        for function in descending().filter(|f| !f.is_on_nvidia()) {
+            self.unbind(function, &mut steps);
+        }
+        for module in self.modules {
+            self.unload(module, &mut steps);
+        }
+        if self.way == Way::Unbind {
+            for function in descending().filter(|f| f.is_on_nvidia()) {
+                self.unbind(function, &mut steps);
+            }
+        }
+        for function in leaving {
+            self.change_attributes(function, &mut steps);
+        }
+        for function in descending() {
+            self.bind_to_vfio(function, &mut steps);
+        }
+        for function in leaving.iter().copied().chain(self.on_vfio_with_another_override()) {
+            self.put_override_back(function, &mut steps);
+        }
+        for bridge in &awake {
+            steps.let_sleep(*bridge);
+        }
+        if self.way == Way::Unbind && !self.ground.staying().is_empty() {
+            self.serve_those_that_stay(&mut steps);
+        }
+        if self.displays.others {
+            for console in &self.displays.consoles {
+                steps.console(console, true);
+            }
+        }
+        (steps.into_list(), awake)
+    }
+
+    /// Functions that leave NVIDIA's driver.
+    fn on_nvidia(&self) -> Vec<PciAddr> {
+        let leaving = self.ground.leaving.iter();
+        leaving.filter(|f| f.is_on_nvidia()).map(|f| f.addr).collect()
+    }
+
+    /// Takes a function off its driver, if it has one.
+    fn unbind(&self, function: &Function, steps: &mut Steps<'_>) {
+        if let Some(driver) = &function.driver {
+            steps.prove_free(function.addr, &self.judged.accepted);
+            steps.unbind(function.addr, driver);
+        }
+    }
+
+    fn unload(&self, module: &str, steps: &mut Steps<'_>) {
+        let step = steps.unload(module);
+        if module == "nvidia" {
+            let gpus = || self.on_nvidia().into_iter();
+            // First, because nvidia does not load where no GPU lets itself be bound.
+            let mut back: Vec<Act> = gpus().map(|a| Act::set_override(a, Some("nvidia"))).collect();
+            back.push(Act::load(module));
+            back.extend(gpus().map(|a| Act::probe(a, "nvidia")));
+            step.undone_by(back);
+        }
+    }
+
+    fn change_attributes(&self, function: &Function, steps: &mut Steps<'_>) {
+        let changes = attributes(self.ground.snapshot, function, self.settings);
+        for (attribute, before, wanted) in changes.iter().filter(|(_, before, wanted)| before != wanted) {
+            steps.change_attribute(function.addr, *attribute, before, wanted);
+        }
+    }
+
+    fn bind_to_vfio(&self, function: &Function, steps: &mut Steps<'_>) {
+        let addr = function.addr;
+        let mut step = steps.probe(addr, VFIO_PCI);
+        if function.power_control == "auto" {
+            // vfio-pci keeps a function awake that it lets go.
+            step = step.undone_also_by(Act::set_attribute(addr, Attribute::Power, "auto"));
+        }
+        if self.settings.reset != Reset::Never && !function.reset_methods.is_empty() {
+            step.rungs(vec![vec![Act::Reset { addr }, Act::probe(addr, VFIO_PCI)]]);
+        }
+    }
+
+    /// The override that a function has once it is bound: the host's own again, unless that is vfio-pci.
+    fn override_away<'f>(&'f self, function: &'f Function) -> Option<&'f str> {
+        own_override(function, self.earlier).filter(|d| *d != VFIO_PCI)
+    }
+
+    /// What is on vfio-pci already, where a run that was broken off, out or home, has left another override on it.
+    fn on_vfio_with_another_override(&self) -> impl Iterator<Item = &Function> {
+        let ours = |f: &Function| self.earlier.is_some_and(|r| r.has(f.addr));
+        let functions = self.ground.functions.iter().copied().filter(|f| f.is_on_vfio());
+        functions.filter(move |f| ours(f) && f.driver_override.as_deref() != self.override_away(f))
+    }
+
+    fn put_override_back(&self, function: &Function, steps: &mut Steps<'_>) {
+        let step = steps.set_override(function.addr, self.override_away(function));
+        if function.driver.is_none() {
+            // What had no driver is to have none after an undo, which may load nvidia again.
+            step.undone_by(vec![Act::set_override(function.addr, Some(VFIO_PCI))]);
+        }
+    }
+
+    /// Modules and services come back for those that stay on NVIDIA's driver.
+    fn serve_those_that_stay(&self, steps: &mut Steps<'_>) {
+        for module in self.modules.iter().rev() {
+            steps.load(module);
+        }
+        // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
+        let mut gpus = self.ground.snapshot.gpus();
+        if gpus.any(|f| self.ground.stays(Some(f.addr))) {
+            for unit in &self.judged.units {
+                steps.start(unit);
+            }
+        }
+    }
 }

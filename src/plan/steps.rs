@@ -1,163 +1,210 @@
-//! The list of steps that a plan is put together from: a method for each kind of act, with its deadline.
+//! The list of steps that a plan is put together from: a method for each kind of act, which adds it with its deadline, its
+//! card and what usually takes it back. What is unusual about a step is said after it.
+//!
+//! ```text
+//! steps.stop("nvidia-persistenced.service");     taken back by starting it
+//! steps.load("vfio_pci").for_good();             taken back by nothing
+//! ```
+//!
+//! Not here: which acts, and in which order ([`crate::plan::out_steps`], [`crate::plan::home_steps`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
-use crate::host::functions::Function;
-use crate::host::snapshot::Snapshot;
 use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Step, deadline};
-use crate::model::record::Record;
 
-/// Collects steps with the deadline that belongs to each kind of act, and the card that each is for.
+/// The steps so far.
 pub(crate) struct Steps<'a> {
     budgets: &'a Budgets,
     gpus: u32,
+    /// The first function of the card of each function that moves.
     cards: BTreeMap<PciAddr, PciAddr>,
-    pub(crate) steps: Vec<Step>,
+    /// Whether a failure takes everything back: on the way home there is nothing to go back to.
+    taken_back: bool,
+    list: Vec<Step>,
 }
 
 impl<'a> Steps<'a> {
-    /// `gpus`: how many GPUs the driver lets go or takes. `functions`: those that move, of which those of a slot belong
-    /// together.
-    pub(crate) fn new(budgets: &'a Budgets, gpus: usize, functions: &[PciAddr]) -> Self {
+    /// Of a way out, on which every act is taken back if one fails. `gpus`: how many GPUs the driver lets go.
+    /// `functions`: those that move, of which those of a slot belong together.
+    pub(crate) fn out(budgets: &'a Budgets, gpus: usize, functions: &[PciAddr]) -> Self {
         let first = |a: &PciAddr| functions.iter().copied().filter(|f| f.slot() == a.slot()).min();
         Steps {
             budgets,
             gpus: u32::try_from(gpus).unwrap_or(u32::MAX),
             cards: functions.iter().filter_map(|a| Some((*a, first(a)?))).collect(),
-            steps: Vec::new(),
+            taken_back: true,
+            list: Vec::new(),
         }
     }
 
-    pub(crate) fn push(&mut self, act: Act, inverse: Vec<Act>) -> &mut Step {
+    /// Of a way home. `gpus`: how many GPUs the driver takes.
+    pub(crate) fn home(budgets: &'a Budgets, gpus: usize, functions: &[PciAddr]) -> Self {
+        Steps {
+            taken_back: false,
+            ..Steps::out(budgets, gpus, functions)
+        }
+    }
+
+    pub(crate) fn into_list(self) -> Vec<Step> {
+        self.list
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Whether a module is loaded by one of them.
+    pub(crate) fn loads(&self, module: &str) -> bool {
+        let load = Act::load(module);
+        self.list.iter().any(|s| s.act == load)
+    }
+
+    fn add(&mut self, act: Act, inverse: Vec<Act>) -> Added<'_> {
         let deadline = deadline(&act, self.budgets, self.gpus);
         let card = act.function().and_then(|a| self.cards.get(&a).copied());
-        self.steps.push(Step {
+        self.list.push(Step {
             act,
             deadline,
-            inverse,
+            inverse: if self.taken_back { inverse } else { Vec::new() },
             rungs: Vec::new(),
             card,
             soft: false,
         });
-        let last = self.steps.len() - 1;
-        &mut self.steps[last]
+        let last = self.list.len() - 1;
+        Added(&mut self.list[last])
     }
 
-    /// Whether an act is among them.
-    pub(crate) fn has(&self, act: &Act) -> bool {
-        self.steps.iter().any(|s| s.act == *act)
+    pub(crate) fn load(&mut self, module: &str) -> Added<'_> {
+        self.add(Act::load(module), vec![Act::unload(module)])
     }
-}
 
-/// Keeps functions that sleep, and what is above them, awake. Returns the bridges, which may sleep again afterwards, and
-/// those that an interrupted run has kept awake; what becomes of the functions is their drivers' business.
-pub(crate) fn wake(
-    snapshot: &Snapshot,
-    functions: &[&Function],
-    earlier: Option<&Record>,
-    steps: &mut Steps<'_>,
-) -> Vec<PciAddr> {
-    let mut bridges: BTreeSet<PciAddr> = earlier.into_iter().flat_map(|r| r.awake.iter().copied()).collect();
-    for function in functions {
-        let mut above = function.parent;
-        // As deep as buses can be nested; a loop in a broken tree ends too.
-        for _ in 0..256 {
-            let Some(bridge) = above.and_then(|a| snapshot.function(a)) else {
-                break;
-            };
-            if bridge.power_control == "auto" {
-                bridges.insert(bridge.addr);
-            }
-            above = bridge.parent;
-        }
+    pub(crate) fn unload(&mut self, module: &str) -> Added<'_> {
+        self.add(Act::unload(module), vec![Act::load(module)])
     }
-    let auto = |addr: PciAddr| vec![set_attribute(addr, Attribute::Power, "auto")];
-    for bridge in &bridges {
-        steps
-            .push(set_attribute(*bridge, Attribute::Power, "on"), auto(*bridge))
-            .soft = true;
+
+    pub(crate) fn stop(&mut self, unit: &str) -> Added<'_> {
+        self.add(Act::stop(unit), vec![Act::start(unit)])
     }
-    for function in functions
-        .iter()
-        .filter(|f| f.power_control == "auto" && f.power == "suspended")
-    {
-        steps
-            .push(
-                set_attribute(function.addr, Attribute::Power, "on"),
-                auto(function.addr),
-            )
-            .soft = true;
+
+    pub(crate) fn start(&mut self, unit: &str) -> Added<'_> {
+        self.add(Act::start(unit), vec![Act::stop(unit)])
     }
-    bridges.into_iter().collect()
-}
 
-pub(crate) fn set_override(addr: PciAddr, driver: Option<&str>) -> Act {
-    Act::SetOverride {
-        addr,
-        driver: driver.map(str::to_owned),
+    /// Takes a console driver off its framebuffer, or gives it back.
+    pub(crate) fn console(&mut self, name: &str, bound: bool) -> Added<'_> {
+        self.add(Act::set_console(name, bound), vec![Act::set_console(name, !bound)])
     }
-}
 
-pub(crate) fn probe(addr: PciAddr, driver: &str) -> Act {
-    Act::Probe {
-        addr,
-        driver: Some(driver.to_owned()),
+    /// Detaches a framebuffer of the firmware, or attaches it again.
+    pub(crate) fn platform(&mut self, platform: &Platform, bound: bool) -> Added<'_> {
+        let back = Act::set_platform(platform, !bound);
+        self.add(Act::set_platform(platform, bound), vec![back])
     }
-}
 
-pub(crate) fn prove_free(addrs: Vec<PciAddr>) -> Act {
-    Act::ProveFree {
-        addrs,
-        despite: Vec::new(),
+    /// Sets an override that nothing has to come back from.
+    pub(crate) fn set_override(&mut self, addr: PciAddr, to: Option<&str>) -> Added<'_> {
+        self.add(Act::set_override(addr, to), Vec::new())
     }
-}
 
-pub(crate) fn unbind(addr: PciAddr, driver: &str) -> Act {
-    Act::Unbind {
-        addr,
-        driver: driver.to_owned(),
+    /// Sets an override; taken back, the function has the one that it had before.
+    pub(crate) fn change_override(&mut self, addr: PciAddr, before: Option<&str>, to: Option<&str>) -> Added<'_> {
+        let back = Act::set_override(addr, before);
+        self.add(Act::set_override(addr, to), vec![back])
     }
-}
 
-pub(crate) fn load(name: &str) -> Act {
-    Act::LoadModule { name: name.to_owned() }
-}
+    /// Sets an attribute that nothing has to come back from.
+    pub(crate) fn set_attribute(&mut self, addr: PciAddr, attribute: Attribute, to: &str) -> Added<'_> {
+        self.add(Act::set_attribute(addr, attribute, to), Vec::new())
+    }
 
-pub(crate) fn unload(name: &str) -> Act {
-    Act::UnloadModule { name: name.to_owned() }
-}
+    /// Sets an attribute; taken back, the function has what it had before.
+    pub(crate) fn change_attribute(
+        &mut self,
+        addr: PciAddr,
+        attribute: Attribute,
+        before: &str,
+        to: &str,
+    ) -> Added<'_> {
+        let back = Act::set_attribute(addr, attribute, before);
+        self.add(Act::set_attribute(addr, attribute, to), vec![back])
+    }
 
-pub(crate) fn stop(name: &str) -> Act {
-    Act::StopUnit { name: name.to_owned() }
-}
+    /// A failure is no reason to stop: what sleeps wakes up when it is asked something. The step says on either way what
+    /// ends it.
+    pub(crate) fn keep_awake(&mut self, addr: PciAddr) -> Added<'_> {
+        let sleep = Act::set_attribute(addr, Attribute::Power, "auto");
+        let step = self.set_attribute(addr, Attribute::Power, "on");
+        step.undone_by(vec![sleep]).soft()
+    }
 
-pub(crate) fn start(name: &str) -> Act {
-    Act::StartUnit { name: name.to_owned() }
-}
+    /// The end of [`Steps::keep_awake`].
+    pub(crate) fn let_sleep(&mut self, addr: PciAddr) -> Added<'_> {
+        self.set_attribute(addr, Attribute::Power, "auto").soft()
+    }
 
-pub(crate) fn set_console(name: &str, bound: bool) -> Act {
-    Act::SetConsole {
-        name: name.to_owned(),
-        bound,
+    /// `despite`: processes of which it is not known whether they use it, and that the settings accept.
+    pub(crate) fn prove_free(&mut self, addr: PciAddr, despite: &[i32]) -> Added<'_> {
+        let (addrs, despite) = (vec![addr], despite.to_vec());
+        self.add(Act::ProveFree { addrs, despite }, Vec::new())
+    }
+
+    /// Taken back, the driver has it again, whatever its override was meanwhile.
+    pub(crate) fn unbind(&mut self, addr: PciAddr, driver: &str) -> Added<'_> {
+        let back = vec![Act::set_override(addr, Some(driver)), Act::probe(addr, driver)];
+        self.add(Act::unbind(addr, driver), back)
+    }
+
+    /// Taken back, it is on no driver; a guest may have come to use it meanwhile, which stops that.
+    pub(crate) fn probe(&mut self, addr: PciAddr, driver: &str) -> Added<'_> {
+        let back = vec![Act::prove_free(vec![addr]), Act::unbind(addr, driver)];
+        self.add(Act::probe(addr, driver), back)
+    }
+
+    /// Has a function that was removed from the bus found again below this bridge; None: on all buses.
+    pub(crate) fn rescan(&mut self, bridge: Option<PciAddr>, addr: PciAddr) -> Added<'_> {
+        self.add(Act::Rescan { bridge, addr }, Vec::new())
+    }
+
+    /// `width`: lanes of its link before it left.
+    pub(crate) fn verify(&mut self, addr: PciAddr, width: Option<u32>) -> Added<'_> {
+        self.add(Act::Verify { addr, width }, Vec::new())
     }
 }
 
-pub(crate) fn set_platform(platform: &Platform, bound: bool) -> Act {
-    Act::SetPlatform {
-        device: platform.device.clone(),
-        driver: platform.driver.clone(),
-        bound,
-    }
-}
+/// The step that was just added: what is unusual about it.
+pub(crate) struct Added<'a>(&'a mut Step);
 
-pub(crate) fn set_attribute(addr: PciAddr, attribute: Attribute, value: &str) -> Act {
-    Act::SetAttribute {
-        addr,
-        attribute,
-        value: value.to_owned(),
+impl Added<'_> {
+    /// A failure is said and changes nothing.
+    pub(crate) fn soft(self) -> Self {
+        self.0.soft = true;
+        self
+    }
+
+    /// These take it back, in this order, and not what usually does.
+    pub(crate) fn undone_by(self, inverse: Vec<Act>) -> Self {
+        self.0.inverse = inverse;
+        self
+    }
+
+    /// This too, after what usually takes it back.
+    pub(crate) fn undone_also_by(self, act: Act) -> Self {
+        self.0.inverse.push(act);
+        self
+    }
+
+    /// Nothing takes it back.
+    pub(crate) fn for_good(self) -> Self {
+        self.undone_by(Vec::new())
+    }
+
+    /// What is tried, one after the other, where it fails.
+    pub(crate) fn rungs(self, rungs: Vec<Vec<Act>>) -> Self {
+        self.0.rungs = rungs;
+        self
     }
 }

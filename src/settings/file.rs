@@ -21,7 +21,8 @@ use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::settings::known_gpus::Fact;
-use crate::settings::values::{KEYS, Reset, Settings};
+use crate::settings::table::{self, DEVICE, KEYS};
+use crate::settings::values::{Reset, Settings};
 
 /// The directory of our settings.
 const DIR: &str = "/etc/gpu-handoff";
@@ -117,7 +118,7 @@ impl<'a> File<'a> {
                     }
                 }
                 DeValue::Table(vms) if key == "vm" => self.vms(vms, vmid, own)?,
-                DeValue::Table(inner) if KEYS.iter().any(|k| k.starts_with(&format!("{key}."))) => {
+                DeValue::Table(inner) if table::is_section(&key) => {
                     self.apply(settings, inner, &format!("{key}."), vmid, own)?;
                 }
                 value => {
@@ -135,7 +136,7 @@ impl<'a> File<'a> {
 
     /// A `[[device]]` section: one more row of [`crate::settings::known_gpus`].
     fn device(&self, section: &Spanned<DeValue<'a>>) -> Result<Fact, NotUnderstood> {
-        const DEVICE_KEYS: [&str; 4] = ["ids", "note", "reset", "d3cold"];
+        let device_keys: Vec<&str> = DEVICE.iter().map(|key| key.name).collect();
         let start = section.span().start;
         let DeValue::Table(table) = section.get_ref() else {
             return Err(self.error(start, "device must be a section, [[device]]"));
@@ -162,8 +163,8 @@ impl<'a> File<'a> {
                     _ => return Err(wrong("it must be reset methods")),
                 },
                 ("d3cold", DeValue::Boolean(allowed)) => fact.d3cold = Some(*allowed),
-                (key, _) if DEVICE_KEYS.contains(&key) => return Err(wrong("it is of another type")),
-                (key, _) => return Err(self.unknown(key, name.span().start, &DEVICE_KEYS)),
+                (key, _) if device_keys.contains(&key) => return Err(wrong("it is of another type")),
+                (key, _) => return Err(self.unknown(key, name.span().start, &device_keys)),
             }
         }
         if fact.first > fact.last {
@@ -200,10 +201,11 @@ impl<'a> File<'a> {
     }
 
     fn known(&self, key: &str, name: &Spanned<std::borrow::Cow<'_, str>>) -> Result<(), NotUnderstood> {
-        if KEYS.contains(&key) {
+        if table::row(key).is_some() {
             return Ok(());
         }
-        Err(self.unknown(key, name.span().start, &KEYS))
+        let keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+        Err(self.unknown(key, name.span().start, &keys))
     }
 
     fn unknown(&self, key: &str, offset: usize, keys: &[&str]) -> NotUnderstood {
@@ -334,6 +336,10 @@ mod tests {
                 "config.toml:1: deadlines.load: it must be a whole number of seconds from 1 to 86400",
             ),
             ("[vm.99]\n", "config.toml:1: '99' is not a VM id"),
+            (
+                "[[vm.111.device]]\nids = \"2b85\"\n",
+                "config.toml:1: device: it cannot be set for one VM alone",
+            ),
             ("[vm]\n111 = 5\n", "config.toml:2: vm.111 must be a section"),
             (
                 "[vm.112]\nx = 1\n",

@@ -1,7 +1,16 @@
 //! The settings, and what is known of some models of GPU.
 //!
+//! ```text
+//! table        one row for each setting: what there is to set
+//! file         /etc/gpu-handoff is read by it
+//! commented    debian/config.toml is written from it
+//! ```
+//!
 //! The way home never depends on them: the record of a handoff keeps what was in force. Pure but for `file.rs`.
 
+pub mod commented; // the commented file, for people
 pub mod file; // where they are read
+pub mod kinds; // what kinds of values there are
 pub mod known_gpus; // what is known of some models
-pub mod values; // what there is to set
+pub mod table; // what there is to set
+pub mod values; // the values in force

@@ -1,0 +1,55 @@
+//! The errors that a run ends with which leaves something to be done, and what they advise.
+
+use tracing::warn;
+
+use crate::base::text::join;
+use crate::execute::executor::Executor;
+use crate::model::error::Error;
+use crate::model::record::State;
+
+impl Executor<'_> {
+    /// Not everything could be put where it belongs: that is written down. `what` went wrong, what is `left`, and whether
+    /// something has fallen off the bus.
+    pub(super) fn stranded(&mut self, what: String, left: String, fell_off: bool) -> Error {
+        self.rest(State::Stranded);
+        if let Err(error) = self.save() {
+            warn!("{error:#}");
+        }
+        Error::NotRestored {
+            what,
+            left,
+            hint: self.hint(fell_off),
+        }
+    }
+
+    /// A signal came while an act was under way, and the act goes on: the record, as it was written before it, has all
+    /// that the next run needs.
+    pub(super) fn interrupted(&self, act: &impl std::fmt::Display) -> Error {
+        Error::NotRestored {
+            what: format!("a signal asked us to end during '{act}'"),
+            left: join(self.record.taken.iter().map(|t| t.addr)),
+            hint: "'gpu-handoff recover' finishes the way home once that act is over".to_owned(),
+        }
+    }
+
+    /// What still helps.
+    fn hint(&self, fell_off: bool) -> String {
+        let Some(wedge) = self.record.wedges.first() else {
+            let hint = if fell_off {
+                "a power cycle brings back what does not answer; then"
+            } else {
+                "see 'journalctl -k' for what the driver says, then"
+            };
+            return format!("{hint} run 'gpu-handoff recover'");
+        };
+        let who = match wedge.holders.first() {
+            Some(holder) => format!("end {holder}"),
+            None => "nobody is seen to use the device, so only the kernel can let go".to_owned(),
+        };
+        format!(
+            "{who}; process group {} of ours waits in the kernel until then, and 'gpu-handoff recover' works when it has \
+             gone. A plain reboot would hang: sync and power-cycle if nothing helps",
+            wedge.group
+        )
+    }
+}

@@ -1,0 +1,243 @@
+//! The acts of a way home, in their order. Pure.
+//!
+//! What can come home at all is decided before, in [`crate::plan::home`].
+
+use crate::base::pci::PciAddr;
+use crate::host::functions::{Function, VFIO_PCI};
+use crate::host::snapshot::Snapshot;
+use crate::model::act::Act;
+use crate::model::plan::Step;
+use crate::model::record::{Record, State, Taken};
+use crate::plan::awake::{bridges, sleepers};
+use crate::plan::steps::Steps;
+use crate::plan::vendor::nvidia::drm_holds_gpus;
+
+/// A way home that nothing speaks against.
+pub(crate) struct WayHome<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) record: &'a Record,
+    /// What an interrupted run has removed from the bus, as it is when it is found again.
+    pub(crate) removed: &'a [Function],
+    /// What comes home: each as it was and as it is, in the order in which it does.
+    pub(crate) present: Vec<(&'a Taken, &'a Function)>,
+    /// Nothing that was taken is missing.
+    pub(crate) all_are_there: bool,
+}
+
+/// What is done on a way home.
+pub(crate) struct Acts {
+    pub(crate) steps: Vec<Step>,
+    /// Bridges that may not sleep meanwhile.
+    pub(crate) awake: Vec<PciAddr>,
+    /// What else is worth saying.
+    pub(crate) notes: Vec<String>,
+}
+
+impl WayHome<'_> {
+    pub(crate) fn acts(&self) -> Acts {
+        let (snapshot, record, present) = (self.snapshot, self.record, &self.present);
+        let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+        let gpus = present.iter().filter(|(_, f)| f.is_nvidia_gpu()).count();
+        let mut steps = Steps::home(&record.budgets, gpus, &addrs);
+        let mut notes = Vec::new();
+
+        let coming = self.coming();
+        let awake = bridges(snapshot, &coming, Some(record));
+        for addr in awake.iter().copied().chain(sleepers(&coming)) {
+            steps.keep_awake(addr);
+        }
+        for function in self.removed {
+            steps.rescan(function.parent, function.addr);
+        }
+        // What had no driver is kept from the modules that are loaded for the others.
+        let kept = |f: &Function| f.driver_override.as_deref() == Some(VFIO_PCI);
+        for (_, function) in self.driverless().filter(|(_, f)| !kept(f)) {
+            steps.set_override(function.addr, Some(VFIO_PCI));
+        }
+        for (taken, function) in present {
+            self.bring_home(taken, function, &mut steps);
+        }
+        // Without any of their GPUs they would not load, and serve nobody.
+        if gpus > 0 || self.all_are_there {
+            self.load_modules(&mut steps, &mut notes);
+        }
+        for (taken, function) in self.driverless() {
+            steps.set_override(function.addr, taken.driver_override.as_deref());
+        }
+        for (taken, _) in present {
+            for (attribute, before) in &taken.attributes {
+                // The device has come home whatever becomes of these.
+                steps.set_attribute(taken.addr, *attribute, before).soft();
+            }
+        }
+        for bridge in &awake {
+            steps.let_sleep(*bridge);
+        }
+        // A run that was broken off may have left nothing but these behind.
+        if !steps.is_empty() || record.state != State::Away {
+            self.give_displays_back(&mut steps);
+            self.restart_services(&mut steps);
+        }
+        if !steps.is_empty() || record.state == State::Stranded {
+            self.verify(&mut steps);
+        }
+        Acts {
+            steps: steps.into_list(),
+            awake,
+            notes,
+        }
+    }
+
+    /// Functions that are not on their driver.
+    fn coming(&self) -> Vec<&Function> {
+        let present = self.present.iter();
+        present.filter(|(t, f)| f.driver != t.driver).map(|(_, f)| *f).collect()
+    }
+
+    /// Whether modules may be loaded, because a function changes its driver.
+    fn moves(&self) -> bool {
+        self.present.iter().any(|(t, f)| f.driver != t.driver)
+    }
+
+    /// Functions that had no driver, where others move.
+    fn driverless(&self) -> impl Iterator<Item = &(&Taken, &Function)> {
+        let moves = self.moves();
+        self.present.iter().filter(move |(t, _)| t.driver.is_none() && moves)
+    }
+
+    fn bring_home(&self, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
+        let addr = taken.addr;
+        let (was, is) = (taken.driver_override.as_deref(), function.driver_override.as_deref());
+        if function.driver == taken.driver {
+            let later = taken.driver.is_none() && self.moves();
+            if is != was && !later {
+                steps.set_override(addr, was);
+            }
+            return;
+        }
+        let driver = taken.driver.as_deref();
+        if driver.is_some() && driver != is {
+            steps.set_override(addr, driver);
+        }
+        if let Some(current) = &function.driver {
+            steps.prove_free(addr, &[]);
+            steps.unbind(addr, current);
+        }
+        let Some(driver) = driver else { return };
+        let rungs = self.rungs(function, driver);
+        // Loaded only now: what modprobe loads along with nvidia (softdeps) finds the GPU bound.
+        let absent = |m: &&String| self.snapshot.module(m).is_none();
+        if let Some(module) = taken.module.as_ref().filter(absent).filter(|m| !steps.loads(m)) {
+            let step = steps.load(module);
+            // nvidia does not load where no GPU lets itself be bound: it is the load that fails then.
+            if driver == "nvidia" {
+                step.rungs(in_place_of(&Act::probe(addr, driver), &Act::load(module), &rungs));
+            }
+        }
+        steps.probe(addr, driver).rungs(rungs);
+        if Some(driver) != was {
+            steps.set_override(addr, was);
+        }
+    }
+
+    /// What is tried where a function does not let itself be bound to its driver: the same once more; a reset of it; then
+    /// the whole card leaves the bus and is found again, which makes the kernel set it up anew and lets its drivers bind
+    /// by themselves.
+    fn rungs(&self, function: &Function, driver: &str) -> Vec<Vec<Act>> {
+        let addr = function.addr;
+        let probe = || Act::probe(addr, driver);
+        // Once more: somebody else's modprobe may have been in the middle of loading the driver, or of giving up.
+        let mut rungs = vec![vec![probe()]];
+        if self.snapshot.function(addr).is_none() {
+            // It was removed, and is found again by now. An id left to vfio-pci attracts what has no override.
+            let free = Act::prove_free(vec![addr]);
+            rungs.push(vec![free, Act::unbind(addr, VFIO_PCI), probe()]);
+            return rungs;
+        }
+        if self.record.may_reset && !function.reset_methods.is_empty() {
+            rungs.push(vec![Act::Reset { addr }, probe()]);
+        }
+        let slot: Vec<PciAddr> = self.snapshot.slot(addr.slot()).map(|f| f.addr).collect();
+        if addr.function == 0 && slot.iter().all(|a| self.may_be_removed(*a)) {
+            rungs.push(self.anew(function, driver, &slot));
+        }
+        rungs
+    }
+
+    /// A removal waits for users like an unbind: only what is ours, and was proven free, may go with it. And what would
+    /// come back on another driver than it had, none of it.
+    fn may_be_removed(&self, addr: PciAddr) -> bool {
+        let comes_back = |t: &Taken| t.driver.as_deref().is_some_and(|d| d != VFIO_PCI);
+        self.record.taken.iter().any(|t| t.addr == addr && comes_back(t))
+    }
+
+    /// The card of function 0 leaves the bus and is found again. `slot`: all its functions.
+    fn anew(&self, function: &Function, driver: &str, slot: &[PciAddr]) -> Vec<Act> {
+        let (addr, bridge) = (function.addr, function.parent);
+        // The other functions may be home already, and in use by now.
+        let mut anew = vec![Act::prove_free(slot.to_vec())];
+        anew.extend(slot.iter().rev().map(|addr| Act::Remove { addr: *addr }));
+        anew.push(Act::Rescan { bridge, addr });
+        anew.push(Act::probe(addr, driver));
+        // Overrides do not come back by themselves.
+        let lost = self.record.taken.iter().filter(|t| slot.contains(&t.addr));
+        anew.extend(lost.filter_map(|t| Some(Act::set_override(t.addr, Some(t.driver_override.as_deref()?)))));
+        anew
+    }
+
+    /// nvidia itself was loaded for its GPU; the others come after it, because nvidia_drm before 590 takes only the GPUs
+    /// that are there when it is loaded.
+    fn load_modules(&self, steps: &mut Steps<'_>, notes: &mut Vec<String>) {
+        // A way home that was broken off may have bound the GPU and not come to this.
+        let comes_home = !steps.is_empty() || matches!(self.record.state, State::Returning | State::Stranded);
+        for name in self.record.modules.iter().rev() {
+            let loaded = self.snapshot.module(name);
+            let reload = name == "nvidia_drm" && comes_home && drm_holds_gpus(self.snapshot);
+            if reload && loaded.and_then(|m| m.refs) == Some(0) {
+                // A console may have come to it with the GPU.
+                steps.unload(name).soft();
+                steps.load(name);
+            } else if reload {
+                notes.push(format!(
+                    "{name} is in use by another GPU and stays loaded: the returning GPU drives no display until it is \
+                     reloaded"
+                ));
+            } else if loaded.is_none() && name != "nvidia" {
+                steps.load(name);
+            }
+        }
+    }
+
+    fn give_displays_back(&self, steps: &mut Steps<'_>) {
+        for platform in &self.record.platforms {
+            // A driver of the GPU that has its framebuffer by now keeps the firmware's away, and is the better one.
+            steps.platform(platform, true).soft();
+        }
+        for console in &self.record.consoles {
+            // Its number may have changed with the last framebuffer's end (linux, drivers/video/fbdev/core/fbcon.c), and
+            // a framebuffer that is new draws the console by itself.
+            steps.console(console, true).soft();
+        }
+    }
+
+    fn restart_services(&self, steps: &mut Steps<'_>) {
+        for unit in &self.record.units {
+            // One that runs for other GPUs learns of the returned one only when it starts.
+            steps.stop(unit);
+            steps.start(unit);
+        }
+    }
+
+    fn verify(&self, steps: &mut Steps<'_>) {
+        let back = |t: &Taken, f: &Function| f.is_nvidia_gpu() && t.driver.as_deref() == Some("nvidia");
+        for (taken, _) in self.present.iter().filter(|(t, f)| back(t, f)) {
+            steps.verify(taken.addr, taken.width);
+        }
+    }
+}
+
+/// The rungs with another act in the place of one.
+fn in_place_of(act: &Act, other: &Act, rungs: &[Vec<Act>]) -> Vec<Vec<Act>> {
+    let put = |a: &Act| if a == act { other.clone() } else { a.clone() };
+    rungs.iter().map(|rung| rung.iter().map(put).collect()).collect()
+}

@@ -1,0 +1,264 @@
+//! The table of settings: one row for each. The parser, the list in `plan`, the commented file and the nearest key that
+//! is named for a misspelt one all come from here.
+//!
+//! # Adding a setting
+//!
+//! 1. Give [`Settings`] a field, and its default in `Settings::default`; a deadline is a field of
+//!    [`Budgets`](crate::base::deadlines::Budgets) instead. The default is stated nowhere else.
+//! 2. Add a row to [`KEYS`], where `plan` is to list it: the key as it is written, the field, and what it is for.
+//!    `section.key` stands in the section `[section]`; a new section needs a row in [`SECTIONS`] as well.
+//! 3. The field's type says what is allowed. Deadlines (`Duration`) and switches (`bool`) are there. A choice of words is
+//!    an enum in `values.rs` with its words as [`Choice`](crate::settings::kinds::Choice); anything else implements
+//!    [`Value`].
+//! 4. Use the field where it is to make a difference.
+//! 5. `UPDATE_GENERATED=1 cargo test --lib settings` and `UPDATE_HOSTS=1 cargo test --test hosts` write the texts that
+//!    show all settings. Read the difference before you commit it.
+
+use toml::de::DeValue;
+
+use crate::settings::kinds::Value;
+use crate::settings::values::Settings;
+
+/// A setting. Each may stand in a VM's section, too, and counts for that VM alone there.
+#[derive(Debug)]
+pub struct Key {
+    /// As it is written, with its section before a dot.
+    pub name: &'static str,
+    /// Where its value is kept.
+    pub field: fn(&mut Settings) -> &mut dyn Value,
+    /// What it is for, and why one would change it: sentences for the manual and the commented file. The words of a
+    /// choice are explained with its type.
+    pub about: &'static str,
+}
+
+impl Key {
+    /// The section that it stands in, "" at the top, and what it is called there.
+    pub fn place(&self) -> (&'static str, &'static str) {
+        self.name.split_once('.').unwrap_or(("", self.name))
+    }
+}
+
+/// What there is to set, as `plan` lists it.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "on-backup",
+        field: |s| &mut s.on_backup,
+        about: "What to do when a VM is started only to back it up, which is how Proxmox backs up a VM that is off. A \
+                start that is refused fails that VM's backup.",
+    },
+    Key {
+        name: "way",
+        field: |s| &mut s.way,
+        about: "How the GPUs leave NVIDIA's driver.",
+    },
+    Key {
+        name: "doubt",
+        field: |s| &mut s.doubt,
+        about: "What to do where a process has something of NVIDIA's driver open, and nothing shows that it is for a GPU \
+                that stays.",
+    },
+    Key {
+        name: "reset",
+        field: |s| &mut s.reset,
+        about: "How a GPU may be reset while it is away. Change it for a card that does not survive the reset that the \
+                kernel prefers: one that works in its VM once, and not at the next start.",
+    },
+    Key {
+        name: "deadlines.way-out",
+        field: |s| &mut s.budgets.way_out,
+        about: "The whole way out, with all waiting. If it does not end in time it is undone, which may take as long \
+                again. Proxmox itself waits without limit for a hook, so this is about the patience of the person at \
+                'qm start'.",
+    },
+    Key {
+        name: "deadlines.way-home",
+        field: |s| &mut s.budgets.way_home,
+        about: "The whole way home, with waiting for QEMU to let go of the GPU. Raise it for VMs whose QEMU takes long to \
+                end.",
+    },
+    Key {
+        name: "deadlines.lock",
+        field: |s| &mut s.budgets.lock,
+        about: "Waiting for another run of gpu-handoff to finish: only one at a time changes anything. Raise it where \
+                several VMs with GPUs start or stop together.",
+    },
+    Key {
+        name: "deadlines.holder-wait",
+        field: |s| &mut s.budgets.holder_wait,
+        about: "Waiting for processes that use the GPU to let go of it, before the way out is refused. Long enough for a \
+                query of a monitoring tool to end; raise it where such queries take longer.",
+    },
+    Key {
+        name: "deadlines.grace",
+        field: |s| &mut s.budgets.grace,
+        about: "How long post-stop is waited for once QEMU has ended and nobody holds the VM's lock; then the watcher has \
+                the GPU brought home. Before version 9.1.13, qemu-server may wait 60 seconds for that lock before it calls \
+                post-stop. With a later one it can be lowered, to have the GPU back sooner when post-stop is lost.",
+    },
+    Key {
+        name: "deadlines.look",
+        field: |s| &mut s.budgets.look,
+        about: "Reading the host once, with everything that any process has open. Raise it on hosts with very many \
+                processes.",
+    },
+    Key {
+        name: "deadlines.attribute",
+        field: |s| &mut s.budgets.attribute,
+        about: "A write to the kernel that only changes an attribute, such as the driver that a device is meant for.",
+    },
+    Key {
+        name: "deadlines.bind",
+        field: |s| &mut s.budgets.bind,
+        about: "Taking a driver off one function of a card, or binding one to it. NVIDIA's driver takes seconds for it \
+                on servers.",
+    },
+    Key {
+        name: "deadlines.load",
+        field: |s| &mut s.budgets.load,
+        about: "Loading one kernel module, which sets up all GPUs that it finds. Raise it on hosts with many.",
+    },
+    Key {
+        name: "deadlines.unit",
+        field: |s| &mut s.budgets.unit,
+        about: "Stopping or starting one service, such as NVIDIA's persistence daemon.",
+    },
+    Key {
+        name: "deadlines.reset",
+        field: |s| &mut s.budgets.reset,
+        about: "One reset of a function. The kernel itself waits up to a minute for a device to come back, so that less \
+                gives up on a GPU that may still come.",
+    },
+    Key {
+        name: "deadlines.verify",
+        field: |s| &mut s.budgets.verify,
+        about: "Seeing whether a GPU works that has come home: NVIDIA's tool initialises it, which takes seconds on \
+                servers.",
+    },
+    Key {
+        name: "deadlines.unload",
+        field: |s| &mut s.budgets.unload,
+        about: "Unloading one of the driver's modules, with 'unload-per-gpu' added for each GPU.",
+    },
+    Key {
+        name: "deadlines.unload-per-gpu",
+        field: |s| &mut s.budgets.unload_per_gpu,
+        about: "What is added to 'unload' for each GPU that the driver lets go.",
+    },
+];
+
+/// The sections of the keys, and what is said of all in each.
+pub static SECTIONS: &[(&str, &str)] = &[(
+    "deadlines",
+    "How long things may take. What does not answer in time counts as failed; on the way out, what was done is undone \
+     then. Raise a deadline where the journal says that something gave no answer, and it would only have taken longer.",
+)];
+
+/// A key of a `[[device]]` section.
+#[derive(Debug)]
+pub struct DeviceKey {
+    /// As it is written.
+    pub name: &'static str,
+    /// A value, in TOML.
+    pub example: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+/// What can be said of a model of GPU. [`crate::settings::known_gpus`] has what we ship.
+pub static DEVICE: &[DeviceKey] = &[
+    DeviceKey {
+        name: "ids",
+        example: "\"2b85\"",
+        about: "The models: one of NVIDIA's device ids, as 'lspci -nn' shows it behind \"10de:\", or a range such as \
+                \"2b80-2bff\".",
+    },
+    DeviceKey {
+        name: "note",
+        example: "\"RTX 5090\"",
+        about: "What 'gpu-handoff plan' says about it.",
+    },
+    DeviceKey {
+        name: "reset",
+        example: "\"bus\"",
+        about: "The kernel's reset methods to leave while the GPU is away, in this order. Where the GPU has none of them, \
+                resets of its single functions are off, and VFIO resets the whole card. Counts where the setting \
+                'reset' is \"auto\".",
+    },
+    DeviceKey {
+        name: "d3cold",
+        example: "false",
+        about: "Whether the platform may cut the GPU's power while it is away.",
+    },
+];
+
+/// The row of a key.
+pub fn row(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Whether a section with keys is called like that.
+pub fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.place().0 == name && !name.is_empty())
+}
+
+impl Settings {
+    /// Each key with its value in force and where it came from, for `plan`.
+    pub fn listed(&self) -> Vec<(&'static str, String, &str)> {
+        let mut copy = self.clone();
+        let rows = KEYS.iter().map(|key| {
+            let origin = self.origins.get(key.name).map_or("default", String::as_str);
+            (key.name, (key.field)(&mut copy).shown(), origin)
+        });
+        rows.collect()
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// What the value must be.
+    pub fn set(&mut self, key: &str, value: &DeValue<'_>) -> Result<(), String> {
+        let row = row(key).ok_or("it cannot be set for one VM alone")?; // the only place where others come this far
+        let field = (row.field)(self);
+        field
+            .take(value)
+            .ok_or_else(|| format!("it must be {}", field.allowed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_key_is_there_once_and_each_section_is_explained() {
+        let names: BTreeSet<&str> = KEYS.iter().map(|key| key.name).collect();
+        assert_eq!(names.len(), KEYS.len());
+        let explained: BTreeSet<&str> = SECTIONS.iter().map(|(name, _)| *name).collect();
+        let sections: BTreeSet<&str> = KEYS.iter().map(|key| key.place().0).filter(|s| !s.is_empty()).collect();
+        assert_eq!(sections, explained);
+        assert!(["vm", "device"].iter().all(|other| !sections.contains(other)));
+    }
+
+    #[test]
+    fn each_key_has_a_field_of_its_own() {
+        let mut settings = Settings::default();
+        let fields: BTreeSet<usize> = KEYS
+            .iter()
+            .map(|key| std::ptr::from_mut((key.field)(&mut settings)).addr())
+            .collect();
+        assert_eq!(fields.len(), KEYS.len());
+    }
+
+    #[test]
+    fn the_texts_are_sentences() {
+        let keys = KEYS.iter().map(|key| key.about);
+        let texts = keys
+            .chain(SECTIONS.iter().map(|(_, about)| *about))
+            .chain(DEVICE.iter().map(|key| key.about));
+        for text in texts {
+            assert!(text.ends_with('.') && !text.contains("  "), "{text}");
+        }
+    }
+}
