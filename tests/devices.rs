@@ -13,6 +13,7 @@ use gpu_handoff::proxmox::grammar::generation::Generation;
 use gpu_handoff::proxmox::mappings::Mappings;
 use gpu_handoff::proxmox::reservations::Reservations;
 use gpu_handoff::proxmox::vm_config;
+use gpu_handoff::settings::values::UnknownKeys;
 
 /// Two same-model cards as one mapping. The model's cards have no subsystem ids.
 const MAPPING: &str = "gpu\n\
@@ -143,6 +144,66 @@ fn what_is_no_gpu_of_ours_is_left_with_one_line() {
         assert_eq!(given.left(), [line]);
         assert_eq!(given.gpus, []);
         assert_eq!(refused(&given), "");
+    }
+}
+
+/// A key of tomorrow's Proxmox: what ignores it here is not what ignores it there.
+#[test]
+fn what_is_not_understood_and_may_mean_a_gpu_is_refused_unless_the_settings_ignore_it() {
+    let mappings = "gpu\n\tmap node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00\n\n\
+                    later\n\tmap node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd=1\n\n\
+                    both\n\tmap node=pve1,id=10de:2204,iommugroup=22,path=0000:02:00\n\
+                    \tmap node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd=1\n\n\
+                    nic\n\tmap node=pve1,id=8086:10d3,path=0000:03:00,iommufd=1\n";
+    for (conf, at) in [
+        (
+            "hostpci0: 01:00,iommufd=1\n",
+            "/etc/pve/qemu-server/111.conf:1: hostpci0",
+        ),
+        (
+            "name: x\nhostpci0: 0000:01:00.1,driver=iommufd\n",
+            "/etc/pve/qemu-server/111.conf:2: hostpci0",
+        ),
+        (
+            "hostpci0: host=01:00;02:00,iommufd=1\n",
+            "/etc/pve/qemu-server/111.conf:1: hostpci0",
+        ),
+        (
+            "hostpci0: mapping=gpu,iommufd=1\n",
+            "/etc/pve/qemu-server/111.conf:1: hostpci0",
+        ),
+        (
+            "hostpci0: iommufd=1,mapping=later\n",
+            "/etc/pve/qemu-server/111.conf:1: hostpci0",
+        ),
+        ("hostpci16: 01:00\n", "/etc/pve/qemu-server/111.conf:1: hostpci16"),
+        (
+            "hostpci0: mapping=both\n",
+            "mapping 'both': map node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd",
+        ),
+        // Another device, a mapping that is nowhere, and what no version could take for an address.
+        ("hostpci0: 03:00,iommufd=1\n", ""),
+        ("hostpci0: mapping=nic,iommufd=1\n", ""),
+        ("hostpci0: mapping=none,iommufd=1\n", ""),
+        ("hostpci0: x\n", ""),
+        // The last line of a key that is taken counts.
+        ("hostpci0: 01:00,iommufd=1\nhostpci0: 03:00\n", ""),
+        ("hostpci0: 01:00,iommufd=1\ntemplate: 1\n", ""),
+    ] {
+        let mut model = host(2);
+        model.add(Device {
+            group: Some(31),
+            ..Device::new(addr(3, 0), 0x8086, 0x10d3, 0x02_0000)
+        });
+        let given = given(&model, conf, mappings, "");
+        let ignored = given.clone().judged(UnknownKeys::Ignore);
+        assert_eq!(ignored.refused, None, "{conf:?}");
+        let text = refused(&given.judged(UnknownKeys::Refuse));
+        assert!(
+            text.starts_with(at) && text.is_empty() == at.is_empty(),
+            "{conf:?}: {text}"
+        );
+        assert!(at.is_empty() || text.contains("'unknown-keys' to \"ignore\""), "{text}");
     }
 }
 

@@ -57,7 +57,7 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
 
 fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let read = host.vm_config(vmid)?;
-    if read.config.hostpci().next().is_none() {
+    if read.config.hostpci().next().is_none() && read.config.ignored_hostpci_lines().next().is_none() {
         info!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over");
         return Ok(());
     }

@@ -94,6 +94,15 @@ pub enum Split {
 pub enum Reason {
     /// Refused before the host was looked at; the text says why.
     Other(String),
+    /// A line of Proxmox's that is not understood and may give the VM a GPU.
+    NotUnderstood {
+        /// Where it stands: file and line, or the mapping.
+        at: String,
+        /// What it is about: `hostpciN`, or a line of a mapping.
+        what: String,
+        /// Why.
+        why: String,
+    },
     /// Proxmox will not start the VM; its reason.
     ProxmoxRefuses(String),
     /// No IOMMU.
@@ -216,6 +225,16 @@ impl Reason {
     fn said(&self) -> (String, Option<Remedy>) {
         let (fact, remedy) = match self {
             Reason::Other(text) => return (text.clone(), None),
+            Reason::NotUnderstood { at, what, why } => (
+                format!(
+                    "{at}: {} is not understood ({why}) and may mean an NVIDIA GPU: a Proxmox that understands it would \
+                     take it off its driver by itself, without a look for its users and without a deadline",
+                    foreign(what)
+                ),
+                "correct the line; or, where this Proxmox ignores it as well, set 'unknown-keys' to \"ignore\" in \
+                 /etc/gpu-handoff/config.toml"
+                    .into(),
+            ),
             Reason::ProxmoxRefuses(why) => (
                 format!("Proxmox will not start this VM: {why}"),
                 "see its hostpci lines with 'qm config', and 'gpu-handoff status' for who has what".into(),

@@ -17,8 +17,10 @@ use crate::model::refusal::Reason;
 use crate::proxmox::choice::{self, Site};
 use crate::proxmox::files::{Cluster, Config};
 use crate::proxmox::hostpci::Driver;
+use crate::proxmox::mappings::Mappings;
 use crate::proxmox::reservations::Moment;
 use crate::proxmox::resolve::{self, HostFunction, Share};
+use crate::settings::values::UnknownKeys;
 
 /// What a VM is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Given {
     pub template: bool,
     /// Why Proxmox will not start the VM, where an entry could be a GPU of ours.
     pub refused: Option<Reason>,
+    /// A line that is not understood and may mean a GPU.
+    pub not_understood: Option<Reason>,
 }
 
 /// One hostpci entry and what becomes of it.
@@ -53,6 +57,15 @@ pub struct HostpciEntry {
 }
 
 impl Given {
+    /// Has what is not understood count as the settings want it.
+    #[must_use]
+    pub fn judged(mut self, unknown: UnknownKeys) -> Self {
+        if unknown == UnknownKeys::Refuse && self.refused.is_none() {
+            self.refused = self.not_understood.take();
+        }
+        self
+    }
+
     /// One line for each entry that is left to Proxmox, and one for a template.
     pub fn left(&self) -> Vec<String> {
         if self.template {
@@ -137,6 +150,9 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
     }
     given.gpus.sort_unstable();
     given.gpus.dedup();
+    if !given.template {
+        given.not_understood = not_understood(read, snapshot, &cluster.mappings);
+    }
     if given.refused.is_none() {
         given.refused = gpu_in_group(snapshot, &given);
     }
@@ -167,6 +183,49 @@ fn as_proxmox_sees(function: &Function) -> HostFunction {
         nvidia_vgpu: function.nvidia_vgpu.clone(),
         physfn: function.physfn,
     }
+}
+
+/// The first line of a VM's config, or of a mapping that it uses, which this grammar has no place for and which may mean a
+/// GPU of this host.
+fn not_understood(read: &Config, snapshot: &Snapshot, mappings: &Mappings) -> Option<Reason> {
+    let mut entries = read.config.ignored_hostpci_lines();
+    let may_be = |text: &str| {
+        let mapping = text.split(',').find_map(|part| part.trim().strip_prefix("mapping="));
+        let lines = mapping.map_or(&[][..], |name| mappings.ignored(name));
+        let known = mapping.and_then(|name| mappings.get(name));
+        let mut paths = known.iter().flat_map(|m| &m.entries).map(|e| e.path.to_string());
+        names_gpu(text, snapshot)
+            || paths.any(|path| names_gpu(&path, snapshot))
+            || lines.iter().any(|line| names_gpu(&line.to_string(), snapshot))
+    };
+    if let Some(line) = entries.find(|line| may_be(&line.value.to_string())) {
+        return Some(Reason::NotUnderstood {
+            at: format!("{}:{}", read.path, line.line),
+            what: line.key.clone().unwrap_or_default(),
+            why: line.reason.to_string(),
+        });
+    }
+    let mut used = read.config.hostpci().filter_map(|entry| entry.mapping.as_deref());
+    used.find_map(|name| {
+        let mut lines = mappings.ignored(name).iter().map(ToString::to_string);
+        let line = lines.find(|line| names_gpu(line, snapshot))?;
+        Some(Reason::NotUnderstood {
+            at: format!("mapping '{}'", foreign(name)),
+            what: line,
+            why: "the line has no form that Proxmox knows".to_owned(),
+        })
+    })
+}
+
+/// Whether a text has the address of an NVIDIA GPU, of another function of its card, or the beginning of one.
+fn names_gpu(text: &str, snapshot: &Snapshot) -> bool {
+    let words = text.split(|c: char| !(c.is_ascii_hexdigit() || c == ':' || c == '.'));
+    let mut addresses = words.filter(|word| word.contains(':')).map(str::to_ascii_lowercase);
+    addresses.any(|word| {
+        let of_gpu = snapshot.functions.iter().filter(|f| has_gpu(snapshot, f.addr));
+        let mut names = of_gpu.map(|f| f.addr.to_string());
+        names.any(|name| name.starts_with(&word) || name.strip_prefix("0000:").is_some_and(|n| n.starts_with(&word)))
+    })
 }
 
 fn has_gpu(snapshot: &Snapshot, addr: PciAddr) -> bool {

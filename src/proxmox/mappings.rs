@@ -10,7 +10,11 @@ use crate::proxmox::grammar::values::{is_config_id, is_hex, is_node_name};
 
 /// The resource mappings of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mappings(BTreeMap<String, Mapping>);
+pub struct Mappings {
+    known: BTreeMap<String, Mapping>,
+    /// Lines of a section that this grammar has no place for, by the section's name.
+    ignored: BTreeMap<String, Vec<Value>>,
+}
 
 /// One resource mapping: the same kind of device on any number of nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,11 +72,14 @@ impl Mappings {
                 body.for_each(drop);
                 continue;
             }
-            let section = MappingLines::parse(body);
+            let mut section = MappingLines::parse(body);
             let name = String::from_utf8_lossy(name).into_owned();
+            mappings
+                .ignored
+                .insert(name.clone(), std::mem::take(&mut section.ignored));
             match section.mapping() {
-                Some(mapping) => mappings.0.insert(name, mapping),
-                None => mappings.0.remove(&name),
+                Some(mapping) => mappings.known.insert(name, mapping),
+                None => mappings.known.remove(&name),
             };
         }
         mappings
@@ -80,7 +87,13 @@ impl Mappings {
 
     /// A mapping by its name.
     pub fn get(&self, name: &str) -> Option<&Mapping> {
-        self.0.get(name)
+        self.known.get(name)
+    }
+
+    /// The lines of a mapping's section that Proxmox skips, as far as this grammar goes: a later version may know what
+    /// they say.
+    pub fn ignored(&self, name: &str) -> &[Value] {
+        self.ignored.get(name).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -89,6 +102,7 @@ struct MappingLines {
     mdev: Option<bool>,
     live: Option<bool>,
     entries: Vec<MapEntry>,
+    ignored: Vec<Value>,
 }
 
 impl MappingLines {
@@ -99,10 +113,14 @@ impl MappingLines {
             let end = line.iter().position(|b| is_space(*b)).unwrap_or(line.len());
             let (key, value) = (&line[..end], trim(&line[end..]));
             match key {
-                b"map" => section.entries.extend(MapEntry::parse(value)),
+                b"map" => match MapEntry::parse(value) {
+                    Some(entry) => section.entries.push(entry),
+                    None => section.ignored.push(Value::from(line)),
+                },
                 b"mdev" => section.mdev = section.mdev.or(flag(value)),
                 b"live-migration-capable" => section.live = section.live.or(flag(value)),
-                _ => {}
+                b"description" => {}
+                _ => section.ignored.push(Value::from(line)),
             }
         }
         section

@@ -26,6 +26,8 @@ pub struct IgnoredLine {
     pub line: usize,
     /// Its key, if one was recognised.
     pub key: Option<String>,
+    /// What stands behind the key.
+    pub value: Value,
     /// Why.
     pub reason: Invalid,
 }
@@ -80,6 +82,13 @@ impl VmConfig {
     /// The hostpci entries the VM has now, in the order of their index.
     pub fn hostpci(&self) -> impl Iterator<Item = &HostPci> {
         self.current.hostpci()
+    }
+
+    /// The hostpci lines that are ignored and for which no other line of that key stands: the last one of each. A later
+    /// version of Proxmox may know what this grammar does not.
+    pub fn ignored_hostpci_lines(&self) -> impl Iterator<Item = &IgnoredLine> {
+        let last = |key: &String| self.ignored_lines.iter().rfind(|line| line.key.as_ref() == Some(key));
+        self.ignored_hostpci.keys().filter_map(last)
     }
 
     /// Whether the VM is a template. It is then only started for a backup, without hostpci.
@@ -191,17 +200,17 @@ impl Parser<'_> {
         if let Some(value) = keyed(line, "delete") {
             match self.place {
                 Place::Pending => self.set("delete", Value::from(value)),
-                _ => self.ignore(number, Some("delete"), Invalid::DeleteOutsidePending),
+                _ => self.ignore(number, Some("delete"), value, Invalid::DeleteOutsidePending),
             }
             return;
         }
         let Some((key, value)) = setting(line) else {
-            return self.ignore(number, None, Invalid::UnparsableLine);
+            return self.ignore(number, None, line, Invalid::UnparsableLine);
         };
         match schema::check(key, value, self.rules) {
             Ok(kept) => self.set(key, Value::from(kept)),
             Err(reason) => {
-                self.ignore(number, Some(key), reason);
+                self.ignore(number, Some(key), value, reason);
                 self.ignore_hostpci(key, reason);
             }
         }
@@ -247,10 +256,16 @@ impl Parser<'_> {
         self.section().values.insert(key.to_owned(), value);
     }
 
-    fn ignore(&mut self, line: usize, key: Option<&str>, reason: Invalid) {
+    fn ignore(&mut self, line: usize, key: Option<&str>, value: &[u8], reason: Invalid) {
         if self.place == Place::Current {
             let key = key.map(str::to_owned);
-            self.config.ignored_lines.push(IgnoredLine { line, key, reason });
+            let value = Value::from(value);
+            self.config.ignored_lines.push(IgnoredLine {
+                line,
+                key,
+                value,
+                reason,
+            });
         }
     }
 
@@ -362,6 +377,7 @@ mod tests {
             [IgnoredLine {
                 line: 4,
                 key: Some("hostpci0".into()),
+                value: "04:ZZ".into(),
                 reason
             }]
         );
@@ -462,6 +478,7 @@ mod tests {
             [IgnoredLine {
                 line: 1,
                 key: Some("delete".into()),
+                value: "hostpci0".into(),
                 reason
             }]
         );

@@ -252,7 +252,8 @@ impl Session {
     /// A refusal, where a file of Proxmox cannot be read.
     pub fn devices_of(&self, vmid: VmId, read: &files::Config, snapshot: &Snapshot) -> Result<Given, Error> {
         let cluster = files::cluster(&self.root).map_err(Refusal::from)?;
-        Ok(selection::of_vm(vmid, read, snapshot, &cluster))
+        let given = selection::of_vm(vmid, read, snapshot, &cluster);
+        Ok(given.judged(self.settings.unknown_keys))
     }
 }
 

@@ -58,6 +58,13 @@ pub static KEYS: &[Key] = &[
                 that stays.",
     },
     Key {
+        name: "unknown-keys",
+        field: |s| &mut s.unknown_keys,
+        about: "What to do where a hostpci line of a VM, or a resource mapping that it uses, is not understood and may mean \
+                a GPU. A Proxmox that is newer than this program may understand it, and takes the GPU off its driver by \
+                itself then.",
+    },
+    Key {
         name: "reset",
         field: |s| &mut s.reset,
         about: "How a GPU may be reset while it is away. Change it for a card that does not survive the reset that the \

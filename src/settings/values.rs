@@ -45,6 +45,16 @@ pub enum Doubt {
     GoOn,
 }
 
+/// What to do where a VM's config or a mapping has a line that is not understood and may mean a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownKeys {
+    /// Refuse.
+    Refuse,
+    /// Go on as if the line were not there.
+    Ignore,
+}
+
 impl Choice for OnBackup {
     const WORDS: &'static [(Self, &'static str, &'static str)] = &[
         (
@@ -93,6 +103,17 @@ impl Choice for Doubt {
             Doubt::GoOn,
             "go-on",
             "go on, at the risk of an unbind that waits for that process. Refused nevertheless from driver 595 on.",
+        ),
+    ];
+}
+
+impl Choice for UnknownKeys {
+    const WORDS: &'static [(Self, &'static str, &'static str)] = &[
+        (UnknownKeys::Refuse, "refuse", "refuse, and name the line."),
+        (
+            UnknownKeys::Ignore,
+            "ignore",
+            "go on as if the line were not there, as a Proxmox that does not know it either will.",
         ),
     ];
 }
@@ -185,6 +206,8 @@ pub struct Settings {
     pub way: WayOut,
     /// What to do where it cannot be known whether a process uses the GPU.
     pub doubt: Doubt,
+    /// What to do with a line of Proxmox\'s that is not understood and may mean a GPU.
+    pub unknown_keys: UnknownKeys,
     /// How a GPU may be reset while it is away.
     pub reset: Reset,
     /// What is known of some models: our table, and what the settings add.
@@ -200,6 +223,7 @@ impl Default for Settings {
             on_backup: OnBackup::IfFree,
             way: WayOut::Auto,
             doubt: Doubt::Refuse,
+            unknown_keys: UnknownKeys::Refuse,
             reset: Reset::Auto,
             facts: known_gpus::known(),
             origins: BTreeMap::new(),

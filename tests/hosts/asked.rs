@@ -160,7 +160,8 @@ impl Host {
         let gpu = match (request.vm, &request.gpu) {
             (Some(vmid), _) => {
                 let config = files::read_vm_config(&self.root, vmid, "")?;
-                return Ok(selection::of_vm(vmid, &config, snapshot, &files::cluster(&self.root)?));
+                let given = selection::of_vm(vmid, &config, snapshot, &files::cluster(&self.root)?);
+                return Ok(given.judged(Settings::default().unknown_keys));
             }
             (None, Some(name)) => selection::named(name, snapshot)?,
             (None, None) => selection::only(snapshot)?,
