@@ -9,10 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
 
-/// What tells this boot from every other one.
-pub fn boot_id() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+/// What tells this boot from every other one (proc_sys_kernel(5), random/boot_id).
+///
+/// # Errors
+/// Those of reading it, and UnexpectedEof where it is empty: two boots that cannot be told apart are not one.
+pub fn boot_id() -> io::Result<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    match id.trim() {
+        "" => Err(io::ErrorKind::UnexpectedEof.into()),
+        id => Ok(id.to_owned()),
+    }
 }
 
 /// What /proc/PID/stat says of a process, or /proc/PID/task/TID/stat of a thread (proc(5)). Fields are counted from behind

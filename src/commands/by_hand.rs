@@ -2,7 +2,6 @@
 
 use tracing::info;
 
-use crate::base::process::boot_id;
 use crate::base::systemd;
 use crate::base::text::join;
 use crate::commands::cli::{Cli, Target};
@@ -15,6 +14,7 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::output::plan;
 use crate::output::print::print;
 use crate::plan::inferred;
+use crate::run::session::this_boot;
 use crate::run::session::{Session, must_be_root};
 
 pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
@@ -56,7 +56,7 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
                 "no record says where {} came from: its drivers are inferred from what it is",
                 join(&gpus)
             );
-            let mut empty = Record::new(Owner::ByHand(gpus[0]), boot_id(), host.budgets.clone());
+            let mut empty = Record::new(Owner::ByHand(gpus[0]), this_boot()?, host.budgets.clone());
             empty.rest(State::Away); // nobody's run that was broken off
             inferred::inferred(&snapshot, &gpus, empty)
         }

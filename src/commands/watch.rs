@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tracing::{info, warn};
 
-use crate::base::process::{self, Process, alive_in_group, boot_id};
+use crate::base::process::{self, Process, alive_in_group};
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::{join, millis};
@@ -34,7 +34,7 @@ use crate::host::vms;
 use crate::model::error::Error;
 use crate::model::record::{Owner, Record, State};
 use crate::proxmox::files;
-use crate::run::session::must_be_root;
+use crate::run::session::{must_be_root, this_boot};
 use crate::state::store::{DIR, Store, UnreadableRecord};
 
 /// How often the way home is tried before a person has to look.
@@ -239,7 +239,7 @@ impl Watcher {
 
     fn see(&self) -> Result<Sight, Error> {
         let (records, _) = self.load()?;
-        let boot = boot_id();
+        let boot = this_boot()?;
         let ours = |r: &Record| r.owner == Owner::Vm(self.vmid) && r.boot_id == boot;
         let record = records.into_iter().find(ours);
         let groups = record.iter().flat_map(Record::groups);

@@ -6,11 +6,14 @@
 
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::execute::executor::Executor;
 use crate::execute::kernel::ActError;
 use crate::execute::lines::{Count, say};
 use crate::execute::schedule::one_proof;
 use crate::model::act::Act;
+use crate::model::error::chain;
 use crate::model::plan::{Step, deadline};
 
 impl Executor<'_> {
@@ -79,7 +82,13 @@ impl Executor<'_> {
         prefixes: &[String],
     ) -> Vec<Result<(), ActError>> {
         if let Err(error) = self.write_down(acts) {
-            return vec![Err(ActError::NotBegun(format!("{error:#}"))); acts.len()];
+            let why = chain(error);
+            if !self.gives_back {
+                return vec![Err(ActError::NotBegun(why)); acts.len()];
+            }
+            if !std::mem::replace(&mut self.unwritten_said, true) {
+                warn!("{why}: what was taken is given back without it");
+            }
         }
         let results = self.kernel.act_all(acts);
         let mut plain = Vec::new();

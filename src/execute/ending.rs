@@ -4,7 +4,7 @@ use tracing::warn;
 
 use crate::base::text::join;
 use crate::execute::executor::Executor;
-use crate::model::error::Error;
+use crate::model::error::{Error, chain};
 use crate::model::record::State;
 
 impl Executor<'_> {
@@ -13,7 +13,7 @@ impl Executor<'_> {
     pub(super) fn stranded(&mut self, what: String, left: String, fell_off: bool) -> Error {
         self.rest(State::Stranded);
         if let Err(error) = self.save() {
-            warn!("{error:#}");
+            warn!("{}", chain(error));
         }
         Error::NotRestored {
             what,

@@ -21,7 +21,7 @@ use crate::execute::kernel::{ActError, Kernel};
 use crate::execute::lines::Count;
 use crate::execute::schedule::rounds;
 use crate::model::act::Act;
-use crate::model::error::Error;
+use crate::model::error::{Error, chain};
 use crate::model::plan::{Direction, Plan, Step};
 use crate::model::record::{Record, State};
 use crate::state::store::Ledger;
@@ -38,6 +38,10 @@ pub struct Executor<'a> {
     pub(super) end: Duration,
     /// When it was last seen that nobody uses a function.
     pub(super) looked: BTreeMap<PciAddr, Duration>,
+    /// It gives back what was taken: the record serves that and never forbids it.
+    pub(super) gives_back: bool,
+    /// That the record cannot be written is said already.
+    pub(super) unwritten_said: bool,
 }
 
 impl std::fmt::Debug for Executor<'_> {
@@ -68,6 +72,8 @@ impl<'a> Executor<'a> {
             rest,
             end,
             looked: BTreeMap::new(),
+            gives_back: false,
+            unwritten_said: false,
         }
     }
 
@@ -106,13 +112,14 @@ impl<'a> Executor<'a> {
         };
         self.record.awake.clone_from(&plan.awake);
         // A card that is away without a record would not come home by itself.
-        let why = ActError::Failed(format!("{error:#}"));
-        let what = "writing the record of the finished handoff";
+        let why = ActError::Failed(chain(error));
+        let what = "the end of the handoff";
         Err(self.undo(&done, what, &why))
     }
 
     fn way_home(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Returning;
+        self.gives_back = true;
         let mut trouble = Trouble::of(plan);
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {

@@ -54,6 +54,7 @@ impl Executor<'_> {
             ActError::NotBegun(why) => format!("{why}, before '{failed}'"),
             why => format!("{failed}: {why}"),
         };
+        self.gives_back = true;
         let until = self.undone_until(done.len().saturating_sub(1));
         let mut undoing = Undoing {
             until,

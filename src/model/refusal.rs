@@ -103,6 +103,8 @@ pub enum Reason {
         /// Why.
         why: String,
     },
+    /// There is no room for the record of a handoff; why.
+    NoRoom(String),
     /// Proxmox will not start the VM; its reason.
     ProxmoxRefuses(String),
     /// No IOMMU.
@@ -234,6 +236,10 @@ impl Reason {
                 "correct the line; or, where this Proxmox ignores it as well, set 'unknown-keys' to \"ignore\" in \
                  /etc/gpu-handoff/config.toml"
                     .into(),
+            ),
+            Reason::NoRoom(why) => (
+                format!("the record of what leaves cannot be kept in /run/gpu-handoff: {why}"),
+                "see 'df /run' for how full it is, and 'du -x /run' for what fills it".into(),
             ),
             Reason::ProxmoxRefuses(why) => (
                 format!("Proxmox will not start this VM: {why}"),

@@ -9,7 +9,6 @@ use tracing::{info, warn};
 
 use crate::base::message_ids::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::base::pci::PciAddr;
-use crate::base::process::boot_id;
 use crate::base::systemd;
 use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
@@ -19,11 +18,11 @@ use crate::host::snapshot::Snapshot;
 use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan};
 use crate::model::record::{Owner, Record, State};
-use crate::model::refusal::Refusal;
+use crate::model::refusal::{Reason, Refusal};
 use crate::plan::home;
 use crate::plan::out::{self, Wanted};
 use crate::plan::selection::Given;
-use crate::run::session::Session;
+use crate::run::session::{Session, this_boot};
 use crate::settings::values::Reset;
 use crate::state::history;
 use crate::state::store::Guard;
@@ -72,6 +71,9 @@ impl Session {
         given: &Given,
         end: Duration,
     ) -> Result<(), Error> {
+        guard
+            .reserve()
+            .map_err(|e| Refusal::from(Reason::NoRoom(e.to_string())))?;
         let before = records.iter().find(|r| r.owner == owner);
         let begun = self.kernel.now();
         let (plan, seen) = self.plan_out(snapshot, records, owner, given, end)?;
@@ -113,9 +115,10 @@ impl Session {
     /// Carries out a plan of a way out. `before` is the owner's record of an earlier handoff.
     fn leave(&mut self, guard: &Guard, plan: &Plan, before: Option<&Record>, end: Duration) -> Result<(), Error> {
         let owner = plan.owner;
-        let mut record = before
-            .cloned()
-            .unwrap_or_else(|| Record::new(owner, boot_id(), self.budgets.clone()));
+        let mut record = match before {
+            Some(before) => before.clone(),
+            None => Record::new(owner, this_boot()?, self.budgets.clone()),
+        };
         record.generation += u64::from(before.is_some());
         // What an earlier handoff of this owner took and this one does not want is still away: it comes home with the
         // rest.
@@ -274,7 +277,7 @@ impl Session {
     fn remember(&mut self, plan: &Plan, began: SystemTime, took: Duration, result: &Result<(), Error>) {
         let entry = history::Handoff {
             time: began.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            boot_id: boot_id(),
+            boot_id: this_boot().unwrap_or_default(),
             owner: plan.owner.to_string(),
             direction: plan.direction,
             cards: plan.cards.clone(),

@@ -104,7 +104,7 @@ impl Session {
             .store
             .load()
             .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
-        let boot = boot_id();
+        let boot = this_boot()?;
         records.retain(|r| r.boot_id == boot);
         for record in &mut records {
             let ours = self.kernel.workers();
@@ -171,7 +171,7 @@ impl Session {
 
     /// A reboot gives every device back to its own driver: what was written before one is not true any more.
     fn forget_other_boots(&self, guard: &Guard) -> Result<(), Error> {
-        let now = boot_id();
+        let now = this_boot()?;
         let records = self.store.load().map_err(|e| Error::io("reading the records", e))?.0;
         for record in records.iter().filter(|r| r.boot_id != now) {
             info!("{}: the record of an earlier boot is forgotten", record.owner);
@@ -255,6 +255,19 @@ impl Session {
         let given = selection::of_vm(vmid, read, snapshot, &cluster);
         Ok(given.judged(self.settings.unknown_keys))
     }
+}
+
+/// What tells this boot from every other one. Where it is not known nothing is done: what is on record may be true or not.
+///
+/// # Errors
+/// Where the kernel does not say.
+pub fn this_boot() -> Result<String, Error> {
+    boot_id().map_err(|e| {
+        Error::io(
+            "reading /proc/sys/kernel/random/boot_id, which tells this boot from others",
+            e,
+        )
+    })
 }
 
 /// Moving a device between drivers is root's business.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::base::files::replace;
+use crate::base::files::{replace, write};
 use crate::base::wait::poll_readable;
 use crate::model::record::{Owner, Record, VERSION};
 
@@ -185,6 +185,9 @@ fn read_record(path: &Path) -> Result<Record, String> {
     serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
+/// Room that is kept for records, bytes: a record of sixteen cards has some 30 kB, and for a moment there are two of it.
+const RESERVE: usize = 128 << 10;
+
 /// Where an executor keeps its record.
 pub trait Ledger {
     /// Writes a record in the place of the owner's earlier one; readers see the old one or the new one.
@@ -200,11 +203,39 @@ pub trait Ledger {
     fn remove(&self, owner: Owner) -> io::Result<()>;
 }
 
+impl Guard {
+    /// Keeps room for the records of a handoff, whatever else fills the file system meanwhile.
+    ///
+    /// # Errors
+    /// Where there is not as much room, or nothing can be written.
+    pub fn reserve(&self) -> io::Result<()> {
+        let path = self.reserve_path();
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() == RESERVE as u64) {
+            return Ok(());
+        }
+        write(&path, &vec![0; RESERVE]).inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+        })
+    }
+
+    fn reserve_path(&self) -> PathBuf {
+        self.store.dir.join("reserve")
+    }
+}
+
 impl Ledger for Guard {
     fn save(&self, record: &Record) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(record)?;
         text.push(b'\n');
-        replace(&self.store.file(record.owner), &text)
+        let file = self.store.file(record.owner);
+        match replace(&file, &text) {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                // What was kept for this moment is given up.
+                fs::remove_file(self.reserve_path()).map_err(|_| e)?;
+                replace(&file, &text)
+            }
+            result => result,
+        }
     }
 
     fn remove(&self, owner: Owner) -> io::Result<()> {
@@ -323,5 +354,20 @@ mod tests {
     fn no_directory_is_no_record() {
         let (_dir, store) = store();
         assert_eq!(store.load().unwrap(), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn room_is_kept_for_records_and_given_up_when_it_is_needed() {
+        let (_dir, store) = store();
+        let guard = store.lock("test", Duration::from_secs(5)).unwrap();
+        guard.reserve().unwrap();
+        guard.reserve().unwrap();
+        let reserve = store.dir.join("reserve");
+        assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE as u64);
+        assert_eq!(store.load().unwrap().0, []);
+        // Half of one, of a run that was killed, is made whole.
+        fs::write(&reserve, "0").unwrap();
+        guard.reserve().unwrap();
+        assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE as u64);
     }
 }

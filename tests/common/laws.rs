@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::{Act, Attribute};
 use gpu_handoff::model::plan::{Direction, Plan};
@@ -167,6 +168,18 @@ impl Model {
                 broken.push(format!("law 3: {act}: {why}"));
             }
         };
+        // Where nothing can be written any more, nothing more is taken; what was taken is given back all the same.
+        if ledger.is_behind() {
+            let takes = match act {
+                Act::Unbind { driver, .. } => driver != VFIO_PCI,
+                Act::Probe { driver, .. } => driver.as_deref() == Some(VFIO_PCI),
+                _ => false,
+            };
+            if takes && direction == Direction::Out {
+                broken.push(format!("law 3: {act}: begun without a record"));
+            }
+            return;
+        }
         if ledger.with(owner, on_file).is_none() {
             broken.push(format!("law 3: {act}: nothing is on file"));
         }

@@ -17,6 +17,10 @@ struct Inner {
     records: Vec<Record>,
     saves: usize,
     fails_at: Option<usize>,
+    /// It does not end.
+    lasts: bool,
+    /// It has failed the last time.
+    behind: bool,
 }
 
 impl MemLedger {
@@ -59,10 +63,22 @@ impl MemLedger {
         inner.fails_at = Some(inner.saves + n);
     }
 
+    /// From the Nth time on, counted from 0, no record can be written: the file system is full.
+    pub fn fails_from(&self, n: usize) {
+        self.fails_at(n);
+        self.inner().lasts = true;
+    }
+
+    /// Whether the last record could not be written: what is on file is older.
+    pub fn is_behind(&self) -> bool {
+        self.inner().behind
+    }
+
     /// Forgets what a script had in mind.
     pub fn well(&self) {
         let mut inner = self.inner();
         inner.fails_at = None;
+        inner.lasts = false;
     }
 }
 
@@ -70,7 +86,11 @@ impl Ledger for MemLedger {
     fn save(&self, record: &Record) -> io::Result<()> {
         let mut inner = self.inner();
         inner.saves += 1;
-        if inner.fails_at.is_some_and(|n| inner.saves == n + 1) {
+        let lasts = inner.lasts;
+        inner.behind = inner
+            .fails_at
+            .is_some_and(|n| inner.saves == n + 1 || (lasts && inner.saves > n));
+        if inner.behind {
             return Err(io::ErrorKind::StorageFull.into());
         }
         match inner.records.iter_mut().find(|r| r.owner == record.owner) {

@@ -120,8 +120,12 @@ impl Life<'_> {
 
     fn out(&mut self) -> Result<(), String> {
         self.model.faults.0.extend(self.world.out);
-        if let (Some(n), Some(ledger)) = (self.world.unwritten, &self.model.ledger) {
-            ledger.fails_at(n);
+        if let (Some((n, lasts)), Some(ledger)) = (self.world.unwritten, &self.model.ledger) {
+            if lasts {
+                ledger.fails_from(n);
+            } else {
+                ledger.fails_at(n);
+            }
         }
         let end = self.session.out(&mut self.model);
         self.tally.count(&end);
@@ -177,6 +181,9 @@ impl Life<'_> {
         if let Some((at, fault)) = self.world.home {
             let at = self.model.acts.len() + at;
             self.model.faults.0.push((at, fault));
+        }
+        if let (Some((n, true)), Some(ledger)) = (self.world.unwritten, &self.model.ledger) {
+            ledger.fails_from(n % 4);
         }
         let end = self.session.home(&mut self.model);
         self.tally.count(&end);

@@ -104,8 +104,8 @@ pub struct World {
     pub probe_fault: Option<(&'static str, ProbeFault)>,
     /// udev loads a module before this act.
     pub udev: Option<(usize, &'static str)>,
-    /// Writing the record fails the Nth time.
-    pub unwritten: Option<usize>,
+    /// Writing the record fails the Nth time; or from then on, on the way home as well.
+    pub unwritten: Option<(usize, bool)>,
     /// The Nth act of the way out, and of the way home, goes wrong.
     pub out: Option<(usize, Fault)>,
     pub home: Option<(usize, Fault)>,
@@ -231,7 +231,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
                 select(vec!["nvidia", "nvidia_drm", "nvidia_uvm", "nouveau"]),
             ),
         ),
-        prop::option::weighted(0.05, 0_usize..40),
+        prop::option::weighted(0.05, (0_usize..40, any::<bool>())),
         mishap(),
         mishap(),
         any::<bool>(),

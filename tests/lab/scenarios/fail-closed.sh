@@ -14,6 +14,6 @@ done
 for mdev in 0 nvidia-0; do
 	say "mdev=$mdev: the whole card"; cp /root/conf $conf; sed -i "s/^hostpci0: .*/hostpci0: 0000:01:00.0,mdev=$mdev/" $conf
 	within 60 0 gpu-handoff plan --vm 111
-	case $mdev in 0) said "unbind from\|unload the module" ;; *) said "is a mediated device" ;; esac
+	case $mdev in 0) said "unload the module" ;; *) said "is a mediated device" ;; esac
 done
 cp /root/conf $conf; within 60 0 $hook 111 pre-start; away "as before"; within 60 0 $hook 111 post-stop; at_home "in the end"
