@@ -37,7 +37,7 @@ pub enum ActError {
     /// could be ended, so that nothing goes on.
     #[error("no answer within {} ms", .within.as_millis())]
     Overdue {
-        /// The deadline.
+        /// How long was waited for it.
         within: Duration,
         /// The process group that is still in the kernel.
         stuck: Option<u32>,
@@ -46,24 +46,24 @@ pub enum ActError {
     /// which ends after it.
     #[error("a signal asked us to end before it answered; process group {group} finishes it")]
     Interrupted {
-        /// The process group.
+        /// What the next run has to wait for.
         group: u32,
     },
 }
 
-/// How an act went.
+/// How an act went, with what is said and kept of it.
 #[derive(Clone, Debug)]
 pub struct Acted {
     /// Whether it led to what it should have.
     pub result: Result<(), ActError>,
-    /// How long it took.
+    /// As seen by the run, to which the worker's part counts too.
     pub took: Duration,
     /// Of a look for holders, when its scan was over; of a call that a holder would hold up, when it was about to be made.
     /// On one clock for all acts; only differences mean anything. None where there was no such moment.
     pub moment: Option<Duration>,
 }
 
-/// The host, as far as a run may touch it.
+/// The host, as far as a run may touch it: to look, to act and to wait, never longer than asked for.
 pub trait Kernel {
     /// Time since some fixed moment; only differences mean anything.
     fn now(&self) -> Duration;
@@ -101,7 +101,7 @@ pub trait Kernel {
     /// Carries out an act and reads its post-condition back.
     ///
     /// # Errors
-    /// [`ActError`], one of three ways in which an act can go wrong.
+    /// [`ActError`]: it was refused, led to something else, or has not answered in time.
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError>;
 
     /// Carries out acts that do not depend on each other, at once where it can. Returns for each, in their order, how it

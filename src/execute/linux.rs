@@ -1,7 +1,7 @@
-//! The running kernel: every call that it can hold up is made by a worker ([`crate::execute::worker`]), several for different cards at
-//! once, and is waited for no longer than its deadline, and no longer than a signal allows.
+//! The running kernel: every call that it can hold up is made by a worker ([`crate::execute::worker`]), several for
+//! different cards at once, and is waited for no longer than its deadline, and no longer than a signal allows.
 //!
-//! Not here: what to do and in which order ([`crate::model::plan`]), and what a failure means ([`crate::execute::executor`]).
+//! Not here: what to do and in which order ([`crate::plan`]), and what a failure means ([`crate::execute::executor`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,7 +31,7 @@ const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
 /// How long the history's disk is waited for.
 const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 
-/// The running kernel, reached through workers.
+/// The running kernel, reached through workers, and what is kept from one call to the next.
 #[derive(Debug)]
 pub struct Linux {
     started: Instant,

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked again where there is no event to wait for.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Answers requests from stdin until it ends.
+/// What a worker is from its start to its end: it answers requests from stdin, one after the other.
 ///
 /// # Errors
 /// Where its pipes cannot be read or written, which ends it.

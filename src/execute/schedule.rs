@@ -1,4 +1,6 @@
 //! Which acts of a plan are done at once. Pure.
+//!
+//! Not here: which order they have within a card ([`crate::plan`]), and doing them ([`crate::execute::acting`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,7 +48,7 @@ pub fn rounds(steps: &[Step]) -> Vec<Vec<usize>> {
     rounds
 }
 
-/// The proofs of a round as one.
+/// The proofs of a round as one, because one scan sees the users of all functions. None: it is a round of other acts.
 pub(crate) fn one_proof(acts: &[(Act, Duration)]) -> Option<(Act, Duration)> {
     let addrs = |act: &Act| match act {
         Act::ProveFree { addrs, .. } => Some(addrs.clone()),

@@ -1,11 +1,14 @@
 //! Reading back what an act should have led to.
+//!
+//! Part of the worker's side: a read may hang in the kernel as an act may. Not here: whether a GPU works, which no
+//! attribute tells ([`crate::execute::health`]).
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::execute::kernel::ActError;
 use crate::model::act::{Attribute, Expect};
 
-/// Reads a post-condition back.
+/// Whether what an act should have led to is so. An error says what is so instead.
 pub(crate) fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
     let driver = |addr: &PciAddr| root.link_name(format!("/sys/bus/pci/devices/{addr}/driver"));
     let bound = |driver: &Option<String>| match driver {

@@ -43,17 +43,17 @@ const AFTER_KILL: Duration = Duration::from_millis(1000);
 /// How often it is looked whether a killed process group has gone.
 const GROUP_POLL: Duration = Duration::from_millis(10);
 
-/// What a worker is asked.
+/// What a worker is asked, as it goes through the pipe.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Question {
+pub(crate) enum Question {
     /// Read the host; leave the attributes of these functions alone.
     Look {
-        /// The functions.
+        /// Calls that touch these hang in the kernel.
         stuck: Vec<PciAddr>,
     },
     /// Ask modprobe whether modules can be loaded.
     Loadable {
-        /// Their names.
+        /// As modprobe takes them.
         names: Vec<String>,
     },
     /// Carry out an act.
@@ -62,10 +62,10 @@ pub enum Question {
     Remember(Handoff),
 }
 
-/// What it answers.
+/// What a worker answers, as it comes through the pipe.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Answer {
-    /// The host.
+pub(crate) enum Answer {
+    /// The host, as far as it could be read.
     Snapshot(Box<Snapshot>),
     /// What modprobe says.
     Loadable(Vec<Loadable>),
@@ -84,7 +84,7 @@ pub enum Answer {
 
 /// The parent's end of a worker.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     child: Child,
     requests: ChildStdin,
     replies: ChildStdout,
@@ -92,7 +92,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts one.
+    /// Starts a worker that waits for requests: our own binary, asked for by [`WORKER_ARG`].
     ///
     /// # Errors
     /// Those of starting a process.
@@ -119,7 +119,7 @@ impl Worker {
         })
     }
 
-    /// Gives it a request.
+    /// Gives it a request. One at a time: the next only when the reply to the last has come.
     ///
     /// # Errors
     /// Where it has ended.
@@ -129,7 +129,7 @@ impl Worker {
         self.requests.write_all(&line)
     }
 
-    /// Its process group.
+    /// Its process group: what it starts is in it too, and a call that is stuck is known by it.
     pub fn group(&self) -> u32 {
         self.child.id()
     }

@@ -1,7 +1,7 @@
 //! The vocabulary of a plan: acts on the host, what must be true after each, and how it is undone.
 //!
 //! Pure data with a text form; the same text is what `plan` prints, what the log says, and what the record
-//! keeps. How an act is carried out is written in [`crate::execute::worker`].
+//! keeps. How an act is carried out is written in [`crate::execute::perform`].
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    /// Its name in sysfs.
+    /// The file below the function's directory in sysfs; in a message it names the attribute.
     pub fn name(self) -> &'static str {
         match self {
             Attribute::ResetMethod => "reset_method",
@@ -38,53 +38,53 @@ impl Attribute {
 pub enum Act {
     /// `modprobe NAME`: dependency order, softdeps, options and blacklists are modprobe's business.
     LoadModule {
-        /// Module name.
+        /// Its name, with dashes or underscores: modprobe takes either.
         name: String,
     },
     /// delete_module with O_NONBLOCK: the kernel refuses at once if anybody uses it.
     UnloadModule {
-        /// Module name with underscores.
+        /// As /sys/module has it, with underscores: delete_module knows no other.
         name: String,
     },
     /// Write `driver_override`. None clears it with a newline (a zero-length write clears nothing).
     SetOverride {
-        /// The function.
+        /// Whose override it is.
         addr: PciAddr,
         /// The only driver that may bind from now on.
         driver: Option<String>,
     },
-    /// Write another attribute.
+    /// Write another attribute of a function.
     SetAttribute {
-        /// The function.
+        /// One that moves, or, for its power, a bridge above one.
         addr: PciAddr,
-        /// Which.
+        /// Which of those that are changed.
         attribute: Attribute,
         /// What is written, and read back.
         value: String,
     },
-    /// Stop a unit of the system's systemd.
+    /// Stop a unit of the system's systemd: NVIDIA's persistence daemon, which keeps GPUs in use.
     StopUnit {
-        /// Its name.
+        /// As systemctl takes it, such as nvidia-persistenced.service.
         name: String,
     },
-    /// Start a unit of the system's systemd.
+    /// Start it again: it learns only then which GPUs there are.
     StartUnit {
-        /// Its name.
+        /// As systemctl takes it, such as nvidia-persistenced.service.
         name: String,
     },
     /// Write 1 to the function's `reset`: the kernel takes the first of its `reset_method`s.
     Reset {
-        /// The function.
+        /// It has to be on no driver: else the reset would go through that driver's users.
         addr: PciAddr,
     },
     /// Write 1 to the function's `remove`: it leaves the bus, with its override.
     Remove {
-        /// The function.
+        /// Proven free before: a removal waits for users as an unbind does.
         addr: PciAddr,
     },
     /// Write 1 to the `rescan` of what is above it: a removed function comes back, and its driver binds.
     Rescan {
-        /// The bridge above; None: all buses.
+        /// What is above it, where only that is searched; None: all buses are.
         bridge: Option<PciAddr>,
         /// The function that must be there afterwards.
         addr: PciAddr,
@@ -93,7 +93,7 @@ pub enum Act {
     SetConsole {
         /// Its name in /sys/class/vtconsole.
         name: String,
-        /// Whether it draws the consoles.
+        /// What is wanted: that it draws the consoles, or lets go of its framebuffer.
         bound: bool,
     },
     /// Bind or unbind a platform device: the firmware's framebuffer.
@@ -102,19 +102,19 @@ pub enum Act {
         device: String,
         /// Its driver, such as efi-framebuffer.
         driver: String,
-        /// Whether the driver has it.
+        /// What is wanted: that the driver has it, or has let it go.
         bound: bool,
     },
     /// Look whether a GPU that is on NVIDIA's driver works: /proc entry, node, NVIDIA's own tool, the kernel's log.
     Verify {
-        /// The GPU.
+        /// Its display function.
         addr: PciAddr,
-        /// Lanes of its PCI Express link before it left.
+        /// Lanes of its PCI Express link before it left: fewer afterwards are worth a note.
         width: Option<u32>,
     },
     /// Scan for holders of these functions once more, immediately before a call that cannot be taken back.
     ProveFree {
-        /// The functions.
+        /// Of one card, or of all that are acted on at once: one scan serves them.
         addrs: Vec<PciAddr>,
         /// Processes of which it is not known whether they use them, and that the settings accept.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -122,14 +122,14 @@ pub enum Act {
     },
     /// Write the address to the driver's `unbind`.
     Unbind {
-        /// The function.
+        /// Proven free before: the call waits for users, with some drivers without end.
         addr: PciAddr,
-        /// The driver it is taken from.
+        /// Whose `unbind` it is. On another driver by then, the function stays there.
         driver: String,
     },
     /// Write the address to `drivers_probe`. The kernel calls that a success even if no driver took it.
     Probe {
-        /// The function.
+        /// Its override, where it has one, says which driver may take it.
         addr: PciAddr,
         /// The driver that must have it afterwards; None: any but vfio-pci.
         driver: Option<String>,

@@ -34,7 +34,7 @@ impl From<Exit> for ExitCode {
 /// repeat its source, because the chain is printed on one line at the end of the run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The command line is wrong.
+    /// The command line is not one of ours; the text says why.
     #[error("{0}")]
     Usage(String),
     /// The plan refused; nothing was touched. The refusal lists every reason found.
@@ -49,7 +49,7 @@ pub enum Error {
     /// The same, and what the plan was made for has changed, but there is no second one.
     #[error("{what}; the host is as it was before. A second plan: {why}")]
     NoSecondPlan {
-        /// What failed, on which device, why.
+        /// What failed of the first plan, on which device, why.
         what: String,
         /// A refusal, or why there is no answer.
         why: Box<Error>,
@@ -57,11 +57,11 @@ pub enum Error {
     /// An act failed and not everything could be undone, or a call is stuck in the kernel.
     #[error("{what}; not restored: {left}. Hint: {hint}")]
     NotRestored {
-        /// What failed, on which device, why.
+        /// What failed at first, on which device, why.
         what: String,
-        /// What is not as it was.
+        /// The devices or acts that are not as they were.
         left: String,
-        /// What still helps.
+        /// What still helps, with the command for it.
         hint: String,
     },
     /// Waited as long as allowed; nothing was changed.
@@ -69,17 +69,17 @@ pub enum Error {
     Overdue {
         /// What did not happen.
         what: String,
-        /// How long was waited.
+        /// How long was waited; said in whole seconds.
         within: std::time::Duration,
-        /// What the user can do.
+        /// What the user can do about it.
         hint: String,
     },
     /// Not everything that was stranded could be brought home.
     #[error("{what}")]
     Recovery {
-        /// How the first of it ended.
+        /// Of the first of them: the run ends with it.
         exit: Exit,
-        /// Whose it is, and why.
+        /// Whose the first of them is, and why it could not.
         what: String,
     },
     /// A signal asked us to end while we waited.
@@ -90,7 +90,7 @@ pub enum Error {
     Io {
         /// What was tried, on which file.
         what: String,
-        /// The error of the system.
+        /// What the system said: the next link of the chain that is printed.
         source: std::io::Error,
     },
 }
@@ -103,7 +103,7 @@ impl From<Refusal> for Error {
 }
 
 impl Error {
-    /// Wraps an I/O error with what was tried.
+    /// An error of the system with what was tried, which the system does not say.
     pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
         Error::Io {
             what: what.into(),
@@ -111,7 +111,7 @@ impl Error {
         }
     }
 
-    /// The exit code this error ends the run with.
+    /// How a run ends that this error ends: what Proxmox and scripts see of it.
     pub fn exit(&self) -> Exit {
         match self {
             Error::Usage(_) => Exit::Usage,
@@ -124,7 +124,7 @@ impl Error {
     }
 }
 
-/// An error and its causes on one line.
-pub fn chain(error: crate::model::error::Error) -> String {
+/// The text that a run ends with: an error and its causes on one line, the outermost first.
+pub fn chain(error: Error) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }

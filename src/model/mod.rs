@@ -5,7 +5,7 @@
 
 pub mod act; // the vocabulary of a plan
 pub mod error; // exit codes and the error the administrator reads
-pub mod plan; // what a plan is
+pub mod plan; // acts in their order, with deadlines and inverses
 pub mod record; // what was taken from where
-pub mod refusal; // reasons to refuse
+pub mod refusal; // every reason to refuse, in words
 pub mod remedy; // what can be done about them

@@ -44,7 +44,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// Where a plan leads.
+/// Where a plan leads, and so what a failure means: a way out is undone, a way home goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
@@ -54,16 +54,16 @@ pub enum Direction {
     Home,
 }
 
-/// What will be done.
+/// What will be done, and all that the record and the reader are told of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Where it leads.
+    /// Also how the fields below are meant, where they say (out) and (home).
     pub direction: Direction,
-    /// Whose handoff it is.
+    /// Under whose name it is on record.
     pub owner: Owner,
-    /// The cards, by slot.
+    /// The cards, as people name them: by slot, without the function.
     pub cards: Vec<String>,
-    /// How the GPUs leave.
+    /// How the GPUs leave the driver that they are on.
     pub way: Way,
     /// What is taken (out) or given back (home).
     pub taken: Vec<Taken>,
@@ -79,13 +79,13 @@ pub struct Plan {
     pub awake: Vec<PciAddr>,
     /// Taken functions that are not there any more, or have fallen off the bus, in words (home).
     pub missing: Vec<(PciAddr, String)>,
-    /// The acts, in order.
+    /// The acts, in order; those of different cards may be done at once ([`Step::card`]).
     pub steps: Vec<Step>,
-    /// What else the reader should know.
+    /// What a person should know before it is done: who is affected, what stays as it is.
     pub notes: Vec<String>,
 }
 
-/// How long an act may take.
+/// How long an act may take. `gpus`: how many the driver lets go, where it is unloaded.
 pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
     match act {
         Act::LoadModule { .. } => budgets.load,
@@ -102,10 +102,10 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
     }
 }
 
-/// An act of a plan.
+/// An act with what belongs to it: how long it may take, what takes it back, what else is tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What is done.
+    /// What is done; only where it fails are the rungs tried.
     pub act: Act,
     /// How long it may take before it is left behind.
     pub deadline: Duration,

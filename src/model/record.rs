@@ -2,7 +2,7 @@
 //!
 //! It is written before each act and is all that the way home is decided from. The directory is on tmpfs (a
 //! reboot gives every device back to its own driver, and forgets the record with it), 0700, made by tmpfiles.d
-//! or by the first run. Holding the host-wide lock is the right to write: only its guard can (`state::store`).
+//! or by the first run. Holding the host-wide lock is the right to write: only [`crate::state::store::Guard`] can.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::model::act::{Act, Attribute};
 /// The form of the file. A record of another version is reported and left alone.
 pub(crate) const VERSION: u32 = 1;
 
-/// Whose handoff it is.
+/// Whose handoff it is: what a record is filed under, and who brings it home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Owner {
@@ -51,9 +51,9 @@ impl fmt::Display for Owner {
 pub enum State {
     /// On the way out; if nobody works on it, the run was interrupted.
     Leaving,
-    /// On vfio-pci.
+    /// On vfio-pci, where a guest may use it.
     Away,
-    /// On the way home.
+    /// On the way home; if nobody works on it, the run was interrupted.
     Returning,
     /// An act failed and could not be undone.
     Stranded,
@@ -62,15 +62,15 @@ pub enum State {
 /// A function that was taken, and what it goes back to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
-    /// The function.
+    /// Where it is on the bus, before and after.
     pub addr: PciAddr,
     /// The driver it had; None: it had none.
     pub driver: Option<String>,
-    /// The module of that driver.
+    /// The module of that driver: loaded at home before the driver is asked to bind.
     pub module: Option<String>,
-    /// The `driver_override` it had.
+    /// The `driver_override` it had on the host; None: it had none.
     pub driver_override: Option<String>,
-    /// Lanes of its PCI Express link, for a GPU.
+    /// Lanes of its PCI Express link before it left, for a GPU.
     #[serde(default)] // since a later version
     pub width: Option<u32>,
     /// Attributes that were changed, and what they were.
@@ -78,18 +78,18 @@ pub struct Taken {
     pub attributes: Vec<(Attribute, String)>,
 }
 
-/// One handoff.
+/// One handoff, from the first act of the way out to the last of the way home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The form of this file.
+    /// The form of this file: only one of the form that we write is read.
     pub version: u32,
-    /// Whose it is.
+    /// Also the name of the file.
     pub owner: Owner,
     /// Counts the handoffs of this owner since boot.
     pub generation: u64,
     /// /proc/sys/kernel/random/boot_id when it was written.
     pub boot_id: String,
-    /// How far it is.
+    /// How far it is, as of the last act that was written down.
     pub state: State,
     /// What was taken, in the order of its addresses.
     pub taken: Vec<Taken>,
@@ -113,7 +113,7 @@ pub struct Record {
     /// The acts that were about to be done when this was written, each for another card.
     #[serde(default)]
     pub under_way: Vec<Act>,
-    /// Calls that are stuck in the kernel.
+    /// Calls that are stuck in the kernel: nothing is done that would wait for them.
     #[serde(default)]
     pub wedges: Vec<Wedge>,
     /// The workers, by process group, that do the acts under way: each may outlive the run by that one act.
@@ -138,7 +138,7 @@ pub struct Wedge {
     pub group: u32,
     /// The functions whose attributes are not to be touched meanwhile.
     pub addrs: Vec<PciAddr>,
-    /// What was being done, in words.
+    /// The act that does not return, in words: who reads this has no plan.
     pub act: String,
     /// Where in the kernel it waits (/proc/PID/stack), one frame to a line; empty where that is not known.
     pub stack: String,
@@ -151,7 +151,7 @@ fn yes() -> bool {
 }
 
 impl Record {
-    /// A new record, nothing done yet.
+    /// Of a handoff of which nothing was done yet, the owner's first.
     pub fn new(owner: Owner, boot_id: String, budgets: Budgets) -> Self {
         Record {
             version: VERSION,
@@ -249,7 +249,7 @@ impl Record {
         self.workers.clear();
     }
 
-    /// Whether this function is in the record.
+    /// Whether a function was taken by this handoff.
     pub fn has(&self, addr: PciAddr) -> bool {
         self.taken.iter().any(|t| t.addr == addr)
     }

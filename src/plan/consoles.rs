@@ -1,4 +1,4 @@
-//! Consoles and framebuffers of a card that leaves.
+//! Consoles and framebuffers of a card that leaves: which go along, and what a person is told of it.
 
 use crate::base::text::join;
 use crate::host::displays::{Framebuffer, Platform};
@@ -18,6 +18,7 @@ pub(crate) struct Displays {
 }
 
 impl Displays {
+    /// What goes with the functions of the ground, and with these modules.
     pub(crate) fn of(ground: &Ground<'_>, modules: &[String]) -> Self {
         let snapshot = ground.snapshot;
         let goes = |fb: &&Framebuffer| {

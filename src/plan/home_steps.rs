@@ -34,6 +34,7 @@ pub(crate) struct Acts {
 }
 
 impl WayHome<'_> {
+    /// Function 0 of a card comes home before the others, which work only while it is awake.
     pub(crate) fn acts(&self) -> Acts {
         let (snapshot, record, present) = (self.snapshot, self.record, &self.present);
         let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();

@@ -12,6 +12,7 @@ use crate::settings::values::{Settings, WayOut};
 
 /// What is looked at before a way is chosen.
 pub(crate) struct Ground<'a> {
+    /// The host as it was read.
     pub(crate) snapshot: &'a Snapshot,
     /// Every function that moves.
     pub(crate) set: BTreeSet<PciAddr>,
@@ -22,6 +23,8 @@ pub(crate) struct Ground<'a> {
 }
 
 impl<'a> Ground<'a> {
+    /// The cards of these GPUs, with what has to leave with them: `given` are all devices of the same VM, `earlier` what
+    /// an interrupted run has taken.
     pub(crate) fn of(snapshot: &'a Snapshot, gpus: &[PciAddr], given: &[PciAddr], earlier: Option<&Record>) -> Self {
         let mut set: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(snapshot, *gpu)).collect();
         // Proxmox would unbind an NVSwitch itself, without a deadline, and nobody would bring it home. One that an
@@ -68,6 +71,7 @@ impl<'a> Ground<'a> {
         on_nvidia.map(|f| f.addr).filter(|a| !self.set.contains(a)).collect()
     }
 
+    /// The way that the settings ask for; left to us, NVIDIA's driver is unloaded where nothing stays on it.
     pub(crate) fn way(&self, settings: &Settings) -> Way {
         if self.leaving.is_empty() {
             Way::AlreadyThere

@@ -66,6 +66,7 @@ pub(crate) fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason
     reasons
 }
 
+/// Functions that another handoff has taken.
 pub(crate) fn taken_reasons(ground: &Ground<'_>, owner: Owner, records: &[Record]) -> Vec<Reason> {
     let others = || records.iter().filter(|r| r.owner != owner);
     let by_other = |addr: &PciAddr| {
@@ -78,6 +79,8 @@ pub(crate) fn taken_reasons(ground: &Ground<'_>, owner: Owner, records: &[Record
     ground.set.iter().filter_map(by_other).collect()
 }
 
+/// What speaks against the way and not against the devices: an unload under GPUs that stay, an unbind that a user would
+/// hold up for ever.
 pub(crate) fn way_reasons(ground: &Ground<'_>, way: Way) -> Option<Reason> {
     let staying = ground.staying();
     if way == Way::Unload && !staying.is_empty() {

@@ -18,12 +18,12 @@ use crate::plan::users::{self, judge_holders};
 use crate::settings::known_gpus;
 use crate::settings::values::Settings;
 
-/// What is asked for.
+/// What a way out is asked for: for whom, and which devices.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// Whose handoff it is.
+    /// Who takes them: what the handoff is on record as, and what an interrupted run is continued for.
     pub owner: Owner,
-    /// The GPUs' functions.
+    /// The display functions of the GPUs; the rest of each card goes along.
     pub gpus: &'a [PciAddr],
     /// All functions that the same VM was given: a group may hold more than GPUs.
     pub given: &'a [PciAddr],

@@ -22,12 +22,12 @@ use crate::proxmox::reservations::Moment;
 use crate::proxmox::resolve::{self, HostFunction, Share};
 use crate::settings::values::UnknownKeys;
 
-/// What a VM is given.
+/// What a VM's config gives it, sorted: which GPUs are handed over, and what is left to Proxmox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
     /// The NVIDIA GPUs among it, each by its display function, sorted.
     pub gpus: Vec<PciAddr>,
-    /// All functions.
+    /// All functions that Proxmox will bind to vfio-pci, of GPUs or not.
     pub functions: BTreeSet<PciAddr>,
     /// The entries, in the order of their numbers.
     pub entries: Vec<HostpciEntry>,
@@ -42,7 +42,7 @@ pub struct Given {
 /// One hostpci entry and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostpciEntry {
-    /// `hostpciN`.
+    /// `hostpciN`, as the config has it.
     pub key: String,
     /// Its value, as Proxmox would write it.
     pub value: String,
@@ -52,7 +52,7 @@ pub struct HostpciEntry {
     pub chosen: Vec<PciAddr>,
     /// The GPUs among them that are handed over.
     pub ours: Vec<PciAddr>,
-    /// Why it is left to Proxmox, if it is.
+    /// Why it is left to Proxmox, in words that follow its key.
     pub left: Option<String>,
 }
 

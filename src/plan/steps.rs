@@ -169,7 +169,7 @@ impl<'a> Steps<'a> {
         self.add(Act::Rescan { bridge, addr }, Vec::new())
     }
 
-    /// `width`: lanes of its link before it left.
+    /// Looks whether a GPU works that has come home. `width`: lanes of its link before it left.
     pub(crate) fn verify(&mut self, addr: PciAddr, width: Option<u32>) -> Added<'_> {
         self.add(Act::Verify { addr, width }, Vec::new())
     }

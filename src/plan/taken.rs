@@ -14,6 +14,7 @@ pub(crate) fn own_override<'a>(function: &'a Function, earlier: Option<&'a Recor
     known.as_deref()
 }
 
+/// What a function goes back to, as it is before anything is changed.
 pub(crate) fn taken_from(snapshot: &Snapshot, function: &Function, settings: &Settings) -> Taken {
     Taken {
         addr: function.addr,
