@@ -33,7 +33,7 @@ impl Attribute {
     }
 }
 
-/// One act on the host. Each is one call that the kernel answers.
+/// One act on the host: one call that the kernel answers, or one program that is run to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// `modprobe NAME`: dependency order, softdeps, options and blacklists are modprobe's business.
@@ -282,7 +282,15 @@ impl Act {
                 [addr, ..] if addrs.iter().all(|a| a.slot() == addr.slot()) => addr.slot().to_string(),
                 several => format!("{} functions", several.len()),
             },
-            act => act.function().map_or_else(String::new, |addr| addr.to_string()),
+            Act::SetOverride { .. }
+            | Act::SetAttribute { .. }
+            | Act::ProveFree { .. }
+            | Act::Unbind { .. }
+            | Act::Probe { .. }
+            | Act::Reset { .. }
+            | Act::Remove { .. }
+            | Act::Rescan { .. }
+            | Act::Verify { .. } => self.function().map_or_else(String::new, |addr| addr.to_string()),
         }
     }
 

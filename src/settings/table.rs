@@ -4,9 +4,11 @@
 //! # Adding a setting
 //!
 //! 1. Give [`Settings`] a field, and its default in `Settings::default`; a deadline is a field of
-//!    [`Budgets`](crate::base::deadlines::Budgets) instead. The default is stated nowhere else.
+//!    [`Budgets`](crate::base::deadlines::Budgets) instead, which covers older records by itself. The default is stated
+//!    nowhere else.
 //! 2. Add a row to [`KEYS`], where `plan` is to list it: the key as it is written, the field, and what it is for.
-//!    `section.key` stands in the section `[section]`; a new section needs a row in [`SECTIONS`] as well.
+//!    `section.key` stands in the section `[section]`, as every deadline does in `[deadlines]`; a new section needs a row
+//!    in [`SECTIONS`] as well.
 //! 3. The field's type says what is allowed. Deadlines (`Duration`) and switches (`bool`) are there. A choice of words is
 //!    an enum in `values.rs` with its words as [`Choice`](crate::settings::kinds::Choice); anything else implements
 //!    [`Value`].

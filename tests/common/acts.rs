@@ -29,7 +29,15 @@ impl Model {
             Act::SetAttribute { addr, attribute, value } => self.set_attribute(*addr, *attribute, value),
             Act::SetConsole { name, bound } => self.set_console(name, *bound),
             Act::SetPlatform { device, bound, .. } => self.set_platform(device, *bound),
-            _ => Ok(()),
+            // Calls into drivers, which take their time (effects.rs).
+            Act::LoadModule { .. }
+            | Act::UnloadModule { .. }
+            | Act::SetOverride { .. }
+            | Act::Unbind { .. }
+            | Act::Probe { .. }
+            | Act::Reset { .. }
+            | Act::Remove { .. }
+            | Act::Rescan { .. } => Ok(()),
         };
         done.map_err(|errno| ActError::Failed(format!("{act}: {errno}")))
     }

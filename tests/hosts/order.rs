@@ -102,7 +102,7 @@ const HOME: Direction = Direction::Home;
 /// A row: direction, why, the earlier act, the later one for it.
 type Row = (Direction, &'static str, fn(&Act) -> bool, fn(&Act, &Act) -> bool);
 
-const ROWS: [Row; 21] = [
+const ROWS: &[Row] = &[
     (
         OUT,
         "vfio-pci is there before anything is bound to it",
@@ -230,7 +230,7 @@ const ROWS: [Row; 21] = [
 
 /// The rules.
 pub fn rules() -> impl Iterator<Item = Rule> {
-    ROWS.into_iter().map(|(direction, why, earlier, later)| Rule {
+    ROWS.iter().map(|&(direction, why, earlier, later)| Rule {
         direction,
         why,
         earlier,
