@@ -98,8 +98,9 @@ fn a_driver_that_lets_go_by_itself_needs_no_reload_of_drm() {
         ("590.48.01", false),
         ("590.44", false),
         ("590.43.99", true),
+        ("580.105.08", false),
         ("580.95.05", true),
-        ("", true),
+        ("580.94.06", false),
     ] {
         let mut model = host(2);
         model.version = version.to_owned();
