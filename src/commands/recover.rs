@@ -8,7 +8,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::base::systemd;
-use crate::base::text::join;
+use crate::base::text::{are, join};
 use crate::commands::cli::{Cli, Recover};
 use crate::execute::kernel::Kernel;
 use crate::model::error::{Error, Exit, chain};
@@ -156,11 +156,43 @@ fn text(outcomes: &[Outcome], dry_run: bool) -> String {
     }
     let line = |o: &Outcome| {
         let functions = join(&o.functions);
+        let is = are(o.functions.len());
+        let it_is = if is == "is" { "it is" } else { "they are" };
         match &o.left {
-            None => format!("{}: {functions} is home\n", o.owner),
+            None => format!("{}: {functions} {is} home\n", o.owner),
             Some(why) if dry_run => format!("{}: {functions}: {why}\n", o.owner),
-            Some(why) => format!("{}: {functions} is left as it is: {why}\n", o.owner),
+            Some(why) => format!("{}: {functions} {is} left as {it_is}: {why}\n", o.owner),
         }
     };
     outcomes.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_functions_are_home_and_one_is() {
+        let outcome = |functions: &[&str], left: Option<&str>| Outcome {
+            owner: "VM 111".to_owned(),
+            functions: functions.iter().map(|f| (*f).to_owned()).collect(),
+            home: left.is_none(),
+            left: left.map(str::to_owned),
+        };
+        let (one, two) = (&["0000:01:00.0"][..], &["0000:01:00.0", "0000:01:00.1"][..]);
+        for (outcome, line) in [
+            (outcome(one, None), "VM 111: 0000:01:00.0 is home\n"),
+            (outcome(two, None), "VM 111: 0000:01:00.0, 0000:01:00.1 are home\n"),
+            (
+                outcome(one, Some("VM 111 runs with it")),
+                "VM 111: 0000:01:00.0 is left as it is: VM 111 runs with it\n",
+            ),
+            (
+                outcome(two, Some("VM 111 runs with it")),
+                "VM 111: 0000:01:00.0, 0000:01:00.1 are left as they are: VM 111 runs with it\n",
+            ),
+        ] {
+            assert_eq!(text(&[outcome], false), line);
+        }
+    }
 }
