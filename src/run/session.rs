@@ -156,14 +156,7 @@ impl Session {
         let wait = |fd: BorrowedFd<'_>, within| kernel.wait(&[fd], within) == [true];
         let locked = self.store.lock_with(who, left, wait);
         self.not_interrupted()?;
-        let guard = locked.map_err(|e| match e {
-            LockError::Held(by) => Error::Overdue {
-                what: format!("another run did not finish ({by})"),
-                within: left,
-                hint: "wait for it, or see what holds it up with 'gpu-handoff status'".to_owned(),
-            },
-            LockError::Io(e) => Error::io(format!("locking {DIR}"), e),
-        })?;
+        let guard = locked.map_err(|e| not_locked(e, left))?;
         self.forget_other_boots(&guard)?;
         self.await_leftovers(end)?;
         Ok(guard)
@@ -256,6 +249,24 @@ impl Session {
     }
 }
 
+/// What a run that did not get the lock says. `within` is how long it waited.
+fn not_locked(error: LockError, within: Duration) -> Error {
+    match error {
+        LockError::Held(by) => Error::Overdue {
+            what: format!("another run did not finish ({by})"),
+            within,
+            hint: "wait for it, or see what holds it up with 'gpu-handoff status'".to_owned(),
+        },
+        LockError::NotWritable(e) => Refusal::from(Reason::Other(format!(
+            "nothing can be written to {DIR} ({e}), and without a record there is no way home. Hint: 'findmnt -T {DIR}' \
+             shows what is mounted there: make it writable, as by 'mount -o remount,rw /run', or see 'ls -ld {DIR}' for \
+             whose it is"
+        )))
+        .into(),
+        LockError::Io(e) => Error::io(format!("locking {DIR}"), e),
+    }
+}
+
 /// Moving a device between drivers is root's business.
 ///
 /// # Errors
@@ -266,4 +277,40 @@ pub fn must_be_root() -> Result<(), Error> {
     }
     let why = "only root can move a device between drivers. Hint: run it as root";
     Err(Refusal::from(Reason::Other(why.to_owned())).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::model::error::Exit;
+
+    #[test]
+    fn who_cannot_write_a_record_is_refused_with_a_remedy_and_who_waited_in_vain_is_late() {
+        let os = |number| LockError::from(io::Error::from_raw_os_error(number));
+        let (erofs, eacces, enospc) = (30, 13, 28);
+        for (error, exit, said) in [
+            (
+                os(erofs),
+                Exit::Refused,
+                "nothing can be written to /run/gpu-handoff (Read-only file system (os error 30)), and without a record \
+                 there is no way home. Hint: 'findmnt -T /run/gpu-handoff' shows",
+            ),
+            (
+                os(eacces),
+                Exit::Refused,
+                "nothing can be written to /run/gpu-handoff (Permission denied (os error 13)), and",
+            ),
+            (os(enospc), Exit::Failed, "locking /run/gpu-handoff"),
+            (
+                LockError::Held("VM 111 pre-start (pid 7)".to_owned()),
+                Exit::Overdue,
+                "another run did not finish (VM 111 pre-start (pid 7)) within 5 s; nothing was changed. Hint: wait",
+            ),
+        ] {
+            let error = not_locked(error, Duration::from_secs(5));
+            assert_eq!(error.exit(), exit, "{error}");
+            assert!(error.to_string().starts_with(said), "{error}");
+        }
+    }
 }
