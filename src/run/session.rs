@@ -226,7 +226,7 @@ impl Session {
     /// A refusal that names the file.
     pub fn vm_config(&self, vmid: VmId) -> Result<files::Config, Error> {
         let from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
-        let read = files::read_vm_config(&self.root, vmid, &from).map_err(Refusal::from)?;
+        let read = read_vm_config(&self.root, vmid, &from)?;
         for line in files::ignored(&read) {
             warn!("{line}");
         }
@@ -247,6 +247,19 @@ impl Session {
         let cluster = files::cluster(&self.root).map_err(Refusal::from)?;
         Ok(selection::of_vm(vmid, read, snapshot, &cluster))
     }
+}
+
+/// A VM's config. Proxmox calls the hook of a container with the same words (pve-container, PVE/LXC.pm, vm_start).
+fn read_vm_config(root: &Root, vmid: VmId, from: &str) -> Result<files::Config, Refusal> {
+    files::read_vm_config(root, vmid, from).map_err(|why| match why.source.kind() {
+        io::ErrorKind::NotFound if files::is_container(root, vmid) => Reason::Other(format!(
+            "{vmid} is a container ({}), and a container's hook is not supported yet. Hint: take it off with 'pct set \
+             {vmid} --delete hookscript'",
+            files::container_path(vmid)
+        ))
+        .into(),
+        _ => why.into(),
+    })
 }
 
 /// What a run that did not get the lock says. `within` is how long it waited.
@@ -284,6 +297,42 @@ mod tests {
     use super::*;
 
     use crate::model::error::Exit;
+
+    #[test]
+    fn a_container_is_called_one_and_not_a_vm_without_a_config() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        for path in [
+            "etc/pve/lxc/104.conf",
+            "etc/pve/lxc/111.conf",
+            "etc/pve/qemu-server/111.conf",
+        ] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        for (vmid, said) in [
+            (
+                "104",
+                Some(
+                    "104 is a container (/etc/pve/lxc/104.conf), and a container's hook is not supported yet. Hint: take it \
+                     off with 'pct set 104 --delete hookscript'",
+                ),
+            ),
+            ("111", None),
+            (
+                "112",
+                Some(
+                    "the config of VM 112 cannot be read: /etc/pve/qemu-server/112.conf: No such file or directory (os \
+                     error 2). Hint: 'qm list' shows the VMs of this node",
+                ),
+            ),
+        ] {
+            let read = read_vm_config(&root, vmid.parse().unwrap(), "").map_err(Error::from);
+            let refused = read.err().map(|e| (e.to_string(), e.exit()));
+            assert_eq!(refused, said.map(|said| (said.to_owned(), Exit::Refused)));
+        }
+    }
 
     #[test]
     fn who_cannot_write_a_record_is_refused_with_a_remedy_and_who_waited_in_vain_is_late() {
