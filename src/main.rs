@@ -53,6 +53,7 @@ fn main() -> ExitCode {
 
 /// Says how it ended: the last line on stderr is what Proxmox's user reads first.
 fn finish(result: Result<(), Error>) -> ExitCode {
+    journal::say_left_out(u64::from(result.is_err()));
     let Err(e) = result else {
         return Exit::Done.into();
     };

@@ -41,6 +41,22 @@ pub fn join<T: Display>(values: impl IntoIterator<Item = T>) -> String {
     texts.join(", ")
 }
 
+/// Most values that a line names one by one: with more it would be longer than a terminal is wide.
+const NAMED: usize = 3;
+
+/// Values of a list in order, named one by one where they are few; else how many `of_what` they are, the first and the last.
+pub fn few_or_range<T: Display>(values: &[T], of_what: &str) -> String {
+    match values {
+        [first, .., last] if values.len() > NAMED => format!("{} {of_what} ({first} ... {last})", values.len()),
+        few => join(few),
+    }
+}
+
+/// The form of "to be" for so many.
+pub fn are(count: usize) -> &'static str {
+    if count > 1 { "are" } else { "is" }
+}
+
 /// A duration as people read it: milliseconds below ten seconds, seconds above.
 pub fn millis(duration: Duration) -> String {
     let ms = duration.as_secs_f64() * 1e3;
@@ -67,6 +83,19 @@ mod tests {
         }
         assert_eq!(foreign(&"x".repeat(100)).len(), 64);
         assert!(foreign(&"\n".repeat(100)).len() <= 64);
+    }
+
+    #[test]
+    fn three_are_named_and_of_more_the_first_and_the_last() {
+        for (values, text) in [
+            (&[][..], ""),
+            (&[1][..], "1"),
+            (&[1, 2, 3], "1, 2, 3"),
+            (&[1, 2, 3, 5], "4 cards (1 ... 5)"),
+        ] {
+            assert_eq!(few_or_range(values, "cards"), text);
+        }
+        assert_eq!([0, 1, 2].map(are), ["is", "is", "are"]);
     }
 
     #[test]

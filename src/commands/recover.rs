@@ -7,10 +7,12 @@
 use serde::Serialize;
 use tracing::{info, warn};
 
+use crate::base::pci::PciAddr;
 use crate::base::systemd;
-use crate::base::text::join;
+use crate::base::text::{are, join};
 use crate::commands::cli::{Cli, Recover};
 use crate::execute::kernel::Kernel;
+use crate::model::act::Act;
 use crate::model::error::{Error, Exit, chain};
 use crate::model::record::{Owner, Record, State};
 use crate::output::print::print;
@@ -56,10 +58,7 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
     let (mut records, problems) = host.load()?;
     if let (Some(addr), Some(guard)) = (how.clear_wedged, &guard) {
         for record in &mut records {
-            let before = record.wedges.len();
-            record.wedges.retain(|w| !w.addrs.contains(&addr));
-            if record.wedges.len() < before {
-                record.rest(record.state);
+            if clear_wedged(record, addr) {
                 guard.save(record).map_err(|e| Error::io("writing the record", e))?;
                 info!("{}: {addr} counts as free again", record.owner);
             }
@@ -103,6 +102,21 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
         None => Ok(()),
         Some((exit, what)) => Err(Error::Recovery { exit, what }),
     }
+}
+
+/// Forgets that calls on a function are stuck. What an interrupted run has removed from the bus stays owed: nothing but the
+/// record knows below which bridge it is found again. Returns whether there was anything to forget.
+fn clear_wedged(record: &mut Record, addr: PciAddr) -> bool {
+    let before = record.wedges.len();
+    record.wedges.retain(|w| !w.addrs.contains(&addr));
+    let is_cleared = record.wedges.len() < before;
+    if is_cleared {
+        let mut owed = std::mem::take(&mut record.under_way);
+        owed.retain(|act| matches!(act, Act::Rescan { .. }));
+        record.rest(record.state);
+        record.under_way = owed;
+    }
+    is_cleared
 }
 
 /// One record: None where it is home now, else why it is left.
@@ -156,11 +170,73 @@ fn text(outcomes: &[Outcome], dry_run: bool) -> String {
     }
     let line = |o: &Outcome| {
         let functions = join(&o.functions);
+        let is = are(o.functions.len());
+        let it_is = if is == "is" { "it is" } else { "they are" };
         match &o.left {
-            None => format!("{}: {functions} is home\n", o.owner),
+            None => format!("{}: {functions} {is} home\n", o.owner),
             Some(why) if dry_run => format!("{}: {functions}: {why}\n", o.owner),
-            Some(why) => format!("{}: {functions} is left as it is: {why}\n", o.owner),
+            Some(why) => format!("{}: {functions} {is} left as {it_is}: {why}\n", o.owner),
         }
     };
     outcomes.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::base::deadlines::Budgets;
+    use crate::model::record::{Wedge, found_again};
+
+    #[test]
+    fn what_is_owed_a_rescan_is_so_after_a_wedge_was_cleared_too() {
+        let [gpu, audio, other]: [PciAddr; 3] =
+            ["0000:01:00.0", "0000:01:00.1", "0000:02:00.0"].map(|a| a.parse().unwrap());
+        let bridge = Some("0000:00:01.0".parse().unwrap());
+        let rescan = Act::Rescan { bridge, addr: gpu };
+        let mut record = Record::new(Owner::ByHand(gpu), "boot".to_owned(), Budgets::default());
+        record.state = State::Returning;
+        record.under_way = vec![Act::Remove { addr: gpu }, rescan.clone()];
+        record.workers = vec![77];
+        record.wedges.push(Wedge {
+            group: 77,
+            addrs: vec![gpu, audio],
+            act: "remove".to_owned(),
+            stack: String::new(),
+            holders: Vec::new(),
+        });
+        let before = record.clone();
+        assert!(!clear_wedged(&mut record, other));
+        assert_eq!(record, before);
+        assert!(clear_wedged(&mut record, gpu));
+        assert_eq!(record.under_way, [rescan]);
+        assert_eq!(found_again(&record, audio), Some(Act::Rescan { bridge, addr: audio }));
+        assert_eq!((record.state, record.stuck().count()), (State::Returning, 0));
+        assert_eq!(record.workers, [0_u32; 0], "it would count as stuck again");
+    }
+
+    #[test]
+    fn several_functions_are_home_and_one_is() {
+        let outcome = |functions: &[&str], left: Option<&str>| Outcome {
+            owner: "VM 111".to_owned(),
+            functions: functions.iter().map(|f| (*f).to_owned()).collect(),
+            home: left.is_none(),
+            left: left.map(str::to_owned),
+        };
+        let (one, two) = (&["0000:01:00.0"][..], &["0000:01:00.0", "0000:01:00.1"][..]);
+        for (outcome, line) in [
+            (outcome(one, None), "VM 111: 0000:01:00.0 is home\n"),
+            (outcome(two, None), "VM 111: 0000:01:00.0, 0000:01:00.1 are home\n"),
+            (
+                outcome(one, Some("VM 111 runs with it")),
+                "VM 111: 0000:01:00.0 is left as it is: VM 111 runs with it\n",
+            ),
+            (
+                outcome(two, Some("VM 111 runs with it")),
+                "VM 111: 0000:01:00.0, 0000:01:00.1 are left as they are: VM 111 runs with it\n",
+            ),
+        ] {
+            assert_eq!(text(&[outcome], false), line);
+        }
+    }
 }

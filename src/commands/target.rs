@@ -1,6 +1,7 @@
 //! Which GPU a command by hand means.
 
 use crate::base::pci::PciAddr;
+use crate::base::text::join;
 use crate::commands::cli::Target;
 use crate::host::snapshot::Snapshot;
 use crate::model::error::Error;
@@ -12,8 +13,7 @@ use crate::run::session::Session;
 /// What a target means on this host. Without any, GPU_PCI and GPU_AUDIO_PCI count, the variables of the shell script that
 /// came before this program.
 pub(crate) fn given(host: &Session, target: &Target, snapshot: &Snapshot) -> Result<Given, Error> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-    let gpu = match (&target.vm, &target.gpu, variable("GPU_PCI")) {
+    let gpu = match (&target.vm, &target.gpu, named_by_variable()) {
         (Some(vmid), ..) => return host.devices_of(*vmid, &host.vm_config(*vmid)?, snapshot),
         (None, Some(name), _) => selection::named(name, snapshot),
         (None, None, Some(name)) => selection::named(&name, snapshot)
@@ -24,6 +24,14 @@ pub(crate) fn given(host: &Session, target: &Target, snapshot: &Snapshot) -> Res
         gpus: vec![gpu.map_err(Refusal::from)?],
         ..Given::default()
     })
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+fn named_by_variable() -> Option<String> {
+    variable("GPU_PCI")
 }
 
 /// The GPUs of a target that has to have some.
@@ -41,7 +49,7 @@ pub(crate) fn some_gpus(target: &Target, given: &Given) -> Result<(), Error> {
 }
 
 /// The record that a target's GPUs are in, or the GPUs where there is none. With a VM its own record comes first: its
-/// config may have changed since.
+/// config may have changed since. Where nothing says which of several GPUs is meant, it is the one that is lent.
 pub(crate) fn recorded<'a>(
     host: &Session,
     target: &Target,
@@ -52,8 +60,104 @@ pub(crate) fn recorded<'a>(
     if let Some(record) = records.iter().find(of_vm) {
         return Ok(Ok(record));
     }
+    let says_which = target.vm.is_some() || target.gpu.is_some() || named_by_variable().is_some();
+    if let (false, Some(record)) = (says_which, lent(records, snapshot).map_err(Refusal::from)?) {
+        return Ok(Ok(record));
+    }
     let given = given(host, target, snapshot)?;
     some_gpus(target, &given)?;
     let found = records.iter().find(|r| given.gpus.iter().any(|g| r.has(*g)));
     Ok(found.ok_or(given.gpus))
+}
+
+/// Of several GPUs the lent one, by its record; None where nothing is on record, or the host has one GPU, which is meant
+/// whatever is. What is on vfio-pci without a record may be meant to stay there by the host's own settings.
+///
+/// # Errors
+/// A sentence that lists what is lent and to whom, where that is more than one handoff.
+fn lent<'a>(records: &'a [Record], snapshot: &Snapshot) -> Result<Option<&'a Record>, Reason> {
+    if snapshot.gpus().count() < 2 {
+        return Ok(None);
+    }
+    let what = |record: &Record| {
+        let gpus: Vec<PciAddr> = snapshot.gpus().map(|f| f.addr).filter(|a| record.has(*a)).collect();
+        let what = match gpus.as_slice() {
+            [] => join(record.taken.iter().map(|t| t.addr)),
+            gpus => join(gpus),
+        };
+        format!("{what} ({})", record.owner)
+    };
+    match records {
+        [] => Ok(None),
+        [record] => Ok(Some(record)),
+        several => Err(Reason::Other(format!(
+            "{} handoffs are on record and no GPU was named. Hint: add --gpu with one of those that are lent: {}",
+            several.len(),
+            join(several.iter().map(what))
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::base::deadlines::Budgets;
+    use crate::base::pci::{PciClass, VENDOR_NVIDIA};
+    use crate::host::functions::Function;
+    use crate::model::record::Taken;
+
+    fn addr(text: &str) -> PciAddr {
+        text.parse().unwrap()
+    }
+
+    fn record(owner: Owner, gpus: &[&str]) -> Record {
+        let mut record = Record::new(owner, "boot".to_owned(), Budgets::default());
+        record.taken = gpus
+            .iter()
+            .map(|gpu| Taken {
+                addr: addr(gpu),
+                driver: Some("nvidia".to_owned()),
+                module: Some("nvidia".to_owned()),
+                driver_override: None,
+                width: None,
+                attributes: Vec::new(),
+            })
+            .collect();
+        record
+    }
+
+    #[test]
+    fn of_several_gpus_the_lent_one_is_meant_and_of_several_lent_ones_they_are_listed() {
+        let vm = || Owner::Vm("111".parse().unwrap());
+        let (first, second) = ("0000:01:00.0", "0000:02:00.0");
+        let one = || vec![record(vm(), &[second])];
+        let both_of_a_vm = || vec![record(vm(), &[first, second])];
+        let two = || {
+            vec![
+                record(vm(), &[second]),
+                record(Owner::ByHand(addr(first)), &[first, "0000:03:00.0"]),
+            ]
+        };
+        let listed = "2 handoffs are on record and no GPU was named. Hint: add --gpu with one of those that are lent: \
+                      0000:02:00.0 (VM 111), 0000:01:00.0, 0000:03:00.0 (by hand)";
+        for (gpus, records, meant) in [
+            (1, one(), Ok(None)),
+            (3, Vec::new(), Ok(None)),
+            (2, one(), Ok(Some(vm()))),
+            (3, both_of_a_vm(), Ok(Some(vm()))),
+            (3, two(), Err(listed.to_owned())),
+        ] {
+            let gpus = [first, second, "0000:03:00.0"].into_iter().take(gpus);
+            let snapshot = Snapshot {
+                functions: gpus
+                    .map(|gpu| Function::new(addr(gpu), VENDOR_NVIDIA, 0x2204, PciClass(0x03_0000)))
+                    .collect(),
+                ..Snapshot::default()
+            };
+            let found = lent(&records, &snapshot);
+            let found = found.map(|r| r.map(|r| r.owner)).map_err(|why| why.to_string());
+            assert_eq!(found, meant, "{} GPUs", snapshot.functions.len());
+        }
+    }
 }

@@ -17,8 +17,8 @@ pub struct RunningVm {
     pub process: Process,
 }
 
-/// The VMs that run: a pidfile of qemu-server whose process is a QEMU with that pidfile in its command line and no
-/// zombie (qemu-server, PVE/QemuServer/Helpers.pm, vm_running_locally).
+/// The VMs that run: a pidfile of qemu-server whose process is a QEMU with that very pidfile in its command line and no
+/// zombie (qemu-server, PVE/QemuServer/Helpers.pm, parse_cmdline and instance_running_locally).
 pub(crate) fn read_vms(root: &Root) -> io::Result<Vec<RunningVm>> {
     let names = root.names("/run/qemu-server")?;
     let vmids = names.iter().filter_map(|name| name.strip_suffix(".pid")?.parse().ok());
@@ -27,14 +27,13 @@ pub(crate) fn read_vms(root: &Root) -> io::Result<Vec<RunningVm>> {
 
 /// One VM, if it runs.
 pub fn running_vm(root: &Root, vmid: VmId) -> Option<RunningVm> {
-    let name = format!("{vmid}.pid");
     let pid = root
-        .line(format!("/run/qemu-server/{name}"))?
+        .line(format!("/run/qemu-server/{vmid}.pid"))?
         .trim()
         .parse::<u32>()
         .ok()?;
     let cmdline = root.text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let is_ours = pid > 0 && is_qemu_with(&cmdline, &name);
+    let is_ours = pid > 0 && is_qemu_of(&cmdline, vmid);
     let started = Stat::read(root, &format!("/proc/{pid}")).and_then(|stat| stat.started);
     is_ours.then_some(RunningVm {
         vmid,
@@ -45,13 +44,17 @@ pub fn running_vm(root: &Root, vmid: VmId) -> Option<RunningVm> {
     })
 }
 
-/// Whether a command line (words ended by NUL) is a QEMU's with `-pidfile .../VMID.pid`. A zombie has none.
-fn is_qemu_with(cmdline: &str, pidfile: &str) -> bool {
+/// Whether a command line (words ended by NUL) is a QEMU's with qemu-server's pidfile of this VM, by its whole path: a QEMU
+/// that somebody started by hand may have a file of the same name elsewhere. qemu-server writes /var/run, which is a
+/// link to /run. A zombie has no command line.
+fn is_qemu_of(cmdline: &str, vmid: VmId) -> bool {
     let words: Vec<&str> = cmdline.split('\0').collect();
     let program = words[0].rsplit('/').next().unwrap_or_default();
+    let ours = ["/var/run", "/run"].map(|run| format!("{run}/qemu-server/{vmid}.pid"));
+    let is_option = |word: &str| matches!(word, "-pidfile" | "--pidfile");
     let has_pidfile = words
         .windows(2)
-        .any(|w| w[0].trim_start_matches('-') == "pidfile" && w[1].rsplit('/').next() == Some(pidfile));
+        .any(|w| is_option(w[0]) && ours.iter().any(|path| path == w[1]));
     (program == "kvm" || program.starts_with("qemu-system")) && has_pidfile
 }
 
@@ -67,11 +70,16 @@ mod tests {
                 "/usr/bin/qemu-system-x86_64\0-pidfile\0/run/qemu-server/111.pid\0",
                 true,
             ),
+            ("/usr/bin/kvm\0--pidfile\0/run/qemu-server/111.pid\0", true),
             ("/usr/bin/kvm\0-pidfile\0/run/qemu-server/112.pid\0", false),
+            ("/usr/bin/kvm\0-pidfile\0/root/111.pid\0", false),
+            ("/usr/bin/kvm\0-pidfile\0/srv/run/qemu-server/111.pid\0", false),
+            ("/usr/bin/kvm\0-pidfile\x00111.pid\0", false),
+            ("/usr/bin/kvm\0pidfile\0/run/qemu-server/111.pid\0", false),
             ("/usr/bin/vim\0-pidfile\0/run/qemu-server/111.pid\0", false),
             ("", false),
         ] {
-            assert_eq!(is_qemu_with(cmdline, "111.pid"), runs, "{cmdline:?}");
+            assert_eq!(is_qemu_of(cmdline, "111".parse().unwrap()), runs, "{cmdline:?}");
         }
     }
 }

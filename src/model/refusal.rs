@@ -168,7 +168,7 @@ pub enum Reason {
     },
     /// The GPU would leave by an unbind, of a driver whose unbind must not meet a user.
     OneShot {
-        /// The driver's version.
+        /// The driver's version; empty where it is not known, which counts as such a driver.
         version: String,
         /// The functions that stay on it; none where the settings ask for the unbind.
         staying: Vec<PciAddr>,
@@ -342,16 +342,13 @@ impl Reason {
                 "find the 'frame buffer device' among /sys/class/vtconsole/*/name and write 0 to its 'bind'".into(),
             ),
             Reason::OneShot { version, staying } if staying.is_empty() => (
-                format!(
-                    "'way' is \"unbind\", and an unbind by driver {version} never ends if anybody turns out to use the \
-                     GPU"
-                ),
+                format!("'way' is \"unbind\", and {}", never_ends(version)),
                 "set 'way' to \"auto\" in /etc/gpu-handoff/config.toml".into(),
             ),
             Reason::OneShot { version, staying } => (
                 format!(
-                    "an unbind by driver {version} never ends if anybody turns out to use the GPU, and the driver cannot \
-                     be unloaded while {} stays on it",
+                    "{}, and the driver cannot be unloaded while {} stays on it",
+                    never_ends(version),
                     join(staying)
                 ),
                 "give the VM all GPUs of the driver, or use a driver before 595".into(),
@@ -400,6 +397,15 @@ fn split(addr: PciAddr, how: &Split) -> (String, Remedy) {
             .into(),
         ),
     }
+}
+
+/// What an unbind by such a driver would do.
+fn never_ends(version: &str) -> String {
+    let by = match version {
+        "" => "the driver, whose version cannot be read, may never end".to_owned(),
+        _ => format!("driver {version} never ends"),
+    };
+    format!("an unbind by {by} if anybody turns out to use the GPU")
 }
 
 /// What is lost without these modules, and what makes them loadable.

@@ -9,8 +9,14 @@ use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::usb::{How, InUse};
 
-/// Units that hold a device for others, and that no host should be without: what is of them is ended by itself.
-const NEVER_STOPPED: [&str; 3] = ["pvedaemon.service", "systemd-logind.service", "dbus.service"];
+/// The unit that no Proxmox host should be without: what is of it is ended by itself.
+const NEVER_STOPPED: &str = "pvedaemon.service";
+
+/// Units that hold a display device for a login session: logind opens it, keeps a descriptor (sd_pid_notify_with_fds, its
+/// store), and hands the session's program another one over the bus (systemd, src/login/logind-session-device.c;
+/// org.freedesktop.login1, TakeDevice). It is closed when the session ends; to stop one of these ends every session, and
+/// no host should be without it.
+const FOR_A_SESSION: [&str; 3] = ["systemd-logind.service", "dbus.service", "dbus-broker.service"];
 
 /// What can be done. The names in it are foreign text as found; they are made harmless where they are shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +34,8 @@ pub enum Remedy {
         /// The unit.
         name: String,
     },
+    /// End the login session that a device is held for: of this user, where that is known.
+    EndLogin(Option<u32>),
     /// End a process that nothing looks after, or that belongs to what must go on.
     EndProcess(i32),
     /// Wait for a process that is ending.
@@ -44,11 +52,13 @@ impl Remedy {
         match &holder.belongs_to {
             Belongs::Container { ctid, .. } => Remedy::StopContainer(ctid.clone()),
             Belongs::Vm(vmid) => Remedy::StopVm(*vmid),
+            Belongs::UserUnit { uid, name } if FOR_A_SESSION.contains(&name.as_str()) => Remedy::EndLogin(*uid),
+            Belongs::Unit(name) if FOR_A_SESSION.contains(&name.as_str()) => Remedy::EndLogin(None),
             Belongs::UserUnit { uid, name } => Remedy::StopUserUnit {
                 uid: *uid,
                 name: name.clone(),
             },
-            Belongs::Unit(name) if !NEVER_STOPPED.contains(&name.as_str()) => Remedy::StopUnit(name.clone()),
+            Belongs::Unit(name) if name != NEVER_STOPPED => Remedy::StopUnit(name.clone()),
             Belongs::Unit(_) | Belongs::Session { .. } | Belongs::Docker(_) | Belongs::Podman(_) | Belongs::Unknown => {
                 Remedy::EndProcess(holder.pid)
             }
@@ -75,6 +85,15 @@ impl fmt::Display for Remedy {
             Remedy::StopVm(vmid) => write!(f, "qm shutdown {vmid}"),
             Remedy::StopUnit(name) => write!(f, "systemctl stop {}", foreign(name)),
             Remedy::StopUserUnit { name, .. } => write!(f, "systemctl --user stop {} as that user", foreign(name)),
+            Remedy::EndLogin(Some(uid)) => write!(
+                f,
+                "it is held for a login session of user {uid}: loginctl terminate-user {uid}, then start again"
+            ),
+            Remedy::EndLogin(None) => write!(
+                f,
+                "it is held for a login session: find that in 'loginctl list-sessions' (the one with a seat) and end it by \
+                 'loginctl terminate-session' with its number, then start again"
+            ),
             // The process is named right before it.
             Remedy::EndProcess(_) => write!(f, "end that process, then start again"),
             Remedy::AwaitEnd(_) => write!(
@@ -108,6 +127,8 @@ mod tests {
         let unit = |name: &str| Belongs::Unit(name.to_owned());
         let end = || Remedy::EndProcess(7);
         let ended = "end that process, then start again";
+        let login = "it is held for a login session: find that in 'loginctl list-sessions' (the one with a seat) and end it \
+                     by 'loginctl terminate-session' with its number, then start again";
         let vmid: VmId = "111".parse().unwrap();
         let long = format!("{}.service", "x".repeat(70));
         for (belongs_to, remedy, text) in [
@@ -141,8 +162,18 @@ mod tests {
                 format!("systemctl stop {}", &long[..64]),
             ),
             (unit("pvedaemon.service"), end(), ended.to_owned()),
-            (unit("systemd-logind.service"), end(), ended.to_owned()),
-            (unit("dbus.service"), end(), ended.to_owned()),
+            (unit("systemd-logind.service"), Remedy::EndLogin(None), login.to_owned()),
+            (unit("dbus.service"), Remedy::EndLogin(None), login.to_owned()),
+            (unit("dbus-broker.service"), Remedy::EndLogin(None), login.to_owned()),
+            (
+                Belongs::UserUnit {
+                    uid: Some(1000),
+                    name: "dbus-broker.service".to_owned(),
+                },
+                Remedy::EndLogin(Some(1000)),
+                "it is held for a login session of user 1000: loginctl terminate-user 1000, then start again"
+                    .to_owned(),
+            ),
             (
                 Belongs::UserUnit {
                     uid: Some(1000),

@@ -8,7 +8,7 @@
 //!
 //! On stderr a line is the message alone. In the journal it carries VMID, PHASE, DEVICE, DURATION_USEC and
 //! MESSAGE_ID (`journalctl -t gpu-handoff -o verbose`). A journald that is stuck holds nothing up: it is asked before
-//! each line whether it takes one.
+//! each line whether it takes one. How many it did not take is said where the next one goes, or on stderr at the end.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -42,6 +42,9 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// How long journald gets to take a line before the line is left out, once: a busy one catches up within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Where lines go that are for the journal, once [`init`] has found one.
+static JOURNAL: OnceLock<Arc<Journald>> = OnceLock::new();
+
 /// Installs both layers. The journal layer is left out where no journald listens.
 pub fn init(level: LevelFilter) {
     let stderr = (!stderr_is_journal())
@@ -54,13 +57,33 @@ pub fn init(level: LevelFilter) {
                 .with_filter(level)
         });
     let journal = Journald::at(Path::new(SOCKET)).ok().map(|journald| {
-        let journal = Journal(Arc::new(journald));
+        let journal = Journal(Arc::clone(JOURNAL.get_or_init(|| Arc::new(journald))));
         let asked = journal.clone();
-        let takes_a_line = dynamic_filter_fn(move |_, _| asked.0.takes_a_line());
+        let takes_a_line = dynamic_filter_fn(move |what, _| asked.0.takes(what.is_event()));
         journal.with_filter(takes_a_line.with_max_level_hint(LevelFilter::DEBUG))
     });
     // Only a second call could fail, and main makes one.
     let _ = tracing_subscriber::registry().with(stderr).with(journal).try_init();
+}
+
+/// Says at the end of a run how many lines the journal has not taken, if any and if nobody has said it. `coming` are those
+/// that are still to be said: the last line on stderr is to be the one that says how the run ended.
+pub fn say_left_out(coming: u64) {
+    let Some(journald) = JOURNAL.get().filter(|j| j.left_out.load(Ordering::Relaxed) > 0) else {
+        return;
+    };
+    if (journald.has_a_place() && journald.tell_left_out()) || stderr_is_journal() {
+        return;
+    }
+    let count = journald.left_out.swap(0, Ordering::Relaxed) + coming;
+    let _ = writeln!(io::stderr(), "gpu-handoff: warning: {}", left_out(count));
+}
+
+fn left_out(count: u64) -> String {
+    match count {
+        1 => "1 line was not taken by the journal".to_owned(),
+        count => format!("{count} lines were not taken by the journal"),
+    }
 }
 
 /// tracing-journald's layer, made when journald first takes a line: it sends one when it is made.
@@ -81,6 +104,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        self.0.tell_left_out();
         if let Some(layer) = self.0.layer.get() {
             layer.on_event(event, context);
         }
@@ -93,22 +117,48 @@ struct Journald {
     socket: UnixDatagram,
     layer: OnceLock<tracing_journald::Layer>,
     stuck: AtomicBool,
+    /// Lines that were not taken and of which nothing is said yet.
+    left_out: AtomicU64,
 }
 
 impl Journald {
     fn at(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
+        socket.set_nonblocking(true)?;
         Ok(Journald {
             socket,
             layer: OnceLock::new(),
             stuck: AtomicBool::new(false),
+            left_out: AtomicU64::new(0),
         })
     }
 
-    /// Whether there is a layer, and a place in journald's queue.
-    fn takes_a_line(&self) -> bool {
-        self.has_a_place() && (self.layer.get().is_some() || make_layer().is_ok_and(|l| self.layer.set(l).is_ok()))
+    /// Whether there is a layer, and a place in journald's queue. A line, and not the beginning of a span, is counted where
+    /// there is none.
+    fn takes(&self, a_line: bool) -> bool {
+        let has_layer = || self.layer.get().is_some() || make_layer().is_ok_and(|l| self.layer.set(l).is_ok());
+        let takes = self.has_a_place() && has_layer();
+        self.left_out.fetch_add(u64::from(a_line && !takes), Ordering::Relaxed);
+        takes
+    }
+
+    /// Tells the journal how many lines it has not taken, if any. Not as an event, which cannot be made while another one is
+    /// on its way: by journald's own protocol (systemd.io, JOURNAL_NATIVE_PROTOCOL). Returns whether it has taken this one.
+    fn tell_left_out(&self) -> bool {
+        let count = self.left_out.swap(0, Ordering::Relaxed);
+        if count == 0 {
+            return true;
+        }
+        let fields = format!(
+            "PRIORITY=4\nSYSLOG_IDENTIFIER=gpu-handoff\nMESSAGE={}\n",
+            left_out(count)
+        );
+        let taken = self.socket.send(fields.as_bytes()).is_ok();
+        if !taken {
+            self.left_out.fetch_add(count, Ordering::Relaxed);
+        }
+        taken
     }
 
     /// Waits for a place once; from then on until there is one, no more.
@@ -208,6 +258,49 @@ mod tests {
     use super::*;
 
     use std::time::Instant;
+    /// Fills the queue of a journald: each sender may have so much under way, and the queue has so many places. Returns how
+    /// many lines wait in it.
+    fn fill(path: &Path) -> (usize, Vec<UnixDatagram>) {
+        let (mut waiting, mut senders) = (0, Vec::new());
+        loop {
+            let other = UnixDatagram::unbound().unwrap();
+            other.set_nonblocking(true).unwrap();
+            let sent = (0..).take_while(|_| other.send_to(b"line", path).is_ok()).count();
+            waiting += sent;
+            senders.push(other);
+            if sent == 0 {
+                return (waiting, senders);
+            }
+        }
+    }
+
+    #[test]
+    fn lines_that_were_not_taken_are_counted_and_told_with_the_next_that_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        journald.set_nonblocking(true).unwrap();
+        let ours = Journald::at(&path).unwrap();
+        let (waiting, _senders) = fill(&path);
+        for a_line in [true, false, true, true] {
+            assert!(!ours.takes(a_line));
+        }
+        assert!(!ours.tell_left_out());
+        let mut bytes = [0; 200];
+        for _ in 0..waiting {
+            journald.recv(&mut bytes).unwrap();
+        }
+        assert!(ours.tell_left_out());
+        let length = journald.recv(&mut bytes).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&bytes[..length]).unwrap(),
+            "PRIORITY=4\nSYSLOG_IDENTIFIER=gpu-handoff\nMESSAGE=3 lines were not taken by the journal\n"
+        );
+        assert!(ours.tell_left_out());
+        assert!(journald.recv(&mut bytes).is_err(), "it was told twice");
+        assert_eq!(left_out(1), "1 line was not taken by the journal");
+    }
+
     #[test]
     fn a_journald_that_is_stuck_is_waited_for_once_and_found_again() {
         let dir = tempfile::tempdir().unwrap();
@@ -215,19 +308,7 @@ mod tests {
         let journald = UnixDatagram::bind(&path).unwrap();
         let ours = Journald::at(&path).unwrap();
         assert!(ours.has_a_place());
-        // Each sender may have so much under way, and the other end's queue has so many places.
-        let mut waiting = 0;
-        let mut senders = Vec::new();
-        loop {
-            let other = UnixDatagram::unbound().unwrap();
-            other.set_nonblocking(true).unwrap();
-            let sent = (0..).take_while(|_| other.send_to(b"line", &path).is_ok()).count();
-            waiting += sent;
-            senders.push(other);
-            if sent == 0 {
-                break;
-            }
-        }
+        let (waiting, _senders) = fill(&path);
         assert!(!ours.has_a_place());
         let start = Instant::now();
         for _ in 0..100 {

@@ -186,8 +186,8 @@ impl WayHome<'_> {
         anew
     }
 
-    /// nvidia itself was loaded for its GPU; the others come after it, because nvidia_drm before 590 takes only the GPUs
-    /// that are there when it is loaded.
+    /// nvidia itself was loaded for its GPU; the others come after it, because nvidia_drm of a driver that lets no
+    /// GPU go takes only those that are there when it is loaded.
     fn load_modules(&self, steps: &mut Steps<'_>, notes: &mut Vec<String>) {
         // A way home that was broken off may have bound the GPU and not come to this.
         let comes_home = !steps.is_empty() || matches!(self.record.state, State::Returning | State::Stranded);

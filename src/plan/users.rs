@@ -35,23 +35,23 @@ pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
 
 /// Modules that no other module uses and that still have references, where no process was found to have any.
 ///
-/// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them.
+/// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them, and those
+/// of the persistence daemon with the daemon, which is stopped first.
 pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
-    let of_the_driver = |n: &Node| {
-        let others = matches!(
-            n,
-            Node::Sound(_) | Node::Disk(_) | Node::VfioGroup(_) | Node::VfioDevice(_)
-        );
-        !others
-    };
-    let others = snapshot.holders.iter().filter(|h| !is_persistenced(h));
-    if others.flat_map(|h| &h.nodes).any(of_the_driver) {
+    let (daemons, others): (Vec<&Holder>, Vec<&Holder>) = snapshot.holders.iter().partition(|h| is_persistenced(h));
+    if others.iter().flat_map(|h| &h.nodes).any(|n| module_of(n).is_some()) {
         return Vec::new(); // somebody is named already
     }
+    let has_one = |name: &str| {
+        daemons
+            .iter()
+            .flat_map(|h| &h.nodes)
+            .any(|n| module_of(n) == Some(name))
+    };
     modules
         .iter()
         .filter_map(|name| snapshot.module(name))
-        .filter(|m| m.users.is_empty())
+        .filter(|m| m.users.is_empty() && !has_one(&m.name))
         .filter_map(|m| {
             let refs = m.refs.unwrap_or(1);
             (refs > 0).then(|| Reason::ModuleInUse {
@@ -60,6 +60,18 @@ pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
             })
         })
         .collect()
+}
+
+/// The module of NVIDIA's driver that an open node is a reference of: the owner of its file operations
+/// (open-gpu-kernel-modules, kernel-open: nv.c, nv-caps.c, linux_nvswitch.c; nvidia-modeset, nvidia-uvm and nvidia-drm).
+fn module_of(node: &Node) -> Option<&'static str> {
+    match node {
+        Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps | Node::Switch | Node::I2c(_) => Some("nvidia"),
+        Node::Modeset => Some("nvidia_modeset"),
+        Node::Uvm => Some("nvidia_uvm"),
+        Node::Drm(_) => Some("nvidia_drm"),
+        Node::Sound(_) | Node::Disk(_) | Node::VfioGroup(_) | Node::VfioDevice(_) => None,
+    }
 }
 
 /// nvidia_drm, where it has been loaded (again) meanwhile and holds what is about to be unbound: udev and nvidia-modprobe

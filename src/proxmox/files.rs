@@ -128,6 +128,16 @@ pub fn read_vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Co
     })
 }
 
+/// Whether this is the number of a container of this node: VMs and containers share the numbers.
+pub fn is_container(root: &Root, vmid: VmId) -> bool {
+    root.exists(container_path(vmid))
+}
+
+/// Where a container's config is.
+pub fn container_path(ctid: VmId) -> String {
+    format!("{PVE}/lxc/{ctid}.conf")
+}
+
 /// A node's name is a host name; anything else in the environment is not used as part of a path.
 fn is_node_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::base::message_ids::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::base::pci::PciAddr;
 use crate::base::systemd;
-use crate::base::text::{foreign, join, millis};
+use crate::base::text::{are, few_or_range, foreign, join, millis};
 use crate::base::vmid::VmId;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::Kernel;
@@ -126,8 +126,12 @@ impl Session {
             .taken
             .retain(|t| !plan.taken.iter().any(|new| new.addr == t.addr));
         if !record.taken.is_empty() {
+            let (away, comes) = match record.taken.len() {
+                1 => ("is away", "comes"),
+                _ => ("are away", "come"),
+            };
             warn!(
-                "{owner}: {} is away from an earlier handoff and comes home with the rest",
+                "{owner}: {} {away} from an earlier handoff and {comes} home with the rest",
                 join(record.taken.iter().map(|t| t.addr))
             );
         }
@@ -235,11 +239,6 @@ impl Session {
         end: Duration,
     ) -> Result<(), Error> {
         let start = self.kernel.now();
-        let cards = plan.cards.join(", ");
-        let to = match plan.direction {
-            Direction::Out => "on vfio-pci",
-            Direction::Home => "home",
-        };
         let steps = plan.steps.len();
         if steps > 0 {
             let left = end.saturating_sub(start).as_secs();
@@ -247,6 +246,7 @@ impl Session {
                 Direction::Out => format!("to vfio-pci by {}", plan.way),
                 Direction::Home => "home".to_owned(),
             };
+            let cards = few_or_range(&plan.cards, "cards");
             info!("{}: {cards} {how}: {steps} steps, at most {left} s", plan.owner);
         }
         for note in &plan.notes {
@@ -260,16 +260,11 @@ impl Session {
             self.remember(plan, began, took, &result);
         }
         result?;
-        let how = if steps == 0 {
-            "already".to_owned()
-        } else {
-            format!("after {}", millis(took))
-        };
         let message_id = match plan.direction {
             Direction::Out => MESSAGE_OUT,
             Direction::Home => MESSAGE_HOME,
         };
-        info!(message_id, device = cards, "{}: {cards} is {to} {how}", plan.owner);
+        info!(message_id, device = plan.cards.join(", "), "{}", done(plan, took));
         Ok(())
     }
 
@@ -291,6 +286,21 @@ impl Session {
     }
 }
 
+/// The line of a plan that was carried out. The acts have named each card, if there are many.
+fn done(plan: &Plan, took: Duration) -> String {
+    let to = match plan.direction {
+        Direction::Out => "on vfio-pci",
+        Direction::Home => "home",
+    };
+    let how = if plan.steps.is_empty() {
+        "already".to_owned()
+    } else {
+        format!("after {}", millis(took))
+    };
+    let cards = few_or_range(&plan.cards, "cards");
+    format!("{}: {cards} {} {to} {how}", plan.owner, are(plan.cards.len()))
+}
+
 /// Says that the run before this one was broken off: the lock is ours, so nobody works on it.
 fn say_broken_off(record: &Record) {
     let way = match record.state {
@@ -306,4 +316,68 @@ fn say_broken_off(record: &Record) {
         "{}: an earlier {way} was broken off{during}; it is taken up from there",
         record.owner
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::model::act::Act;
+    use crate::model::plan::{Step, Way};
+
+    fn plan(direction: Direction, cards: u8, steps: usize) -> Plan {
+        let step = Step {
+            act: Act::load("nvidia"),
+            deadline: Duration::ZERO,
+            inverse: Vec::new(),
+            rungs: Vec::new(),
+            card: None,
+            soft: false,
+        };
+        Plan {
+            direction,
+            owner: Owner::Vm("111".parse().unwrap()),
+            cards: (1..=cards).map(|bus| format!("0000:{bus:02x}:00")).collect(),
+            way: Way::Unbind,
+            taken: Vec::new(),
+            modules: Vec::new(),
+            units: Vec::new(),
+            consoles: Vec::new(),
+            platforms: Vec::new(),
+            awake: Vec::new(),
+            missing: Vec::new(),
+            steps: vec![step; steps],
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn one_card_is_and_two_are_there_and_sixteen_fit_the_line() {
+        for (direction, cards, steps, line) in [
+            (Direction::Out, 1, 1, "VM 111: 0000:01:00 is on vfio-pci after 9999 ms"),
+            (Direction::Home, 1, 0, "VM 111: 0000:01:00 is home already"),
+            (
+                Direction::Out,
+                2,
+                1,
+                "VM 111: 0000:01:00, 0000:02:00 are on vfio-pci after 9999 ms",
+            ),
+            (
+                Direction::Home,
+                2,
+                1,
+                "VM 111: 0000:01:00, 0000:02:00 are home after 9999 ms",
+            ),
+            (
+                Direction::Out,
+                16,
+                1,
+                "VM 111: 16 cards (0000:01:00 ... 0000:10:00) are on vfio-pci after 9999 ms",
+            ),
+        ] {
+            let plan = plan(direction, cards, steps);
+            assert_eq!(done(&plan, Duration::from_millis(9999)), line);
+            assert!(line.len() <= 80, "{line}");
+        }
+    }
 }

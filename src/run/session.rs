@@ -156,14 +156,7 @@ impl Session {
         let wait = |fd: BorrowedFd<'_>, within| kernel.wait(&[fd], within) == [true];
         let locked = self.store.lock_with(who, left, wait);
         self.not_interrupted()?;
-        let guard = locked.map_err(|e| match e {
-            LockError::Held(by) => Error::Overdue {
-                what: format!("another run did not finish ({by})"),
-                within: left,
-                hint: "wait for it, or see what holds it up with 'gpu-handoff status'".to_owned(),
-            },
-            LockError::Io(e) => Error::io(format!("locking {DIR}"), e),
-        })?;
+        let guard = locked.map_err(|e| not_locked(e, left))?;
         self.forget_other_boots(&guard)?;
         self.await_leftovers(end)?;
         Ok(guard)
@@ -233,7 +226,7 @@ impl Session {
     /// A refusal that names the file.
     pub fn vm_config(&self, vmid: VmId) -> Result<files::Config, Error> {
         let from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
-        let read = files::read_vm_config(&self.root, vmid, &from).map_err(Refusal::from)?;
+        let read = read_vm_config(&self.root, vmid, &from)?;
         for line in files::ignored(&read) {
             warn!("{line}");
         }
@@ -270,6 +263,37 @@ pub fn this_boot() -> Result<String, Error> {
     })
 }
 
+/// A VM's config. Proxmox calls the hook of a container with the same words (pve-container, PVE/LXC.pm, vm_start).
+fn read_vm_config(root: &Root, vmid: VmId, from: &str) -> Result<files::Config, Refusal> {
+    files::read_vm_config(root, vmid, from).map_err(|why| match why.source.kind() {
+        io::ErrorKind::NotFound if files::is_container(root, vmid) => Reason::Other(format!(
+            "{vmid} is a container ({}), and a container's hook is not supported yet. Hint: take it off with 'pct set \
+             {vmid} --delete hookscript'",
+            files::container_path(vmid)
+        ))
+        .into(),
+        _ => why.into(),
+    })
+}
+
+/// What a run that did not get the lock says. `within` is how long it waited.
+fn not_locked(error: LockError, within: Duration) -> Error {
+    match error {
+        LockError::Held(by) => Error::Overdue {
+            what: format!("another run did not finish ({by})"),
+            within,
+            hint: "wait for it, or see what holds it up with 'gpu-handoff status'".to_owned(),
+        },
+        LockError::NotWritable(e) => Refusal::from(Reason::Other(format!(
+            "nothing can be written to {DIR} ({e}), and without a record there is no way home. Hint: 'findmnt -T {DIR}' \
+             shows what is mounted there: make it writable, as by 'mount -o remount,rw /run', or see 'ls -ld {DIR}' for \
+             whose it is"
+        )))
+        .into(),
+        LockError::Io(e) => Error::io(format!("locking {DIR}"), e),
+    }
+}
+
 /// Moving a device between drivers is root's business.
 ///
 /// # Errors
@@ -280,4 +304,76 @@ pub fn must_be_root() -> Result<(), Error> {
     }
     let why = "only root can move a device between drivers. Hint: run it as root";
     Err(Refusal::from(Reason::Other(why.to_owned())).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::model::error::Exit;
+
+    #[test]
+    fn a_container_is_called_one_and_not_a_vm_without_a_config() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        for path in [
+            "etc/pve/lxc/104.conf",
+            "etc/pve/lxc/111.conf",
+            "etc/pve/qemu-server/111.conf",
+        ] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        for (vmid, said) in [
+            (
+                "104",
+                Some(
+                    "104 is a container (/etc/pve/lxc/104.conf), and a container's hook is not supported yet. Hint: take it \
+                     off with 'pct set 104 --delete hookscript'",
+                ),
+            ),
+            ("111", None),
+            (
+                "112",
+                Some(
+                    "the config of VM 112 cannot be read: /etc/pve/qemu-server/112.conf: No such file or directory (os \
+                     error 2). Hint: 'qm list' shows the VMs of this node",
+                ),
+            ),
+        ] {
+            let read = read_vm_config(&root, vmid.parse().unwrap(), "").map_err(Error::from);
+            let refused = read.err().map(|e| (e.to_string(), e.exit()));
+            assert_eq!(refused, said.map(|said| (said.to_owned(), Exit::Refused)));
+        }
+    }
+
+    #[test]
+    fn who_cannot_write_a_record_is_refused_with_a_remedy_and_who_waited_in_vain_is_late() {
+        let os = |number| LockError::from(io::Error::from_raw_os_error(number));
+        let (erofs, eacces, enospc) = (30, 13, 28);
+        for (error, exit, said) in [
+            (
+                os(erofs),
+                Exit::Refused,
+                "nothing can be written to /run/gpu-handoff (Read-only file system (os error 30)), and without a record \
+                 there is no way home. Hint: 'findmnt -T /run/gpu-handoff' shows",
+            ),
+            (
+                os(eacces),
+                Exit::Refused,
+                "nothing can be written to /run/gpu-handoff (Permission denied (os error 13)), and",
+            ),
+            (os(enospc), Exit::Failed, "locking /run/gpu-handoff"),
+            (
+                LockError::Held("VM 111 pre-start (pid 7)".to_owned()),
+                Exit::Overdue,
+                "another run did not finish (VM 111 pre-start (pid 7)) within 5 s; nothing was changed. Hint: wait",
+            ),
+        ] {
+            let error = not_locked(error, Duration::from_secs(5));
+            assert_eq!(error.exit(), exit, "{error}");
+            assert!(error.to_string().starts_with(said), "{error}");
+        }
+    }
 }

@@ -65,9 +65,21 @@ pub enum LockError {
     /// Another run held it all the time; the text is what that run wrote of itself.
     #[error("held by {0}")]
     Held(String),
-    /// The directory or the file could not be made or opened.
+    /// Nobody can write there: on a file system that is read-only, in a directory that is not ours.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    NotWritable(io::Error),
+    /// The directory or a file in it could not be made or opened.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<io::Error> for LockError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => LockError::NotWritable(error),
+            _ => LockError::Io(error),
+        }
+    }
 }
 
 impl Store {
@@ -88,7 +100,7 @@ impl Store {
     /// had, and says whether it has.
     ///
     /// # Errors
-    /// [`LockError::Held`] where the wait ends without the lock.
+    /// [`LockError::Held`] where the wait ends without the lock; the others where a record could not be written either.
     pub fn lock_with(
         &self,
         who: &str,
@@ -119,6 +131,10 @@ impl Store {
                 let mut lock = locked?;
                 lock.set_len(0)?;
                 lock.write_all(format!("{who} (pid {})\n", std::process::id()).as_bytes())?;
+                // A lock from before may be written where no record can be made any more.
+                let trial = self.dir.join("trial");
+                replace(&trial, b"")?;
+                fs::remove_file(trial)?;
                 Ok(Guard {
                     store: self.clone(),
                     _lock: lock,
@@ -324,6 +340,21 @@ mod tests {
         );
         drop(guard);
         store.lock("VM 112", Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn where_no_record_can_be_written_there_is_no_lock() {
+        // The kernel makes no directory in sysfs, whoever asks.
+        if Path::new("/sys/kernel").exists() {
+            let error = Store::at("/sys/gpu-handoff").lock("test", Duration::from_secs(5));
+            assert!(matches!(error, Err(LockError::NotWritable(_))), "{error:?}");
+        }
+        let (_dir, store) = store();
+        drop(store.lock("test", Duration::from_secs(5)).unwrap());
+        assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 1, "the trial is left");
+        fs::create_dir(store.dir.join("trial")).unwrap();
+        let error = store.lock("test", Duration::from_secs(5));
+        assert!(matches!(error, Err(LockError::Io(_))), "{error:?}");
     }
 
     #[test]

@@ -250,7 +250,7 @@ impl Model {
         if let Some(device) = self.device_mut(addr) {
             device.minor = minor;
         }
-        // Up to 580 nvidia_drm takes only the GPUs that are there when it is loaded.
+        // Where it lets none go, nvidia_drm takes only the GPUs that are there when it is loaded.
         if self.modeset && self.drm_lets_go() && self.is_live("nvidia_drm") {
             self.drm.insert(addr);
         }

@@ -405,9 +405,14 @@ impl Model {
         self.version_numbers() >= vec![595]
     }
 
-    /// remove() tells nvidia_drm to drop the GPU first (nvidia_modeset_remove, from 590.44 on).
+    /// remove() tells nvidia_drm to drop the GPU first (nvidia_modeset_remove): from 590.44 on, in branch 580 from
+    /// 580.105.08 on, and in 580.94.06.
     pub fn drm_lets_go(&self) -> bool {
-        self.version_numbers() >= vec![590, 44]
+        match self.version_numbers().as_slice() {
+            [580, 94, n, ..] => *n >= 6,
+            [580, rest @ ..] => *rest >= [105, 8][..],
+            numbers => *numbers >= [590, 44][..],
+        }
     }
 
     /// nvidia_drm draws the console itself (its parameter `fbdev`, since 545.23.06).

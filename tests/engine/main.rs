@@ -99,8 +99,9 @@ fn a_driver_that_lets_go_by_itself_needs_no_reload_of_drm() {
         ("590.48.01", false),
         ("590.44", false),
         ("590.43.99", true),
+        ("580.105.08", false),
         ("580.95.05", true),
-        ("", true),
+        ("580.94.06", false),
     ] {
         let mut model = host(2);
         model.version = version.to_owned();
@@ -188,6 +189,48 @@ fn consoles_and_the_persistence_daemon_go_and_come_back() {
         assert!(matches!(end, End::Done), "{end:?}");
         assert_as_before(&model, &before, &format!("{cards} cards"));
     }
+}
+
+/// The daemon's references are of the module whose nodes it has open, the topmost one where no other is loaded or where it
+/// keeps nvidia_uvm's state, too (nvidia-persistenced(1), --uvm-persistence-mode).
+#[test]
+fn the_persistence_daemon_accounts_for_the_modules_it_has_open_whichever_are_loaded() {
+    for (beside_nvidia, also_open) in [
+        (vec![], vec![]),
+        (vec!["nvidia_uvm"], vec![]),
+        (vec!["nvidia_uvm"], vec![Node::Uvm]),
+        (vec!["nvidia_modeset", "nvidia_uvm"], vec![Node::Uvm]),
+    ] {
+        let mut model = host(1);
+        (model.modeset, model.drm) = (false, Default::default());
+        model
+            .modules
+            .retain(|(name, _)| !name.starts_with("nvidia_") || beside_nvidia.contains(name));
+        add_persistenced(&mut model);
+        let case = format!("{beside_nvidia:?} {also_open:?}");
+        let daemon = model.processes.iter_mut().find(|p| p.comm == "nvidia-persiste");
+        daemon.expect(&case).nodes.extend(also_open);
+        let plan = plan_out(&mut model, &[addr(1, 0)]).expect(&case);
+        assert_eq!(plan.way, Way::Unload, "{case}");
+        let session = Session::new(&[addr(1, 0)]);
+        let end = session.out(&mut model);
+        assert!(matches!(end, End::Done), "{case}: {end:?}");
+        assert!(!model.units[0].active, "{case}");
+        let end = session.home(&mut model);
+        assert!(matches!(end, End::Done), "{case}: {end:?}");
+        assert!(model.units[0].active && model.is_live("nvidia"), "{case}");
+        assert_eq!(model.laws.broken, [""; 0], "{case}");
+    }
+}
+
+/// What the daemon does not account for is found beside it.
+#[test]
+fn a_console_on_nvidia_drm_is_found_beside_the_persistence_daemon() {
+    let mut model = host(1);
+    add_persistenced(&mut model);
+    model.pins.push("nvidia_drm");
+    let refusal = plan_out(&mut model, &[addr(1, 0)]).unwrap_err().to_string();
+    assert!(refusal.starts_with("module nvidia_drm is in use (1 more"), "{refusal}");
 }
 
 #[test]

@@ -19,6 +19,19 @@ fn from_595_on_a_gpu_leaves_only_with_all_the_others() {
     assert_eq!(both.unwrap().way, Way::Unload);
 }
 
+/// What a driver without a version that can be read does when it is unbound is not known either.
+#[test]
+fn of_a_driver_of_unknown_version_a_gpu_leaves_only_with_all_the_others() {
+    let mut model = host(2);
+    model.version = String::new();
+    let refusal = plan_out(&mut model, &[addr(2, 0)]).unwrap_err().to_string();
+    let text = "an unbind by the driver, whose version cannot be read, may never end if anybody turns out to use the GPU, \
+                and the driver cannot be unloaded while 0000:01:00.0 stays on it. Hint: ";
+    assert!(refusal.starts_with(text), "{refusal}");
+    let both = plan_out(&mut model, &[addr(1, 0), addr(2, 0)]);
+    assert_eq!(both.unwrap().way, Way::Unload);
+}
+
 #[test]
 fn whoever_uses_the_gpu_is_named_with_the_remedy() {
     for (nodes, cards, refused) in [

@@ -198,7 +198,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
     let host = (
         (cards(), prop::bool::weighted(0.15)),
         select(vec![Generation::K6_1, Generation::K6_12, Generation::K7_2]),
-        select(vec!["470.256.02", "580.95.05", "590.44.01", "595.45.04"]),
+        select(vec!["470.256.02", "580.95.05", "580.105.08", "590.44.01", "595.45.04"]),
         any::<bool>(),
         any::<[bool; 4]>(),
         prop::bool::weighted(0.3),

@@ -19,30 +19,89 @@ pub(crate) fn natural_driver(function: &Function) -> (Option<&'static str>, Opti
     }
 }
 
-/// The first driver that lets NVKMS and nvidia_drm drop a GPU when it is unbound (nvidia_modeset_remove in
-/// open-gpu-kernel-modules 590.44, kernel-open/nvidia/nv-pci.c). Before it, a GPU that nvidia_drm drives is in
-/// use for as long as that module is loaded.
-const DRM_LETS_GO: [u32; 2] = [590, 44];
+/// The drivers that let NVKMS and nvidia_drm drop a GPU when it is unbound, from the first of each range up to, and
+/// without, the last (nvidia_modeset_remove in kernel-open/nvidia/nv-pci.c of open-gpu-kernel-modules: in the tags
+/// 580.94.06, 580.105.08 and 590.44, not in 580.95.05, which is a later branch of the older code). By any other, a GPU
+/// that nvidia_drm drives is in use for as long as that module is loaded.
+const DRM_LETS_GO: [(&[u32], &[u32]); 3] = [
+    (&[580, 94, 6], &[580, 95, 5]),
+    (&[580, 105, 8], &[581]),
+    (&[590, 44], &[u32::MAX]),
+];
 
 /// From this driver on an unbind that meets a user never ends, even when the user does: the GPU is taken off the
 /// driver's list before the wait (open-gpu-kernel-modules 595.45.04, kernel-open/nvidia/nv-pci.c; issue 1119).
-const ONE_SHOT: [u32; 1] = [595];
+const ONE_SHOT: &[u32] = &[595];
 
-/// Whether a GPU counts as in use for as long as nvidia_drm is loaded. An unknown version is an old one.
+/// Whether a GPU counts as in use for as long as nvidia_drm is loaded; of a driver whose version is not known it does.
 pub(crate) fn drm_holds_gpus(snapshot: &Snapshot) -> bool {
     let Some(driver) = &snapshot.nvidia else {
         return false;
     };
-    driver.modeset && snapshot.module("nvidia_drm").is_some() && version(snapshot).as_slice() < DRM_LETS_GO.as_slice()
+    let lets_go = |numbers: &[u32]| DRM_LETS_GO.iter().any(|(from, to)| *from <= numbers && numbers < *to);
+    let drives_displays = driver.modeset && snapshot.module("nvidia_drm").is_some();
+    drives_displays && !numbers(&driver.version).is_some_and(|n| lets_go(&n))
 }
 
-/// The numbers of the driver's version; none where it is not known, which is less than any.
-pub(crate) fn version(snapshot: &Snapshot) -> Vec<u32> {
-    let version = snapshot.nvidia.as_ref().map_or("", |n| n.version.as_str());
-    version.split('.').filter_map(|p| p.parse().ok()).collect()
-}
-
-/// Whether an unbind that meets a user would never end.
+/// Whether an unbind that meets a user would never end; by a driver whose version is not known it could.
 pub(crate) fn is_one_shot(snapshot: &Snapshot) -> bool {
-    version(snapshot).as_slice() >= ONE_SHOT.as_slice()
+    let driver = snapshot.nvidia.as_ref();
+    driver.is_some_and(|d| numbers(&d.version).is_none_or(|n| n.as_slice() >= ONE_SHOT))
+}
+
+/// The numbers of a version; none where a part is no number.
+fn numbers(version: &str) -> Option<Vec<u32>> {
+    version.split('.').map(|part| part.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::host::modules::Module;
+    use crate::host::nvidia::NvidiaDriver;
+
+    #[test]
+    fn a_driver_by_its_version_holds_gpus_through_drm_and_ends_its_unbinds_or_not() {
+        for (version, drm_holds, one_shot) in [
+            ("470.256.02", true, false),
+            ("580.94.03", true, false),
+            ("580.94.06", false, false),
+            ("580.95.04", false, false),
+            ("580.95.05", true, false),
+            ("580.105.07", true, false),
+            ("580.105.08", false, false),
+            ("580.126.09", false, false),
+            ("581.15", true, false),
+            ("590.43.99", true, false),
+            ("590.44", false, false),
+            ("590.44.01", false, false),
+            ("595.45.04", false, true),
+            ("620.70", false, true),
+            // Not known: the strictest of either.
+            ("", true, true),
+            ("590", true, false),
+            ("590.beta.48", true, true),
+            ("590.99999999999", true, true),
+        ] {
+            let snapshot = Snapshot {
+                modules: vec![Module {
+                    name: "nvidia_drm".to_owned(),
+                    refs: Some(0),
+                    users: Vec::new(),
+                }],
+                nvidia: Some(NvidiaDriver {
+                    version: version.to_owned(),
+                    open: true,
+                    modeset: true,
+                    gpus: Vec::new(),
+                }),
+                ..Snapshot::default()
+            };
+            assert_eq!(drm_holds_gpus(&snapshot), drm_holds, "{version:?}");
+            assert_eq!(is_one_shot(&snapshot), one_shot, "{version:?}");
+        }
+        assert!(!drm_holds_gpus(&Snapshot::default()), "not loaded");
+        assert!(!is_one_shot(&Snapshot::default()), "not loaded");
+    }
 }

@@ -26,7 +26,7 @@ goes_on() { kill -CONT "$journald"; wait_for 60 sh -c "[ \$(journalctl -q -b --s
 journal_has() { wait_for 60 sh -c "journalctl -q -b -u '$1' | grep -q '$2'"; }
 card_vm; now=$(date +'%F %T')
 /root/stuck || fail "the queue is not full"
-within 60 0 qm start 111; said "journald takes no lines: they are only here"; said "is on vfio-pci after"; away "without a journal"
+within 60 0 qm start 111; said "journald takes no lines: they are only here"; said "is on vfio-pci after"; said "lines were not taken by the journal"; away "without a journal"
 within 10 0 gpu-handoff status
 goes_on "$now"; within 90 0 qm stop 111; at_home "with one again"
 journal_has gpu-handoff-watch@111 "the watch is over"; say "a watcher that began without a journal writes to it now"
@@ -35,7 +35,7 @@ say "it stops in the middle of a run"
 drop_in=/run/systemd/system/nvidia-persistenced.service.d/scenario.conf
 mkdir -p "${drop_in%/*}"; printf '[Service]\nExecStop=/root/stuck\n' >$drop_in; systemctl daemon-reload
 systemctl start nvidia-persistenced; now=$(date +'%F %T')
-within 60 0 qm start 111; said "journald takes no lines: they are only here"; said "is on vfio-pci after"; away "without a journal"
+within 60 0 qm start 111; said "journald takes no lines: they are only here"; said "is on vfio-pci after"; said "lines were not taken by the journal"; away "without a journal"
 goes_on "$now"; rm $drop_in; systemctl daemon-reload
 within 90 0 qm stop 111; at_home "in the end"; expect_text "is home after" journalctl -q -b -t gpu-handoff -n 8
 systemctl stop nvidia-persistenced
