@@ -162,7 +162,7 @@ pub enum Side {
     Nvidia,
 }
 
-/// Which GPUs. Without any: the only one there is.
+/// Which GPUs. Without any: the only one there is, and on the way home the only one that is lent.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Target {
     /// The GPUs of this VM's hostpci lines
