@@ -71,12 +71,11 @@ impl Session {
         given: &Given,
         end: Duration,
     ) -> Result<(), Error> {
-        guard
-            .reserve()
-            .map_err(|e| Refusal::from(Reason::NoRoom(e.to_string())))?;
         let before = records.iter().find(|r| r.owner == owner);
         let begun = self.kernel.now();
         let (plan, seen) = self.plan_out(snapshot, records, owner, given, end)?;
+        let room = guard.reserve();
+        room.map_err(|e| Refusal::from(Reason::NoRoom(e.to_string())))?;
         before.into_iter().for_each(say_broken_off);
         if let Owner::Vm(vmid) = owner {
             self.ask_for_watcher(vmid);

@@ -256,9 +256,18 @@ impl Ledger for Guard {
 
     fn remove(&self, owner: Owner) -> io::Result<()> {
         match fs::remove_file(self.store.file(owner)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
+        // Room for nobody's record.
+        if self
+            .store
+            .load()
+            .is_ok_and(|(records, problems)| records.is_empty() && problems.is_empty())
+        {
+            let _ = fs::remove_file(self.reserve_path());
+        }
+        Ok(())
     }
 }
 
@@ -400,5 +409,14 @@ mod tests {
         fs::write(&reserve, "0").unwrap();
         guard.reserve().unwrap();
         assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE as u64);
+        // It goes with the last record.
+        let mut other = record();
+        other.owner = Owner::Vm("112".parse().unwrap());
+        guard.save(&record()).unwrap();
+        guard.save(&other).unwrap();
+        guard.remove(other.owner).unwrap();
+        assert!(reserve.exists());
+        guard.remove(record().owner).unwrap();
+        assert!(!reserve.exists());
     }
 }
