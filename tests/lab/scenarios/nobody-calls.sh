@@ -42,7 +42,7 @@ say "five quick rounds, by both mechanisms: no watcher of an earlier round is in
 setting 'deadlines.grace = 1'; somebody_listens
 for mechanism in new old new old old; do
 	echo $mechanism >/etc/lab/cleanup-mechanism
-	qm start 111 >/root/said 2>&1 || fail "round $mechanism: $(cat /root/said)"; away "round, $mechanism"; qm stop 111 >/dev/null 2>&1 || fail "qm stop"
+	qm start 111 >/root/said 2>&1 || fail "round $mechanism: $(cat /root/said)"; away "round, $mechanism"; qm stop 111 >/root/said 2>&1 || fail "qm stop: $(cat /root/said)"
 done
 qm start 111 >/dev/null 2>&1 || fail "the sixth start"; stays 4; away "the last VM keeps it"
 qm stop 111 >/dev/null; comes_home 60 "after the last round"
