@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tracing::{info, warn};
 
-use crate::base::process::{self, Process, alive_in_group, boot_id};
+use crate::base::process::{self, Process, boot_id};
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::{join, millis};
@@ -243,7 +243,7 @@ impl Watcher {
         let ours = |r: &Record| r.owner == Owner::Vm(self.vmid) && r.boot_id == boot;
         let record = records.into_iter().find(ours);
         let groups = record.iter().flat_map(Record::groups);
-        let at_work = groups.flat_map(|group| alive_in_group(&self.root, group)).collect();
+        let at_work = groups.flat_map(|group| group.alive(&self.root)).collect();
         let caller = record.as_ref().and_then(|r| r.caller);
         Ok(Sight {
             busy: self.lock_file()?.is_some_and(|file| files::is_held(&file)),
@@ -294,7 +294,7 @@ impl Watcher {
         }
         let groups = record.map_or_else(Vec::new, Record::groups);
         for group in &groups {
-            systemd::take_over(*group, &alive_in_group(&self.root, *group));
+            systemd::take_over(group.number, &group.alive(&self.root));
         }
         warn!(
             "VM {}: process group {} is stuck in the kernel; the GPU is brought home as soon as it has gone",

@@ -3,8 +3,8 @@
 //! What a record says is [`crate::model::record`]'s.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -126,10 +126,27 @@ impl Store {
             }
             Err(_) => {
                 let who = fs::read_to_string(&path).unwrap_or_default();
-                let who = who.trim();
-                Err(LockError::Held(
-                    if who.is_empty() { "another run" } else { who }.to_owned(),
-                ))
+                Err(LockError::Held(named(&who)))
+            }
+        }
+    }
+
+    /// Who holds the lock at this moment, in the words of that run; None: nobody does.
+    ///
+    /// # Errors
+    /// Where the file is there and cannot be read.
+    pub fn holder(&self) -> io::Result<Option<String>> {
+        let mut file = match File::open(self.dir.join("lock")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None), // ours goes with the file
+            Err(TryLockError::Error(e)) => Err(e),
+            Err(TryLockError::WouldBlock) => {
+                let mut who = String::new();
+                file.read_to_string(&mut who)?;
+                Ok(Some(named(&who)))
             }
         }
     }
@@ -164,6 +181,14 @@ impl Store {
 
     fn file(&self, owner: Owner) -> PathBuf {
         self.dir.join(file_name(owner))
+    }
+}
+
+/// What the lock's file says of who holds it; nothing yet, for a moment, of a run that has just got it.
+fn named(who: &str) -> String {
+    match who.trim() {
+        "" => "another run".to_owned(),
+        who => who.to_owned(),
     }
 }
 
@@ -219,9 +244,7 @@ impl Ledger for Guard {
 mod tests {
     use super::*;
     use crate::base::deadlines::Budgets;
-    use crate::model::act::Act;
     use crate::model::record::Taken;
-    use crate::model::record::Wedge;
 
     use std::fs;
     use std::time::Duration;
@@ -257,32 +280,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stuck_is_so_for_as_long_as_the_process_group_lives() {
-        let gpu = record().taken[0].addr;
-        let mut stuck = record();
-        stuck.wedges.push(Wedge {
-            group: 77,
-            addrs: vec![gpu],
-            act: "unbind".to_owned(),
-            stack: String::new(),
-            holders: Vec::new(),
-        });
-        stuck.settle(|group| group == 77);
-        assert_eq!(stuck.stuck().collect::<Vec<_>>(), [gpu]);
-        stuck.settle(|_| false);
-        assert_eq!((stuck.wedges.len(), stuck.late.len()), (0, 1));
-
-        let mut killed = record();
-        killed.workers = vec![78, 79];
-        killed.under_way = vec![Act::UnloadModule {
-            name: "nvidia".to_owned(),
-        }];
-        killed.settle(|group| group == 78);
-        assert_eq!(killed.wedges[0].group, 78);
-        assert_eq!(killed.stuck().collect::<Vec<_>>(), [gpu]);
-    }
-
-    #[test]
     fn a_second_run_is_told_who_has_the_lock() {
         let (_dir, store) = store();
         let guard = store.lock("VM 111 pre-start", Duration::from_secs(5)).unwrap();
@@ -292,6 +289,21 @@ mod tests {
             format!("held by VM 111 pre-start (pid {})", std::process::id())
         );
         drop(guard);
+        store.lock("VM 112", Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn who_only_reads_is_told_who_has_the_lock_and_does_not_have_it_himself() {
+        let (_dir, store) = store();
+        assert_eq!(store.holder().unwrap(), None);
+        let guard = store.lock("VM 111 pre-start", Duration::from_secs(5)).unwrap();
+        let who = format!("VM 111 pre-start (pid {})", std::process::id());
+        assert_eq!(store.holder().unwrap(), Some(who));
+        fs::write(store.dir.join("lock"), "").unwrap();
+        assert_eq!(store.holder().unwrap(), Some("another run".to_owned()));
+        drop(guard);
+        fs::write(store.dir.join("lock"), "VM 111 pre-start (pid 4711)\n").unwrap();
+        assert_eq!(store.holder().unwrap(), None);
         store.lock("VM 112", Duration::from_secs(5)).unwrap();
     }
 

@@ -75,7 +75,7 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
             model.vms.retain(|vm| vm.vmid != vmid);
         }
         let record = record(model);
-        let groups = record.iter().flat_map(Record::groups);
+        let groups = record.iter().flat_map(Record::groups).map(|group| group.number);
         let groups: Vec<u32> = groups.filter(|group| model.is_alive(*group)).collect();
         let seen = Sight {
             record,
