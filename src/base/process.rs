@@ -3,11 +3,18 @@
 //!
 //! Not here: what a process has open ([`crate::host::holders`]), waiting for its end ([`crate::base::wait`]).
 
-use std::{fs, io};
+use std::time::Duration;
+use std::{fmt, fs, io};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
+
+/// How long the host has been up, the time it slept included: a clock that all processes share and nobody sets.
+pub fn since_boot() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
+}
 
 /// What tells this boot from every other one (proc_sys_kernel(5), random/boot_id).
 ///
@@ -29,6 +36,8 @@ pub(crate) struct Stat {
     state: u8,
     /// Its process group.
     group: Option<u32>,
+    /// Its session.
+    session: Option<u32>,
     /// PF_ flags of include/linux/sched.h.
     flags: u64,
     /// When it started, clock ticks after boot.
@@ -47,7 +56,8 @@ impl Stat {
         Some(Stat {
             state: fields.next().map_or(b'X', |state| state.as_bytes()[0]),
             group: fields.nth(1).and_then(|group| group.parse().ok()),
-            flags: fields.nth(3).and_then(|flags| flags.parse().ok()).unwrap_or(0),
+            session: fields.next().and_then(|session| session.parse().ok()),
+            flags: fields.nth(2).and_then(|flags| flags.parse().ok()).unwrap_or(0),
             started: fields.nth(12).and_then(|started| started.parse().ok()),
         })
     }
@@ -120,18 +130,88 @@ pub fn process(root: &Root, pid: u32) -> Option<Process> {
     Some(Process { pid, started })
 }
 
-/// The processes of a group that have not ended.
-pub fn alive_in_group(root: &Root, group: u32) -> Vec<i32> {
-    let is_member = |pid: &i32| {
-        let stat = Stat::read(root, &format!("/proc/{pid}"));
-        stat.is_some_and(|stat| !stat.has_ended() && stat.group == Some(group))
-    };
-    let processes = root.names("/proc").unwrap_or_default();
-    processes
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .filter(is_member)
+/// A process group of ours, which a worker leads in a session of its own: its number, and when the leader started. The
+/// number alone does not tell it: once all of the group has ended, the kernel gives it to the next process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "GroupForm")]
+pub struct Group {
+    /// The leader's id, which is the number of the group and of its session.
+    #[serde(rename = "group")]
+    pub number: u32,
+    /// When the leader started, clock ticks after boot; None: a record of an earlier form does not say.
+    pub started: Option<u64>,
+}
+
+/// How a group is written down: in earlier records as a bare number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum GroupForm {
+    Number(u32),
+    Group {
+        group: u32,
+        #[serde(default)]
+        started: Option<u64>,
+    },
+}
+
+impl From<GroupForm> for Group {
+    fn from(form: GroupForm) -> Self {
+        let (number, started) = match form {
+            GroupForm::Number(number) => (number, None),
+            GroupForm::Group { group, started } => (group, started),
+        };
+        Group { number, started }
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.number.fmt(f)
+    }
+}
+
+impl Group {
+    /// The group that this child of ours leads, or will as soon as it runs. It must not have been waited for: until then
+    /// its number is nobody else's.
+    pub(crate) fn of_child(root: &Root, pid: u32) -> Self {
+        Group {
+            number: pid,
+            started: Stat::read(root, &format!("/proc/{pid}")).and_then(|stat| stat.started),
+        }
+    }
+
+    /// The processes of this very group that have not ended: the leader, and what it has started (modprobe), which may
+    /// outlive it.
+    ///
+    /// The number is given to no other process for as long as one of the group or of its session is left (linux,
+    /// kernel/pid.c, __change_pid), so a process that has it and started at another time means that all of ours has
+    /// ended. Where no process has it, what is in the group is ours, as far as can be told: it started no earlier than our
+    /// leader and is in our leader's session. (That of another leader which has come and gone meanwhile could pass for
+    /// ours: all numbers would have been given out once in between, and it would have to be a daemon.)
+    pub fn alive(self, root: &Root) -> Vec<i32> {
+        let leader = Stat::read(root, &format!("/proc/{}", self.number));
+        if self.started.is_some() && leader.is_some_and(|leader| leader.started != self.started) {
+            return Vec::new();
+        }
+        let processes = root.names("/proc").unwrap_or_default();
+        let pids = processes.iter().filter_map(|name| name.parse().ok());
+        pids.filter(|pid: &i32| {
+            let stat = Stat::read(root, &format!("/proc/{pid}"));
+            stat.is_some_and(|stat| !stat.has_ended() && self.has(*pid, stat))
+        })
         .collect()
+    }
+
+    /// Whether a process belongs to it.
+    fn has(self, pid: i32, stat: Stat) -> bool {
+        let Some(since) = self.started else {
+            return stat.group == Some(self.number);
+        };
+        // A child that has not made its session yet is in the group of its parent.
+        let leads = u32::try_from(pid) == Ok(self.number);
+        let is_in = stat.group == Some(self.number) && stat.session == Some(self.number);
+        (leads || is_in) && stat.started.is_some_and(|started| started >= since)
+    }
 }
 
 #[cfg(test)]
@@ -175,20 +255,113 @@ mod tests {
         assert_eq!(Stat::parse(""), None);
     }
 
-    #[test]
-    fn a_zombie_is_not_alive_in_its_group() {
+    /// A host with these processes: state, parent, group, session, when it started.
+    fn processes(them: &[(u32, &str, u32, u32, u64)]) -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
-        for (pid, stat) in [
-            (70, "70 (gpu-handoff) Z 1 70 70 0"),
-            (71, "71 (mod) probe) D 70 70 70 0"),
-            (72, "72 (sh) S 1 72 72 0"),
-        ] {
+        for (pid, state, group, session, started) in them {
             let path = dir.path().join(format!("proc/{pid}"));
             std::fs::create_dir_all(&path).unwrap();
+            let stat = format!(
+                "{pid} (mod) probe) {state} 1 {group} {session} 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 {started} 1000 10"
+            );
             std::fs::write(path.join("stat"), stat).unwrap();
         }
         let root = Root::at(dir.path());
-        assert_eq!(alive_in_group(&root, 70), [71]);
-        assert_eq!(alive_in_group(&root, 7), [0; 0]);
+        (dir, root)
+    }
+
+    #[test]
+    fn a_group_is_alive_while_one_of_its_own_is_and_another_with_its_number_is_not_it() {
+        let known = Group {
+            number: 70,
+            started: Some(100),
+        };
+        let bare = Group {
+            number: 70,
+            started: None,
+        };
+        let (worker, modprobe) = ((70, "S", 70, 70, 100), (71, "D", 70, 70, 105));
+        for (case, there, of_known, of_bare) in [
+            (
+                "all of it",
+                vec![worker, modprobe, (72, "S", 72, 72, 90)],
+                vec![70, 71],
+                vec![70, 71],
+            ),
+            ("the leader has ended", vec![modprobe], vec![71], vec![71]),
+            (
+                "it waits for its parent",
+                vec![(70, "Z", 70, 70, 100), modprobe],
+                vec![71],
+                vec![71],
+            ),
+            ("all has ended", vec![(70, "Z", 70, 70, 100)], vec![], vec![]),
+            ("no session yet", vec![(70, "R", 69, 60, 100)], vec![70], vec![]),
+            (
+                "the number is somebody else's",
+                vec![(70, "S", 70, 70, 900)],
+                vec![],
+                vec![70],
+            ),
+            (
+                "somebody else's zombie's",
+                vec![(70, "Z", 70, 70, 900), (71, "S", 70, 70, 905)],
+                vec![],
+                vec![71],
+            ),
+            (
+                "a shell's job, its leader gone",
+                vec![(71, "S", 70, 60, 905)],
+                vec![],
+                vec![71],
+            ),
+            ("older than ours", vec![(69, "S", 70, 70, 99)], vec![], vec![69]),
+        ] {
+            let (_dir, root) = processes(&there);
+            let sorted = |group: Group| {
+                let mut pids = group.alive(&root);
+                pids.sort_unstable();
+                pids
+            };
+            assert_eq!(sorted(known), of_known, "{case}");
+            assert_eq!(sorted(bare), of_bare, "{case}, known by its number alone");
+        }
+    }
+
+    #[test]
+    fn a_child_of_ours_is_known_by_its_start() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let group = Group::of_child(&Root::real(), child.id());
+        assert!(group.started.is_some());
+        assert_eq!(group.alive(&Root::real()), [i32::try_from(child.id()).unwrap()]);
+        let younger = Group {
+            started: group.started.map(|started| started + 1),
+            ..group
+        };
+        assert!(younger.alive(&Root::real()).is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(group.alive(&Root::real()).is_empty());
+    }
+
+    #[test]
+    fn a_group_is_written_with_its_start_and_read_as_a_bare_number_too() {
+        let known = Group {
+            number: 78,
+            started: Some(4711),
+        };
+        let bare = Group {
+            number: 78,
+            started: None,
+        };
+        assert_eq!(serde_json::to_string(&known).unwrap(), r#"{"group":78,"started":4711}"#);
+        for (text, group) in [
+            (r#"{"group":78,"started":4711}"#, known),
+            (r#"{"group":78,"started":null}"#, bare),
+            (r#"{"group":78}"#, bare),
+            ("78", bare),
+        ] {
+            assert_eq!(serde_json::from_str::<Group>(text).unwrap(), group, "{text}");
+        }
     }
 }

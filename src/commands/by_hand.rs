@@ -25,7 +25,7 @@ pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<
     host.read_settings(target.vm)?;
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock("to_vfio by hand", end)?;
-    let records = host.readable_records()?;
+    let records = host.readable_records(&guard)?;
     let snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
     some_gpus(target, &given)?;
@@ -47,7 +47,7 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
         let why = "the host is shutting down, nothing is brought home. Hint: after a reboot every device is at home";
         return Err(Refusal::from(Reason::Other(why.to_owned())).into());
     }
-    let records = host.records()?;
+    let records = host.records(guard.as_ref())?;
     let snapshot = host.look(&records)?;
     let record = match recorded(host, target, &records, &snapshot)? {
         Ok(record) => record.clone(),

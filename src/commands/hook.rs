@@ -70,7 +70,7 @@ fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     }
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;
-    let records = host.readable_records()?;
+    let records = host.readable_records(&guard)?;
     let snapshot = host.look(&records)?;
     let given = host.devices_of(vmid, &read, &snapshot)?;
     for line in given.left() {
@@ -116,13 +116,13 @@ fn refused(backup: bool, mut refusal: Refusal) -> Error {
 /// Compares what Proxmox chose with what pre-start handed over. It never fails the start: QEMU runs already.
 fn post_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
-    if !host.records()?.iter().any(|r| r.owner == owner) {
+    if !host.records(None)?.iter().any(|r| r.owner == owner) {
         info!("VM {vmid} post-start: nothing was handed over, nothing to verify");
         return Ok(());
     }
     let end = host.kernel.now() + host.budgets.way_home;
     let guard = host.lock(&format!("VM {vmid} post-start"), end)?;
-    let records = host.records()?;
+    let records = host.records(Some(&guard))?;
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
         return Ok(());
     };
@@ -221,7 +221,7 @@ fn partly_home(
 
 fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
-    let (records, problems) = host.load()?;
+    let (records, problems) = host.load(None)?;
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
         // What cannot be read may speak of a GPU that is away.
         if let Some(problem) = problems.iter().find(|p| p.is_of(owner)) {
@@ -241,7 +241,7 @@ fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let end = host.kernel.now() + host.budgets.way_home;
     await_vfio(host, owner, end)?;
     let guard = host.lock(&format!("VM {vmid} post-stop"), end)?;
-    let records = host.records()?;
+    let records = host.records(Some(&guard))?;
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
         info!("VM {vmid} post-stop: another run has brought everything home meanwhile");
         return Ok(());

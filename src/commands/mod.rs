@@ -39,7 +39,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Plan(target) => show_plan(&mut Session::real(), cli, target),
         Command::Status => {
             let mut host = Session::real();
-            let records = host.records()?;
+            let records = host.records(None)?;
             let cards = status::status(&host.look(&records)?, &records);
             print(cli.json, &cards, || status::status_text(&cards))
         }

@@ -39,7 +39,7 @@ pub struct Shown<'a> {
 /// Shows the plan. A refusal is a result too: it is shown, and the exit code is that of the refusal.
 pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
     host.read_settings(target.vm)?;
-    let records = host.records()?;
+    let records = host.records(None)?;
     let snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
     let refusal = given.refused.clone().map(Refusal::from);

@@ -55,7 +55,7 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
         let end = host.kernel.now() + host.budgets.way_home;
         Some(host.lock("recover", end)?)
     };
-    let (mut records, problems) = host.load()?;
+    let (mut records, problems) = host.load(guard.as_ref())?;
     if let (Some(addr), Some(guard)) = (how.clear_wedged, &guard) {
         for record in &mut records {
             if clear_wedged(record, addr) {
@@ -135,6 +135,13 @@ fn settle(
     if let Some(why) = not_stranded(record, busy, runs, how.all) {
         return Ok(Some(why));
     }
+    if record.at_work.is_some() {
+        let (acts, groups) = (record.acts_at_work(), join(&record.workers));
+        return Ok(Some(format!(
+            "stranded; a run that was killed was at {acts}, in process group {groups}: once that is over it would be \
+             brought home"
+        )));
+    }
     for wedge in &record.late {
         info!(
             "{}: '{}' was stuck in the kernel and has ended, late",
@@ -154,6 +161,9 @@ fn settle(
 /// Why a record is left as it is; None: what it speaks of is stranded. `busy`: somebody holds the VM's lock; `runs`: its
 /// QEMU is there; `all`: what was taken by hand comes home as well.
 pub fn not_stranded(record: &Record, busy: bool, runs: bool, all: bool) -> Option<String> {
+    if let Some(run) = record.at_work.as_ref().and_then(|w| w.run.as_ref()) {
+        return Some(format!("{run} is at work on it, at {}", record.acts_at_work()));
+    }
     match record.owner {
         Owner::Vm(vmid) if busy => Some(format!("VM {vmid} is starting or stopping")),
         Owner::Vm(vmid) if runs => Some(format!("VM {vmid} runs with it")),
@@ -185,8 +195,18 @@ fn text(outcomes: &[Outcome], dry_run: bool) -> String {
 mod tests {
     use super::*;
 
+    use std::time::Duration;
+
     use crate::base::deadlines::Budgets;
+    use crate::base::process::Group;
+    use crate::model::record::AtWork;
+
     use crate::model::record::{Wedge, found_again};
+
+    const GROUP: Group = Group {
+        number: 77,
+        started: None,
+    };
 
     #[test]
     fn what_is_owed_a_rescan_is_so_after_a_wedge_was_cleared_too() {
@@ -197,9 +217,9 @@ mod tests {
         let mut record = Record::new(Owner::ByHand(gpu), "boot".to_owned(), Budgets::default());
         record.state = State::Returning;
         record.under_way = vec![Act::Remove { addr: gpu }, rescan.clone()];
-        record.workers = vec![77];
+        record.workers = vec![GROUP];
         record.wedges.push(Wedge {
-            group: 77,
+            group: GROUP,
             addrs: vec![gpu, audio],
             act: "remove".to_owned(),
             stack: String::new(),
@@ -212,7 +232,7 @@ mod tests {
         assert_eq!(record.under_way, [rescan]);
         assert_eq!(found_again(&record, audio), Some(Act::Rescan { bridge, addr: audio }));
         assert_eq!((record.state, record.stuck().count()), (State::Returning, 0));
-        assert_eq!(record.workers, [0_u32; 0], "it would count as stuck again");
+        assert!(record.workers.is_empty(), "it would count as stuck again");
     }
 
     #[test]
@@ -237,6 +257,30 @@ mod tests {
             ),
         ] {
             assert_eq!(text(&[outcome], false), line);
+        }
+    }
+
+    #[test]
+    fn what_a_run_is_at_work_on_is_not_stranded_and_what_a_killed_one_has_left_is() {
+        let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
+        record.under_way = vec![Act::UnloadModule {
+            name: "nvidia".to_owned(),
+        }];
+        let run = Some("VM 111 pre-start (pid 4711)".to_owned());
+        for (at_work, busy, why) in [
+            (None, false, None),
+            (None, true, Some("VM 111 is starting or stopping")),
+            (
+                Some(run),
+                true,
+                Some("VM 111 pre-start (pid 4711) is at work on it, at 'nvidia: unload the module', for 2 s"),
+            ),
+            (Some(None), false, None),
+        ] {
+            let time = Some(Duration::from_millis(2_900));
+            record.at_work = at_work.map(|run| AtWork { run, time });
+            let left = not_stranded(&record, busy, false, false);
+            assert_eq!(left.as_deref(), why, "{:?}", record.at_work);
         }
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! Each of these is an event: a lock, the end of a process, a change of the record. Proxmox holds the VM's lock through a
 //! whole start or stop (pve-guest-common, AbstractConfig.pm, lock_config); that a task has ended would say less, since a
-//! backup job outlives a start that failed in it.
+//! backup job outlives a start that failed in it. A run that is at work on the record is followed to its end, too, whoever
+//! asked for it: its workers are stuck when it says so. What a run that was killed has left is given the time of its act.
 //!
 //! [`Watch::next`] decides, [`run`] waits. It runs in `gpu-handoff-watch@VMID.service`, may write nothing but our lock, and
 //! has the way home run by `gpu-handoff-home@VMID.service`. It leaves only while it holds the host-wide lock and no record of
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tracing::{info, warn};
 
-use crate::base::process::{self, Process, alive_in_group};
+use crate::base::process::{self, Process};
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::{join, millis};
@@ -32,6 +33,7 @@ use crate::base::vmid::VmId;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::host::vms;
 use crate::model::error::Error;
+use crate::model::plan::deadline;
 use crate::model::record::{Owner, Record, State};
 use crate::proxmox::files;
 use crate::run::session::{must_be_root, this_boot};
@@ -58,7 +60,9 @@ pub struct Sight {
     pub caller: bool,
     /// The VM's QEMU, if it runs.
     pub qemu: Option<Process>,
-    /// Processes of ours that are at an act still, whose run has ended.
+    /// The run that is at work on it, if that lives.
+    pub run: Option<Process>,
+    /// Processes of ours that are at an act still; those of a run that lives are its own.
     pub at_work: Vec<i32>,
 }
 
@@ -69,6 +73,8 @@ pub enum Next {
     Lock,
     /// The end of the process that called a phase by hand.
     Caller(Process),
+    /// The end of a run that is at work: whatever it does, and however long, it says so itself.
+    Run(Process),
     /// The end of QEMU.
     Qemu(Process),
     /// The end of one of these, which are at an act.
@@ -131,6 +137,9 @@ impl Watch {
             };
             return Next::Qemu(qemu);
         }
+        if let Some(run) = seen.run {
+            return Next::Run(run);
+        }
         if !seen.at_work.is_empty() {
             // What comes after it is another attempt.
             (self.attempts, self.again) = (0, None);
@@ -188,6 +197,10 @@ pub fn run(vmid: VmId) -> Result<(), Error> {
                 );
                 watcher.await_end(*process);
             }
+            Next::Run(process) => {
+                info!("VM {vmid}: process {} is at work on its GPU, following it", process.pid);
+                watcher.await_end(*process);
+            }
             Next::Qemu(process) => {
                 info!("VM {vmid}: QEMU runs as process {}, following it", process.pid);
                 watcher.await_end(*process);
@@ -243,11 +256,13 @@ impl Watcher {
         let ours = |r: &Record| r.owner == Owner::Vm(self.vmid) && r.boot_id == boot;
         let record = records.into_iter().find(ours);
         let groups = record.iter().flat_map(Record::groups);
-        let at_work = groups.flat_map(|group| alive_in_group(&self.root, group)).collect();
+        let at_work = groups.flat_map(|group| group.alive(&self.root)).collect();
         let caller = record.as_ref().and_then(|r| r.caller);
+        let run = record.as_ref().and_then(|r| r.run).map(|run| run.process);
         Ok(Sight {
             busy: self.lock_file()?.is_some_and(|file| files::is_held(&file)),
             caller: caller.is_some_and(|p| process::process(&self.root, p.pid) == Some(p)),
+            run: run.filter(|p| process::process(&self.root, p.pid) == Some(*p)),
             qemu: vms::running_vm(&self.root, self.vmid).map(|vm| vm.process),
             at_work,
             record,
@@ -287,15 +302,17 @@ impl Watcher {
     }
 
     fn await_work(&self, pids: &[i32], record: Option<&Record>) {
-        let patience = record.map_or(Duration::ZERO, |r| r.budgets.bind);
+        let patience = record.map_or(Duration::ZERO, patience);
         let Some(fds) = pidfds(pids) else { return };
         if end_of(&fds, patience) {
             return;
         }
-        let groups = record.map_or_else(Vec::new, Record::groups);
-        for group in &groups {
-            systemd::take_over(*group, &alive_in_group(&self.root, *group));
-        }
+        let mut groups = record.map_or_else(Vec::new, Record::groups);
+        groups.retain(|group| {
+            let alive = group.alive(&self.root);
+            systemd::take_over(group.number, &alive);
+            !alive.is_empty()
+        });
         warn!(
             "VM {}: process group {} is stuck in the kernel; the GPU is brought home as soon as it has gone",
             self.vmid,
@@ -363,6 +380,15 @@ impl Watcher {
     }
 }
 
+/// How long what a run that was killed has left may take before it counts as stuck: what the acts it was at may.
+fn patience(record: &Record) -> Duration {
+    let of_nvidia = record.taken.iter().filter(|t| t.driver.as_deref() == Some("nvidia"));
+    let gpus = u32::try_from(of_nvidia.count()).unwrap_or(u32::MAX);
+    let acts = record.under_way.iter();
+    let longest = acts.map(|act| deadline(act, &record.budgets, gpus)).max();
+    longest.unwrap_or_default().max(record.budgets.bind)
+}
+
 /// Whether one of these has ended within a time.
 fn end_of(fds: &[OwnedFd], within: Duration) -> bool {
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -374,6 +400,7 @@ mod tests {
     use super::*;
 
     use crate::base::deadlines::Budgets;
+    use crate::model::act::Act;
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     fn process(pid: u32) -> Process {
@@ -448,6 +475,59 @@ mod tests {
             follow(&[(0, by_hand), (9, ended)]),
             [Next::Caller(process(5)), Next::Home]
         );
+    }
+
+    /// By hand, its caller gone, for longer than an act may take: it is at work and not stuck.
+    #[test]
+    fn a_run_that_lives_is_followed_however_long_it_takes() {
+        let run = Sight {
+            run: Some(process(6)),
+            at_work: vec![9],
+            ..away()
+        };
+        let killed = Sight {
+            run: None,
+            ..run.clone()
+        };
+        assert_eq!(
+            follow(&[(0, run.clone()), (40, run), (41, killed), (42, away())]),
+            [
+                Next::Run(process(6)),
+                Next::Run(process(6)),
+                Next::AtWork(vec![9]),
+                Next::Home
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_killed_run_has_left_has_the_time_of_its_act_before_it_is_called_stuck() {
+        let mut record = away().record.unwrap();
+        assert_eq!(patience(&record), S(20));
+        for (act, within) in [
+            (
+                Act::Unbind {
+                    addr: "0000:01:00.0".parse().unwrap(),
+                    driver: "nvidia".to_owned(),
+                },
+                20,
+            ),
+            (
+                Act::LoadModule {
+                    name: "nvidia".to_owned(),
+                },
+                45,
+            ),
+            (
+                Act::Reset {
+                    addr: "0000:01:00.0".parse().unwrap(),
+                },
+                75,
+            ),
+        ] {
+            record.under_way = vec![act];
+            assert_eq!(patience(&record), S(within), "{:?}", record.under_way);
+        }
     }
 
     #[test]

@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
+use crate::base::process::Group;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
+use crate::model::record::Run;
 
 /// How long what is under way may still take after a signal asked us to end. pvedaemon's tasks get five seconds between
 /// TERM and KILL (pve-common, PVE/RESTEnvironment.pm), and the record has to be written too.
@@ -40,14 +42,14 @@ pub enum ActError {
         /// How long was waited for it.
         within: Duration,
         /// The process group that is still in the kernel.
-        stuck: Option<u32>,
+        stuck: Option<Group>,
     },
     /// A signal asked us to end, and the act did not answer in the time that was left. It goes on in the process group,
     /// which ends after it.
     #[error("a signal asked us to end before it answered; process group {group} finishes it")]
     Interrupted {
         /// What the next run has to wait for.
-        group: u32,
+        group: Group,
     },
 }
 
@@ -72,8 +74,13 @@ pub trait Kernel {
     fn prepare(&mut self, _acts: usize) {}
 
     /// The process groups that carry out acts, each of which may outlive this process by one act.
-    fn workers(&self) -> Vec<u32> {
+    fn workers(&self) -> Vec<Group> {
         Vec::new()
+    }
+
+    /// This run, as of now: what others who read the record know it by.
+    fn run(&self) -> Option<Run> {
+        None
     }
 
     /// When a signal asked us to end, on our clock.
@@ -82,7 +89,7 @@ pub trait Kernel {
     }
 
     /// What can be said of a process group that is stuck: where in the kernel, and who uses these functions.
-    fn autopsy(&mut self, _group: u32, _addrs: &[PciAddr]) -> (String, Vec<String>) {
+    fn autopsy(&mut self, _group: Group, _addrs: &[PciAddr]) -> (String, Vec<String>) {
         (String::new(), Vec::new())
     }
 

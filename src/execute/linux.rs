@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::warn;
 
 use crate::base::pci::PciAddr;
-use crate::base::process::alive_in_group;
+use crate::base::process::{Group, Process, process, since_boot};
 use crate::base::root::Root;
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 use crate::execute::fault_points::{FaultPoints, Point};
@@ -21,6 +21,7 @@ use crate::execute::worker::{Answer, Question, Worker};
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
+use crate::model::record::Run;
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
 use crate::state::history::{Handoff, Past};
@@ -35,6 +36,8 @@ const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Linux {
     started: Instant,
+    /// This process.
+    us: Option<Process>,
     /// Those that wait for a request.
     idle: Vec<Worker>,
     /// TERM, INT and HUP, which are blocked and come here instead.
@@ -60,6 +63,7 @@ impl Linux {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Linux {
             started: Instant::now(),
+            us: process(&Root::real(), std::process::id()),
             idle: Vec::new(),
             signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
             interrupted: None,
@@ -225,7 +229,7 @@ impl Asked {
     /// We have to go. What is under way is better finished than broken off: a modprobe that is killed in the middle
     /// leaves more to put right than one that is not waited for.
     fn leave(&mut self) {
-        let group = self.worker.take().map_or(0, |worker| worker.group());
+        let group = self.worker.take().map_or_else(Group::default, |worker| worker.group());
         self.end(Err(ActError::Interrupted { group }));
     }
 }
@@ -250,8 +254,15 @@ impl Kernel for Linux {
         }
     }
 
-    fn workers(&self) -> Vec<u32> {
+    fn workers(&self) -> Vec<Group> {
         self.idle.iter().map(|w| w.group()).collect()
+    }
+
+    fn run(&self) -> Option<Run> {
+        Some(Run {
+            process: self.us?,
+            since_ms: u64::try_from(since_boot().as_millis()).ok()?,
+        })
     }
 
     fn interrupted(&mut self) -> Option<Duration> {
@@ -316,9 +327,9 @@ impl Kernel for Linux {
         self.wait(&fds, within).contains(&true)
     }
 
-    fn autopsy(&mut self, group: u32, addrs: &[PciAddr]) -> (String, Vec<String>) {
+    fn autopsy(&mut self, group: Group, addrs: &[PciAddr]) -> (String, Vec<String>) {
         let root = Root::real();
-        let alive = alive_in_group(&root, group);
+        let alive = group.alive(&root);
         let stacks = alive
             .iter()
             .filter_map(|pid| root.text(format!("/proc/{pid}/stack")).ok());

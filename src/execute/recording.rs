@@ -17,6 +17,7 @@ impl Executor<'_> {
         self.record.under_way = acts.iter().map(|(act, _)| act.clone()).chain(owed).collect();
         self.kernel.prepare(acts.len());
         self.record.workers = self.kernel.workers();
+        self.record.run = self.kernel.run();
         self.save()
     }
 

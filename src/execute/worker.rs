@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
-use crate::base::process::alive_in_group;
+use crate::base::process::Group;
 use crate::base::program::PATH;
 use crate::base::root::Root;
 use crate::base::systemd;
@@ -86,6 +86,7 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Worker {
     child: Child,
+    group: Group,
     requests: ChildStdin,
     replies: ChildStdout,
     buffer: Vec<u8>,
@@ -112,6 +113,7 @@ impl Worker {
         let ends = child.stdin.take().zip(child.stdout.take());
         let (requests, replies) = ends.ok_or_else(|| io::Error::other("no pipes to the worker"))?;
         Ok(Worker {
+            group: Group::of_child(&Root::real(), child.id()),
             child,
             requests,
             replies,
@@ -130,8 +132,8 @@ impl Worker {
     }
 
     /// Its process group: what it starts is in it too, and a call that is stuck is known by it.
-    pub fn group(&self) -> u32 {
-        self.child.id()
+    pub fn group(&self) -> Group {
+        self.group
     }
 
     /// Readable when a reply has come.
@@ -158,21 +160,21 @@ impl Worker {
 
     /// Kills the worker and what it started (modprobe). Returns their process group if any of it does not end: it is
     /// stuck in the kernel.
-    pub fn abandon(mut self) -> Option<u32> {
-        let group = self.child.id();
+    pub fn abandon(mut self) -> Option<Group> {
+        let group = self.group;
         let end = Instant::now() + AFTER_KILL;
         // The worker leads a session of its own; before it has made one, only its own pid works.
-        let raw = i32::try_from(group).ok()?;
+        let raw = i32::try_from(group.number).ok()?;
         let _ = nix::sys::signal::killpg(Pid::from_raw(raw), Signal::SIGKILL);
         let _ = self.child.kill();
         loop {
             let reaped = self.child.try_wait().is_ok_and(|status| status.is_some());
-            let alive = alive_in_group(&Root::real(), group);
+            let alive = group.alive(&Root::real());
             if reaped && alive.is_empty() {
                 return None;
             }
             if Instant::now() >= end {
-                systemd::take_over(group, &alive);
+                systemd::take_over(group.number, &alive);
                 return Some(group);
             }
             // There is no event for the end of somebody else's child.

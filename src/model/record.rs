@@ -6,12 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
-use crate::base::process::Process;
+use crate::base::process::{Group, Process};
+use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
 use crate::model::act::{Act, Attribute};
@@ -116,9 +118,15 @@ pub struct Record {
     /// Calls that are stuck in the kernel: nothing is done that would wait for them.
     #[serde(default)]
     pub wedges: Vec<Wedge>,
-    /// The workers, by process group, that do the acts under way: each may outlive the run by that one act.
+    /// The workers that do the acts under way: each may outlive the run by that one act.
     #[serde(default)]
-    pub workers: Vec<u32>,
+    pub workers: Vec<Group>,
+    /// The run whose workers they are.
+    #[serde(default)] // since a later version
+    pub run: Option<Run>,
+    /// Who is at the acts under way. Not written down: found where the record is read without the lock.
+    #[serde(skip)]
+    pub at_work: Option<AtWork>,
     /// Calls that were stuck and have ended since. Not written down: found when the record is read.
     #[serde(skip)]
     pub late: Vec<Wedge>,
@@ -131,11 +139,31 @@ pub struct Record {
     pub budgets: Budgets,
 }
 
+/// A run, for those who read the record while it is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its process: while this lives, the workers are its own and no left-overs.
+    pub process: Process,
+    /// When the acts under way were begun, milliseconds after boot.
+    pub since_ms: u64,
+}
+
+/// Who is at the acts under way. A run that holds the lock knows it: itself, or what a run that was killed has left, which
+/// it waits for and then calls stuck ([`Record::settle`]). Without the lock no more than this can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtWork {
+    /// The run, in words; None: it has been killed, and a worker of it lives.
+    pub run: Option<String>,
+    /// For how long; None: the record does not say.
+    pub time: Option<Duration>,
+}
+
 /// A call that does not return, and what hangs with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wedge {
     /// The process group of ours that waits in the kernel. Once it has gone nothing is stuck any more.
-    pub group: u32,
+    #[serde(flatten)]
+    pub group: Group,
     /// The functions whose attributes are not to be touched meanwhile.
     pub addrs: Vec<PciAddr>,
     /// The act that does not return, in words: who reads this has no plan.
@@ -169,6 +197,8 @@ impl Record {
             under_way: Vec::new(),
             wedges: Vec::new(),
             workers: Vec::new(),
+            run: None,
+            at_work: None,
             late: Vec::new(),
             caller: None,
             qemu: None,
@@ -217,28 +247,70 @@ impl Record {
     }
 
     /// The process groups of ours that may be at an act still: workers, and those that are stuck.
-    pub fn groups(&self) -> Vec<u32> {
+    pub fn groups(&self) -> Vec<Group> {
         let wedged = self.wedges.iter().map(|w| w.group);
         self.workers.iter().copied().chain(wedged).collect()
     }
 
     /// Forgets what was stuck in a process group that has gone, and takes over as stuck what a run that was killed
-    /// has left its workers with.
-    pub fn settle(&mut self, is_alive: impl Fn(u32) -> bool) {
-        let (wedges, late) = self.wedges.drain(..).partition(|w| is_alive(w.group));
-        (self.wedges, self.late) = (wedges, late);
-        self.workers.retain(|group| is_alive(*group));
-        let addrs: BTreeSet<PciAddr> = self.under_way.iter().flat_map(|a| self.touched_by(a)).collect();
+    /// has left its workers with. Only who holds the lock may: without it, the workers may be those of a run that lives.
+    pub fn settle(&mut self, is_alive: impl Fn(Group) -> bool) {
+        self.forget_ended(is_alive);
+        let addrs = self.under_way_on();
         for group in &self.workers {
-            if !self.wedges.iter().any(|w| w.group == *group) {
+            if !self.wedges.iter().any(|w| w.group.number == group.number) {
                 self.wedges.push(Wedge {
                     group: *group,
-                    addrs: addrs.iter().copied().collect(),
-                    act: crate::base::text::join(&self.under_way),
+                    addrs: addrs.clone(),
+                    act: join(&self.under_way),
                     stack: String::new(),
                     holders: Vec::new(),
                 });
             }
+        }
+    }
+
+    /// Notes who is at the acts under way, for a reader without the lock: `run`, in words, if it lives, or else what it has
+    /// left. `now` is the time since boot.
+    pub fn look_on(&mut self, run: Option<String>, now: Duration, is_alive: impl Fn(Group) -> bool) {
+        self.forget_ended(is_alive);
+        self.at_work = (run.is_some() || !self.workers.is_empty()).then(|| AtWork {
+            run,
+            time: self.run.map(|r| now.saturating_sub(Duration::from_millis(r.since_ms))),
+        });
+    }
+
+    fn forget_ended(&mut self, is_alive: impl Fn(Group) -> bool) {
+        let (wedges, late) = self.wedges.drain(..).partition(|w| is_alive(w.group));
+        (self.wedges, self.late) = (wedges, late);
+        self.workers.retain(|group| is_alive(*group));
+    }
+
+    /// The functions that the acts under way touch.
+    fn under_way_on(&self) -> Vec<PciAddr> {
+        let addrs: BTreeSet<PciAddr> = self.under_way.iter().flat_map(|a| self.touched_by(a)).collect();
+        addrs.into_iter().collect()
+    }
+
+    /// The functions whose attributes a look is to leave alone: what is stuck, and what somebody is at.
+    pub fn not_to_be_read(&self) -> Vec<PciAddr> {
+        let at_work = self.at_work.as_ref().map(|_| self.under_way_on());
+        self.stuck().chain(at_work.into_iter().flatten()).collect()
+    }
+
+    /// The acts that somebody is at, in words, and for how long if that is known.
+    pub fn acts_at_work(&self) -> String {
+        // What is owed comes later.
+        let is_owed = |act: &&Act| matches!(act, Act::Rescan { .. });
+        let acts: Vec<&Act> = self.under_way.iter().filter(|a| !is_owed(a)).collect();
+        let acts = if acts.is_empty() {
+            join(&self.under_way)
+        } else {
+            join(acts)
+        };
+        match self.at_work.as_ref().and_then(|w| w.time) {
+            Some(time) => format!("'{acts}', for {} s", time.as_secs()),
+            None => format!("'{acts}'"),
         }
     }
 
@@ -247,6 +319,7 @@ impl Record {
         self.state = state;
         self.under_way.clear();
         self.workers.clear();
+        self.run = None;
     }
 
     /// Whether a function was taken by this handoff.
@@ -264,4 +337,149 @@ pub(crate) fn found_again(record: &Record, addr: PciAddr) -> Option<Act> {
         Act::Rescan { bridge, .. } => Some(Act::Rescan { bridge: *bridge, addr }),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(number: u32) -> Group {
+        Group {
+            number,
+            started: Some(4711),
+        }
+    }
+
+    fn record() -> Record {
+        let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
+        record.taken.push(Taken {
+            addr: "0000:01:00.0".parse().unwrap(),
+            driver: Some("nvidia".to_owned()),
+            module: Some("nvidia".to_owned()),
+            driver_override: None,
+            width: None,
+            attributes: Vec::new(),
+        });
+        record
+    }
+
+    /// As a run that unloads a module writes it down.
+    fn at_an_act() -> Record {
+        let mut record = record();
+        record.workers = vec![group(78), group(79)];
+        record.under_way = vec![Act::UnloadModule {
+            name: "nvidia".to_owned(),
+        }];
+        record.run = Some(Run {
+            process: Process { pid: 77, started: 4700 },
+            since_ms: 60_000,
+        });
+        record
+    }
+
+    #[test]
+    fn what_is_stuck_is_so_for_as_long_as_the_process_group_lives() {
+        let gpu = record().taken[0].addr;
+        let mut stuck = record();
+        stuck.wedges.push(Wedge {
+            group: group(77),
+            addrs: vec![gpu],
+            act: "unbind".to_owned(),
+            stack: String::new(),
+            holders: Vec::new(),
+        });
+        stuck.settle(|g| g == group(77));
+        assert_eq!(stuck.stuck().collect::<Vec<_>>(), [gpu]);
+        stuck.settle(|_| false);
+        assert_eq!((stuck.wedges.len(), stuck.late.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_a_killed_run_has_left_is_stuck_to_who_holds_the_lock_and_at_work_to_who_does_not() {
+        let gpu = record().taken[0].addr;
+        let mut held = at_an_act();
+        held.settle(|g| g.number == 78);
+        assert_eq!(held.wedges[0].group, group(78));
+        assert_eq!((held.stuck().collect::<Vec<_>>(), held.at_work), (vec![gpu], None));
+
+        let now = Duration::from_millis(62_500);
+        for (run, alive, at_work) in [
+            (Some("VM 111 pre-start (pid 77)"), vec![78, 79], true),
+            // Between its acts: the workers wait, and one may have been ended.
+            (Some("VM 111 pre-start (pid 77)"), vec![], true),
+            (None, vec![78], true),
+            (None, vec![], false),
+        ] {
+            let mut read = at_an_act();
+            read.look_on(run.map(str::to_owned), now, |g| alive.contains(&g.number));
+            assert_eq!(read.stuck().count(), 0, "{run:?} {alive:?}");
+            let expected = at_work.then(|| AtWork {
+                run: run.map(str::to_owned),
+                time: Some(Duration::from_millis(2_500)),
+            });
+            assert_eq!(read.at_work, expected, "{run:?} {alive:?}");
+            let left_alone = if at_work { vec![gpu] } else { Vec::new() };
+            assert_eq!(read.not_to_be_read(), left_alone, "{run:?} {alive:?}");
+            assert_eq!(read.acts_at_work().contains("for 2 s"), at_work, "{run:?} {alive:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_at_work_is_told_without_what_is_owed_later() {
+        let (addr, bridge) = (record().taken[0].addr, None);
+        let mut record = at_an_act();
+        record.under_way.push(Act::Rescan { bridge, addr });
+        assert_eq!(record.acts_at_work(), "'nvidia: unload the module'");
+        record.under_way.remove(0);
+        assert_eq!(record.acts_at_work(), format!("'{}'", Act::Rescan { bridge, addr }));
+    }
+
+    #[test]
+    fn nobody_is_at_work_on_what_rests() {
+        let mut record = at_an_act();
+        record.rest(State::Away);
+        assert_eq!((record.workers, record.run, record.under_way), (vec![], None, vec![]));
+    }
+
+    /// A record as it was written before groups had a start and runs a name.
+    const EARLIER: &str = r#"{
+      "version": 1, "owner": {"vm": 111}, "generation": 3, "boot_id": "boot", "state": "leaving",
+      "taken": [{"addr": "0000:01:00.0", "driver": "nvidia", "module": "nvidia", "driver_override": null,
+                 "width": 16, "attributes": []}],
+      "modules": ["nvidia"], "units": [], "consoles": [], "platforms": [], "awake": [], "may_reset": true,
+      "under_way": [{"UnloadModule": {"name": "nvidia"}}],
+      "wedges": [{"group": 77, "addrs": ["0000:01:00.0"], "act": "unbind", "stack": "", "holders": ["x"]}],
+      "workers": [78, 79], "caller": null, "qemu": {"pid": 900, "started": 5},
+      "budgets": {"way_out": {"secs": 60, "nanos": 0}, "way_home": {"secs": 120, "nanos": 0}, "lock": {"secs": 30, "nanos": 0},
+                  "holder_wait": {"secs": 5, "nanos": 0}, "grace": {"secs": 75, "nanos": 0}, "look": {"secs": 10, "nanos": 0},
+                  "attribute": {"secs": 5, "nanos": 0}, "bind": {"secs": 20, "nanos": 0}, "load": {"secs": 45, "nanos": 0},
+                  "unit": {"secs": 15, "nanos": 0}, "reset": {"secs": 75, "nanos": 0}, "verify": {"secs": 30, "nanos": 0},
+                  "unload": {"secs": 20, "nanos": 0}, "unload_per_gpu": {"secs": 5, "nanos": 0}}
+    }"#;
+
+    #[test]
+    fn a_record_of_the_earlier_form_is_read_with_its_bare_numbers() {
+        let read: Record = serde_json::from_str(EARLIER).unwrap();
+        let bare = |number| Group { number, started: None };
+        assert_eq!(read.workers, [bare(78), bare(79)]);
+        assert_eq!((read.wedges[0].group, read.wedges[0].holders.len()), (bare(77), 1));
+        assert_eq!((read.generation, read.run, read.under_way.len()), (3, None, 1));
+        assert_eq!((&read.taken[0].width, &read.budgets), (&Some(16), &Budgets::default()));
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_a_wedge_has_its_group_where_it_always_was() {
+        let mut record = at_an_act();
+        record.wedges.push(Wedge {
+            group: group(77),
+            addrs: vec![record.taken[0].addr],
+            act: "unbind".to_owned(),
+            stack: String::new(),
+            holders: Vec::new(),
+        });
+        let json = serde_json::to_value(&record).unwrap();
+        assert_eq!(json["wedges"][0]["group"], 77);
+        assert_eq!(json["wedges"][0]["started"], 4711);
+        assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record);
+    }
 }

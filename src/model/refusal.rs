@@ -117,6 +117,20 @@ pub enum Reason {
     Gone(PciAddr),
     /// A call on this function is stuck in the kernel.
     Stuck(PciAddr),
+    /// Another run is at work on these functions at this moment.
+    AtWork {
+        /// The functions.
+        addrs: Vec<PciAddr>,
+        /// Who, at what, for how long.
+        run: String,
+    },
+    /// A run that was killed has left an act to be finished, and it is not over.
+    LeftAtWork {
+        /// The functions.
+        addrs: Vec<PciAddr>,
+        /// The act, for how long, and which process groups are at it.
+        what: String,
+    },
     /// The function is split, or is a part of a split one: SR-IOV, MIG.
     Split {
         /// The function.
@@ -272,6 +286,14 @@ impl Reason {
                 "end the process that 'gpu-handoff status' names; if that does not help, sync and power-cycle (a reboot \
                  will hang)"
                     .into(),
+            ),
+            Reason::AtWork { addrs, run } => (
+                format!("another run is at work on {}: {run}", join(addrs)),
+                "wait until it has ended; 'gpu-handoff status' shows how far it is".into(),
+            ),
+            Reason::LeftAtWork { addrs, what } => (
+                format!("what a run that was killed was at is not over yet on {}: {what}", join(addrs)),
+                "wait until it is over; 'gpu-handoff recover' does so, and brings the GPU home".into(),
             ),
             Reason::Split { addr, how } => split(*addr, how),
             Reason::NoIommuGroup(addr) => (

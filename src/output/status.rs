@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::base::text::foreign;
+use crate::base::text::{foreign, join};
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
 use crate::model::record::Record;
@@ -22,6 +22,10 @@ pub struct CardStatus {
     pub functions: Vec<FunctionStatus>,
     /// Whose handoff it is in, and how far that is.
     pub owner: Option<String>,
+    /// The run that is at work on it at this moment, at what, and for how long.
+    pub at_work: Option<String>,
+    /// What a run that was killed was at and is not over: it is not known yet whether it is stuck.
+    pub left: Option<String>,
     /// What is stuck in the kernel.
     pub stuck: Vec<String>,
     /// Who uses it, and what is not known.
@@ -66,7 +70,9 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
         .map(|g| foreign(&g.model))
         .filter(|m| !m.is_empty())
         .unwrap_or_else(|| format!("NVIDIA {:04x}:{:04x}", gpu.vendor, gpu.device));
-    let owner = records.iter().find(|r| r.has(gpu.addr)).map(|r| {
+    let record = records.iter().find(|r| r.has(gpu.addr));
+    let (at_work, left) = at_work(record);
+    let owner = record.map(|r| {
         let state = serde_json::to_value(r.state).ok();
         let state = state.as_ref().and_then(|s| s.as_str()).unwrap_or("?").to_owned();
         format!("{} ({state})", r.owner)
@@ -104,12 +110,30 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
         name,
         functions,
         owner,
+        at_work,
+        left,
         stuck,
         in_use: use_of(snapshot, &addrs)
             .iter()
             // The remedy belongs to a refusal; here only the fact is told.
             .map(Reason::fact)
             .collect(),
+    }
+}
+
+/// Who is at work on what a record speaks of: a run that lives, or what one that was killed has left.
+fn at_work(record: Option<&Record>) -> (Option<String>, Option<String>) {
+    let Some((record, at_work)) = record.and_then(|r| Some((r, r.at_work.as_ref()?))) else {
+        return (None, None);
+    };
+    let acts = record.acts_at_work();
+    match &at_work.run {
+        Some(run) => (Some(format!("{run}, at {acts}")), None),
+        None => {
+            let groups = join(&record.workers);
+            let left = format!("{acts}, in process group {groups} of ours, by a run that was killed");
+            (None, Some(left))
+        }
     }
 }
 
@@ -137,6 +161,12 @@ pub fn status_text(cards: &[CardStatus]) -> String {
             let _ = writeln!(text, "{line}{tail}");
         }
         let _ = writeln!(text, "  lent to: {}", card.owner.as_deref().unwrap_or("nobody"));
+        if let Some(line) = &card.at_work {
+            let _ = writeln!(text, "  at work: {line}");
+        }
+        if let Some(line) = &card.left {
+            let _ = writeln!(text, "  left:    {line}");
+        }
         if card.in_use.is_empty() {
             let _ = writeln!(text, "  in use:  no");
         }

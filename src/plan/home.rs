@@ -11,6 +11,7 @@ use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Record, Taken, found_again};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::home_steps::{Acts, WayHome};
+use crate::plan::obstacles::at_work;
 use crate::plan::users;
 
 /// The plan from vfio-pci to the host, from the record alone and how things are now.
@@ -52,6 +53,9 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
 }
 
 fn reasons(snapshot: &Snapshot, record: &Record) -> Vec<Reason> {
+    if let Some(reason) = at_work(record) {
+        return vec![reason];
+    }
     let addrs = record.taken.iter().map(|t| t.addr);
     let is_on_vfio = |a: &PciAddr| snapshot.function(*a).is_some_and(Function::is_on_vfio);
     let on_vfio: Vec<PciAddr> = addrs.filter(is_on_vfio).collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
+use crate::base::text::join;
 use crate::host::functions::Function;
 use crate::host::modules::Problem;
 use crate::host::snapshot::Snapshot;
@@ -64,6 +65,24 @@ pub(crate) fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason
         }
     }
     reasons
+}
+
+/// That somebody is at work on what a record speaks of. Nothing else that is seen meanwhile is worth saying: it is not so
+/// any more when that is over.
+pub(crate) fn at_work(record: &Record) -> Option<Reason> {
+    let at_work = record.at_work.as_ref()?;
+    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    let acts = record.acts_at_work();
+    Some(match &at_work.run {
+        Some(run) => Reason::AtWork {
+            addrs,
+            run: format!("{run}, at {acts}"),
+        },
+        None => Reason::LeftAtWork {
+            addrs,
+            what: format!("{acts}, in process group {}", join(&record.workers)),
+        },
+    })
 }
 
 /// Functions that another handoff has taken.

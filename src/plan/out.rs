@@ -11,7 +11,7 @@ use crate::model::record::{Owner, Record, Taken};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
-use crate::plan::obstacles::{host_reasons, load_reasons, removed, taken_reasons, way_reasons};
+use crate::plan::obstacles::{at_work, host_reasons, load_reasons, removed, taken_reasons, way_reasons};
 use crate::plan::out_steps::WayOut;
 use crate::plan::taken::taken_from;
 use crate::plan::users::{self, judge_holders};
@@ -48,6 +48,13 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let Wanted { owner, gpus, given } = wanted;
     let earlier = records.iter().find(|r| r.owner == owner);
     let ground = Ground::of(snapshot, gpus, given, earlier);
+    let concerned = records
+        .iter()
+        .filter(|r| r.owner == owner || ground.set.iter().any(|a| r.has(*a)));
+    let at_work: Vec<Reason> = concerned.filter_map(at_work).collect();
+    if !at_work.is_empty() {
+        return Err(Refusal(at_work));
+    }
     let addrs = ground.addrs();
     let way = ground.way(settings);
     let modules = ground.modules(way);

@@ -302,27 +302,37 @@ fn done(plan: &Plan, took: Duration) -> String {
 
 /// Says that the run before this one was broken off: the lock is ours, so nobody works on it.
 fn say_broken_off(record: &Record) {
+    if let Some(what) = broken_off(record) {
+        warn!("{what}; it is taken up from there");
+    }
+}
+
+/// That the run before this one was broken off. Not where somebody is at work on it, which only a reader without the lock
+/// meets.
+fn broken_off(record: &Record) -> Option<String> {
     let way = match record.state {
         State::Leaving => "way out",
         State::Returning => "way home",
-        State::Away | State::Stranded => return,
+        State::Away | State::Stranded => return None,
     };
+    if record.at_work.is_some() {
+        return None;
+    }
     let during = match record.under_way.first() {
         Some(act) => format!(" at '{act}'"),
         None => String::new(),
     };
-    warn!(
-        "{}: an earlier {way} was broken off{during}; it is taken up from there",
-        record.owner
-    );
+    Some(format!("{}: an earlier {way} was broken off{during}", record.owner))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use crate::base::deadlines::Budgets;
     use crate::model::act::Act;
     use crate::model::plan::{Step, Way};
+    use crate::model::record::AtWork;
 
     fn plan(direction: Direction, cards: u8, steps: usize) -> Plan {
         let step = Step {
@@ -377,6 +387,43 @@ mod tests {
             let plan = plan(direction, cards, steps);
             assert_eq!(done(&plan, Duration::from_millis(9999)), line);
             assert!(line.len() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_way_is_broken_off_where_nobody_is_at_work_on_it() {
+        let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
+        record.under_way = vec![Act::LoadModule {
+            name: "nvidia".to_owned(),
+        }];
+        let run = AtWork {
+            run: Some("VM 111 pre-start (pid 4711)".to_owned()),
+            time: None,
+        };
+        for (state, at_work, said) in [
+            (
+                State::Leaving,
+                None,
+                Some("VM 111: an earlier way out was broken off at 'nvidia: load the module'"),
+            ),
+            (State::Leaving, Some(run.clone()), None),
+            (
+                State::Returning,
+                Some(AtWork {
+                    run: None,
+                    ..run.clone()
+                }),
+                None,
+            ),
+            (
+                State::Returning,
+                None,
+                Some("VM 111: an earlier way home was broken off at 'nvidia: load the module'"),
+            ),
+            (State::Away, None, None),
+        ] {
+            (record.state, record.at_work) = (state, at_work);
+            assert_eq!(broken_off(&record).as_deref(), said, "{state:?} {:?}", record.at_work);
         }
     }
 }

@@ -8,10 +8,10 @@ use tracing::{debug, info, warn};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
-use crate::base::process::{Process, alive_in_group, boot_id};
+use crate::base::process::{Group, Process, boot_id, process, since_boot};
 use crate::base::root::Root;
 use crate::base::systemd;
-use crate::base::text::millis;
+use crate::base::text::{foreign, millis};
 use crate::base::vmid::VmId;
 use crate::execute::kernel::{ActError, Kernel};
 use crate::execute::linux::Linux;
@@ -70,12 +70,12 @@ impl Session {
         Ok(())
     }
 
-    /// All records; what is no record is said and not used.
+    /// All records; what is no record is said and not used. As with [`Session::load`], the lock counts.
     ///
     /// # Errors
     /// Where the directory cannot be read.
-    pub fn records(&self) -> Result<Vec<Record>, Error> {
-        let (records, problems) = self.load()?;
+    pub fn records(&self, guard: Option<&Guard>) -> Result<Vec<Record>, Error> {
+        let (records, problems) = self.load(guard)?;
         for problem in problems {
             warn!("{problem}");
         }
@@ -87,28 +87,31 @@ impl Session {
     ///
     /// # Errors
     /// A refusal that names the file, besides those of [`Session::records`].
-    pub fn readable_records(&self) -> Result<Vec<Record>, Error> {
-        let (records, problems) = self.load()?;
+    pub fn readable_records(&self, guard: &Guard) -> Result<Vec<Record>, Error> {
+        let (records, problems) = self.load(Some(guard))?;
         match problems.first() {
             None => Ok(records),
             Some(problem) => Err(Refusal::from(Reason::Other(problem.to_string())).into()),
         }
     }
 
-    /// All records, and each file that is none.
+    /// All records, and each file that is none. With the lock, workers that are no longer waited for count as stuck; without
+    /// it they may be those of a run that lives, and the records say who that is.
     ///
     /// # Errors
     /// Where the directory cannot be read.
-    pub fn load(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
-        let (mut records, problems) = self
-            .store
-            .load()
-            .map_err(|e| Error::io(format!("reading the records in {DIR}"), e))?;
+    pub fn load(&self, guard: Option<&Guard>) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
+        let (mut records, problems) = match guard {
+            Some(_) => self.read()?,
+            None => self.read_and_look_on()?,
+        };
         let boot = this_boot()?;
         records.retain(|r| r.boot_id == boot);
         for record in &mut records {
-            let ours = self.kernel.workers();
-            record.settle(|group| !ours.contains(&group) && !alive_in_group(&self.root, group).is_empty());
+            if guard.is_some() {
+                let ours = self.kernel.workers();
+                record.settle(|group| !ours.contains(&group) && !group.alive(&self.root).is_empty());
+            }
             for wedge in &record.late {
                 let (owner, group) = (record.owner, wedge.group);
                 debug!(
@@ -120,12 +123,63 @@ impl Session {
         Ok((records, problems))
     }
 
-    /// A snapshot, in which devices known to be stuck are left alone.
+    fn read(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
+        let read = self.store.load();
+        read.map_err(|e| Error::io(format!("reading the records in {DIR}"), e))
+    }
+
+    /// The records, with who is at work on each.
+    fn read_and_look_on(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
+        loop {
+            let (mut records, problems) = self.read()?;
+            let holder = self.store.holder();
+            let holder = holder.map_err(|e| Error::io(format!("looking at the lock in {DIR}"), e))?;
+            let runs: Vec<Option<String>> = records.iter().map(|r| self.run_on(r, holder.as_deref())).collect();
+            // A run that has ended in order since the records were read has written down what it leaves. Where the record
+            // is still the same, it was killed.
+            let seems_killed = |(record, run): (&Record, &Option<String>)| run.is_none() && !record.workers.is_empty();
+            let killed: Vec<&Record> = records
+                .iter()
+                .zip(&runs)
+                .filter(|p| seems_killed(*p))
+                .map(|p| p.0)
+                .collect();
+            if !killed.is_empty() {
+                let (now, _) = self.read()?;
+                if !killed.iter().all(|record| now.contains(record)) {
+                    continue;
+                }
+            }
+            for (record, run) in records.iter_mut().zip(runs) {
+                record.look_on(run, since_boot(), |group| !group.alive(&self.root).is_empty());
+            }
+            return Ok((records, problems));
+        }
+    }
+
+    /// The run that is at work on a record, in words. `holder` is who has the lock.
+    fn run_on(&self, record: &Record, holder: Option<&str>) -> Option<String> {
+        if record.workers.is_empty() {
+            return None;
+        }
+        let Some(run) = record.run else {
+            // A record of an earlier form does not say whose the workers are.
+            return holder.map(foreign);
+        };
+        let Process { pid, .. } = run.process;
+        let lives = process(&self.root, pid) == Some(run.process);
+        lives.then(|| match holder.filter(|who| who.ends_with(&format!("(pid {pid})"))) {
+            Some(who) => foreign(who),
+            None => format!("process {pid}"),
+        })
+    }
+
+    /// A snapshot, in which devices that are known to be stuck, or that somebody is at, are left alone.
     ///
     /// # Errors
     /// [`Error::Overdue`] where the host did not let itself be read in time.
     pub fn look(&mut self, records: &[Record]) -> Result<Snapshot, Error> {
-        let stuck: Vec<PciAddr> = records.iter().flat_map(Record::stuck).collect();
+        let stuck: Vec<PciAddr> = records.iter().flat_map(Record::not_to_be_read).collect();
         let within = self.budgets.look;
         let start = self.kernel.now();
         let snapshot = self.kernel.look(&stuck, within).map_err(|e| match e {
@@ -193,7 +247,7 @@ impl Session {
             let until = end.min(self.kernel.now() + self.budgets.lock);
             let mut said = false;
             loop {
-                let alive_in = |group: &u32| alive_in_group(&self.root, *group);
+                let alive_in = |group: &Group| group.alive(&self.root);
                 let alive: Vec<i32> = record.workers.iter().flat_map(alive_in).collect();
                 let left = until.saturating_sub(self.kernel.now());
                 if alive.is_empty() {
@@ -201,7 +255,7 @@ impl Session {
                 }
                 if left.is_zero() {
                     for group in &record.workers {
-                        systemd::take_over(*group, &alive_in(group));
+                        systemd::take_over(group.number, &alive_in(group));
                     }
                     break;
                 }
@@ -312,6 +366,9 @@ mod tests {
 
     use crate::model::error::Exit;
 
+    use crate::model::act::Act;
+    use crate::model::record::{Owner, Run, Taken};
+
     #[test]
     fn a_container_is_called_one_and_not_a_vm_without_a_config() {
         let dir = tempfile::tempdir().unwrap();
@@ -348,6 +405,112 @@ mod tests {
         }
     }
 
+    /// When the run started; it is the process of the test, as the lock's file says. Its worker started a tick later.
+    const STARTED: u64 = 4700;
+    const WORKER: u32 = 4_000_001;
+
+    /// A session with records of its own, on a host with these processes.
+    fn session(processes: &[(u32, u64)]) -> (tempfile::TempDir, Session) {
+        let dir = tempfile::tempdir().unwrap();
+        for (pid, started) in processes {
+            let path = dir.path().join(format!("proc/{pid}"));
+            std::fs::create_dir_all(&path).unwrap();
+            let stat = format!("{pid} (gpu-handoff) D 1 {pid} {pid} 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 {started} 1000 10");
+            std::fs::write(path.join("stat"), stat).unwrap();
+        }
+        let session = Session {
+            root: Root::at(dir.path()),
+            store: Store::at(dir.path().join("run")),
+            ..Session::real()
+        };
+        (dir, session)
+    }
+
+    /// As a run writes it down that is about to unbind a function.
+    fn at_an_act(run: bool) -> Record {
+        let addr: PciAddr = "0000:01:00.0".parse().unwrap();
+        let mut record = Record::new(
+            Owner::Vm("111".parse().unwrap()),
+            boot_id().unwrap(),
+            Budgets::default(),
+        );
+        record.taken.push(Taken {
+            addr,
+            driver: Some("nvidia".to_owned()),
+            module: Some("nvidia".to_owned()),
+            driver_override: None,
+            width: None,
+            attributes: Vec::new(),
+        });
+        record.under_way = vec![Act::Unbind {
+            addr,
+            driver: "nvidia".to_owned(),
+        }];
+        record.workers = vec![Group {
+            number: WORKER,
+            started: run.then_some(STARTED + 1),
+        }];
+        let pid = std::process::id();
+        let since_ms = u64::try_from(since_boot().as_millis()).unwrap() - 2_000;
+        record.run = run.then_some(Run {
+            process: Process { pid, started: STARTED },
+            since_ms,
+        });
+        record
+    }
+
+    #[test]
+    fn without_the_lock_workers_are_those_of_a_run_that_lives_or_left_by_one_that_was_killed() {
+        let us = std::process::id();
+        let (run, worker) = ((us, STARTED), (WORKER, STARTED + 1));
+        let named = format!("VM 111 pre-start (pid {us})");
+        for (case, known, held, there, at_work) in [
+            ("at work", true, true, vec![run, worker], Some(Some(named.clone()))),
+            (
+                "the lock is just let go",
+                true,
+                false,
+                vec![run, worker],
+                Some(Some(format!("process {us}"))),
+            ),
+            ("killed", true, false, vec![worker], Some(None)),
+            (
+                "killed, its number another's",
+                true,
+                false,
+                vec![(us, STARTED + 9), worker],
+                Some(None),
+            ),
+            ("killed, another run at work", true, true, vec![worker], Some(None)),
+            ("killed, and over", true, false, vec![], None),
+            (
+                "killed, the worker's number another's",
+                true,
+                false,
+                vec![(WORKER, STARTED + 9)],
+                None,
+            ),
+            (
+                "of an earlier form, at work",
+                false,
+                true,
+                vec![worker],
+                Some(Some(named.clone())),
+            ),
+            ("of an earlier form, killed", false, false, vec![worker], Some(None)),
+        ] {
+            let (_dir, session) = session(&there);
+            let guard = session.store.lock("VM 111 pre-start", Duration::from_secs(5)).unwrap();
+            guard.save(&at_an_act(known)).unwrap();
+            let guard = Some(guard).filter(|_| held);
+            let records = session.records(None).unwrap();
+            assert_eq!(records[0].wedges.len(), 0, "{case}");
+            let run = records[0].at_work.as_ref().map(|w| w.run.clone());
+            assert_eq!(run, at_work, "{case}");
+            drop(guard);
+        }
+    }
+
     #[test]
     fn who_cannot_write_a_record_is_refused_with_a_remedy_and_who_waited_in_vain_is_late() {
         let os = |number| LockError::from(io::Error::from_raw_os_error(number));
@@ -375,5 +538,14 @@ mod tests {
             assert_eq!(error.exit(), exit, "{error}");
             assert!(error.to_string().starts_with(said), "{error}");
         }
+    }
+
+    #[test]
+    fn with_the_lock_what_a_killed_run_has_left_is_stuck() {
+        let (_dir, session) = session(&[(WORKER, STARTED + 1)]);
+        let guard = session.store.lock("recover", Duration::from_secs(5)).unwrap();
+        guard.save(&at_an_act(true)).unwrap();
+        let records = session.records(Some(&guard)).unwrap();
+        assert_eq!((records[0].wedges.len(), &records[0].at_work), (1, &None));
     }
 }

@@ -19,7 +19,7 @@ use crate::run::session::Session;
 /// unpinning memory, since QEMU removes its pidfile before it is gone.
 pub(crate) fn await_vfio(host: &mut Session, owner: Owner, end: Duration) -> Result<(), Error> {
     loop {
-        let records = host.records()?;
+        let records = host.records(None)?;
         let Some(record) = records.iter().find(|r| r.owner == owner) else {
             return Ok(());
         };

@@ -3,8 +3,8 @@
 //! What a record says is [`crate::model::record`]'s.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -129,12 +129,11 @@ impl Store {
         match receiver.try_recv() {
             Ok(locked) => {
                 let mut lock = locked?;
-                lock.set_len(0)?;
-                lock.write_all(format!("{who} (pid {})\n", std::process::id()).as_bytes())?;
+                let name = format!("{who} (pid {})\n", std::process::id());
+                unless_full(lock.set_len(0).and_then(|()| lock.write_all(name.as_bytes())))?;
                 // A lock from before may be written where no record can be made any more.
                 let trial = self.dir.join("trial");
-                replace(&trial, b"")?;
-                fs::remove_file(trial)?;
+                unless_full(replace(&trial, b"").and_then(|()| fs::remove_file(trial)))?;
                 Ok(Guard {
                     store: self.clone(),
                     _lock: lock,
@@ -142,10 +141,27 @@ impl Store {
             }
             Err(_) => {
                 let who = fs::read_to_string(&path).unwrap_or_default();
-                let who = who.trim();
-                Err(LockError::Held(
-                    if who.is_empty() { "another run" } else { who }.to_owned(),
-                ))
+                Err(LockError::Held(named(&who)))
+            }
+        }
+    }
+
+    /// Who holds the lock at this moment, in the words of that run; None: nobody does.
+    ///
+    /// # Errors
+    /// Where the file is there and cannot be read.
+    pub fn holder(&self) -> io::Result<Option<String>> {
+        let mut file = match File::open(self.dir.join("lock")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None), // ours goes with the file
+            Err(TryLockError::Error(e)) => Err(e),
+            Err(TryLockError::WouldBlock) => {
+                let mut who = String::new();
+                file.read_to_string(&mut who)?;
+                Ok(Some(named(&who)))
             }
         }
     }
@@ -180,6 +196,22 @@ impl Store {
 
     fn file(&self, owner: Owner) -> PathBuf {
         self.dir.join(file_name(owner))
+    }
+}
+
+/// What the lock's file says of who holds it; nothing yet, for a moment, of a run that has just got it.
+fn named(who: &str) -> String {
+    match who.trim() {
+        "" => "another run".to_owned(),
+        who => who.to_owned(),
+    }
+}
+
+/// A file system that is full keeps nobody from the lock: the way home needs no room, and a way out asks for it itself.
+fn unless_full(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => Ok(()),
+        written => written,
     }
 }
 
@@ -275,9 +307,7 @@ impl Ledger for Guard {
 mod tests {
     use super::*;
     use crate::base::deadlines::Budgets;
-    use crate::model::act::Act;
     use crate::model::record::Taken;
-    use crate::model::record::Wedge;
 
     use std::fs;
     use std::time::Duration;
@@ -313,32 +343,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stuck_is_so_for_as_long_as_the_process_group_lives() {
-        let gpu = record().taken[0].addr;
-        let mut stuck = record();
-        stuck.wedges.push(Wedge {
-            group: 77,
-            addrs: vec![gpu],
-            act: "unbind".to_owned(),
-            stack: String::new(),
-            holders: Vec::new(),
-        });
-        stuck.settle(|group| group == 77);
-        assert_eq!(stuck.stuck().collect::<Vec<_>>(), [gpu]);
-        stuck.settle(|_| false);
-        assert_eq!((stuck.wedges.len(), stuck.late.len()), (0, 1));
-
-        let mut killed = record();
-        killed.workers = vec![78, 79];
-        killed.under_way = vec![Act::UnloadModule {
-            name: "nvidia".to_owned(),
-        }];
-        killed.settle(|group| group == 78);
-        assert_eq!(killed.wedges[0].group, 78);
-        assert_eq!(killed.stuck().collect::<Vec<_>>(), [gpu]);
-    }
-
-    #[test]
     fn a_second_run_is_told_who_has_the_lock() {
         let (_dir, store) = store();
         let guard = store.lock("VM 111 pre-start", Duration::from_secs(5)).unwrap();
@@ -364,6 +368,21 @@ mod tests {
         fs::create_dir(store.dir.join("trial")).unwrap();
         let error = store.lock("test", Duration::from_secs(5));
         assert!(matches!(error, Err(LockError::Io(_))), "{error:?}");
+    }
+
+    #[test]
+    fn who_only_reads_is_told_who_has_the_lock_and_does_not_have_it_himself() {
+        let (_dir, store) = store();
+        assert_eq!(store.holder().unwrap(), None);
+        let guard = store.lock("VM 111 pre-start", Duration::from_secs(5)).unwrap();
+        let who = format!("VM 111 pre-start (pid {})", std::process::id());
+        assert_eq!(store.holder().unwrap(), Some(who));
+        fs::write(store.dir.join("lock"), "").unwrap();
+        assert_eq!(store.holder().unwrap(), Some("another run".to_owned()));
+        drop(guard);
+        fs::write(store.dir.join("lock"), "VM 111 pre-start (pid 4711)\n").unwrap();
+        assert_eq!(store.holder().unwrap(), None);
+        store.lock("VM 112", Duration::from_secs(5)).unwrap();
     }
 
     #[test]
@@ -418,5 +437,13 @@ mod tests {
         assert!(reserve.exists());
         guard.remove(record().owner).unwrap();
         assert!(!reserve.exists());
+    }
+
+    #[test]
+    fn a_full_file_system_keeps_nobody_from_the_lock_and_a_read_only_one_does() {
+        let os = |number: i32| Err(io::Error::from_raw_os_error(number));
+        for (number, is_well) in [(28, true), (30, false), (13, false), (5, false)] {
+            assert_eq!(unless_full(os(number)).is_ok(), is_well, "errno {number}");
+        }
     }
 }

@@ -5,10 +5,12 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::base::process::{Group, Process as Told};
 use gpu_handoff::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use gpu_handoff::host::modules::Loadable;
 use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::model::act::{Act, Expect};
+use gpu_handoff::model::record::Run;
 
 use super::calls::{Answer, Errno, Lock, Move, Twist};
 use super::state::{Generation, Model};
@@ -37,6 +39,9 @@ pub enum Fault {
 /// Which acts go wrong, by their number counted from 0.
 #[derive(Clone, Debug, Default)]
 pub struct Faults(pub Vec<(usize, Fault)>);
+
+/// The process of the run.
+pub const US: Told = Told { pid: 4711, started: 1 };
 
 /// What a run that is killed unwinds with: state and record stay as they are.
 #[derive(Debug)]
@@ -78,8 +83,15 @@ impl Kernel for Model {
         }
     }
 
-    fn workers(&self) -> Vec<u32> {
-        self.workers.clone()
+    fn workers(&self) -> Vec<Group> {
+        self.workers.iter().map(|number| told(*number)).collect()
+    }
+
+    fn run(&self) -> Option<Run> {
+        Some(Run {
+            process: US,
+            since_ms: u64::try_from(self.time.as_millis()).ok()?,
+        })
     }
 
     fn interrupted(&mut self) -> Option<Duration> {
@@ -298,7 +310,10 @@ impl Model {
                     self.leave_behind(id);
                 }
                 let stuck = stays.then_some(group);
-                return Err(ActError::Overdue { within, stuck });
+                return Err(ActError::Overdue {
+                    within,
+                    stuck: stuck.map(told),
+                });
             }
             None => {}
         }
@@ -337,7 +352,7 @@ impl Model {
                 None if self.signal.map(|at| at + AFTER_SIGNAL) != signal => {}
                 None if signal.is_some_and(|s| s <= end) => {
                     let group = self.leave_behind(id);
-                    return Err(ActError::Interrupted { group });
+                    return Err(ActError::Interrupted { group: told(group) });
                 }
                 None => break,
             }
@@ -345,9 +360,17 @@ impl Model {
         let group = self.leave_behind(id);
         let stuck = match self.wait_for(id, end + AFTER_KILL) {
             Some(_) => None,
-            None => Some(group),
+            None => Some(told(group)),
         };
         Err(ActError::Overdue { within, stuck })
+    }
+}
+
+/// A process group as it is told of. Of ours no number is given out twice.
+pub fn told(number: u32) -> Group {
+    Group {
+        number,
+        started: Some(1),
     }
 }
 

@@ -78,11 +78,11 @@ impl Session {
         let mut records = ledger.records();
         for group in records.iter().flat_map(|r| &r.workers) {
             let end = model.time + self.settings.budgets.lock;
-            model.wait_until(end, |m| !m.is_alive(*group));
+            model.wait_until(end, |m| !m.is_alive(group.number));
         }
         for record in &mut records {
             let ours = model.workers.clone();
-            record.settle(|group| !ours.contains(&group) && model.is_alive(group));
+            record.settle(|group| !ours.contains(&group.number) && model.is_alive(group.number));
         }
         records
     }

@@ -27,15 +27,18 @@ pub struct Beside {
     caller: Duration,
     /// QEMU runs.
     qemu: Duration,
+    /// The run was not killed at all: it is at work still.
+    run: Duration,
 }
 
-/// Nobody; the task of a start that fails a while later; the same, by hand; a VM that runs for a while, and is stopped by
+/// Nobody; the run itself, which lives and takes its time; the task of a start that fails a while later; the same, by hand; a VM that runs for a while, and is stopped by
 /// a task that calls no post-stop.
-pub fn beside(now: Duration) -> [Beside; 4] {
+pub fn beside(now: Duration) -> [Beside; 5] {
     let (soon, later) = (now + Duration::from_secs(3), now + Duration::from_secs(20));
     let nobody = Beside::default();
     [
         nobody,
+        Beside { run: later, ..nobody },
         Beside { lock: soon, ..nobody },
         Beside { caller: soon, ..nobody },
         Beside {
@@ -75,18 +78,21 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
             model.vms.retain(|vm| vm.vmid != vmid);
         }
         let record = record(model);
-        let groups = record.iter().flat_map(Record::groups);
+        let run = record.as_ref().and_then(|r| r.run).filter(|_| beside.run > now);
+        let groups = record.iter().flat_map(Record::groups).map(|group| group.number);
         let groups: Vec<u32> = groups.filter(|group| model.is_alive(*group)).collect();
         let seen = Sight {
             record,
             busy: beside.lock > now,
             caller: beside.caller > now,
+            run: run.map(|run| run.process),
             qemu: qemu.then_some(SOMEBODY),
             at_work: groups.iter().filter_map(|g| i32::try_from(*g).ok()).collect(),
         };
         let until = match watch.next(&seen, now) {
             Next::Lock => beside.lock,
             Next::Caller(_) => beside.caller,
+            Next::Run(_) => beside.run,
             Next::Qemu(_) => beside.qemu,
             Next::PostStop(within) | Next::Again(within) => now + within,
             Next::AtWork(_) => {
@@ -95,7 +101,9 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
                 });
                 continue;
             }
-            Next::Home if seen.busy || seen.caller || qemu => return Err(format!("home beside {seen:?}")),
+            Next::Home if seen.busy || seen.caller || qemu || seen.run.is_some() => {
+                return Err(format!("home beside {seen:?}"));
+            }
             Next::Home => {
                 if let Recovered::Left(why) = recover(trip, model, false, false) {
                     return Err(format!("not brought home: {why}"));

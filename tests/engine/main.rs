@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
 
+mod beside;
 #[path = "../common/mod.rs"]
 mod common;
 mod found;
@@ -365,7 +366,7 @@ fn a_hang_at_any_act_ends_wedged_with_a_record() {
             assert_eq!(record.state, State::Stranded, "{case}");
             let stuck: Vec<PciAddr> = record.stuck().collect();
             assert_eq!(stuck, record.touched_by(&act), "{case}");
-            assert!(record.wedges.iter().all(|w| model.is_alive(w.group)), "{case}");
+            assert!(record.wedges.iter().all(|w| model.is_alive(w.group.number)), "{case}");
             for later in &model.acts[at + 1..] {
                 let module = matches!(later, Act::LoadModule { .. } | Act::UnloadModule { .. });
                 assert!(!module, "{later:?} after {act:?} got stuck");

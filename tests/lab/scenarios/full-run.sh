@@ -1,0 +1,20 @@
+#!/bin/sh
+# The records' file system is full before a handoff, during it, and while the card is away: refused, undone, and home all the same.
+# tier: full
+. /usr/local/lib/lab-card.sh
+card_vm; setting 'deadlines.grace = 3'
+mount -t tmpfs -o size=512k,mode=700 none /run/gpu-handoff || fail "no file system of its own"
+fill() { dd if=/dev/zero of=/run/gpu-handoff/full bs=4k >/dev/null 2>&1; }
+room() { rm -f /run/gpu-handoff/full; }
+say "full before it: refused"
+fill; within 60 3 $hook 111 pre-start; said "No space left on device"; said "'df /run'"; at_home "refused"
+say "getting full all the time: it is away, or all is undone"
+for round in 1 2 3; do
+	room; while :; do fill; done & filler=$!
+	$hook 111 pre-start >/root/said 2>&1; rc=$?; kill $filler; wait $filler; cat /root/said
+	case $rc in 0) away "round $round"; $hook 111 post-stop || fail "post-stop"; at_home "round $round" ;; 1 | 3) at_home "round $round" ;; *) fail "exit status $rc" ;; esac
+done
+say "full while it is away: it comes home"
+room; within 60 0 $hook 111 pre-start; away "away"; fill; rm -f /run/gpu-handoff/reserve; fill
+within 60 0 $hook 111 post-stop; at_home "home"
+room; umount -l /run/gpu-handoff
