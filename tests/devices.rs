@@ -154,6 +154,10 @@ fn what_is_not_understood_and_may_mean_a_gpu_is_refused_unless_the_settings_igno
                     later\n\tmap node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd=1\n\n\
                     both\n\tmap node=pve1,id=10de:2204,iommugroup=22,path=0000:02:00\n\
                     \tmap node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd=1\n\n\
+                    elsewhere\n\tmap node=pve1,id=10de:2204,iommugroup=22,path=0000:02:00\n\
+                    \tmap node=pve2,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd=1\n\n\
+                    nic-there\n\tmap node=pve1,id=8086:10d3,path=0000:03:00\n\
+                    \tmap node=pve2,id=8086:10d3,path=0000:01:00\n\n\
                     nic\n\tmap node=pve1,id=8086:10d3,path=0000:03:00,iommufd=1\n";
     for (conf, at) in [
         (
@@ -181,6 +185,11 @@ fn what_is_not_understood_and_may_mean_a_gpu_is_refused_unless_the_settings_igno
             "hostpci0: mapping=both\n",
             "mapping 'both': map node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd",
         ),
+        // Another node's lines, what is handed over anyway, and what stays with its driver.
+        ("hostpci0: mapping=elsewhere\n", ""),
+        ("hostpci0: mapping=nic-there,iommufd=1\n", ""),
+        ("hostpci0: 01:00\nhostpci1: 01:00.1,foo=1\n", ""),
+        ("hostpci0: mapping=both,driver=keep\n", ""),
         // Another device, a mapping that is nowhere, and what no version could take for an address.
         ("hostpci0: 03:00,iommufd=1\n", ""),
         ("hostpci0: mapping=nic,iommufd=1\n", ""),

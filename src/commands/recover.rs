@@ -59,7 +59,9 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
     if let (Some(addr), Some(guard)) = (how.clear_wedged, &guard) {
         for record in &mut records {
             if clear_wedged(record, addr) {
-                guard.save(record).map_err(|e| Error::io("writing the record", e))?;
+                if let Err(e) = guard.save(record) {
+                    warn!("writing the record: {e}");
+                }
                 info!("{}: {addr} counts as free again", record.owner);
             }
         }

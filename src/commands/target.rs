@@ -64,7 +64,11 @@ pub(crate) fn recorded<'a>(
     if let (false, Some(record)) = (says_which, lent(records, snapshot).map_err(Refusal::from)?) {
         return Ok(Ok(record));
     }
-    let given = given(host, target, snapshot)?;
+    // What is not understood of a config keeps nothing from coming home.
+    let mut given = given(host, target, snapshot)?;
+    if let Some(Reason::NotUnderstood { .. }) = given.refused {
+        given.refused = None;
+    }
     some_gpus(target, &given)?;
     let found = records.iter().find(|r| given.gpus.iter().any(|g| r.has(*g)));
     Ok(found.ok_or(given.gpus))

@@ -217,6 +217,8 @@ pub fn run(vmid: VmId) -> Result<(), Error> {
                 if watcher.may_leave(record) {
                     return Ok(());
                 }
+                // Not at once again: the lock may be had by nobody.
+                watcher.await_change(BETWEEN);
             }
         }
     }

@@ -83,7 +83,9 @@ impl Executor<'_> {
     ) -> Vec<Result<(), ActError>> {
         if let Err(error) = self.write_down(acts) {
             let why = chain(error);
-            if !self.gives_back {
+            // What is removed from the bus, and nobody knows of, is not found again.
+            let is_lost = acts.iter().any(|(act, _)| matches!(act, Act::Remove { .. }));
+            if !self.gives_back || is_lost {
                 return vec![Err(ActError::NotBegun(why)); acts.len()];
             }
             if !std::mem::replace(&mut self.unwritten_said, true) {

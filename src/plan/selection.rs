@@ -16,8 +16,8 @@ use crate::model::record::{Owner, Record};
 use crate::model::refusal::Reason;
 use crate::proxmox::choice::{self, Site};
 use crate::proxmox::files::{Cluster, Config};
+use crate::proxmox::grammar::value::Value;
 use crate::proxmox::hostpci::Driver;
-use crate::proxmox::mappings::Mappings;
 use crate::proxmox::reservations::Moment;
 use crate::proxmox::resolve::{self, HostFunction, Share};
 use crate::settings::values::UnknownKeys;
@@ -151,7 +151,7 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
     given.gpus.sort_unstable();
     given.gpus.dedup();
     if !given.template {
-        given.not_understood = not_understood(read, snapshot, &cluster.mappings);
+        given.not_understood = not_understood(read, snapshot, cluster, &given);
     }
     if given.refused.is_none() {
         given.refused = gpu_in_group(snapshot, &given);
@@ -187,42 +187,55 @@ fn as_proxmox_sees(function: &Function) -> HostFunction {
 
 /// The first line of a VM's config, or of a mapping that it uses, which this grammar has no place for and which may mean a
 /// GPU of this host.
-fn not_understood(read: &Config, snapshot: &Snapshot, mappings: &Mappings) -> Option<Reason> {
-    let mut entries = read.config.ignored_hostpci_lines();
+fn not_understood(read: &Config, snapshot: &Snapshot, cluster: &Cluster, given: &Given) -> Option<Reason> {
+    // What is handed over anyway is not taken by anybody else.
+    let at_stake = |text: &str| names_gpu(text, snapshot, &given.gpus);
+    let is_here = |line: &Value| {
+        let line = line.to_string();
+        let mut nodes = line
+            .split([',', ' ', '\t'])
+            .filter_map(|part| part.strip_prefix("node="));
+        nodes.all(|node| node == cluster.node)
+    };
+    let odd = |name: &str| {
+        let mut lines = cluster.mappings.ignored(name).iter().filter(|line| is_here(line));
+        lines.find(|line| at_stake(&line.to_string())).cloned()
+    };
     let may_be = |text: &str| {
         let mapping = text.split(',').find_map(|part| part.trim().strip_prefix("mapping="));
-        let lines = mapping.map_or(&[][..], |name| mappings.ignored(name));
-        let known = mapping.and_then(|name| mappings.get(name));
-        let mut paths = known.iter().flat_map(|m| &m.entries).map(|e| e.path.to_string());
-        names_gpu(text, snapshot)
-            || paths.any(|path| names_gpu(&path, snapshot))
-            || lines.iter().any(|line| names_gpu(&line.to_string(), snapshot))
+        let known = mapping.and_then(|name| cluster.mappings.get(name));
+        let here = known.iter().flat_map(|m| &m.entries).filter(|e| e.node == cluster.node);
+        let mut paths = here.map(|e| e.path.to_string());
+        at_stake(text) || paths.any(|path| at_stake(&path)) || mapping.is_some_and(|name| odd(name).is_some())
     };
-    if let Some(line) = entries.find(|line| may_be(&line.value.to_string())) {
+    let mut lines = read.config.ignored_hostpci_lines();
+    if let Some(line) = lines.find(|line| may_be(&line.value.to_string())) {
         return Some(Reason::NotUnderstood {
             at: format!("{}:{}", read.path, line.line),
             what: line.key.clone().unwrap_or_default(),
             why: line.reason.to_string(),
         });
     }
-    let mut used = read.config.hostpci().filter_map(|entry| entry.mapping.as_deref());
-    used.find_map(|name| {
-        let mut lines = mappings.ignored(name).iter().map(ToString::to_string);
-        let line = lines.find(|line| names_gpu(line, snapshot))?;
+    let left = |key: &str| given.entries.iter().any(|e| e.key == key && e.left.is_some());
+    let used = read.config.hostpci().filter(|entry| !left(&entry.key()));
+    let mut names = used.filter_map(|entry| entry.mapping.as_deref());
+    names.find_map(|name| {
         Some(Reason::NotUnderstood {
             at: format!("mapping '{}'", foreign(name)),
-            what: line,
+            what: odd(name)?.to_string(),
             why: "the line has no form that Proxmox knows".to_owned(),
         })
     })
 }
 
-/// Whether a text has the address of an NVIDIA GPU, of another function of its card, or the beginning of one.
-fn names_gpu(text: &str, snapshot: &Snapshot) -> bool {
+/// Whether a text has the address of an NVIDIA GPU, of another function of its card, or the beginning of one. `but`: GPUs that
+/// do not count.
+fn names_gpu(text: &str, snapshot: &Snapshot, but: &[PciAddr]) -> bool {
     let words = text.split(|c: char| !(c.is_ascii_hexdigit() || c == ':' || c == '.'));
     let mut addresses = words.filter(|word| word.contains(':')).map(str::to_ascii_lowercase);
     addresses.any(|word| {
-        let of_gpu = snapshot.functions.iter().filter(|f| has_gpu(snapshot, f.addr));
+        let counts = |addr: PciAddr| has_gpu(snapshot, addr) && !but.iter().any(|b| b.slot() == addr.slot());
+        let of_gpu = snapshot.functions.iter().filter(|f| counts(f.addr));
         let mut names = of_gpu.map(|f| f.addr.to_string());
         names.any(|name| name.starts_with(&word) || name.strip_prefix("0000:").is_some_and(|n| n.starts_with(&word)))
     })

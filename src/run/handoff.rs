@@ -74,8 +74,6 @@ impl Session {
         let before = records.iter().find(|r| r.owner == owner);
         let begun = self.kernel.now();
         let (plan, seen) = self.plan_out(snapshot, records, owner, given, end)?;
-        let room = guard.reserve();
-        room.map_err(|e| Refusal::from(Reason::NoRoom(e.to_string())))?;
         before.into_iter().for_each(say_broken_off);
         if let Owner::Vm(vmid) = owner {
             self.ask_for_watcher(vmid);
@@ -114,6 +112,8 @@ impl Session {
     /// Carries out a plan of a way out. `before` is the owner's record of an earlier handoff.
     fn leave(&mut self, guard: &Guard, plan: &Plan, before: Option<&Record>, end: Duration) -> Result<(), Error> {
         let owner = plan.owner;
+        let room = guard.reserve();
+        room.map_err(|e| Refusal::from(Reason::NoRoom(e.to_string())))?;
         let mut record = match before {
             Some(before) => before.clone(),
             None => Record::new(owner, this_boot()?, self.budgets.clone()),
