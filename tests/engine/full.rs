@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::common::{End, MemLedger, Model, Session, addr, host};
+use gpu_handoff::model::act::Act;
+
+use crate::common::{End, MemLedger, Model, ProbeFault, Session, addr, host};
 use crate::{assert_as_before, records};
 
 /// A host with this many cards, and records that are on file.
@@ -52,5 +54,30 @@ fn a_way_home_needs_no_record_to_be_written() {
             assert_as_before(&model, &before, &case);
             assert_eq!(records(&model), [], "{case}");
         }
+    }
+}
+
+/// Whoever removes a card from the bus has to write down how it is found again: nobody else knows that it was there.
+#[test]
+fn nothing_is_removed_from_the_bus_that_nobody_would_know_of() {
+    for full in [false, true] {
+        let (mut model, ledger) = model(1);
+        let before = model.state();
+        let session = Session::new(&[addr(1, 0)]);
+        assert!(matches!(session.out(&mut model), End::Done));
+        model.probe_faults = vec![("nvidia", ProbeFault::Always)];
+        if full {
+            ledger.fails_from(0);
+        }
+        let acts = model.acts.len();
+        let end = session.home(&mut model);
+        assert!(matches!(end, End::NotRestored(_)), "{end:?}");
+        let removed = model.acts[acts..].iter().any(|act| matches!(act, Act::Remove { .. }));
+        assert_eq!(removed, !full);
+        assert_eq!(model.laws.broken, [""; 0]);
+        model.probe_faults.clear();
+        ledger.well();
+        assert!(matches!(session.home(&mut model), End::Done));
+        assert_as_before(&model, &before, &format!("full: {full}"));
     }
 }
