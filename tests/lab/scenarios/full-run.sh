@@ -3,6 +3,7 @@
 # tier: full
 . /usr/local/lib/lab-card.sh
 card_vm; setting 'deadlines.grace = 3'
+for v in /sys/class/vtconsole/vtcon*; do grep -q 'frame buffer' "$v/name" && echo 0 >"$v/bind"; done # the console is another scenario's
 mount -t tmpfs -o size=512k,mode=700 none /run/gpu-handoff || fail "no file system of its own"
 fill() { dd if=/dev/zero of=/run/gpu-handoff/full bs=4k >/dev/null 2>&1; }
 room() { rm -f /run/gpu-handoff/full; }
