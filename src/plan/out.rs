@@ -13,6 +13,7 @@ use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
 use crate::plan::obstacles::{at_work, host_reasons, load_reasons, removed, taken_reasons, way_reasons};
 use crate::plan::out_steps::WayOut;
+use crate::plan::steps::both;
 use crate::plan::taken::taken_from;
 use crate::plan::users::{self, judge_holders};
 use crate::settings::known_gpus;
@@ -107,10 +108,10 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         cards: slots(gpus),
         way,
         taken,
-        modules: both(earlier.map(|r| &r.modules), modules),
-        units: both(earlier.map(|r| &r.units), judged.units),
-        consoles: both(earlier.map(|r| &r.consoles), displays.consoles),
-        platforms: both(earlier.map(|r| &r.platforms), displays.platforms),
+        modules: both(earlier.map(|r| &r.modules), &modules),
+        units: both(earlier.map(|r| &r.units), &judged.units),
+        consoles: both(earlier.map(|r| &r.consoles), &displays.consoles),
+        platforms: both(earlier.map(|r| &r.platforms), &displays.platforms),
         awake,
         missing: Vec::new(),
         steps,
@@ -119,16 +120,6 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
 }
 
 /// What an earlier handoff of the same owner has written down, and what is new.
-fn both<T: Clone + PartialEq>(earlier: Option<&Vec<T>>, new: Vec<T>) -> Vec<T> {
-    let mut all = earlier.cloned().unwrap_or_default();
-    for one in new {
-        if !all.contains(&one) {
-            all.push(one);
-        }
-    }
-    all
-}
-
 fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<&Record>) -> Vec<String> {
     let mut notes = Vec::new();
     if way == Way::Unbind && !modules.is_empty() && !ground.staying().is_empty() {

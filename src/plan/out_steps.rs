@@ -10,7 +10,7 @@ use crate::model::record::Record;
 use crate::plan::awake::{bridges, sleepers};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
-use crate::plan::steps::Steps;
+use crate::plan::steps::{Steps, both};
 use crate::plan::taken::{attributes, own_override};
 use crate::plan::users::Judged;
 use crate::settings::values::{Reset, Settings};
@@ -79,7 +79,8 @@ impl WayOut<'_> {
         for bridge in &awake {
             steps.let_sleep(*bridge);
         }
-        if self.way == Way::Unbind && !self.ground.staying().is_empty() {
+        // A run that was killed may have left nothing to unbind, and something to give back.
+        if (self.way == Way::Unbind || self.earlier.is_some()) && !self.ground.staying().is_empty() {
             self.serve_those_that_stay(&mut steps);
         }
         if self.displays.others {
@@ -155,15 +156,16 @@ impl WayOut<'_> {
         }
     }
 
-    /// Modules and services come back for those that stay on NVIDIA's driver.
+    /// Modules and services come back for those that stay on NVIDIA's driver; what a run that was killed has taken from them,
+    /// too.
     fn serve_those_that_stay(&self, steps: &mut Steps<'_>) {
-        for module in self.modules.iter().rev() {
+        for module in both(self.earlier.map(|r| &r.modules), self.modules).iter().rev() {
             steps.load(module);
         }
         // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
         let mut gpus = self.ground.snapshot.gpus();
         if gpus.any(|f| self.ground.stays(Some(f.addr))) {
-            for unit in &self.judged.units {
+            for unit in &both(self.earlier.map(|r| &r.units), &self.judged.units) {
                 steps.start(unit);
             }
         }

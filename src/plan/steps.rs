@@ -208,3 +208,14 @@ impl Added<'_> {
         self
     }
 }
+
+/// What an earlier run has taken, and what this one takes as well.
+pub(crate) fn both<T: Clone + PartialEq>(earlier: Option<&Vec<T>>, new: &[T]) -> Vec<T> {
+    let mut all = earlier.cloned().unwrap_or_default();
+    for one in new {
+        if !all.contains(one) {
+            all.push(one.clone());
+        }
+    }
+    all
+}

@@ -34,6 +34,34 @@ fn killed_then_home(host: &Model, session: &Session, wanted: fn(&Act) -> bool) {
     assert!(records(&model).is_empty());
 }
 
+/// The daemon was stopped for the moment of the unbind, and the run that would have started it again was killed.
+#[test]
+fn what_stays_has_its_daemon_and_modules_again_after_a_run_that_was_killed() {
+    let mut with_daemon = host(2);
+    add_persistenced(&mut with_daemon);
+    let mut undisturbed = with_daemon.fork();
+    assert!(matches!(only().out(&mut undisturbed), End::Done));
+    let away = undisturbed.state();
+    for at in 0..undisturbed.acts.len() {
+        let mut model = with_daemon.fork();
+        model.ledger = Some(std::sync::Arc::default());
+        let before = model.state();
+        model.faults.0 = vec![(at, Fault::KilledAfter)];
+        assert!(matches!(only().out(&mut model), End::Killed), "{at}");
+        let end = only().out(&mut model);
+        assert!(matches!(end, End::Done), "{at}: {end:?}");
+        let now = model.state();
+        assert_eq!(
+            (&now.units, &now.modules),
+            (&away.units, &away.modules),
+            "killed after act {at}"
+        );
+        let end = only().home(&mut model);
+        assert!(matches!(end, End::Done), "{at}: {end:?}");
+        assert_as_before(&model, &before, "at home");
+    }
+}
+
 fn only() -> Session {
     Session::new(&[addr(1, 0)])
 }
