@@ -237,7 +237,7 @@ fn names_gpu(text: &str, snapshot: &Snapshot, but: &[PciAddr]) -> bool {
         let counts = |addr: PciAddr| has_gpu(snapshot, addr) && !but.iter().any(|b| b.slot() == addr.slot());
         let of_gpu = snapshot.functions.iter().filter(|f| counts(f.addr));
         let mut names = of_gpu.map(|f| f.addr.to_string());
-        names.any(|name| name.starts_with(&word) || name.strip_prefix("0000:").is_some_and(|n| n.starts_with(&word)))
+        names.any(|name| resolve::is_prefix(word.as_bytes(), &name))
     })
 }
 

@@ -160,7 +160,7 @@ pub fn resolve_entry(
 }
 
 /// An element matches the sysfs names that it begins, with or without their `0000:`.
-fn is_prefix(id: &[u8], name: &str) -> bool {
+pub(crate) fn is_prefix(id: &[u8], name: &str) -> bool {
     let name = name.as_bytes();
     name.starts_with(id) || name.strip_prefix(b"0000:").is_some_and(|rest| rest.starts_with(id))
 }

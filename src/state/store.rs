@@ -100,7 +100,7 @@ impl Store {
     /// had, and says whether it has.
     ///
     /// # Errors
-    /// [`LockError::Held`] where the wait ends without the lock; the others where a record could not be written either.
+    /// [`LockError::Held`] where the wait ends without the lock; the others where the lock's file cannot be made or opened.
     pub fn lock_with(
         &self,
         who: &str,
