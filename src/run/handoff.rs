@@ -99,13 +99,15 @@ impl Session {
             "{owner}: {what}; all was undone. The host has changed meanwhile ({}): planning once more",
             changes.join(", ")
         );
-        match self.plan_out(snapshot, records, owner, given, end) {
-            Ok((plan, _)) => self.leave(guard, &plan, before, end),
-            // Something was done by now, and undone.
-            Err(why) => Err(Error::NoSecondPlan {
-                what: what.clone(),
-                why: Box::new(why),
-            }),
+        // Something was done by now, and undone: no refusal may say that nothing was changed.
+        let none = |why| Error::NoSecondPlan {
+            what: what.clone(),
+            why: Box::new(why),
+        };
+        let (plan, _) = self.plan_out(snapshot, records, owner, given, end).map_err(none)?;
+        match self.leave(guard, &plan, before, end) {
+            Err(why @ Error::Refused(_)) => Err(none(why)),
+            result => result,
         }
     }
 
