@@ -12,5 +12,6 @@ pub mod program; // asking a program, with a deadline
 pub mod root; // files of the host below a root
 pub mod systemd; // what systemd is asked
 pub mod text; // text for people
+pub(crate) mod unsafe_calls; // bpf(2) and kcmp(2): all that is unsafe
 pub mod vmid; // the number of a VM or container
 pub mod wait;

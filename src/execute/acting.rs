@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::execute::executor::Executor;
 use crate::execute::kernel::ActError;
-use crate::execute::lines::{Count, say};
+use crate::execute::lines::{Count, Gap, say};
 use crate::execute::schedule::one_proof;
 use crate::model::act::Act;
 use crate::model::error::chain;
@@ -96,6 +96,7 @@ impl Executor<'_> {
         let mut plain = Vec::new();
         for (((act, _), prefix), acted) in acts.iter().zip(prefixes).zip(results) {
             say(act, prefix, &acted, self.gap(act, acted.moment));
+            self.note_gate(act, acted.result.is_ok());
             self.note_wedge(act, &acted.result);
             if acted.result.is_ok() {
                 self.owe_no_more(act);
@@ -107,14 +108,27 @@ impl Executor<'_> {
 
     /// How long after the last look for its holders a function was acted on: who came in between was not seen. (Nor was who
     /// came while the scan went on, after it had passed; how long that took is on the look's own line.)
-    fn gap(&mut self, act: &Act, moment: Option<Duration>) -> Option<Duration> {
+    fn gap(&mut self, act: &Act, moment: Option<Duration>) -> Option<Gap> {
         let moment = moment?;
         if let Act::ProveFree { addrs, .. } = act {
             self.looked.extend(addrs.iter().map(|addr| (*addr, moment)));
             return None;
         }
-        let looked = self.looked.get(&act.function()?)?;
-        Some(moment.saturating_sub(*looked))
+        let function = act.function()?;
+        let looked = self.looked.get(&function)?;
+        match self.gate.contains(&function) {
+            true => Some(Gap::Shut),
+            false => Some(Gap::Open(moment.saturating_sub(*looked))),
+        }
+    }
+
+    /// Which functions nobody can open now.
+    fn note_gate(&mut self, act: &Act, done: bool) {
+        match act {
+            Act::ShutGate { addrs, .. } if done => self.gate.extend(addrs),
+            Act::OpenGate { .. } => self.gate.clear(),
+            _ => {}
+        }
     }
 
     /// Whether an act would run into a call that is stuck: on the same function, or through a module, whose drivers

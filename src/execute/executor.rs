@@ -38,6 +38,8 @@ pub struct Executor<'a> {
     pub(super) end: Duration,
     /// When it was last seen that nobody uses a function.
     pub(super) looked: BTreeMap<PciAddr, Duration>,
+    /// The functions whose nodes others are kept from opening.
+    pub(super) gate: BTreeSet<PciAddr>,
     /// It gives back what was taken: the record serves that and never forbids it.
     pub(super) gives_back: bool,
     /// That the record cannot be written is said already.
@@ -72,6 +74,7 @@ impl<'a> Executor<'a> {
             rest,
             end,
             looked: BTreeMap::new(),
+            gate: BTreeSet::new(),
             gives_back: false,
             unwritten_said: false,
         }
@@ -83,10 +86,13 @@ impl<'a> Executor<'a> {
     /// [`Error::Restored`] or [`Error::NotRestored`]; a record of what is left is then on file.
     pub fn execute(mut self, plan: &Plan) -> Result<(), Error> {
         self.record.awake.clone_from(&plan.awake);
-        match plan.direction {
+        let result = match plan.direction {
             Direction::Out => self.way_out(plan),
             Direction::Home => self.way_home(plan),
-        }
+        };
+        // Where the plan did not come to it.
+        self.kernel.let_gate_go();
+        result
     }
 
     fn way_out(&mut self, plan: &Plan) -> Result<(), Error> {

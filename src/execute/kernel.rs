@@ -127,6 +127,9 @@ pub trait Kernel {
         results
     }
 
+    /// Has the gate open, if it is shut still ([`crate::execute::gate`]), without waiting for anything.
+    fn let_gate_go(&mut self) {}
+
     /// Waits until one of these processes has ended. Returns whether one has.
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool;
 }

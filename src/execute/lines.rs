@@ -37,11 +37,24 @@ impl Count {
     }
 }
 
-/// The line of an act. `gap`: how long after the last look for holders it was done.
-pub(crate) fn say(act: &Act, prefix: &str, acted: &Acted, gap: Option<Duration>) {
+/// What lies between the last look for holders of a function and an act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// So much time, in which others could have opened it.
+    Open(Duration),
+    /// The gate was shut all the while.
+    Shut,
+}
+
+/// The line of an act, with what lies between it and the last look for holders.
+pub(crate) fn say(act: &Act, prefix: &str, acted: &Acted, gap: Option<Gap>) {
     let usec = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let duration_usec = usec(acted.took);
-    let gap_usec = gap.map(usec);
+    let gap_usec = match gap {
+        Some(Gap::Open(gap)) => Some(usec(gap)),
+        Some(Gap::Shut) => Some(0),
+        None => None,
+    };
     let device = act.subject();
     match &acted.result {
         Ok(()) => info!(
@@ -64,12 +77,14 @@ pub(crate) fn say(act: &Act, prefix: &str, acted: &Acted, gap: Option<Duration>)
 }
 
 /// What was done, and how long it took: with the program's name before it 80 columns.
-fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Duration>) -> String {
+fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Gap>) -> String {
     const WIDTH: usize = 67;
     // Read after the line of the look. Whole milliseconds, rounded up: it is the most that it can have been.
-    let later = gap.map_or(String::new(), |gap| {
-        format!(" {} ms later", gap.as_micros().div_ceil(1000))
-    });
+    let later = match gap {
+        Some(Gap::Open(gap)) => format!(" {} ms later", gap.as_micros().div_ceil(1000)),
+        Some(Gap::Shut) => ", gate shut".to_owned(),
+        None => String::new(),
+    };
     let line = format!("{prefix}{:<14} {}{later} ", act.subject(), act.verb());
     let room = WIDTH.saturating_sub(line.chars().count());
     format!("{line}{:>room$}", millis(took))
@@ -96,14 +111,20 @@ mod tests {
             (
                 "nvidia",
                 us(54_800),
-                Some(us(2_100)),
+                Some(Gap::Open(us(2_100))),
                 "[12/27] 0000:65:00.1   unbind from nvidia 3 ms later          55 ms",
             ),
             (
                 "snd_hda_intel",
                 us(123_400),
-                Some(us(12_000)),
+                Some(Gap::Open(us(12_000))),
                 "[12/27] 0000:65:00.1   unbind from snd_hda_intel 12 ms later 123 ms",
+            ),
+            (
+                "snd_hda_intel",
+                us(123_400),
+                Some(Gap::Shut),
+                "[12/27] 0000:65:00.1   unbind from snd_hda_intel, gate shut  123 ms",
             ),
         ] {
             let line = line(&unbind(driver), "[12/27] ", took, gap);

@@ -40,6 +40,8 @@ pub struct Linux {
     us: Option<Process>,
     /// Those that wait for a request.
     idle: Vec<Worker>,
+    /// The one that has the gate shut: it does nothing else, so that nothing can hold up its end, which opens the gate.
+    gatekeeper: Option<Worker>,
     /// TERM, INT and HUP, which are blocked and come here instead.
     signals: Option<SignalFd>,
     /// When the first of them came.
@@ -65,6 +67,7 @@ impl Linux {
             started: Instant::now(),
             us: process(&Root::real(), std::process::id()),
             idle: Vec::new(),
+            gatekeeper: None,
             signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
             interrupted: None,
             past: Vec::new(),
@@ -166,6 +169,27 @@ impl Linux {
                 one.receive();
             }
         }
+    }
+
+    /// The gate is shut and opened by a worker that is never among the idle ones. One that does not answer is ended and, if
+    /// that takes time, waited for no longer: it is stuck in no call on a device.
+    fn ask_gatekeeper(&mut self, act: &Act, within: Duration) -> (Result<Answer, ActError>, Duration) {
+        let others = std::mem::take(&mut self.idle);
+        self.idle.extend(self.gatekeeper.take());
+        let mut answers = self.ask_all(vec![(Question::Act(act.clone()), within)]);
+        let keeper = std::mem::replace(&mut self.idle, others).pop();
+        let (answer, took) = answers.pop().unwrap_or((Err(another_question()), Duration::ZERO));
+        let is_shut = matches!(
+            (act, &answer),
+            (Act::ShutGate { .. }, Ok(Answer::Acted { result: Ok(()), .. }))
+        );
+        // Dropped, it ends, and so does what it may have shut.
+        self.gatekeeper = keeper.filter(|_| is_shut);
+        let answer = answer.map_err(|e| match e {
+            ActError::Overdue { within, .. } => ActError::Overdue { within, stuck: None },
+            e => e,
+        });
+        (answer, took)
     }
 
     fn ask(&mut self, request: Question, within: Duration) -> Result<Answer, ActError> {
@@ -297,7 +321,10 @@ impl Kernel for Linux {
     fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
         let requests = acts.iter().map(|(act, within)| (Question::Act(act.clone()), *within));
         self.fault_points.reached(Point::Before);
-        let answers = self.ask_all(requests.collect());
+        let answers = match acts {
+            [(act @ (Act::ShutGate { .. } | Act::OpenGate { .. }), within)] => vec![self.ask_gatekeeper(act, *within)],
+            _ => self.ask_all(requests.collect()),
+        };
         self.fault_points.reached(Point::After);
         let mut results = Vec::new();
         for ((act, _), (answer, took)) in acts.iter().zip(answers) {
@@ -319,6 +346,10 @@ impl Kernel for Linux {
             results.push(Acted { result, took, moment });
         }
         results
+    }
+
+    fn let_gate_go(&mut self) {
+        self.gatekeeper = None; // whose end opens it
     }
 
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {

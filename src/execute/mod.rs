@@ -9,7 +9,7 @@
 //!   lines, ending        what is said of each act, and what at the end
 //! kernel               the narrow interface to the host: the tests' model is another implementation of it
 //! linux ── worker      this host, asked through children of ours, with deadlines
-//! perform              the worker's side: the calls themselves    verify, health  reading back
+//! perform              the worker's side: the calls themselves    verify, health  reading back    gate  openers kept out
 //! ```
 //!
 //! Not here: which steps, and why ([`crate::plan`]).
@@ -18,6 +18,7 @@ mod acting; // a round: its acts, and their rungs
 mod ending; // errors, and what they advise
 pub mod executor; // steps -> acts
 mod fault_points; // where the tests have a run killed; not in the package
+pub(crate) mod gate; // nobody opens the nodes meanwhile
 mod health; // whether a GPU that is home works
 pub mod kernel; // the interface to the host
 mod lines; // what is said of each act

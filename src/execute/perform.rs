@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::wait::await_one;
+use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
 use crate::execute::verify::verify;
@@ -43,6 +44,7 @@ pub fn serve() -> io::Result<()> {
     let mut worker = Server {
         root: Root::real(),
         health: Health::from_now_on(),
+        gate: None,
     };
     let mut stdout = io::stdout().lock();
     for line in BufReader::new(io::stdin()).lines() {
@@ -72,6 +74,8 @@ fn close_inherited() -> io::Result<()> {
 struct Server {
     root: Root,
     health: Health,
+    /// While it is shut.
+    gate: Option<Gate>,
 }
 
 impl Server {
@@ -95,6 +99,19 @@ impl Server {
                     Act::Verify { addr, width } => {
                         let works = self.health.check(&self.root, *addr, *width, &mut notes);
                         works.map(|()| None)
+                    }
+                    Act::ShutGate { addrs, whole } => {
+                        self.gate = None;
+                        let shut = Gate::shut(&self.root, addrs, *whole);
+                        let none = |why| ActError::Failed(format!("there is no gate on this host: {why}"));
+                        shut.map_err(none).map(|gate| {
+                            self.gate = Some(gate);
+                            None
+                        })
+                    }
+                    Act::OpenGate { .. } => {
+                        self.gate = None;
+                        Ok(None)
                     }
                     act => perform(&self.root, act),
                 };
@@ -178,7 +195,8 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
             bridge: Some(bridge), ..
         } => write_sysfs(root, &device(bridge, "rescan"), "1")?,
         Act::Rescan { bridge: None, .. } => write_sysfs(root, "/sys/bus/pci/rescan", "1")?,
-        Act::Verify { .. } => {} // needs what the worker remembers, and is done there
+        // These need what the worker remembers, and are done there.
+        Act::Verify { .. } | Act::ShutGate { .. } | Act::OpenGate { .. } => {}
     }
     verify(root, &expect).map(|()| moment)
 }

@@ -62,6 +62,14 @@ impl Executor<'_> {
             in_use: BTreeSet::new(),
             left: Vec::new(),
         };
+        // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
+        let gate: Vec<PciAddr> = self.gate.iter().copied().collect();
+        let open = (!gate.is_empty()).then(|| Act::open_gate(&gate));
+        for act in open.iter() {
+            if let Err(interrupted) = self.take_back(act, &mut undoing) {
+                return interrupted;
+            }
+        }
         for act in done.iter().rev().flat_map(|step| &step.inverse) {
             if let Err(interrupted) = self.take_back(act, &mut undoing) {
                 return interrupted;

@@ -56,7 +56,7 @@ pub(crate) enum Question {
         /// As modprobe takes them.
         names: Vec<String>,
     },
-    /// Carry out an act.
+    /// Carry out an act. A gate stays shut until it is to be opened, or this worker ends.
     Act(Act),
     /// Add this to the history.
     Remember(Handoff),

@@ -1,6 +1,6 @@
 //! The device nodes of each GPU, by device number: what a process that uses it has open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,57 @@ impl Nodes {
             return u32::try_from(minor).ok().map(Node::UnknownGpu);
         }
         self.whole_major.get(&major).copied()
+    }
+}
+
+/// Numbers of device nodes that are kept shut while their device is handed over ([`crate::execute::gate`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Door {
+    /// Of a block device; otherwise of a character device.
+    pub(crate) block: bool,
+    pub(crate) major: u32,
+    /// None: all of the major number.
+    pub(crate) minor: Option<u32>,
+    /// It opens for reading alone: so the kernel can be asked whether a VFIO group is held. Whoever means to use one opens
+    /// it for both.
+    pub(crate) writers_only: bool,
+}
+
+impl Nodes {
+    /// The doors to these functions and VFIO groups; with `whole`, also to NVIDIA's driver as such.
+    pub(crate) fn doors(&self, addrs: &[PciAddr], groups: &BTreeSet<u32>, whole: bool) -> Vec<Door> {
+        let is_meant = |node: &Node| match node {
+            Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::I2c(a) | Node::Disk(a) | Node::VfioDevice(a) => {
+                addrs.contains(a)
+            }
+            Node::VfioGroup(group) => groups.contains(group),
+            Node::UnknownGpu(_) | Node::Control | Node::Modeset | Node::Uvm | Node::Caps | Node::Switch => whole,
+        };
+        let door = |node: &Node, block, major: u64, minor: Option<u64>| {
+            Some(Door {
+                block,
+                major: u32::try_from(major).ok()?,
+                minor: match minor {
+                    Some(minor) => Some(u32::try_from(minor).ok()?),
+                    None => None,
+                },
+                writers_only: matches!(node, Node::VfioGroup(_) | Node::VfioDevice(_)),
+            })
+        };
+        let exact = self.exact.iter().filter(|(_, node)| is_meant(node));
+        let disks = self.disks.iter().filter(|(_, node)| is_meant(node));
+        let majors = self.whole_major.iter().filter(|(_, node)| is_meant(node));
+        let mut doors: Vec<Door> = exact
+            .filter_map(|((major, minor), node)| door(node, false, *major, Some(*minor)))
+            .chain(disks.filter_map(|((major, minor), node)| door(node, true, *major, Some(*minor))))
+            .chain(majors.filter_map(|(major, node)| door(node, false, *major, None)))
+            .collect();
+        if whole {
+            // Those of GPUs whose number the driver does not tell are among them.
+            doors.extend(door(&Node::Control, false, u64::from(nvidia::MAJOR), None));
+        }
+        doors.sort_unstable();
+        doors
     }
 }
 

@@ -112,6 +112,20 @@ pub enum Act {
         /// Lanes of its PCI Express link before it left: fewer afterwards are worth a note.
         width: Option<u32>,
     },
+    /// Have the kernel refuse every open of what these functions can be held by, until [`Act::OpenGate`] or the end of who
+    /// has it shut, whichever comes first ([`crate::execute::gate`]).
+    ShutGate {
+        /// What is handed over.
+        addrs: Vec<PciAddr>,
+        /// Every GPU of NVIDIA's driver is: the nodes of the driver as such are shut, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole: bool,
+    },
+    /// The end of it.
+    OpenGate {
+        /// As the gate was shut for.
+        addrs: Vec<PciAddr>,
+    },
     /// Scan for holders of these functions once more, immediately before a call that cannot be taken back.
     ProveFree {
         /// Of one card, or of all that are acted on at once: one scan serves them.
@@ -178,6 +192,11 @@ impl Act {
         Act::SetAttribute { addr, attribute, value }
     }
 
+    pub(crate) fn open_gate(addrs: &[PciAddr]) -> Act {
+        let addrs = addrs.to_vec();
+        Act::OpenGate { addrs }
+    }
+
     /// That nobody uses them, not even a process of which that is not known.
     pub(crate) fn prove_free(addrs: Vec<PciAddr>) -> Act {
         let despite = Vec::new();
@@ -241,7 +260,10 @@ impl Act {
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
             | Act::SetConsole { .. }
-            | Act::SetPlatform { .. } => None,
+            | Act::SetPlatform { .. }
+            // Of all functions at once: none of them waits for it.
+            | Act::ShutGate { .. }
+            | Act::OpenGate { .. } => None,
         }
     }
 
@@ -251,9 +273,12 @@ impl Act {
             Act::LoadModule { name } => Expect::Loaded(name.clone()),
             // The kernel's word counts: udev may load the module again at once, and with the override in place
             // it cannot take the card.
-            Act::UnloadModule { .. } | Act::ProveFree { .. } | Act::Reset { .. } | Act::Verify { .. } => {
-                Expect::Nothing
-            }
+            Act::UnloadModule { .. }
+            | Act::ProveFree { .. }
+            | Act::Reset { .. }
+            | Act::Verify { .. }
+            | Act::ShutGate { .. }
+            | Act::OpenGate { .. } => Expect::Nothing,
             Act::Remove { addr } => Expect::Present(*addr, false),
             Act::Rescan { addr, .. } => Expect::Present(*addr, true),
             Act::SetConsole { name, bound } => Expect::Console(name.clone(), *bound),
@@ -278,10 +303,8 @@ impl Act {
             Act::StopUnit { name } | Act::StartUnit { name } => name.trim_end_matches(".service").to_owned(),
             Act::SetConsole { name, .. } => name.clone(),
             Act::SetPlatform { device, .. } => device.clone(),
-            Act::ProveFree { addrs, .. } if addrs.len() > 1 => match addrs.as_slice() {
-                [addr, ..] if addrs.iter().all(|a| a.slot() == addr.slot()) => addr.slot().to_string(),
-                several => format!("{} functions", several.len()),
-            },
+            Act::ProveFree { addrs, .. } if addrs.len() > 1 => together(addrs),
+            Act::ShutGate { addrs, .. } | Act::OpenGate { addrs } => together(addrs),
             Act::SetOverride { .. }
             | Act::SetAttribute { .. }
             | Act::ProveFree { .. }
@@ -322,6 +345,8 @@ impl Act {
             Act::Verify { .. } => "see whether it works".to_owned(),
             Act::StopUnit { .. } => "stop the service".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
+            Act::ShutGate { .. } => "keep others from opening it".to_owned(),
+            Act::OpenGate { .. } => "let others open it again".to_owned(),
             Act::ProveFree { .. } => "look for holders once more".to_owned(),
             Act::Unbind { driver, .. } => format!("unbind from {driver}"),
             Act::Probe {
@@ -329,6 +354,15 @@ impl Act {
             } => format!("bind to {driver}"),
             Act::Probe { driver: None, .. } => "bind to the host's own driver".to_owned(),
         }
+    }
+}
+
+/// Several functions in one word: their slot, where that is one.
+fn together(addrs: &[PciAddr]) -> String {
+    match addrs {
+        [addr] => addr.to_string(),
+        [addr, ..] if addrs.iter().all(|a| a.slot() == addr.slot()) => addr.slot().to_string(),
+        several => format!("{} functions", several.len()),
     }
 }
 

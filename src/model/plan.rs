@@ -90,9 +90,12 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
     match act {
         Act::LoadModule { .. } => budgets.load,
         Act::UnloadModule { .. } => budgets.unload + budgets.unload_per_gpu * gpus,
-        Act::SetOverride { .. } | Act::SetAttribute { .. } | Act::SetConsole { .. } | Act::SetPlatform { .. } => {
-            budgets.attribute
-        }
+        Act::SetOverride { .. }
+        | Act::SetAttribute { .. }
+        | Act::SetConsole { .. }
+        | Act::SetPlatform { .. }
+        | Act::ShutGate { .. }
+        | Act::OpenGate { .. } => budgets.attribute,
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::ProveFree { .. } => budgets.look,
         Act::Verify { .. } => budgets.verify,

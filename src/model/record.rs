@@ -112,6 +112,9 @@ pub struct Record {
     /// Whether a reset may be asked for.
     #[serde(default = "yes")] // since a later version
     pub may_reset: bool,
+    /// Whether others are kept from opening it while it comes home.
+    #[serde(default = "yes")] // since a later version
+    pub gate: bool,
     /// The acts that were about to be done when this was written, each for another card.
     #[serde(default)]
     pub under_way: Vec<Act>,
@@ -194,6 +197,7 @@ impl Record {
             platforms: Vec::new(),
             awake: Vec::new(),
             may_reset: true,
+            gate: true,
             under_way: Vec::new(),
             wedges: Vec::new(),
             workers: Vec::new(),
@@ -224,7 +228,9 @@ impl Record {
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
             | Act::SetConsole { .. }
-            | Act::SetPlatform { .. } => Vec::new(),
+            | Act::SetPlatform { .. }
+            | Act::ShutGate { .. }
+            | Act::OpenGate { .. } => Vec::new(),
             Act::LoadModule { name } | Act::UnloadModule { name } => {
                 let of = |t: &&Taken| {
                     let driver = t.driver.as_deref() == Some("nvidia") && name.starts_with("nvidia");

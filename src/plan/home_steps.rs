@@ -55,8 +55,17 @@ impl WayHome<'_> {
         for (_, function) in self.driverless().filter(|(_, f)| !kept(f)) {
             steps.set_override(function.addr, Some(VFIO_PCI));
         }
+        // Their nodes of VFIO, as long as they are on vfio-pci: a guest that came now would hold up the unbind.
+        let behind = coming.iter().filter(|f| f.driver.is_some());
+        let behind: Vec<PciAddr> = behind.filter(|_| record.gate).map(|f| f.addr).collect();
+        if !behind.is_empty() {
+            steps.shut_gate(&behind, false);
+        }
         for (taken, function) in present {
             self.bring_home(taken, function, &mut steps);
+        }
+        if !behind.is_empty() {
+            steps.open_gate(&behind);
         }
         // Without any of their GPUs they would not load, and serve nobody.
         if gpus > 0 || self.all_are_there {

@@ -13,7 +13,7 @@ use crate::plan::moving::Ground;
 use crate::plan::steps::{Steps, both};
 use crate::plan::taken::{attributes, own_override};
 use crate::plan::users::Judged;
-use crate::settings::values::{Reset, Settings};
+use crate::settings::values::{Gate, Reset, Settings};
 
 /// A way out that has been decided on.
 pub(crate) struct WayOut<'a> {
@@ -46,6 +46,7 @@ impl WayOut<'_> {
         for platform in &self.displays.platforms {
             steps.platform(platform, false);
         }
+        self.shut_gate(&mut steps);
         let awake = bridges(snapshot, leaving, self.earlier);
         for addr in awake.iter().copied().chain(sleepers(leaving)) {
             steps.keep_awake(addr);
@@ -79,6 +80,7 @@ impl WayOut<'_> {
         for bridge in &awake {
             steps.let_sleep(*bridge);
         }
+        self.open_gate(&mut steps);
         // A run that was killed may have left nothing to unbind, and something to give back.
         if (self.way == Way::Unbind || self.earlier.is_some()) && !self.ground.staying().is_empty() {
             self.serve_those_that_stay(&mut steps);
@@ -95,6 +97,34 @@ impl WayOut<'_> {
     fn on_nvidia(&self) -> Vec<PciAddr> {
         let leaving = self.ground.leaving.iter();
         leaving.filter(|f| f.is_on_nvidia()).map(|f| f.addr).collect()
+    }
+
+    /// After the services and the console, which let go of it with their own descriptors, and before the first look for
+    /// holders. What leaves no driver cannot be held through one.
+    fn shut_gate(&self, steps: &mut Steps<'_>) {
+        let leaving = self.behind_the_gate();
+        if !leaving.is_empty() {
+            let whole = self.ground.staying().is_empty() && !self.on_nvidia().is_empty();
+            steps.shut_gate(&leaving, whole);
+        }
+    }
+
+    /// Before the services of those that stay start again, which open what they find.
+    fn open_gate(&self, steps: &mut Steps<'_>) {
+        let leaving = self.behind_the_gate();
+        if !leaving.is_empty() {
+            steps.open_gate(&leaving);
+        }
+    }
+
+    /// Functions that leave a driver of the host.
+    fn behind_the_gate(&self) -> Vec<PciAddr> {
+        let leaving = self.ground.leaving.iter().filter(|f| f.driver.is_some());
+        let addrs = leaving.map(|f| f.addr);
+        match self.settings.gate {
+            Gate::Auto => addrs.collect(),
+            Gate::Off => Vec::new(),
+        }
     }
 
     /// Takes a function off its driver, if it has one.

@@ -146,6 +146,18 @@ impl<'a> Steps<'a> {
         self.set_attribute(addr, Attribute::Power, "auto").soft()
     }
 
+    /// A host that has no gate goes on without: what is said then is that it has none. Undoing opens it first of all
+    /// ([`crate::execute::undo`]).
+    pub(crate) fn shut_gate(&mut self, addrs: &[PciAddr], whole: bool) -> Added<'_> {
+        let addrs = addrs.to_vec();
+        self.add(Act::ShutGate { addrs, whole }, Vec::new()).soft()
+    }
+
+    /// The end of [`Steps::shut_gate`].
+    pub(crate) fn open_gate(&mut self, addrs: &[PciAddr]) -> Added<'_> {
+        self.add(Act::open_gate(addrs), Vec::new()).soft()
+    }
+
     /// `despite`: processes of which it is not known whether they use it, and that the settings accept.
     pub(crate) fn prove_free(&mut self, addr: PciAddr, despite: &[i32]) -> Added<'_> {
         let (addrs, despite) = (vec![addr], despite.to_vec());

@@ -23,7 +23,7 @@ use crate::plan::home;
 use crate::plan::out::{self, Wanted};
 use crate::plan::selection::Given;
 use crate::run::session::{Session, this_boot};
-use crate::settings::values::Reset;
+use crate::settings::values::{Gate, Reset};
 use crate::state::history;
 use crate::state::store::Guard;
 
@@ -143,6 +143,7 @@ impl Session {
         record.consoles.clone_from(&plan.consoles);
         record.platforms.clone_from(&plan.platforms);
         record.may_reset = self.settings.reset != Reset::Never;
+        record.gate = self.settings.gate == Gate::Auto;
         (record.caller, record.qemu) = (self.caller, None);
         self.execute(guard, record, before.cloned(), plan, end)
     }

@@ -60,6 +60,13 @@ pub static KEYS: &[Key] = &[
                 that stays.",
     },
     Key {
+        name: "gate",
+        field: |s| &mut s.gate,
+        about: "Whether others are kept from opening a GPU's device nodes while it is handed over, for the part of a second \
+                between the last look for its users and the moment when it has left its driver. The kernel refuses them \
+                with 'Operation not permitted' meanwhile, in the host and in containers.",
+    },
+    Key {
         name: "unknown-keys",
         field: |s| &mut s.unknown_keys,
         about: "What to do where a hostpci line of a VM, or a resource mapping that it uses, is not understood and may mean \

@@ -45,6 +45,16 @@ pub enum Doubt {
     GoOn,
 }
 
+/// Whether others are kept from opening a GPU while it is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gate {
+    /// Wherever the kernel can.
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// What to do where a VM's config or a mapping has a line that is not understood and may mean a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -104,6 +114,18 @@ impl Choice for Doubt {
             "go-on",
             "go on, at the risk of an unbind that waits for that process. Refused nevertheless from driver 595 on.",
         ),
+    ];
+}
+
+impl Choice for Gate {
+    const WORDS: &'static [(Self, &'static str, &'static str)] = &[
+        (
+            Gate::Auto,
+            "auto",
+            "where the kernel has cgroups of version 2 alone, as on any Proxmox VE from version 8 on that was not told \
+             otherwise; elsewhere a line says that there is no gate.",
+        ),
+        (Gate::Off, "off", "nobody is kept from opening it."),
     ];
 }
 
@@ -206,6 +228,8 @@ pub struct Settings {
     pub way: WayOut,
     /// What to do where it cannot be known whether a process uses the GPU.
     pub doubt: Doubt,
+    /// Whether others are kept from opening a GPU while it is handed over.
+    pub gate: Gate,
     /// What to do with a line of Proxmox\'s that is not understood and may mean a GPU.
     pub unknown_keys: UnknownKeys,
     /// How a GPU may be reset while it is away.
@@ -223,6 +247,7 @@ impl Default for Settings {
             on_backup: OnBackup::IfFree,
             way: WayOut::Auto,
             doubt: Doubt::Refuse,
+            gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,
             reset: Reset::Auto,
             facts: known_gpus::known(),

@@ -26,6 +26,15 @@ impl Model {
             Act::StopUnit { name } => return self.switch_unit(name, false),
             Act::StartUnit { name } => return self.switch_unit(name, true),
             Act::Verify { addr, .. } => return self.see_whether_it_works(*addr),
+            Act::ShutGate { addrs, whole } if self.has_gate => {
+                self.gate = Some((addrs.clone(), *whole));
+                Ok(())
+            }
+            Act::ShutGate { .. } => Err(Errno::Inval),
+            Act::OpenGate { .. } => {
+                self.gate = None;
+                Ok(())
+            }
             Act::SetAttribute { addr, attribute, value } => self.set_attribute(*addr, *attribute, value),
             Act::SetConsole { name, bound } => self.set_console(name, *bound),
             Act::SetPlatform { device, bound, .. } => self.set_platform(device, *bound),

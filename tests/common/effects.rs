@@ -50,7 +50,12 @@ pub struct Killed;
 /// How long the kernel works on an act of each kind when nothing is wrong: of the order of what was measured.
 fn takes(act: &Act) -> Duration {
     Duration::from_millis(match act {
-        Act::SetOverride { .. } | Act::SetAttribute { .. } | Act::SetPlatform { .. } | Act::SetConsole { .. } => 1,
+        Act::SetOverride { .. }
+        | Act::SetAttribute { .. }
+        | Act::SetPlatform { .. }
+        | Act::SetConsole { .. }
+        | Act::ShutGate { .. }
+        | Act::OpenGate { .. } => 1,
         Act::ProveFree { .. } => 5,
         Act::Unbind { .. } | Act::Probe { .. } => 10,
         Act::LoadModule { .. } | Act::UnloadModule { .. } => 40,
@@ -183,6 +188,10 @@ impl Kernel for Model {
         results
     }
 
+    fn let_gate_go(&mut self) {
+        self.gate = None;
+    }
+
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {
         let end = self.time + within;
         let gone = |m: &Model| pids.iter().any(|pid| m.processes.iter().all(|p| p.pid != *pid));
@@ -304,7 +313,11 @@ impl Model {
             Some(_) => {
                 self.spend(within);
                 // systemctl waits in user space and can be ended; the job goes on.
-                let stays = !matches!(act, Act::StopUnit { .. } | Act::StartUnit { .. });
+                // The gatekeeper is in no call on a device.
+                let stays = !matches!(
+                    act,
+                    Act::StopUnit { .. } | Act::StartUnit { .. } | Act::ShutGate { .. } | Act::OpenGate { .. }
+                );
                 if stays {
                     let id = self.begin(group, vec![Move::Hang]);
                     self.leave_behind(id);

@@ -94,7 +94,8 @@ impl Model {
                     continue;
                 }
                 match proof {
-                    Some(tick) if process.came > tick => raced = true,
+                    // With the gate shut nobody can have come through it.
+                    Some(tick) if process.came > tick && !self.is_behind_gate(addr, process) => raced = true,
                     _ => broken.push(format!("law 1: {act}: in use by {process:?}, last proven at {proof:?}")),
                 }
             }
@@ -106,6 +107,17 @@ impl Model {
             }
             self.laws.races += usize::from(raced);
         }
+    }
+
+    /// Whether the gate is shut to all by which this process uses the function.
+    fn is_behind_gate(&self, addr: PciAddr, process: &super::state::Process) -> bool {
+        let Some((addrs, whole)) = &self.gate else {
+            return false;
+        };
+        let own = self
+            .device(addr)
+            .is_some_and(|d| process.nodes.iter().any(|n| is_of(n, d)));
+        addrs.contains(&addr) && (own || *whole)
     }
 
     /// Nothing that is stuck is touched, nor waited for.

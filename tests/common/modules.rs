@@ -151,11 +151,31 @@ impl Model {
     /// A process opens its nodes: all of them, or there is an error and no process.
     pub fn open(&mut self, mut process: Process) -> Answer {
         for node in &process.nodes {
+            if self.is_shut(node) {
+                return Err(Errno::Perm);
+            }
             self.can_open(node)?;
         }
         process.came = self.tick;
         self.processes.push(process);
         Ok(())
+    }
+
+    /// Whether the gate is shut to a node. As gpu_handoff::host::nodes has it, whose numbers are those that the functions have
+    /// at that moment.
+    fn is_shut(&self, node: &Node) -> bool {
+        let Some((addrs, whole)) = &self.gate else {
+            return false;
+        };
+        match node {
+            Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::I2c(a) | Node::Disk(a) | Node::VfioDevice(a) => {
+                addrs.contains(a)
+            }
+            Node::VfioGroup(group) => addrs
+                .iter()
+                .any(|a| self.device(*a).is_some_and(|d| d.group == Some(*group))),
+            Node::UnknownGpu(_) | Node::Control | Node::Modeset | Node::Uvm | Node::Caps | Node::Switch => *whole,
+        }
     }
 
     fn can_open(&self, node: &Node) -> Answer {

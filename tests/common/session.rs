@@ -16,7 +16,7 @@ use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::model::refusal::Refusal;
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
-use gpu_handoff::settings::values::{Reset, Settings};
+use gpu_handoff::settings::values::{Gate, Reset, Settings};
 
 use super::effects::Killed;
 use super::ledger::MemLedger;
@@ -183,6 +183,7 @@ impl Session {
         record.consoles.clone_from(&plan.consoles);
         record.platforms.clone_from(&plan.platforms);
         record.may_reset = self.settings.reset != Reset::Never;
+        record.gate = self.settings.gate == Gate::Auto;
         record
     }
 
@@ -233,7 +234,10 @@ impl Session {
             Ok(Err(Error::Restored { what })) => End::Restored(what),
             Ok(Err(error @ Error::NotRestored { .. })) => End::NotRestored(error.to_string()),
             Ok(Err(error)) => End::NotRestored(format!("another error: {error}")),
-            Err(payload) if payload.is::<Killed>() => End::Killed,
+            Err(payload) if payload.is::<Killed>() => {
+                model.gate = None; // the kernel opens it with the end of who has it shut
+                End::Killed
+            }
             Err(payload) => resume_unwind(payload),
         }
     }

@@ -250,6 +250,9 @@ pub struct Model {
     /// VMs that run, as far as a look is concerned.
     pub vms: Vec<RunningVm>,
     pub processes: Vec<Process>,
+    /// This host has a gate; and while it is shut, for whom, and whether for the whole driver.
+    pub has_gate: bool,
+    pub gate: Option<(Vec<PciAddr>, bool)>,
     pub units: Vec<Unit>,
     pub events: Vec<(When, Event)>,
     pub time: Duration,
@@ -300,6 +303,8 @@ impl Model {
             other_framebuffers: Vec::new(),
             iommu: true,
             vms: Vec::new(),
+            has_gate: true,
+            gate: None,
             processes: Vec::new(),
             units: Vec::new(),
             events: Vec::new(),

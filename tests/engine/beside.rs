@@ -94,7 +94,7 @@ fn status_says_who_is_at_work_what_was_left_and_what_is_stuck() {
     let session = Session::new(&[addr(1, 0)]);
     let mut model = host(1);
     // The unload of the first module.
-    model.faults.0 = vec![(5, Fault::KilledIn)];
+    model.faults.0 = vec![(6, Fault::KilledIn)];
     assert!(matches!(session.out(&mut model), End::Killed));
     let shown = |records: &[Record]| {
         let mut model = model.fork();

@@ -331,6 +331,7 @@ fn after_a_rung_that_is_stuck_comes_no_other() {
 #[test]
 fn an_undo_takes_nothing_from_a_guest_that_has_come() {
     let mut model = host(1);
+    model.has_gate = false;
     let at = nth(&model, &only(), |a| matches!(a, Act::SetOverride { driver: None, .. }));
     let comes = Event::Comes(Process::guest(900, 200, 21));
     model.events.push((When::Act(at), comes));

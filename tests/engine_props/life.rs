@@ -259,6 +259,7 @@ impl Life<'_> {
     }
 
     fn laws(&self, said: &str) -> Result<(), String> {
+        check(self.model.gate.is_none(), || format!("{said}: the gate was left shut"))?;
         let broken = &self.model.laws.broken;
         check(broken.is_empty(), || format!("{said}\n{broken:#?}"))
     }

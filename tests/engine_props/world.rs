@@ -6,7 +6,7 @@ use std::time::Duration;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::settings::values::{Doubt, Reset, Settings, WayOut};
+use gpu_handoff::settings::values::{Doubt, Gate, Reset, Settings, WayOut};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -98,6 +98,9 @@ pub struct World {
     pub holders: Vec<Holder>,
     pub way: WayOut,
     pub doubt: Doubt,
+    pub gate: Gate,
+    /// The kernel has none, whatever the settings ask for.
+    pub no_gate: bool,
     pub reset: u8,
     /// Which cards are asked for; none of those there are: the first.
     pub wanted: u16,
@@ -210,6 +213,10 @@ pub fn worlds() -> impl Strategy<Value = World> {
     let settings = (
         select(vec![WayOut::Auto, WayOut::Auto, WayOut::Unbind, WayOut::Unload]),
         select(vec![Doubt::Refuse, Doubt::GoOn]),
+        (
+            select(vec![Gate::Auto, Gate::Auto, Gate::Off]),
+            prop::bool::weighted(0.2),
+        ),
         0_u8..3,
     );
     let probe_fault = (
@@ -239,7 +246,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
     (host, settings, request).prop_map(|(host, settings, request)| {
         let ((cards, nouveau), generation, version, modeset, loaded, persistenced, console, firmware, broken, holders) =
             host;
-        let (way, doubt, reset) = settings;
+        let (way, doubt, (gate, no_gate), reset) = settings;
         let (wanted, probe_fault, udev, unwritten, out, home, guest) = request;
         World {
             cards,
@@ -255,6 +262,8 @@ pub fn worlds() -> impl Strategy<Value = World> {
             holders,
             way,
             doubt,
+            gate,
+            no_gate,
             reset,
             wanted,
             probe_fault,
@@ -295,6 +304,7 @@ impl World {
         let mut settings = Settings {
             way: self.way,
             doubt: self.doubt,
+            gate: self.gate,
             ..Settings::default()
         };
         settings.reset = match self.reset {
@@ -313,6 +323,7 @@ impl World {
         let mut model = Model::new(self.generation);
         model.version = self.version.to_owned();
         model.modeset = self.modeset;
+        model.has_gate = !self.no_gate;
         for (n, card) in self.cards.iter().enumerate() {
             self.build_card(&mut model, n, card);
         }

@@ -99,6 +99,10 @@ fn lets_go(act: &Act) -> bool {
 const OUT: Direction = Direction::Out;
 const HOME: Direction = Direction::Home;
 
+fn is_proof(act: &Act) -> bool {
+    matches!(act, Act::ProveFree { .. })
+}
+
 /// A row: direction, why, the earlier act, the later one for it.
 type Row = (Direction, &'static str, fn(&Act) -> bool, fn(&Act, &Act) -> bool);
 
@@ -191,6 +195,42 @@ const ROWS: &[Row] = &[
         |a, b| same(to_vfio(a), cleared(b)),
     ),
     (
+        OUT,
+        "what is stopped lets go by its own descriptors: the gate is shut after it",
+        |a| matches!(a, Act::StopUnit { .. } | Act::SetConsole { bound: false, .. }),
+        |_, b| matches!(b, Act::ShutGate { .. }),
+    ),
+    (
+        OUT,
+        "nobody comes between the look and the act: the gate is shut before the look",
+        |a| matches!(a, Act::ShutGate { .. }),
+        |_, b| is_proof(b) || lets_go(b),
+    ),
+    (
+        OUT,
+        "the gate is open again when nothing is let go any more, and before services start",
+        |a| lets_go(a) || to_vfio(a).is_some() || matches!(a, Act::OpenGate { .. }),
+        |a, b| match a {
+            Act::OpenGate { .. } => matches!(b, Act::StartUnit { .. }),
+            _ => matches!(b, Act::OpenGate { .. }),
+        },
+    ),
+    (
+        HOME,
+        "no guest comes between the look and the act: the gate is shut before the look",
+        |a| matches!(a, Act::ShutGate { .. }),
+        |_, b| is_proof(b) || unbound(b).is_some(),
+    ),
+    (
+        HOME,
+        "the gate is open again when nothing is let go any more, and before services and our own look",
+        |a| unbound(a).is_some() || matches!(a, Act::OpenGate { .. }),
+        |a, b| match a {
+            Act::OpenGate { .. } => matches!(b, Act::StartUnit { .. } | Act::Verify { .. }),
+            _ => matches!(b, Act::OpenGate { .. }),
+        },
+    ),
+    (
         HOME,
         "the override names the driver before the function is let go",
         |a| overridden(a).is_some(),
@@ -264,12 +304,29 @@ pub fn is_proven(steps: &[Step]) -> bool {
     })
 }
 
+/// Each gate that is shut is opened, and each function is let go behind one, where there is one at all.
+pub fn is_gated(steps: &[Step]) -> bool {
+    let shut = steps.iter().find_map(|s| match &s.act {
+        Act::ShutGate { addrs, .. } => Some(addrs),
+        _ => None,
+    });
+    let opened = steps.iter().find_map(|s| match &s.act {
+        Act::OpenGate { addrs } => Some(addrs),
+        _ => None,
+    });
+    let all_behind = |addrs: &Vec<PciAddr>| steps.iter().filter_map(|s| unbound(&s.act)).all(|a| addrs.contains(&a));
+    shut == opened && shut.is_none_or(all_behind)
+}
+
 /// What a plan breaks, in words.
 pub fn broken(plan: &Plan) -> Vec<&'static str> {
     let of_plan = rules().filter(|r| r.direction == plan.direction);
     let mut broken: Vec<&str> = of_plan.filter(|r| !r.is_kept(&plan.steps)).map(|r| r.why).collect();
     if !is_proven(&plan.steps) {
         broken.push("nothing is unbound without a proof right before it");
+    }
+    if !is_gated(&plan.steps) {
+        broken.push("what is let go is behind the gate, which is opened again");
     }
     broken
 }

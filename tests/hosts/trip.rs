@@ -74,7 +74,12 @@ fn act(host: &mut Snapshot, origin: &Snapshot, act: &Act) -> Result<(), String> 
             }
         }
         // Nobody holds anything on these hosts, and everything that comes home works.
-        Act::StopUnit { .. } | Act::StartUnit { .. } | Act::ProveFree { .. } | Act::Verify { .. } => {}
+        Act::StopUnit { .. }
+        | Act::StartUnit { .. }
+        | Act::ShutGate { .. }
+        | Act::OpenGate { .. }
+        | Act::ProveFree { .. }
+        | Act::Verify { .. } => {}
         Act::Reset { .. } | Act::Remove { .. } | Act::Rescan { .. } => return Err("not as a step".to_owned()),
         Act::Unbind { addr, driver } => {
             let function = function(host, *addr)?;

@@ -1,0 +1,169 @@
+//! The two system calls that no crate of ours has a safe form of, bpf(2) and kcmp(2), and with them all that is `unsafe` in
+//! this program.
+//!
+//! Not here: what a BPF program refuses ([`crate::execute::gate`]), and whose descriptors are compared
+//! ([`crate::host::holders`]).
+#![allow(unsafe_code)] // each block has its reason; tests/walls.rs finds any that is elsewhere
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+
+/// One instruction of BPF (linux, include/uapi/linux/bpf.h, struct bpf_insn).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Insn {
+    /// Operation: class, source, and what is done.
+    pub(crate) code: u8,
+    /// Destination register, and in the upper half the source's.
+    pub(crate) regs: u8,
+    /// Offset, of memory or of a jump.
+    pub(crate) off: i16,
+    /// A constant.
+    pub(crate) imm: i32,
+}
+
+/// BPF_PROG_LOAD and BPF_LINK_CREATE of enum bpf_cmd.
+const PROG_LOAD: libc::c_int = 5;
+const LINK_CREATE: libc::c_int = 28;
+/// BPF_PROG_TYPE_CGROUP_DEVICE of enum bpf_prog_type.
+const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+/// BPF_CGROUP_DEVICE of enum bpf_attach_type.
+const ATTACH_CGROUP_DEVICE: u32 = 6;
+
+/// The part of union bpf_attr that BPF_PROG_LOAD reads here: the kernel takes a shorter one than its own.
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+}
+
+/// The part that BPF_LINK_CREATE reads.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Has the kernel check and take a program that is asked at each open of a device. `name` is what bpftool shows, at most
+/// 15 letters, digits and underscores.
+///
+/// # Errors
+/// EPERM without CAP_BPF and CAP_NET_ADMIN or CAP_SYS_ADMIN; ENOSYS and EINVAL of a kernel without it.
+pub(crate) fn load_device_program(insns: &[Insn], name: &str) -> io::Result<OwnedFd> {
+    let license = c"GPL";
+    let mut prog_name = [0; 16];
+    for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    let attr = ProgLoad {
+        prog_type: PROG_TYPE_CGROUP_DEVICE,
+        insn_cnt: u32::try_from(insns.len()).map_err(io::Error::other)?,
+        insns: address(insns.as_ptr()),
+        license: address(license.as_ptr()),
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name,
+    };
+    bpf(PROG_LOAD, &attr)
+}
+
+/// Attaches such a program to a cgroup, for as long as the link that is returned stays open: the kernel closes it with the
+/// process that has it (linux, kernel/bpf/cgroup.c, bpf_cgroup_link_release).
+///
+/// # Errors
+/// EINVAL where the directory is no cgroup of version 2; EPERM where a program is attached that lets none come beside it.
+pub(crate) fn link_to_cgroup(program: &OwnedFd, cgroup: impl AsFd) -> io::Result<OwnedFd> {
+    let number = |fd: i32| u32::try_from(fd).map_err(io::Error::other);
+    let attr = LinkCreate {
+        prog_fd: number(program.as_raw_fd())?,
+        target_fd: number(cgroup.as_fd().as_raw_fd())?,
+        attach_type: ATTACH_CGROUP_DEVICE,
+        flags: 0,
+    };
+    bpf(LINK_CREATE, &attr)
+}
+
+fn address<T>(of: *const T) -> u64 {
+    of.addr() as u64
+}
+
+/// bpf(2), for commands that return a descriptor, which the kernel makes close-on-exec.
+fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: `attr` lives through the call and is as large as is said; the addresses in it are of slices that the callers
+    // hold until it returns; the kernel writes to none of them, since no log is asked for.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether two tasks share one table of descriptors (kcmp(2), KCMP_FILES).
+///
+/// # Errors
+/// ESRCH where one of them is gone; EPERM of who may not trace them; ENOSYS of a kernel without it.
+pub(crate) fn share_files(one: i32, other: i32) -> io::Result<bool> {
+    /// KCMP_FILES of enum kcmp_type (linux, include/uapi/linux/kcmp.h).
+    const FILES: libc::c_int = 2;
+    // SAFETY: numbers go in and a number comes out.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            one,
+            other,
+            FILES,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
+    };
+    match result {
+        0 => Ok(true),
+        1.. => Ok(false),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_shares_its_files_with_itself_and_not_with_another() {
+        let us = i32::try_from(std::process::id()).unwrap();
+        let other = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        match share_files(us, us) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => return, // a kernel without it
+            same => assert!(same.unwrap()),
+        }
+        // Where we may trace our parent.
+        if let Ok(same) = share_files(us, other) {
+            assert!(!same);
+        }
+        let gone = share_files(us, i32::MAX).unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn an_instruction_is_eight_bytes_and_the_attributes_have_no_gaps() {
+        assert_eq!(size_of::<Insn>(), 8);
+        assert_eq!(size_of::<ProgLoad>(), 64);
+        assert_eq!(size_of::<LinkCreate>(), 16);
+    }
+}
