@@ -62,11 +62,6 @@ impl Stat {
         })
     }
 
-    /// It has ended, and its parent has not noticed yet; of a process, other threads may go on.
-    pub(crate) fn is_zombie(self) -> bool {
-        self.state == b'Z'
-    }
-
     /// It has ended; a zombie only waits for its parent to notice.
     fn has_ended(self) -> bool {
         matches!(self.state, b'Z' | b'X')

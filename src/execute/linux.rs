@@ -367,7 +367,7 @@ impl Kernel for Linux {
         let stack: String = stacks.collect();
         let mut holders = Vec::new();
         if let Ok(snapshot) = self.look(addrs, AUTOPSY_WITHIN) {
-            for reason in users::use_of(&snapshot, addrs) {
+            for reason in users::held(&snapshot, addrs) {
                 match &reason {
                     Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => holders.push(describe(holder)),
                     _ => {}

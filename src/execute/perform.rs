@@ -3,8 +3,10 @@
 //! Everything here may be held up by the kernel for as long as it likes; the deadline is the parent's
 //! ([`crate::execute::worker`]).
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use nix::kmod::DeleteModuleFlags;
@@ -12,15 +14,17 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
+use crate::base::text::join;
 use crate::base::wait::await_one;
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question};
+use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::host::{modules, snapshot};
 use crate::model::act::{Act, Attribute, Expect};
-use crate::model::refusal::Reason;
+use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
 use crate::state::history;
 
@@ -30,6 +34,10 @@ const STDERR_TAIL: usize = 400;
 /// How long a holder that turned up only now, or a module's last user, gets to let go: a query of a monitoring tool, udev
 /// at its work. Who stays longer is a reason to stop.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a VFIO group that nobody is seen to hold is waited for: who is ending closes it, with a reset of the device.
+/// Shorter than the default deadline of a look, so that the reason is said.
+const GROUP_PATIENCE: Duration = Duration::from_secs(7);
 
 /// How often it is looked again where there is no event to wait for.
 const POLL: Duration = Duration::from_millis(50);
@@ -144,7 +152,7 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     let device = |addr: &PciAddr, name: &str| format!("/sys/bus/pci/devices/{addr}/{name}");
     match act {
         Act::LoadModule { name } => run(&["modprobe", "--", name])?,
-        Act::UnloadModule { name } => unload_module(name)?,
+        Act::UnloadModule { name } => unload_module(root, name)?,
         Act::SetOverride { addr, driver } => write_sysfs(
             root,
             &device(addr, "driver_override"),
@@ -163,7 +171,11 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
             let file = if *bound { "bind" } else { "unbind" };
             write_sysfs(root, &format!("/sys/bus/platform/drivers/{driver}/{file}"), device)?;
         }
-        Act::ProveFree { addrs, despite } => moment = prove_free(root, addrs, despite)?,
+        Act::ProveFree {
+            addrs,
+            despite,
+            despite_unseen,
+        } => moment = prove_free(root, addrs, despite, *despite_unseen)?,
         Act::Unbind { addr, driver } => {
             answers(root, *addr)?;
             moment = now();
@@ -201,33 +213,72 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     verify(root, &expect).map(|()| moment)
 }
 
-/// Looks until nobody uses the functions. Processes that are ending are waited for, one after the other: on a busy host
-/// some process always is, for a moment. Others have a moment to let go. The caller's deadline ends a wait that does not.
-/// Returns when the scan that found nobody was over.
-fn prove_free(root: &Root, addrs: &[PciAddr], despite: &[i32]) -> Result<Option<Duration>, ActError> {
-    let patience = Instant::now() + PATIENCE;
+/// Looks until nobody uses the functions, twice in a row: with the gate shut, what two looks do not see cannot have come in
+/// between. Processes that are ending are waited for, one after the other: on a busy host some process always is, for a
+/// moment. Others have a moment to let go. The caller's deadline ends a wait that does not. Returns when the scan that found
+/// nobody was over.
+fn prove_free(
+    root: &Root,
+    addrs: &[PciAddr],
+    despite: &[i32],
+    despite_unseen: bool,
+) -> Result<Option<Duration>, ActError> {
+    let begun = Instant::now();
+    let mut clean_before = false;
     loop {
         let snapshot = snapshot::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
         let looked = now();
+        let patient = begun.elapsed() < PATIENCE;
         let mut reasons = users::use_of(&snapshot, addrs);
         reasons.extend(users::drm_holds(&snapshot, addrs));
-        let mut pids = Vec::new();
+        let (mut pids, mut wait) = (Vec::new(), false);
         for reason in &reasons {
             match reason {
                 Reason::Ending(holder) => pids.push(holder.pid),
                 Reason::Doubtful { holder, .. } if despite.contains(&holder.pid) => {}
-                Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if Instant::now() < patience => {
-                    pids.push(holder.pid);
-                }
+                Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if patient => pids.push(holder.pid),
+                Reason::Unseen(_) | Reason::Uncounted { .. } if despite_unseen => {}
+                Reason::Unseen(_) | Reason::Uncounted { .. } if patient => wait = true,
                 reason => return Err(ActError::Failed(reason.to_string())),
             }
         }
-        if pids.is_empty() {
-            return Ok(looked);
+        if pids.is_empty() && !wait {
+            match held_group(root, &snapshot, addrs) {
+                None if clean_before => return Ok(looked),
+                None => {
+                    clean_before = true;
+                    continue;
+                }
+                Some(_) if begun.elapsed() < GROUP_PATIENCE => {}
+                Some(group) => return Err(ActError::Failed(Reason::GroupHeld(group).to_string())),
+            }
         }
-        // One that lets go without ending gives no sign.
-        await_one(&pids, POLL * 4);
+        clean_before = false;
+        if pids.is_empty() {
+            std::thread::sleep(POLL); // counters have no event
+        } else {
+            // One that lets go without ending gives no sign.
+            await_one(&pids, POLL * 4);
+        }
     }
+}
+
+/// A group of these functions that is held, in the kernel's own word: a second opening of one is refused with EBUSY (linux,
+/// drivers/vfio/group.c, vfio_group_fops_open). A QEMU that is ending closes it out of everybody's sight. For reading alone,
+/// since the gate is shut for everything else, and for no longer than this call: nobody else may open it meanwhile.
+fn held_group(root: &Root, snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<u32> {
+    let on_vfio = |a: &&PciAddr| is_on_vfio(snapshot, **a);
+    let groups: BTreeSet<u32> = addrs
+        .iter()
+        .filter(on_vfio)
+        .filter_map(|a| snapshot.function(*a)?.group)
+        .collect();
+    groups.into_iter().find(|group| {
+        let path = root.path(format!("/dev/vfio/{group}"));
+        let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+        let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
+        opened.is_err_and(|e| e.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32))
+    })
 }
 
 /// One write, nothing else: a second one would be a second act. Never creates and never truncates, as std's
@@ -244,8 +295,9 @@ fn write_sysfs(root: &Root, path: &str, text: &str) -> Result<(), ActError> {
     write().map_err(|e| ActError::Failed(format!("writing {:?} to {path}: {e}", text.trim_end())))
 }
 
-/// Unloads a module at once or not at all. A last user that is just letting go gets a moment.
-fn unload_module(name: &str) -> Result<(), ActError> {
+/// Unloads a module at once or not at all. A last user that is just letting go gets a moment; one that stays is named, if it
+/// can be seen.
+fn unload_module(root: &Root, name: &str) -> Result<(), ActError> {
     let name_c = std::ffi::CString::new(name).map_err(|e| ActError::Failed(e.to_string()))?;
     let end = Instant::now() + PATIENCE;
     loop {
@@ -256,7 +308,12 @@ fn unload_module(name: &str) -> Result<(), ActError> {
                 std::thread::sleep(POLL); // a reference count has no event
             }
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EBUSY) => {
-                return Err(ActError::Failed(format!("the kernel says that {name} is in use")));
+                let seen = snapshot::read_uses(root).unwrap_or_default();
+                let by = match users::of_module(&seen, name).as_slice() {
+                    [] => ", and no process is seen to have it open".to_owned(),
+                    users => format!(" by {}", join(users.iter().map(|h| describe(h)))),
+                };
+                return Err(ActError::Failed(format!("the kernel says that {name} is in use{by}")));
             }
             Err(e) => return Err(ActError::Failed(format!("unloading {name}: {e}"))),
         }
@@ -285,10 +342,7 @@ mod tests {
     #[test]
     fn a_proof_tells_when_its_scan_was_over() {
         let dir = tempfile::tempdir().unwrap();
-        let act = Act::ProveFree {
-            addrs: vec!["0000:01:00.0".parse().unwrap()],
-            despite: Vec::new(),
-        };
+        let act = Act::prove_free(vec!["0000:01:00.0".parse().unwrap()]);
         let before = now();
         let moment = perform(&Root::at(dir.path()), &act).unwrap();
         assert!(before.is_some() && before <= moment && moment <= now());

@@ -55,13 +55,25 @@ pub(crate) fn one_proof(acts: &[(Act, Duration)]) -> Option<(Act, Duration)> {
         _ => None,
     };
     // What the settings accept they accept for all.
-    let despite = match acts.first()? {
-        (Act::ProveFree { despite, .. }, _) => despite.clone(),
+    let (despite, despite_unseen) = match acts.first()? {
+        (
+            Act::ProveFree {
+                despite,
+                despite_unseen,
+                ..
+            },
+            _,
+        ) => (despite.clone(), *despite_unseen),
         _ => return None,
     };
     let all: Option<Vec<Vec<PciAddr>>> = acts.iter().map(|(act, _)| addrs(act)).collect();
     let addrs = all?.concat();
-    Some((Act::ProveFree { addrs, despite }, acts.first()?.1))
+    let together = Act::ProveFree {
+        addrs,
+        despite,
+        despite_unseen,
+    };
+    Some((together, acts.first()?.1))
 }
 
 #[cfg(test)]
@@ -73,10 +85,7 @@ mod tests {
         let addr: PciAddr = format!("0000:{bus:02x}:00.0").parse().unwrap();
         Step {
             act: if proof {
-                Act::ProveFree {
-                    addrs: vec![addr],
-                    despite: Vec::new(),
-                }
+                Act::prove_free(vec![addr])
             } else {
                 Act::Reset { addr }
             },

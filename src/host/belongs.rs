@@ -46,7 +46,8 @@ impl Belongs {
     /// From the text of /proc/PID/cgroup.
     ///
     /// Names as made by pve-container (`lxc/CTID`), qemu-server (`qemu.slice/VMID.scope`), systemd, Docker
-    /// (`docker-ID.scope`) and Podman (`libpod-ID.scope`).
+    /// (`docker-ID.scope`) and Podman (`libpod-ID.scope`). They are believed from the root down to the first of these: what
+    /// is below belongs to whoever that is, who may call it as they like.
     pub fn of_cgroup(text: &str) -> Belongs {
         let path = text
             .lines()
@@ -58,22 +59,24 @@ impl Belongs {
     }
 
     fn of_path(parts: &[&str]) -> Belongs {
-        for (at, pair) in parts.windows(2).enumerate() {
-            if pair[0] == "lxc" && pair[1].bytes().all(|b| b.is_ascii_digit()) {
-                let unit = match Belongs::of_path(&parts[at + 2..]) {
+        match parts {
+            ["lxc", ctid, inside @ ..] if ctid.bytes().all(|b| b.is_ascii_digit()) => {
+                let unit = match Belongs::of_path(inside.strip_prefix(&["ns"]).unwrap_or(inside)) {
                     Belongs::Unit(name) => Some(name),
                     _ => None,
                 };
-                let ctid = pair[1].to_owned();
+                let ctid = (*ctid).to_owned();
                 return Belongs::Container { ctid, unit };
             }
-            if pair[0] == "qemu.slice"
-                && let Some(vmid) = pair[1].strip_suffix(".scope").and_then(|name| name.parse().ok())
-            {
-                return Belongs::Vm(vmid);
+            // A container that is none of Proxmox's.
+            ["lxc", ..] => return Belongs::Unknown,
+            ["qemu.slice", scope] => {
+                let vmid = scope.strip_suffix(".scope").and_then(|name| name.parse().ok());
+                return vmid.map_or(Belongs::Unknown, Belongs::Vm);
             }
+            _ => {}
         }
-        let mut found = Belongs::Unknown;
+        let mut manager: Option<String> = None;
         for part in parts {
             if let Some(name) = part.strip_suffix(".scope") {
                 if let Some(id) = name.strip_prefix("docker-") {
@@ -86,20 +89,21 @@ impl Belongs {
                     return Belongs::Session { id: id.to_owned() };
                 }
             }
-            if part.ends_with(".service") {
-                let name = (*part).to_owned();
-                found = match found {
-                    // A user's systemd is a unit itself, user@UID.service.
-                    Belongs::Unit(manager) if manager.starts_with("user") => Belongs::UserUnit {
-                        uid: uid_of(&manager),
-                        name,
-                    },
-                    Belongs::UserUnit { uid, .. } => Belongs::UserUnit { uid, name },
-                    _ => Belongs::Unit(name),
-                };
+            if !part.ends_with(".service") {
+                continue;
+            }
+            let name = (*part).to_owned();
+            match &manager {
+                // A user's systemd is a unit itself, user@UID.service.
+                Some(manager) => {
+                    let uid = uid_of(manager);
+                    return Belongs::UserUnit { uid, name };
+                }
+                None if name.starts_with("user@") => manager = Some(name),
+                None => return Belongs::Unit(name),
             }
         }
-        found
+        manager.map_or(Belongs::Unknown, Belongs::Unit)
     }
 }
 
@@ -175,10 +179,22 @@ mod tests {
                 "container 104",
             ),
             ("12:pids:/lxc/7\n", container("7", None), "container 7"),
+            ("0::/lxc/web/system.slice/nginx.service\n", Belongs::Unknown, ""),
+            // What somebody has made below their own says nothing.
             (
-                "0::/lxc/web/system.slice/nginx.service\n",
-                unit("nginx.service"),
-                "nginx.service",
+                "0::/user.slice/user-1000.slice/user@1000.service/qemu.slice/111.scope\n",
+                unit("user@1000.service"),
+                "user@1000.service",
+            ),
+            (
+                "0::/system.slice/x.service/lxc/104/ns/init.scope\n",
+                unit("x.service"),
+                "x.service",
+            ),
+            (
+                "0::/system.slice/x.service/nvidia-persistenced.service\n",
+                unit("x.service"),
+                "x.service",
             ),
             ("0::/qemu.slice/111.scope\n", vm(111), "VM 111"),
             ("0::/qemu.slice/11.scope\n", Belongs::Unknown, ""),
@@ -200,7 +216,6 @@ mod tests {
                 unit("container 104.service"),
                 "container 104.service",
             ),
-            ("0::/system.slice/x.service/y.service\n", unit("y.service"), "y.service"),
             (
                 "0::/system.slice/docker-0123456789abcdef0123.scope\n",
                 Belongs::Docker("0123456789abcdef0123".to_owned()),
@@ -223,8 +238,8 @@ mod tests {
             ),
             (
                 "0::/user.slice/user-1000.slice/user@1000.service/a.service/b.service\n",
-                user_unit(Some(1000), "b.service"),
-                "user service b.service",
+                user_unit(Some(1000), "a.service"),
+                "user service a.service",
             ),
             (
                 "0::/user.slice/user-1000.slice/user@1000.service/init.scope\n",

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +15,9 @@ use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::root::Root;
 use crate::host::displays::{self, Console, Framebuffer};
 use crate::host::functions::{Function, VFIO_PCI, read_function, usb_controllers};
-use crate::host::holders::{self, Holder};
+use crate::host::holders::{self, Holder, Unseen};
 use crate::host::modules::{Loadable, Module, Signatures, parse_modules};
-use crate::host::nodes;
+use crate::host::nodes::{self, Node};
 use crate::host::nvidia::{self, NvidiaDriver, NvidiaGpu};
 use crate::host::usb::{self, InUse};
 use crate::host::vms::{RunningVm, read_vms};
@@ -34,8 +35,10 @@ pub struct Snapshot {
     pub holders: Vec<Holder>,
     /// Processes that are ending and may not have let go yet.
     pub ending: Vec<Holder>,
-    /// Processes whose descriptors could not be read: what they hold is not known.
-    pub unreadable: Vec<i32>,
+    /// Processes of which not all could be seen.
+    pub unseen: Vec<Unseen>,
+    /// How many descriptors of each node all processes together have.
+    pub open: Vec<(Node, u32)>,
     /// What the host uses below the USB controllers of cards.
     pub usb: Vec<InUse>,
     /// The VMs that run.
@@ -167,10 +170,17 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
         .collect();
     let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
     let nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
-    let scan = holders::scan(root, &nodes)?;
+    let scan = holders::scan(root, &Arc::new(nodes))?;
     snapshot.holders = scan.holders;
     snapshot.ending = scan.ending;
-    snapshot.unreadable = scan.unreadable;
+    snapshot.unseen = scan.unseen;
+    snapshot.open = scan.open.into_iter().collect();
+    // What was opened or closed in the middle of the look is no reference that nobody has.
+    let now = parse_modules(&root.text("/proc/modules").unwrap_or_default());
+    for module in &mut snapshot.modules {
+        let refs = now.iter().find(|m| m.name == module.name).and_then(|m| m.refs);
+        module.refs = module.refs.min(refs);
+    }
     Ok(snapshot)
 }
 

@@ -133,6 +133,9 @@ pub enum Act {
         /// Processes of which it is not known whether they use them, and that the settings accept.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         despite: Vec<i32>,
+        /// The settings accept that not everything could be seen.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        despite_unseen: bool,
     },
     /// Write the address to the driver's `unbind`.
     Unbind {
@@ -199,8 +202,11 @@ impl Act {
 
     /// That nobody uses them, not even a process of which that is not known.
     pub(crate) fn prove_free(addrs: Vec<PciAddr>) -> Act {
-        let despite = Vec::new();
-        Act::ProveFree { addrs, despite }
+        Act::ProveFree {
+            addrs,
+            despite: Vec::new(),
+            despite_unseen: false,
+        }
     }
 
     pub(crate) fn unbind(addr: PciAddr, driver: &str) -> Act {

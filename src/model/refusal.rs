@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
 use crate::host::belongs::Belongs;
-use crate::host::holders::Holder;
+use crate::host::holders::{Hidden, Holder, Unseen};
 use crate::host::modules::Problem;
 use crate::host::nodes::Node;
 use crate::host::usb::{How, InUse};
@@ -171,8 +171,17 @@ pub enum Reason {
     Ending(Box<Holder>),
     /// The host uses what hangs below the card's USB controller.
     UsbInUse(InUse),
-    /// Processes that could not be looked into.
-    Unreadable(Vec<i32>),
+    /// Processes that could not be looked into, or not wholly.
+    Unseen(Vec<Unseen>),
+    /// A module of NVIDIA's is in use beyond what its other modules and the processes that were seen account for.
+    Uncounted {
+        /// The module.
+        name: String,
+        /// References that are left.
+        refs: u32,
+    },
+    /// The kernel says that a VFIO group is held, and no process is seen to.
+    GroupHeld(u32),
     /// A module is in use and no process accounts for it.
     ModuleInUse {
         /// The module.
@@ -349,12 +358,19 @@ impl Reason {
                 ),
                 Remedy::FreeUsb(below.clone()),
             ),
-            Reason::Unreadable(pids) => (
+            Reason::Unseen(unseen) => not_seen(unseen),
+            Reason::Uncounted { name, refs } => (
                 format!(
-                    "what process {} has open could not be read, so nobody knows whether the GPU is free",
-                    join(pids)
+                    "module {name} is in use beyond what can be seen ({refs} more than its other modules and all processes \
+                     account for): a descriptor on its way between processes, in an io_uring, or behind a shared buffer"
                 ),
-                "run as root, outside a container".into(),
+                "end what uses NVIDIA's driver in other ways than by an open file (GPUDirect, NCCL, a compositor), or set \
+                 'doubt' to \"go-on\" in /etc/gpu-handoff/config.toml"
+                    .into(),
+            ),
+            Reason::GroupHeld(group) => (
+                format!("/dev/vfio/{group} is held, and no process is seen to hold it: one that is ending, most likely"),
+                "see 'ps ax | grep \" D\"' for who does not end, and try again when it has".into(),
             ),
             Reason::ModuleInUse { name, refs } => (
                 format!(
@@ -394,6 +410,35 @@ impl Reason {
         };
         (fact, Some(remedy))
     }
+}
+
+/// What could not be seen, by process: the first few.
+fn not_seen(unseen: &[Unseen]) -> (String, Remedy) {
+    const SHOWN: usize = 3;
+    let one = |u: &Unseen| {
+        let name = match u.comm.as_str() {
+            "" => String::new(),
+            comm => format!(" ({})", foreign(comm)),
+        };
+        let what = match &u.what {
+            Hidden::Refused(why) => format!("could not be read: {}", foreign(why)),
+            Hidden::Descriptors => "has more descriptors open than there was time for".to_owned(),
+            Hidden::Memory => "does not let its mappings be read: it hangs in a call on its memory".to_owned(),
+            Hidden::Passing => "and others ended before they could be looked at, one after the other".to_owned(),
+        };
+        format!("process {}{name} {what}", u.pid)
+    };
+    let mut all: Vec<String> = unseen.iter().take(SHOWN).map(one).collect();
+    if unseen.len() > SHOWN {
+        all.push(format!("and {} more", unseen.len() - SHOWN));
+    }
+    let fact = format!("whether the GPU is free is not known: {}", all.join("; "));
+    let remedy = if unseen.iter().any(|u| matches!(u.what, Hidden::Refused(_))) {
+        "run as root, outside a container"
+    } else {
+        "end that process, or raise 'look' below [deadlines] in /etc/gpu-handoff/config.toml where it only takes long"
+    };
+    (fact, remedy.into())
 }
 
 /// How a function is split, and what undoes that.

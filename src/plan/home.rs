@@ -59,7 +59,7 @@ fn reasons(snapshot: &Snapshot, record: &Record) -> Vec<Reason> {
     let addrs = record.taken.iter().map(|t| t.addr);
     let is_on_vfio = |a: &PciAddr| snapshot.function(*a).is_some_and(Function::is_on_vfio);
     let on_vfio: Vec<PciAddr> = addrs.filter(is_on_vfio).collect();
-    let mut reasons = users::use_of(snapshot, &on_vfio);
+    let mut reasons = users::keeps_away(snapshot, &on_vfio, record.owner);
     reasons.extend(record.stuck().map(Reason::Stuck));
     reasons
 }

@@ -130,7 +130,7 @@ impl WayHome<'_> {
             steps.set_override(addr, driver);
         }
         if let Some(current) = &function.driver {
-            steps.prove_free(addr, &[]);
+            steps.prove_free(addr, &[], false);
             steps.unbind(addr, current);
         }
         let Some(driver) = driver else { return };

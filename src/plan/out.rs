@@ -66,7 +66,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     reasons.extend(host_reasons(&ground, given));
     reasons.extend(taken_reasons(&ground, owner, records));
     reasons.dedup();
-    let judged = judge_holders(&ground, &addrs, settings, &mut reasons);
+    let judged = judge_holders(&ground, &addrs, way, settings, &mut reasons);
     reasons.extend(way_reasons(&ground, way));
     if way == Way::Unbind && !modules.is_empty() {
         reasons.extend(users::drm_needed(snapshot, &ground.set));

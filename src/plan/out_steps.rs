@@ -130,7 +130,7 @@ impl WayOut<'_> {
     /// Takes a function off its driver, if it has one.
     fn unbind(&self, function: &Function, steps: &mut Steps<'_>) {
         if let Some(driver) = &function.driver {
-            steps.prove_free(function.addr, &self.judged.accepted);
+            steps.prove_free(function.addr, &self.judged.accepted, self.judged.accepts_unseen);
             steps.unbind(function.addr, driver);
         }
     }

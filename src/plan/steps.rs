@@ -159,9 +159,14 @@ impl<'a> Steps<'a> {
     }
 
     /// `despite`: processes of which it is not known whether they use it, and that the settings accept.
-    pub(crate) fn prove_free(&mut self, addr: PciAddr, despite: &[i32]) -> Added<'_> {
-        let (addrs, despite) = (vec![addr], despite.to_vec());
-        self.add(Act::ProveFree { addrs, despite }, Vec::new())
+    /// `despite_unseen`: they accept, too, that there may be others who were not seen.
+    pub(crate) fn prove_free(&mut self, addr: PciAddr, despite: &[i32], despite_unseen: bool) -> Added<'_> {
+        let act = Act::ProveFree {
+            addrs: vec![addr],
+            despite: despite.to_vec(),
+            despite_unseen,
+        };
+        self.add(act, Vec::new())
     }
 
     /// Taken back, the driver has it again, whatever its override was meanwhile.

@@ -9,9 +9,11 @@ use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
+use crate::model::plan::Way;
+use crate::model::record::Owner;
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
-use crate::plan::vendor::nvidia::{PERSISTENCED, drm_holds_gpus, is_one_shot};
+use crate::plan::vendor::nvidia::{PERSISTENCED, drm_holds_gpus, is_one_shot, references_per_open};
 use crate::settings::values::{Doubt, Settings};
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
@@ -38,28 +40,31 @@ pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
 /// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them, and those
 /// of the persistence daemon with the daemon, which is stopped first.
 pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
-    let (daemons, others): (Vec<&Holder>, Vec<&Holder>) = snapshot.holders.iter().partition(|h| is_persistenced(h));
-    if others.iter().flat_map(|h| &h.nodes).any(|n| module_of(n).is_some()) {
+    let mut others = snapshot.holders.iter().filter(|h| !is_persistenced(h));
+    if others.any(|h| h.nodes.iter().any(|n| module_of(n).is_some())) {
         return Vec::new(); // somebody is named already
     }
-    let has_one = |name: &str| {
-        daemons
-            .iter()
-            .flat_map(|h| &h.nodes)
-            .any(|n| module_of(n) == Some(name))
-    };
-    modules
-        .iter()
-        .filter_map(|name| snapshot.module(name))
-        .filter(|m| m.users.is_empty() && !has_one(&m.name))
+    let top = modules.iter().filter_map(|name| snapshot.module(name));
+    top.filter(|m| m.users.is_empty())
         .filter_map(|m| {
-            let refs = m.refs.unwrap_or(1);
+            let refs = uncounted(snapshot, &m.name);
             (refs > 0).then(|| Reason::ModuleInUse {
                 name: m.name.clone(),
                 refs,
             })
         })
         .collect()
+}
+
+/// References of a module of NVIDIA's driver that neither its other modules nor the descriptors that were found account for.
+/// A descriptor that was handed on counts as often as it is seen, so that there may be more than this says, and not less.
+fn uncounted(snapshot: &Snapshot, name: &str) -> u32 {
+    let Some(module) = snapshot.module(name) else { return 0 };
+    let of_module = |(node, _): &&(Node, u32)| module_of(node) == Some(name);
+    let open: u32 = snapshot.open.iter().filter(of_module).map(|(_, count)| count).sum();
+    let users = u32::try_from(module.users.len()).unwrap_or(u32::MAX);
+    let accounted = open.saturating_mul(references_per_open(name)).saturating_add(users);
+    module.refs.unwrap_or(0).saturating_sub(accounted)
 }
 
 /// The module of NVIDIA's driver that an open node is a reference of: the owner of its file operations
@@ -74,6 +79,12 @@ fn module_of(node: &Node) -> Option<&'static str> {
     }
 }
 
+/// Who is seen to have a module of NVIDIA's driver open.
+pub(crate) fn of_module<'a>(snapshot: &'a Snapshot, name: &str) -> Vec<&'a Holder> {
+    let has_it = |h: &&Holder| h.nodes.iter().any(|n| module_of(n) == Some(name));
+    snapshot.holders.iter().filter(has_it).collect()
+}
+
 /// nvidia_drm, where it has been loaded (again) meanwhile and holds what is about to be unbound: udev and nvidia-modprobe
 /// load it unasked.
 pub fn drm_holds(snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<Reason> {
@@ -85,11 +96,20 @@ pub fn drm_holds(snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<Reason> {
     )))
 }
 
-/// Who uses these functions, as far as a scan can see: the reasons not to take them from their drivers.
+/// Who uses these functions, and what was not seen of it: the reasons not to take them from their drivers by an unbind.
+pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
+    let mut reasons = held(snapshot, addrs);
+    reasons.extend(unseen(snapshot, addrs));
+    let below = snapshot.usb.iter().filter(|u| addrs.contains(&u.of));
+    reasons.extend(below.cloned().map(Reason::UsbInUse));
+    reasons
+}
+
+/// Who is seen to use these functions.
 ///
 /// Nodes of the whole driver (nvidiactl, uvm, modeset, caps) count where one of the functions is on that driver:
 /// a GPU can be attached through them without its own node being open.
-pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
+pub fn held(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
     let functions: Vec<&Function> = addrs.iter().filter_map(|a| snapshot.function(*a)).collect();
     let on_nvidia = functions.iter().any(|f| f.is_on_nvidia());
     let groups: BTreeSet<u32> = functions.iter().filter_map(|f| f.group).collect();
@@ -128,22 +148,53 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
             reasons.push(Reason::Doubtful { holder, nodes });
         }
     }
-    // What a guest held is on vfio-pci; what the host's programs held is not.
-    let (on_vfio, on_host): (Vec<&Function>, Vec<&Function>) = functions.iter().partition(|f| f.is_on_vfio());
-    let counts = |h: &&Holder| {
-        if is_guest(h) {
-            !on_vfio.is_empty()
-        } else {
-            !on_host.is_empty()
-        }
-    };
-    let ending = snapshot.ending.iter().filter(counts);
-    reasons.extend(ending.map(|h| Reason::Ending(Box::new(h.clone()))));
-    let below = snapshot.usb.iter().filter(|u| addrs.contains(&u.of));
-    reasons.extend(below.cloned().map(Reason::UsbInUse));
-    if !snapshot.unreadable.is_empty() {
-        reasons.push(Reason::Unreadable(snapshot.unreadable.clone()));
+    reasons
+}
+
+/// What was not seen and speaks against an unbind of these functions.
+///
+/// Where the kernel itself knows, it is asked: NVIDIA's modules count who has their nodes open, and where all of that is
+/// accounted for, nobody unseen has any. A VFIO group tells by itself whether it is held ([`crate::execute::perform`]). For
+/// all other drivers who could not be looked into may be a user.
+fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
+    let functions = || addrs.iter().filter_map(|a| snapshot.function(*a));
+    let on_nvidia = functions().any(Function::is_on_nvidia);
+    let uncounted = ["nvidia", "nvidia_uvm"].into_iter().filter_map(|name| {
+        let refs = uncounted(snapshot, name);
+        (on_nvidia && refs > 0).then_some((name, refs))
+    });
+    let uncounted: Vec<(&str, u32)> = uncounted.collect();
+    let on_others = functions().any(|f| f.driver.is_some() && !f.is_on_nvidia() && !f.is_on_vfio());
+    if uncounted.is_empty() && !on_others {
+        return Vec::new();
     }
+    // What a guest is given is on vfio-pci; of the host's devices it can only have one that it draws with.
+    let counts = |h: &&Holder| !uncounted.is_empty() || !matches!(h.belongs_to, Belongs::Vm(_));
+    let ending = snapshot.ending.iter().filter(counts);
+    let mut reasons: Vec<Reason> = ending.map(|h| Reason::Ending(Box::new(h.clone()))).collect();
+    if !snapshot.unseen.is_empty() {
+        reasons.push(Reason::Unseen(snapshot.unseen.clone()));
+    }
+    if reasons.is_empty() {
+        let uncounted = uncounted.into_iter();
+        reasons.extend(uncounted.map(|(name, refs)| Reason::Uncounted {
+            name: name.to_owned(),
+            refs,
+        }));
+    }
+    reasons
+}
+
+/// What is in the way of bringing home what is on vfio-pci: who is seen to hold it, and the owner's own QEMU while it is
+/// ending. Whether anybody else holds the group the kernel says when it is asked ([`crate::execute::perform`]).
+pub fn keeps_away(snapshot: &Snapshot, on_vfio: &[PciAddr], owner: Owner) -> Vec<Reason> {
+    let mut reasons = held(snapshot, on_vfio);
+    if on_vfio.is_empty() {
+        return reasons;
+    }
+    let is_its = |h: &&Holder| matches!(h.belongs_to, Belongs::Vm(vmid) if Owner::Vm(vmid) == owner);
+    let ending = snapshot.ending.iter().filter(is_its);
+    reasons.extend(ending.map(|h| Reason::Ending(Box::new(h.clone()))));
     reasons
 }
 
@@ -153,11 +204,6 @@ pub fn is_persistenced(holder: &Holder) -> bool {
     matches!(&holder.belongs_to, Belongs::Unit(name) if name == PERSISTENCED)
 }
 
-/// Whether a process is a QEMU: by its cgroup, or, started by hand, by its name.
-fn is_guest(holder: &Holder) -> bool {
-    matches!(holder.belongs_to, Belongs::Vm(_)) || holder.comm.starts_with("qemu") || holder.comm == "kvm"
-}
-
 /// What becomes of the holders.
 #[derive(Default)]
 pub(crate) struct Judged {
@@ -165,30 +211,44 @@ pub(crate) struct Judged {
     pub(crate) units: Vec<String>,
     /// Doubtful ones that the settings accept.
     pub(crate) accepted: Vec<i32>,
+    /// The settings accept that there may be others, who were not seen.
+    pub(crate) accepts_unseen: bool,
     /// What is said of these.
     pub(crate) notes: Vec<String>,
 }
 
-/// Sorts the holders; the rest are reasons.
+/// Sorts the holders; the rest are reasons. `way`: where the driver is unloaded, the kernel refuses if anybody unseen has it
+/// open, and nobody's word counts against that.
 pub(crate) fn judge_holders(
     ground: &Ground<'_>,
     addrs: &[PciAddr],
+    way: Way,
     settings: &Settings,
     reasons: &mut Vec<Reason>,
 ) -> Judged {
     let mut judged = Judged::default();
-    for reason in use_of(ground.snapshot, addrs) {
+    let snapshot = ground.snapshot;
+    let accepts_doubt = settings.doubt == Doubt::GoOn && !is_one_shot(snapshot);
+    let is_unbound = |a: &&PciAddr| way != Way::Unload || !snapshot.function(**a).is_some_and(Function::is_on_nvidia);
+    let unbound: Vec<PciAddr> = addrs.iter().filter(is_unbound).copied().collect();
+    let all = held(snapshot, addrs).into_iter().chain(unseen(snapshot, &unbound));
+    let below = snapshot.usb.iter().filter(|u| addrs.contains(&u.of));
+    for reason in all.chain(below.cloned().map(Reason::UsbInUse)) {
         match &reason {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if is_persistenced(holder) => {
                 judged.units = vec![PERSISTENCED.to_owned()];
             }
-            Reason::Doubtful { holder, nodes } if settings.doubt == Doubt::GoOn && !is_one_shot(ground.snapshot) => {
+            Reason::Doubtful { holder, nodes } if accepts_doubt => {
                 judged.accepted.push(holder.pid);
                 judged.notes.push(format!(
                     "process {} has {} open and may use the GPU; 'doubt' is \"go-on\"",
                     holder.pid,
                     join(nodes)
                 ));
+            }
+            Reason::Unseen(_) | Reason::Uncounted { .. } if accepts_doubt => {
+                judged.accepts_unseen = true;
+                judged.notes.push(format!("{}; 'doubt' is \"go-on\"", reason.fact()));
             }
             _ => reasons.push(reason),
         }

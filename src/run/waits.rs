@@ -27,13 +27,11 @@ pub(crate) fn await_vfio(host: &mut Session, owner: Owner, end: Duration) -> Res
         let addrs = record.taken.iter().map(|t| t.addr);
         let on_vfio: Vec<PciAddr> = addrs.filter(|a| is_on_vfio(&snapshot, *a)).collect();
         let mut pids = Vec::new();
-        for reason in users::use_of(&snapshot, &on_vfio) {
+        for reason in users::keeps_away(&snapshot, &on_vfio, owner) {
             match &reason {
                 Reason::Held { holder, .. } | Reason::Ending(holder) if !is_another_vm(&holder.belongs_to, owner) => {
                     pids.push(holder.pid);
                 }
-                // Another VM that is ending has nothing of ours.
-                Reason::Ending(_) => {}
                 _ => return Err(Refusal::from(reason).into()),
             }
         }

@@ -16,13 +16,20 @@ use super::state::{Device, Model, Process, Stage};
 /// How long a holder or a last user gets to let go.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a group that nobody is seen to hold is waited for.
+const GROUP_PATIENCE: Duration = Duration::from_secs(7);
+
 /// How often it is looked for one that lets go without ending.
 const POLL: Duration = Duration::from_millis(200);
 
 impl Model {
     pub(super) fn do_at_once(&mut self, act: &Act, end: Duration) -> Result<(), ActError> {
         let done = match act {
-            Act::ProveFree { addrs, despite } => return self.prove_free(addrs, despite, end),
+            Act::ProveFree {
+                addrs,
+                despite,
+                despite_unseen,
+            } => return self.prove_free(addrs, despite, *despite_unseen, end),
             Act::StopUnit { name } => return self.switch_unit(name, false),
             Act::StartUnit { name } => return self.switch_unit(name, true),
             Act::Verify { addr, .. } => return self.see_whether_it_works(*addr),
@@ -52,39 +59,68 @@ impl Model {
     }
 
     /// Processes that are ending are waited for; others have a moment to let go.
-    fn prove_free(&mut self, addrs: &[PciAddr], despite: &[i32], end: Duration) -> Result<(), ActError> {
+    fn prove_free(
+        &mut self,
+        addrs: &[PciAddr],
+        despite: &[i32],
+        despite_unseen: bool,
+        end: Duration,
+    ) -> Result<(), ActError> {
         let start = self.time;
-        let patience = start + PATIENCE;
         loop {
             let mut looked = self.uses();
             self.look_at_modules(&mut looked);
+            let patient = self.time < start + PATIENCE;
             let mut reasons = users::use_of(&looked, addrs);
             reasons.extend(users::drm_holds(&looked, addrs));
-            let mut pids = Vec::new();
+            let (mut pids, mut wait) = (Vec::new(), false);
             for reason in &reasons {
                 match reason {
                     Reason::Ending(holder) => pids.push(holder.pid),
                     Reason::Doubtful { holder, .. } if despite.contains(&holder.pid) => {}
-                    Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if self.time < patience => {
-                        pids.push(holder.pid);
-                    }
+                    Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if patient => pids.push(holder.pid),
+                    Reason::Unseen(_) | Reason::Uncounted { .. } if despite_unseen => {}
+                    Reason::Unseen(_) | Reason::Uncounted { .. } if patient => wait = true,
                     reason => return Err(ActError::Failed(reason.to_string())),
                 }
             }
-            if pids.is_empty() {
-                self.proven(addrs);
-                return Ok(());
+            if pids.is_empty() && !wait {
+                match self.held_group(addrs) {
+                    None => {
+                        self.proven(addrs);
+                        return Ok(());
+                    }
+                    Some(_) if self.time < start + GROUP_PATIENCE => {}
+                    Some(group) => return Err(ActError::Failed(Reason::GroupHeld(group).to_string())),
+                }
             }
             if self.time >= end {
                 // The worker that waits can be ended.
                 let within = end.saturating_sub(start);
                 return Err(ActError::Overdue { within, stuck: None });
             }
-            self.await_exit(&pids, POLL.min(end.saturating_sub(self.time)));
+            let left = end.saturating_sub(self.time);
+            if pids.is_empty() {
+                self.spend(POLL.min(left));
+                continue;
+            }
+            self.await_exit(&pids, POLL.min(left));
             if self.signal.is_some() {
                 self.spend(POLL); // what waits for a worker's answer does not look for signals before that
             }
         }
+    }
+
+    /// A group of these functions that somebody holds, seen or not.
+    fn held_group(&self, addrs: &[PciAddr]) -> Option<u32> {
+        let on_vfio = |a: &&PciAddr| self.driver_of(**a) == Some("vfio-pci");
+        let groups = addrs.iter().filter(on_vfio).filter_map(|a| self.device(*a)?.group);
+        let is_held = |group: &u32| {
+            self.processes
+                .iter()
+                .any(|p| p.nodes.contains(&Node::VfioGroup(*group)))
+        };
+        groups.into_iter().find(is_held)
     }
 
     /// A last user of a module that is just letting go gets a moment.

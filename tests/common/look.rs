@@ -3,7 +3,7 @@
 use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
 use gpu_handoff::host::displays::Framebuffer;
 use gpu_handoff::host::functions::Function;
-use gpu_handoff::host::holders::Holder;
+use gpu_handoff::host::holders::{Hidden, Holder, Unseen};
 use gpu_handoff::host::modules::{Loadable, Module, Problem};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::nvidia::{NvidiaDriver, NvidiaGpu};
@@ -39,12 +39,17 @@ impl Model {
         };
         for process in &self.processes {
             if process.unreadable {
-                snapshot.unreadable.push(process.pid);
+                snapshot.unseen.push(Unseen {
+                    pid: process.pid,
+                    comm: process.comm.to_owned(),
+                    what: Hidden::Refused("Permission denied".to_owned()),
+                });
             } else if process.ending {
                 snapshot.ending.push(holder(process, Vec::new()));
             } else if !process.nodes.is_empty() {
                 let mut nodes: Vec<Node> = process.nodes.iter().map(|n| self.node_seen(*n)).collect();
                 nodes.sort_unstable();
+                snapshot.open.extend(nodes.iter().map(|n| (*n, 1)));
                 snapshot.holders.push(holder(process, nodes));
             }
         }

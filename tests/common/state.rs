@@ -384,7 +384,13 @@ impl Model {
             Node::VfioGroup(_) | Node::VfioDevice(_) => name == "vfio_pci",
             _ => name == "nvidia", // its GPUs' own, and those of the whole driver
         };
-        let by_nodes = self.processes.iter().flat_map(|p| &p.nodes).filter(|n| held(n)).count();
+        // Of its character devices, for each open node one for the device and one for its operations.
+        let each = if matches!(name, "nvidia" | "nvidia_modeset" | "nvidia_uvm") {
+            2
+        } else {
+            1
+        };
+        let by_nodes = each * self.processes.iter().flat_map(|p| &p.nodes).filter(|n| held(n)).count();
         let by_console = name == "nvidia_drm" && self.fbcon_pins && self.console_on_drm();
         let pinned = self.pins.iter().filter(|n| **n == name).count();
         u32::try_from(by_modules + by_nodes + pinned).unwrap_or(u32::MAX) + u32::from(by_console)

@@ -74,7 +74,7 @@ fn every_reason_is_listed_at_once() {
     assert!(
         matches!(
             reasons.as_slice(),
-            [Reason::IommuOff, Reason::Held { .. }, Reason::Unreadable(_)]
+            [Reason::IommuOff, Reason::Held { .. }, Reason::Unseen(_)]
         ),
         "{reasons:?}"
     );

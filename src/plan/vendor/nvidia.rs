@@ -33,6 +33,17 @@ const DRM_LETS_GO: [(&[u32], &[u32]); 3] = [
 /// driver's list before the wait (open-gpu-kernel-modules 595.45.04, kernel-open/nvidia/nv-pci.c; issue 1119).
 const ONE_SHOT: &[u32] = &[595];
 
+/// How many references of its module an open node is. The kernel takes one for the character device and one for its file
+/// operations where the driver names the module as the owner of both, as these do (linux, fs/char_dev.c, chrdev_open and
+/// cdev_get; open-gpu-kernel-modules, kernel-open: nv_register_chrdev, nv-caps.c, nvidia-uvm/uvm.c); DRM's is one (linux,
+/// drivers/gpu/drm/drm_drv.c, drm_stub_open).
+pub(crate) fn references_per_open(module: &str) -> u32 {
+    match module {
+        "nvidia" | "nvidia_modeset" | "nvidia_uvm" => 2,
+        _ => 1,
+    }
+}
+
 /// Whether a GPU counts as in use for as long as nvidia_drm is loaded; of a driver whose version is not known it does.
 pub(crate) fn drm_holds_gpus(snapshot: &Snapshot) -> bool {
     let Some(driver) = &snapshot.nvidia else {
