@@ -8,6 +8,7 @@ stub proc_late_ms 3000
 echo "$gpu" >/sys/bus/pci/drivers/nvidia/unbind & writer=$!
 sleep 1; [ -e "/proc/driver/nvidia/gpus/$gpu" ] || fail "the entry has gone already"
 wait_for 5 test ! -e "/proc/driver/nvidia/gpus/$gpu"
+wait "$writer" # until then a probe binds nothing
 stub no_nodes 1
 echo "$gpu" >/sys/bus/pci/drivers_probe
 is "$(driver_of "$gpu")" nvidia driver
