@@ -1,12 +1,15 @@
 //! What is asked after a run was killed, and whether it ends as it should.
 
 use std::fmt;
+use std::time::Duration;
 
 use gpu_handoff::base::process::Process as Told;
 use gpu_handoff::commands::recover::not_stranded;
+use gpu_handoff::execute::kernel::Kernel;
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::model::record::{Owner, Record, State};
+use gpu_handoff::plan::owners::{self, Signs};
 
 use crate::common::{End, Model, Process};
 use crate::hosts::Trip;
@@ -204,41 +207,44 @@ impl After<'_> {
         }
     }
 
-    /// Recover while the VM starts or stops, while it runs, and while a QEMU that is not known to be this VM's holds the
-    /// group: nothing is touched.
+    /// Recover while the VM starts or stops, while it runs with the GPU, and while a QEMU that is not known to run holds the
+    /// group: nothing is touched. While the VM runs without it the GPU comes home.
     fn beside_a_vm(&mut self, scene: &Scene) {
         let Owner::Vm(vmid) = self.trip.session.owner else {
             return self.by_hand(scene);
         };
-        for (what, busy) in [
-            ("the VM's lock is held", true),
-            ("the VM runs", false),
-            ("a QEMU", false),
+        for (what, busy, runs, holds) in [
+            ("the VM's lock is held", true, false, false),
+            ("the VM runs with it", false, true, true),
+            ("the VM runs without it", false, true, false),
+            ("a QEMU", false, false, true),
         ] {
             let mut model = scene.model.fork();
-            match what {
-                "the VM runs" => model.vms.push(RunningVm {
+            if runs {
+                model.vms.push(RunningVm {
                     vmid,
                     process: Told { pid: 900, started: 1 },
-                }),
-                "a QEMU" => {
-                    let group = model.device(self.trip.session.gpus[0]).and_then(|d| d.group);
-                    let guest = Process::guest(900, vmid.get(), group.unwrap_or_default());
-                    if model.open(guest).is_err() {
-                        continue; // it could not start on this
-                    }
+                });
+            }
+            if holds {
+                let group = model.device(self.trip.session.gpus[0]).and_then(|d| d.group);
+                let guest = Process::guest(900, vmid.get(), group.unwrap_or_default());
+                if model.open(guest).is_err() {
+                    continue; // it could not start on this
                 }
-                _ => {}
             }
             let before = model.fork();
             self.tally.busy += 1;
-            self.tally.ends[1] += 1;
             let end = recover(self.trip, &mut model, busy, true);
-            let left = matches!(end, Recovered::Left(_) | Recovered::Tried(End::Refused(_)));
-            let wrong = if left {
-                unchanged(&before, &model)
+            let wrong = if busy || holds {
+                self.tally.ends[1] += 1;
+                match end {
+                    Recovered::Left(_) | Recovered::Tried(End::Refused(_)) => unchanged(&before, &model),
+                    _ => Err("not left alone".to_owned()),
+                }
             } else {
-                Err("not left alone".to_owned())
+                self.tally.ends[0] += 1;
+                self.home(&model)
             };
             if let Err(why) = wrong.and_then(|()| laws(&model)) {
                 self.problem(scene, &format!("{what}, then recover: {end:?}"), &why);
@@ -319,11 +325,19 @@ pub fn recover(trip: &Trip, model: &mut Model, busy: bool, all: bool) -> Recover
     let Some(record) = record(model) else {
         return Recovered::Nothing;
     };
-    let runs = match record.owner {
-        Owner::Vm(vmid) => model.vms.iter().any(|v| v.vmid == vmid),
-        Owner::ByHand(_) => false,
+    let signs = Signs {
+        busy,
+        ..Signs::default()
     };
-    match not_stranded(&record, busy, runs, all) {
+    let stuck: Vec<_> = record.stuck().collect();
+    let claim = match model.fork().look(&stuck, Duration::from_secs(5)) {
+        Ok(snapshot) => {
+            let addrs: Vec<_> = record.taken.iter().map(|t| t.addr).collect();
+            owners::claim(&snapshot, &record, &addrs, signs)
+        }
+        Err(error) => return Recovered::Left(error.to_string()),
+    };
+    match not_stranded(&record, claim.as_ref(), all) {
         Some(why) => Recovered::Left(why),
         None => Recovered::Tried(trip.session.home(model)),
     }
