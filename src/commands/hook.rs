@@ -120,7 +120,10 @@ fn has_record(host: &Session, owner: Owner) -> bool {
     match host.load(None) {
         Ok((records, _)) => records.iter().any(|r| r.owner == owner),
         Err(error) => {
-            warn!("{owner} pre-start: whether it has something on record is not known: {}", chain(error));
+            warn!(
+                "{owner} pre-start: whether it has something on record is not known: {}",
+                chain(error)
+            );
             false
         }
     }

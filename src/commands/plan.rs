@@ -12,8 +12,8 @@ use crate::model::record::{Owner, Record};
 use crate::model::refusal::Refusal;
 use crate::output::plan;
 use crate::output::print::print;
-use crate::plan::{home, owners};
 use crate::plan::selection::{Given, HostpciEntry, lent_by_hand};
+use crate::plan::{home, owners};
 use crate::proxmox::container_config::GpuContainer;
 use crate::proxmox::files;
 use crate::run::session::Session;
@@ -143,7 +143,9 @@ pub fn shown_text(shown: &Shown<'_>, given: &Given, homes: &str) -> String {
                 &format!("Nothing to do: {gpus} was handed over by hand already, and stays so when the VM stops.\n");
         }
         Some(plan) => text += &plan::plan_text(plan),
-        None if shown.refused.is_empty() && homes.is_empty() => text += "Nothing to do: no NVIDIA GPU is handed over.\n",
+        None if shown.refused.is_empty() && homes.is_empty() => {
+            text += "Nothing to do: no NVIDIA GPU is handed over.\n";
+        }
         None => {}
     }
     for reason in &shown.refused {

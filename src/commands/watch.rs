@@ -280,7 +280,9 @@ impl Watcher {
             if events.is_empty() {
                 break;
             }
-            removed |= events.iter().any(|e| e.mask.contains(AddWatchFlags::IN_DELETE) && is_record(e));
+            removed |= events
+                .iter()
+                .any(|e| e.mask.contains(AddWatchFlags::IN_DELETE) && is_record(e));
         }
         removed
     }
@@ -387,16 +389,19 @@ impl Watcher {
         };
         info!(device = devices, "VM {vmid}: {why}: bringing {devices} home");
         let within = record.budgets.way_home + record.budgets.lock + UNIT_START;
-        let again = format!("it is tried again in {} s, or when a record changes", watch.pause().as_secs());
+        let again = format!(
+            "it is tried again in {} s, or when a record changes",
+            watch.pause().as_secs()
+        );
         match systemd::home(vmid, within) {
             Ok(true) => {}
             Ok(false) if watch.asks_for_help() => warn!(
                 "VM {vmid}: {devices} could not be brought home so far; {again}. Hint: see 'journalctl -u \
                  gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'"
             ),
-            Ok(false) => warn!(
-                "VM {vmid}: the way home did not end well, gpu-handoff-home@{vmid}.service said why; {again}"
-            ),
+            Ok(false) => {
+                warn!("VM {vmid}: the way home did not end well, gpu-handoff-home@{vmid}.service said why; {again}");
+            }
             Err(why) => warn!("VM {vmid}: the way home could not be asked for: {why}; {again}"),
         }
     }
@@ -610,7 +615,10 @@ mod tests {
         let pauses: Vec<u64> = tried.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert_eq!(pauses[..10], [20, 20, 30, 60, 120, 300, 600, 1800, 3600, 3600]);
         assert!(pauses[8..].iter().all(|pause| *pause == 3600), "{pauses:?}");
-        assert!(tried.len() > 50 && asks.iter().position(|asks| *asks) == Some(2), "{tried:?} {asks:?}");
+        assert!(
+            tried.len() > 50 && asks.iter().position(|asks| *asks) == Some(2),
+            "{tried:?} {asks:?}"
+        );
     }
 
     /// Between two attempts: nothing, another VM's record written, a record removed, the own record changed by another run, a
@@ -635,14 +643,22 @@ mod tests {
         let tried = || [0, 20, 40, 70].map(|at| (at, away())).to_vec();
         for (case, then, next) in [
             ("nothing", vec![(80, away())], vec![Next::Again(S(50))]),
-            ("a record removed", vec![(71, away()), (80, removed)], vec![Next::Again(S(59)), Next::Home]),
+            (
+                "a record removed",
+                vec![(71, away()), (80, removed)],
+                vec![Next::Again(S(59)), Next::Home],
+            ),
             (
                 "its own changed",
                 vec![(71, away()), (80, changed()), (81, changed()), (82, changed())],
                 vec![Next::Again(S(59)), Next::Home, Next::Again(S(119)), Next::Again(S(118))],
             ),
             ("a task", vec![(71, busy), (80, away())], vec![Next::Lock, Next::Home]),
-            ("a run", vec![(71, run), (80, away())], vec![Next::Run(process(6)), Next::Home]),
+            (
+                "a run",
+                vec![(71, run), (80, away())],
+                vec![Next::Run(process(6)), Next::Home],
+            ),
         ] {
             let mut steps = tried();
             steps.extend(then);

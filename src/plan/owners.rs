@@ -63,10 +63,11 @@ pub fn held(snapshot: &Snapshot, record: &Record) -> Vec<PciAddr> {
     record.taken.iter().map(|t| t.addr).filter(|a| has(*a)).collect()
 }
 
-/// What a VM wants, as slots: the cards of its GPUs and whatever has to leave with them.
+/// What a VM wants, as slots: the cards of its GPUs, which may have been removed from the bus, and whatever has to leave with
+/// them.
 pub fn wanted(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], own: Option<&Record>) -> BTreeSet<PciSlot> {
     let ground = Ground::of(snapshot, gpus, given, own);
-    ground.set.iter().map(|a| a.slot()).collect()
+    ground.set.iter().chain(gpus).map(|a| a.slot()).collect()
 }
 
 /// The functions of a record that are among these slots.
@@ -141,7 +142,9 @@ pub fn first(
     };
     let left = || records.iter().filter(|r| !tried.contains(&r.owner));
     if let Some(own) = left().find(|r| r.owner == owner) {
-        let part = Part::of(own, |a| !wanted.contains(&a.slot()));
+        // What a way home has removed from the bus is found again by a way home.
+        let lost = |a: PciAddr| snapshot.function(a).is_none() && found_again(own, a).is_some();
+        let part = Part::of(own, |a| lost(a) || !wanted.contains(&a.slot()));
         if part.is_some() {
             return Ok(first(own, part));
         }

@@ -122,7 +122,10 @@ pub fn lock_holders(root: &Root, lock: &File) -> Vec<u32> {
 pub fn vms(root: &Root) -> Result<Vec<VmId>, Unreadable> {
     let dir = format!("{PVE}/qemu-server");
     match root.names(&dir) {
-        Ok(names) => Ok(names.iter().filter_map(|n| n.strip_suffix(".conf")?.parse().ok()).collect()),
+        Ok(names) => Ok(names
+            .iter()
+            .filter_map(|n| n.strip_suffix(".conf")?.parse().ok())
+            .collect()),
         Err(source) => Err(Unreadable {
             what: format!("{dir} cannot be read"),
             source,

@@ -116,7 +116,8 @@ pub fn settle(
         let next = first(&snapshot, &records, owner, &wanted, &tried, |r| host.signs(r));
         let Some(first) = next.map_err(Refusal)? else {
             let moved = !tried.is_empty();
-            return taken_over(host, records, snapshot, owner, &wanted, &left).map(|settled| Settled { moved, ..settled });
+            return taken_over(host, records, snapshot, owner, &wanted, &left)
+                .map(|settled| Settled { moved, ..settled });
         };
         let of = first.record.owner;
         tried.push(of);
@@ -126,11 +127,17 @@ pub fn settle(
             return Err(Refusal(needed).into());
         }
         let devices = join(&addrs);
-        if of == owner {
-            info!("{owner}: {devices} {} away from an earlier handoff and not its own any more: home first", are(addrs.len()));
+        if of == owner && addrs.iter().any(|a| wanted.contains(&a.slot())) {
+            info!("{owner}: an earlier handoff of {devices} has not come to its end: home first");
+        } else if of == owner {
+            info!("{owner}: {devices}, of an earlier handoff, is not in its config any more: home first");
         } else {
             let runs = snapshot.vms.iter().any(|vm| Owner::Vm(vm.vmid) == of);
-            let gone = if runs { "runs without" } else { "neither runs nor is starting, and has" };
+            let gone = if runs {
+                "runs without"
+            } else {
+                "neither runs nor is starting, and has"
+            };
             info!("{of} {gone} {devices} on record: home first, since {owner} wants it");
         }
         match host.bring_home(&first, &records) {
@@ -167,7 +174,10 @@ fn taken_over(
             continue;
         };
         let from = records.remove(at);
-        let own = records.iter().position(|r| r.owner == owner).map(|at| records.remove(at));
+        let own = records
+            .iter()
+            .position(|r| r.owner == owner)
+            .map(|at| records.remove(at));
         let own = own.map_or_else(|| host.new_record(owner), Ok)?;
         let (own, one) = take_over(own, &from, wanted);
         records.extend(one.rest.clone());
@@ -197,7 +207,10 @@ pub fn write_over(ledger: &dyn Ledger, own: &Record, over: &[Over]) -> io::Resul
             None => ledger.remove(*from)?,
         }
         let (devices, are) = (join(addrs), are(addrs.len()));
-        warn!("{}: {devices} {are} taken over from {from}, which is gone and could not bring it home", own.owner);
+        warn!(
+            "{}: {devices} {are} taken over from {from}, which is gone and could not bring it home",
+            own.owner
+        );
     }
     Ok(())
 }
@@ -282,7 +295,10 @@ impl Session {
     pub(crate) fn needed(&self, addrs: &[PciAddr], snapshot: &Snapshot, but: &[Owner]) -> Result<Vec<Reason>, Error> {
         let cluster = files::cluster(&self.root).map_err(Refusal::from)?;
         let running = |vm: VmId| snapshot.vms.iter().find(|v| v.vmid == vm).map(|v| v.process.pid);
-        let passed_over = |vmid: u64| but.iter().any(|o| matches!(o, Owner::Vm(vm) if u64::from(vm.get()) == vmid));
+        let passed_over = |vmid: u64| {
+            but.iter()
+                .any(|o| matches!(o, Owner::Vm(vm) if u64::from(vm.get()) == vmid))
+        };
         let mut claims: Vec<(Claim, Vec<PciAddr>)> = Vec::new();
         let mut add = |claim: Claim, addr: PciAddr| match claims.iter_mut().find(|(c, _)| *c == claim) {
             Some((_, addrs)) => addrs.push(addr),
@@ -344,5 +360,250 @@ impl Session {
         }
         reasons.extend(self.needed(addrs, snapshot, &owners)?);
         Ok(reasons)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fs::{self, File};
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use nix::sys::stat;
+
+    use crate::base::deadlines::Budgets;
+    use crate::base::pci::{PciClass, VENDOR_NVIDIA};
+    use crate::base::process::Process;
+    use crate::base::root::Root;
+    use crate::host::belongs::Belongs;
+    use crate::host::functions::Function;
+    use crate::host::holders::Holder;
+    use crate::host::nodes::Node;
+    use crate::host::vms::RunningVm;
+    use crate::model::record::Taken;
+    use crate::state::store::Store;
+
+    const GPU: &str = "0000:01:00.0";
+    const CALLER: u32 = 4_000_007;
+
+    fn gpu() -> PciAddr {
+        GPU.parse().unwrap()
+    }
+
+    fn vm(vmid: u32) -> VmId {
+        vmid.try_into().unwrap()
+    }
+
+    fn write(dir: &Path, path: &str, text: &str) {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A process, by its parent, started at 4700.
+    fn process(dir: &Path, pid: u32, parent: u32) {
+        let stat = format!("{pid} (sh) S {parent} {pid} {pid} 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 4700 1000 10");
+        write(dir, &format!("proc/{pid}/stat"), &stat);
+    }
+
+    /// A host with one GPU, on vfio-pci, that VMs 111 and 112 name; the caller of VM 111's pre-start may live.
+    fn host(reserved: &str) -> (tempfile::TempDir, Session, Snapshot) {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "proc/sys/kernel/hostname", "pve1\n");
+        write(dir.path(), "run/qemu-server/pci-id-reservations", reserved);
+        for vmid in [111, 112] {
+            write(
+                dir.path(),
+                &format!("etc/pve/qemu-server/{vmid}.conf"),
+                "hostpci0: 01:00\n",
+            );
+            write(dir.path(), &format!("var/lock/qemu-server/lock-{vmid}.conf"), "");
+        }
+        write(dir.path(), "etc/pve/qemu-server/113.conf", "hostpci0: 02:00\n");
+        write(dir.path(), "var/lock/qemu-server/lock-113.conf", "");
+        let session = Session {
+            root: Root::at(dir.path()),
+            store: Store::at(dir.path().join("run/gpu-handoff")),
+            ..Session::real()
+        };
+        let mut function = Function::new(gpu(), VENDOR_NVIDIA, 0x2204, PciClass(0x03_0000));
+        function.group = Some(21);
+        function.driver = Some("vfio-pci".to_owned());
+        let snapshot = Snapshot {
+            functions: vec![function],
+            ..Snapshot::default()
+        };
+        (dir, session, snapshot)
+    }
+
+    fn record(owner: Owner) -> Record {
+        let mut record = Record::new(owner, "boot".to_owned(), Budgets::default());
+        record.taken.push(Taken {
+            addr: gpu(),
+            driver: Some("nvidia".to_owned()),
+            module: Some("nvidia".to_owned()),
+            driver_override: None,
+            width: None,
+            attributes: Vec::new(),
+        });
+        record.caller = Some(Process {
+            pid: CALLER,
+            started: 4700,
+        });
+        record
+    }
+
+    /// Locks a VM as a task of Proxmox does.
+    fn task(dir: &Path, vmid: u32) -> File {
+        let lock = File::open(dir.join(format!("var/lock/qemu-server/lock-{vmid}.conf"))).unwrap();
+        lock.lock().unwrap();
+        lock
+    }
+
+    fn claimed(session: &Session, snapshot: &Snapshot, records: &[Record]) -> Vec<Claim> {
+        let reasons = session.claims(&[gpu()], snapshot, records).unwrap();
+        let claim = |reason| match reason {
+            Reason::Claimed { addrs, claim } => {
+                assert_eq!(addrs, [gpu()]);
+                claim
+            }
+            reason => panic!("{reason}"),
+        };
+        reasons.into_iter().map(claim).collect()
+    }
+
+    #[test]
+    fn by_hand_nothing_is_moved_that_is_reserved_for_a_vm() {
+        let later = u64::from(u32::MAX);
+        for (reserved, runs, claim) in [
+            (String::new(), false, None),
+            (
+                format!("{GPU} 112 time:{later}\n"),
+                false,
+                Some(Claim::Reserved {
+                    vmid: 112,
+                    starts: true,
+                }),
+            ),
+            (format!("{GPU} 112 time:1\n"), false, None),
+            (
+                format!("{GPU} 112 pid:900\n"),
+                true,
+                Some(Claim::Reserved {
+                    vmid: 112,
+                    starts: false,
+                }),
+            ),
+            (format!("{GPU} 112 pid:900\n"), false, None),
+            (format!("0000:02:00.0 112 time:{later}\n"), false, None),
+            // Of the owner of the record that comes home its QEMU is asked.
+            (format!("{GPU} 111 time:{later}\n"), false, None),
+        ] {
+            let (_dir, session, mut snapshot) = host(&reserved);
+            if runs {
+                let process = Process { pid: 900, started: 1 };
+                snapshot.vms.push(RunningVm { vmid: vm(112), process });
+            }
+            let records = [record(Owner::Vm(vm(111)))];
+            let expected: Vec<Claim> = claim.into_iter().collect();
+            assert_eq!(claimed(&session, &snapshot, &records), expected, "{reserved:?}");
+        }
+    }
+
+    #[test]
+    fn by_hand_nothing_is_moved_that_a_vm_is_starting_with_and_who_was_called_by_its_task_may() {
+        for (vmid, by_us, records, claim) in [
+            (112, false, vec![record(Owner::Vm(vm(111)))], Some(Claim::Busy(vm(112)))),
+            (
+                112,
+                false,
+                vec![record(Owner::ByHand(gpu()))],
+                Some(Claim::Busy(vm(112))),
+            ),
+            (112, false, vec![], Some(Claim::Busy(vm(112)))),
+            (112, true, vec![record(Owner::ByHand(gpu()))], None),
+            (113, false, vec![record(Owner::ByHand(gpu()))], None),
+            // The record says it, once.
+            (111, false, vec![record(Owner::Vm(vm(111)))], Some(Claim::Busy(vm(111)))),
+            (111, true, vec![record(Owner::Vm(vm(111)))], Some(Claim::Busy(vm(111)))),
+        ] {
+            let (dir, session, snapshot) = host("");
+            let lock = task(dir.path(), vmid);
+            if by_us {
+                // A line of /proc/locks; the task has called a script that has called us.
+                let ours = std::process::id();
+                let meta = lock.metadata().unwrap();
+                let [major, minor] = [stat::major(meta.dev()), stat::minor(meta.dev())];
+                let file = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+                let locks = format!(
+                    "1: FLOCK  ADVISORY  WRITE {CALLER} {file} 0 EOF\n1: -> FLOCK  ADVISORY  READ  7 {file} 0 EOF\n"
+                );
+                write(dir.path(), "proc/locks", &locks);
+                process(dir.path(), ours, CALLER + 1);
+                process(dir.path(), CALLER + 1, CALLER);
+            }
+            let expected: Vec<Claim> = claim.into_iter().collect();
+            let case = format!("VM {vmid}, by us: {by_us}, {} records", records.len());
+            let mut records = records;
+            records.iter_mut().for_each(|r| r.caller = None);
+            assert_eq!(claimed(&session, &snapshot, &records), expected, "{case}");
+            drop(lock);
+            assert_eq!(claimed(&session, &snapshot, &records), [], "{case}, then over");
+        }
+    }
+
+    #[test]
+    fn by_hand_nothing_is_moved_whose_caller_lives_and_the_caller_itself_may() {
+        let caller = Claim::Caller {
+            vmid: vm(111),
+            pid: CALLER,
+        };
+        let records = [record(Owner::Vm(vm(111)))];
+        let (dir, session, snapshot) = host("");
+        assert_eq!(claimed(&session, &snapshot, &records), []);
+        process(dir.path(), CALLER, 1);
+        assert_eq!(claimed(&session, &snapshot, &records), [caller]);
+        // To a VM that starts it is a claim all the same.
+        process(dir.path(), std::process::id(), CALLER);
+        assert_eq!(claimed(&session, &snapshot, &records), []);
+        assert!(session.signs(&records[0]).caller);
+        let mut another = records;
+        another[0].caller = Some(Process {
+            pid: CALLER,
+            started: 4701,
+        });
+        assert!(!session.signs(&another[0]).caller);
+    }
+
+    #[test]
+    fn that_a_vm_runs_with_a_gpu_is_that_its_qemu_has_it() {
+        let (_dir, session, mut snapshot) = host("");
+        let mut records = [record(Owner::Vm(vm(111)))];
+        records[0].caller = None;
+        let process = Process { pid: 900, started: 1 };
+        snapshot.vms.push(RunningVm { vmid: vm(111), process });
+        assert_eq!(claimed(&session, &snapshot, &records), []);
+        for (pid, belongs_to, node, runs) in [
+            (900, Belongs::Unknown, Node::VfioGroup(21), true),
+            (900, Belongs::Unknown, Node::VfioDevice(gpu()), true),
+            (901, Belongs::Vm(vm(111)), Node::VfioGroup(21), true),
+            (901, Belongs::Vm(vm(112)), Node::VfioGroup(21), false),
+            (900, Belongs::Vm(vm(111)), Node::VfioGroup(22), false),
+        ] {
+            snapshot.holders = vec![Holder {
+                pid,
+                comm: "kvm".to_owned(),
+                belongs_to: belongs_to.clone(),
+                nodes: vec![node],
+            }];
+            let expected = if runs { vec![Claim::Runs(vm(111))] } else { Vec::new() };
+            assert_eq!(
+                claimed(&session, &snapshot, &records),
+                expected,
+                "{pid} {belongs_to:?} {node}"
+            );
+        }
     }
 }

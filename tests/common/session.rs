@@ -355,7 +355,11 @@ impl Host for Start<'_> {
     }
 
     fn new_record(&self, owner: Owner) -> Result<Record, Error> {
-        Ok(Record::new(owner, "boot".to_owned(), self.session.settings.budgets.clone()))
+        Ok(Record::new(
+            owner,
+            "boot".to_owned(),
+            self.session.settings.budgets.clone(),
+        ))
     }
 }
 
