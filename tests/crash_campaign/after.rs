@@ -11,7 +11,8 @@ use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::model::record::{Owner, Record, State};
 use gpu_handoff::plan::owners::{self, Signs};
 
-use crate::common::{End, Model, Process};
+use crate::common::session::vm;
+use crate::common::{Beside as Others, End, Model, Process, Session};
 use crate::hosts::Trip;
 use crate::killed::{Command, KILLS, Scene};
 use crate::watched::{Beside, beside, watch};
@@ -27,6 +28,8 @@ pub struct Tally {
     pub opposite: u64,
     pub recover: u64,
     pub watcher: u64,
+    /// Another VM starts on the same GPUs.
+    pub another: u64,
     /// Recoveries that were killed themselves.
     pub twice: u64,
     /// Recoveries beside a VM that starts, runs, or holds the group.
@@ -38,7 +41,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn cases(&self) -> u64 {
-        self.same + self.opposite + self.recover + self.watcher + self.twice + self.busy
+        self.same + self.opposite + self.recover + self.watcher + self.another + self.twice + self.busy
     }
 
     pub fn add(&mut self, other: Tally) {
@@ -47,6 +50,7 @@ impl Tally {
         self.opposite += other.opposite;
         self.recover += other.recover;
         self.watcher += other.watcher;
+        self.another += other.another;
         self.twice += other.twice;
         self.busy += other.busy;
         for (sum, n) in self.ends.iter_mut().zip(other.ends) {
@@ -60,14 +64,15 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} cases after {} kills: {} same again, {} the opposite, {} recover, {} the watcher, {} either of \
-             these killed and again, {} recover beside a VM; ends: ",
+            "{} cases after {} kills: {} same again, {} the opposite, {} recover, {} the watcher, {} another VM's \
+             start, {} recover or the watcher killed and again, {} recover beside a VM; ends: ",
             self.cases(),
             self.kills,
             self.same,
             self.opposite,
             self.recover,
             self.watcher,
+            self.another,
             self.twice,
             self.busy
         )?;
@@ -109,6 +114,7 @@ impl After<'_> {
         self.asked(scene, scene.command.opposite());
         let recovered = self.recovered(scene);
         self.watched(scene);
+        self.another_vm(scene);
         self.beside_a_vm(scene);
         if self.trip.small && scene.faults.len() <= 1 {
             self.recovered_twice(scene, &recovered);
@@ -170,6 +176,35 @@ impl After<'_> {
             if let Err(why) = left.and_then(|()| self.home(&model)) {
                 self.problem(scene, &format!("then the watcher, {beside:?}"), &why);
             }
+        }
+    }
+
+    /// Another VM starts on the same GPUs, and stops: it has them, and everything is home then. (One that is removed from the
+    /// bus at the moment is no GPU that a VM could be given.)
+    fn another_vm(&mut self, scene: &Scene) {
+        if let Owner::ByHand(_) = self.trip.session.owner {
+            return; // it is a person's
+        }
+        self.tally.another += 1;
+        self.tally.ends[0] += 1;
+        let another = Session {
+            owner: vm(112),
+            ..self.trip.session.clone()
+        };
+        let mut model = scene.model.fork();
+        let end = another.start(&mut model, &Others::default());
+        let said = format!("then another VM's start: {end:?}");
+        let away = match end {
+            End::Done => self.away(&model),
+            _ => Err("it does not have them".to_owned()),
+        };
+        let of_old = model.ledger.as_ref().is_some_and(|l| l.records().len() != 1);
+        let end = another.home(&mut model);
+        let wrong = away.and_then(|()| self.home(&model));
+        if let Err(why) = wrong {
+            self.problem(scene, &format!("{said}, then home: {end:?}"), &why);
+        } else if of_old {
+            self.problem(scene, &said, "not one record");
         }
     }
 
