@@ -139,6 +139,7 @@ fn settle(
         return Ok(Some(why));
     }
     if let Some(Reason::Claimed { claim, .. }) = host.needed(&addrs, &snapshot, &[record.owner])?.first() {
+        info!("{}: {} is left as it is: {claim}", record.owner, join(&addrs));
         return Ok(Some(claim.to_string()));
     }
     if record.at_work.is_some() {

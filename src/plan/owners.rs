@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
@@ -43,9 +44,15 @@ pub fn claim(snapshot: &Snapshot, record: &Record, addrs: &[PciAddr], signs: Sig
 
 /// The functions of a record that a QEMU of its owner has.
 pub fn held(snapshot: &Snapshot, record: &Record) -> Vec<PciAddr> {
-    let Owner::Vm(vmid) = record.owner else {
-        return Vec::new();
-    };
+    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    match record.owner {
+        Owner::Vm(vmid) => held_by(snapshot, vmid, &addrs),
+        Owner::ByHand(_) => Vec::new(),
+    }
+}
+
+/// Those of some functions that the QEMU of a VM has.
+pub fn held_by(snapshot: &Snapshot, vmid: VmId, addrs: &[PciAddr]) -> Vec<PciAddr> {
     let is_its = |holder: &&Holder| {
         let pid = u32::try_from(holder.pid).ok();
         let runs_as = snapshot.vms.iter().find(|vm| vm.vmid == vmid);
@@ -60,7 +67,7 @@ pub fn held(snapshot: &Snapshot, record: &Record) -> Vec<PciAddr> {
             _ => false,
         })
     };
-    record.taken.iter().map(|t| t.addr).filter(|a| has(*a)).collect()
+    addrs.iter().copied().filter(|a| has(*a)).collect()
 }
 
 /// What a VM wants, as slots: the cards of its GPUs, which may have been removed from the bus, and whatever has to leave with

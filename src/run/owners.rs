@@ -306,7 +306,12 @@ impl Session {
         };
         for addr in addrs {
             let reserved = cluster.reservations.holder(*addr, cluster.now, &running);
-            if let Some(by) = reserved.filter(|by| !passed_over(by.vmid)) {
+            // Of one whose QEMU has it more is said by whoever looks who uses it.
+            let has_it = |vmid: u64| {
+                let vmid = u32::try_from(vmid).ok().and_then(|vmid| VmId::try_from(vmid).ok());
+                vmid.is_some_and(|vmid| !owners::held_by(snapshot, vmid, &[*addr]).is_empty())
+            };
+            if let Some(by) = reserved.filter(|by| !passed_over(by.vmid) && !has_it(by.vmid)) {
                 let starts = matches!(by.hold, Hold::Until(_));
                 add(Claim::Reserved { vmid: by.vmid, starts }, *addr);
             }
@@ -479,6 +484,7 @@ mod tests {
         let later = u64::from(u32::MAX);
         for (reserved, runs, claim) in [
             (String::new(), false, None),
+            (String::new(), true, None),
             (
                 format!("{GPU} 112 time:{later}\n"),
                 false,
@@ -509,6 +515,14 @@ mod tests {
             let records = [record(Owner::Vm(vm(111)))];
             let expected: Vec<Claim> = claim.into_iter().collect();
             assert_eq!(claimed(&session, &snapshot, &records), expected, "{reserved:?}");
+            // Once its QEMU has it, the process is named by whoever looks who uses it.
+            snapshot.holders = vec![Holder {
+                pid: 900,
+                comm: "kvm".to_owned(),
+                belongs_to: Belongs::Vm(vm(112)),
+                nodes: vec![Node::VfioGroup(21)],
+            }];
+            assert_eq!(claimed(&session, &snapshot, &records), [], "{reserved:?}");
         }
     }
 
