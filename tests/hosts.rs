@@ -277,7 +277,7 @@ fn texts(folder: &Path) -> Result<Vec<(&'static str, String)>, String> {
             _ => format!(
                 "== {}\n{}",
                 request.command,
-                shown_text(&answer.shown(Vec::new()), &answer.given)
+                shown_text(&answer.shown(Vec::new()), &answer.given, "")
             ),
         };
     }
@@ -293,6 +293,7 @@ impl Answer {
         Shown {
             entries: &self.given.entries,
             template: self.given.template,
+            first: Vec::new(), // nothing is away
             plan: plan.and_then(|p| p.as_ref().ok()),
             by_hand: None, // nothing is away
             refused: match plan {

@@ -34,6 +34,8 @@ pub fn boot_id() -> io::Result<String> {
 pub(crate) struct Stat {
     /// One letter; X where there is none.
     state: u8,
+    /// Its parent.
+    parent: Option<u32>,
     /// Its process group.
     group: Option<u32>,
     /// Its session.
@@ -55,7 +57,8 @@ impl Stat {
         let mut fields = rest.split_ascii_whitespace();
         Some(Stat {
             state: fields.next().map_or(b'X', |state| state.as_bytes()[0]),
-            group: fields.nth(1).and_then(|group| group.parse().ok()),
+            parent: fields.next().and_then(|parent| parent.parse().ok()),
+            group: fields.next().and_then(|group| group.parse().ok()),
             session: fields.next().and_then(|session| session.parse().ok()),
             flags: fields.nth(2).and_then(|flags| flags.parse().ok()).unwrap_or(0),
             started: fields.nth(12).and_then(|started| started.parse().ok()),
@@ -123,6 +126,20 @@ pub fn process(root: &Root, pid: u32) -> Option<Process> {
     let stat = Stat::read(root, &format!("/proc/{pid}"))?;
     let started = stat.started.filter(|_| !stat.has_ended())?;
     Some(Process { pid, started })
+}
+
+/// A process and those it descends from, the nearest first.
+pub fn ancestors(root: &Root, pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let parent = |pid: u32| Stat::read(root, &format!("/proc/{pid}"))?.parent;
+    while let Some(next) = found.last().and_then(|pid| parent(*pid)) {
+        // The first process has none; a number that comes again has been given out anew meanwhile.
+        if next == 0 || found.contains(&next) {
+            break;
+        }
+        found.push(next);
+    }
+    found
 }
 
 /// A process group of ours, which a worker leads in a session of its own: its number, and when the leader started. The

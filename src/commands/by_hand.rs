@@ -2,11 +2,12 @@
 
 use tracing::info;
 
+use crate::base::pci::PciAddr;
 use crate::base::systemd;
 use crate::base::text::join;
 use crate::commands::cli::{Cli, Target};
 use crate::commands::plan::show_plan;
-use crate::commands::target::{given, recorded, some_gpus};
+use crate::commands::target::{given, moving, recorded, some_gpus};
 use crate::execute::kernel::Kernel;
 use crate::model::error::Error;
 use crate::model::record::{Owner, Record, State};
@@ -14,8 +15,8 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::output::plan;
 use crate::output::print::print;
 use crate::plan::inferred;
-use crate::run::session::this_boot;
-use crate::run::session::{Session, must_be_root};
+use crate::run::owners::Settled;
+use crate::run::session::{Session, must_be_root, this_boot};
 
 pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
     if cli.dry_run {
@@ -29,10 +30,15 @@ pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<
     let snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
     some_gpus(target, &given)?;
+    let addrs = moving(&snapshot, &given.gpus);
+    let claimed = host.claims(&addrs, &snapshot, &records)?;
+    if !claimed.is_empty() {
+        return Err(Refusal(claimed).into());
+    }
     let by_hand = records.iter().filter(|r| matches!(r.owner, Owner::ByHand(_)));
     let earlier = by_hand.into_iter().find(|r| r.has(given.gpus[0]));
     let owner = earlier.map_or(Owner::ByHand(given.gpus[0]), |r| r.owner);
-    host.way_out(&guard, snapshot, &records, owner, &given, end)
+    host.way_out(&guard, Settled::as_is(records, snapshot), owner, &given, end)
 }
 
 pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
@@ -61,11 +67,10 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
             inferred::inferred(&snapshot, &gpus, empty)
         }
     };
-    if let Owner::Vm(vmid) = record.owner
-        && host.vm_is_busy(vmid)
-    {
-        let why = format!("VM {vmid} is starting or stopping. Hint: wait until that is over");
-        return Err(Refusal::from(Reason::Other(why)).into());
+    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    let claimed = host.claims(&addrs, &snapshot, &records)?;
+    if !claimed.is_empty() {
+        return Err(Refusal(claimed).into());
     }
     let plan = host.plan_home(&record, &records, end)?;
     match guard {

@@ -22,12 +22,13 @@ use crate::base::{process, systemd};
 use crate::commands::cli::Phase;
 use crate::execute::kernel::Kernel;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
-use crate::model::error::Error;
+use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::lent_by_hand;
 use crate::plan::{home, inferred};
 use crate::proxmox::files;
+use crate::run::owners::{Locked, settle};
 use crate::run::session::{Session, must_be_root};
 use crate::run::waits::await_vfio;
 use crate::settings::values::OnBackup;
@@ -56,13 +57,19 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
 }
 
 fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
+    let owner = Owner::Vm(vmid);
     let read = host.vm_config(vmid)?;
-    if read.config.hostpci().next().is_none() && read.config.ignored_hostpci_lines().next().is_none() {
+    let has_entry = read.config.hostpci().next().is_some() || read.config.ignored_hostpci_lines().next().is_some();
+    // What an earlier handoff has taken comes home although the config does not name it any more.
+    if !has_entry && !has_record(host, owner) {
         info!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over");
         return Ok(());
     }
     must_be_root()?;
-    host.read_settings(Some(vmid))?;
+    // The way home does not depend on the settings.
+    if has_entry {
+        host.read_settings(Some(vmid))?;
+    }
     // Proxmox holds the VM's lock through the whole start; who tries the phase by hand does not.
     if !host.vm_is_busy(vmid) {
         let caller = u32::try_from(nix::unistd::getppid().as_raw()).unwrap_or_default();
@@ -72,7 +79,7 @@ fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;
     let records = host.readable_records(&guard)?;
     let snapshot = host.look(&records)?;
-    let given = host.devices_of(vmid, &read, &snapshot)?;
+    let mut given = host.devices_of(vmid, &read, &snapshot)?;
     for line in given.left() {
         info!("VM {vmid}: {line}; left to Proxmox");
     }
@@ -80,29 +87,58 @@ fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     if let Some(reason) = &given.refused {
         return Err(refused(backup, reason.clone().into()));
     }
+    if backup && !given.gpus.is_empty() && host.settings.on_backup == OnBackup::Refuse {
+        return Err(Refusal::from(Reason::Backup("on-backup is \"refuse\"".to_owned())).into());
+    }
+    let begun = host.kernel.now();
+    let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+    let mut locked = Locked { host, guard: &guard };
+    let settled = settle(&mut locked, owner, &given.gpus, &functions, records, snapshot);
+    let settled = settled.map_err(|e| also_a_backup(backup, e))?;
+    if settled.moved {
+        given = host.devices_of(vmid, &read, &settled.snapshot)?;
+        if let Some(reason) = &given.refused {
+            return Err(refused(backup, reason.clone().into()));
+        }
+    }
+    // What came home first had its own time.
+    let end = end + host.kernel.now().saturating_sub(begun);
     if given.gpus.is_empty() {
         info!("VM {vmid} pre-start: no NVIDIA GPU to hand over");
         return Ok(());
     }
-    if backup && host.settings.on_backup == OnBackup::Refuse {
-        return Err(Refusal::from(Reason::Backup("on-backup is \"refuse\"".to_owned())).into());
-    }
-    if let Some(by_hand) = lent_by_hand(&records, &snapshot, &given.gpus) {
+    if let Some(by_hand) = lent_by_hand(&settled.records, &settled.snapshot, &given.gpus) {
         info!("VM {vmid} pre-start: {by_hand} was handed over by hand already, and stays so when the VM stops");
         return Ok(());
     }
-    let out = host.way_out(&guard, snapshot, &records, Owner::Vm(vmid), &given, end);
-    out.map_err(|e| match e {
+    let out = host.way_out(&guard, settled, owner, &given, end);
+    out.map_err(|e| also_a_backup(backup, e))
+}
+
+/// Whether a VM that is given no device has something on record all the same. What cannot be read keeps it from nothing.
+fn has_record(host: &Session, owner: Owner) -> bool {
+    match host.load(None) {
+        Ok((records, _)) => records.iter().any(|r| r.owner == owner),
+        Err(error) => {
+            warn!(
+                "{owner} pre-start: whether it has something on record is not known: {}",
+                chain(error)
+            );
+            false
+        }
+    }
+}
+
+/// An error that says what else it fails, if it is a refusal and a backup's.
+fn also_a_backup(backup: bool, error: Error) -> Error {
+    match error {
         Error::Refused(refusal) => refused(backup, refusal),
         Error::NoSecondPlan { what, why } => Error::NoSecondPlan {
             what,
-            why: Box::new(match *why {
-                Error::Refused(refusal) => refused(backup, refusal),
-                why => why,
-            }),
+            why: Box::new(also_a_backup(backup, *why)),
         },
-        e => e,
-    })
+        error => error,
+    }
 }
 
 /// A refusal that says what else it fails, if it is a backup's.

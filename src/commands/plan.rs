@@ -2,15 +2,18 @@
 
 use serde::Serialize;
 
+use crate::base::pci::PciAddr;
 use crate::commands::cli::{Cli, Target};
-use crate::commands::target::given;
+use crate::commands::target::{given, moving};
+use crate::host::snapshot::Snapshot;
 use crate::model::error::Error;
 use crate::model::plan::Plan;
-use crate::model::record::Owner;
+use crate::model::record::{Owner, Record};
 use crate::model::refusal::Refusal;
 use crate::output::plan;
 use crate::output::print::print;
 use crate::plan::selection::{Given, HostpciEntry, lent_by_hand};
+use crate::plan::{home, owners};
 use crate::proxmox::container_config::GpuContainer;
 use crate::proxmox::files;
 use crate::run::session::Session;
@@ -22,7 +25,10 @@ pub struct Shown<'a> {
     pub entries: &'a [HostpciEntry],
     /// The VM is a template.
     pub template: bool,
-    /// What would be done; None: nothing, or it is refused.
+    /// What would come home before: what the VM has and no longer wants, and what others have who are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<plan::PlanView>,
+    /// What would be done; None: nothing, it is refused, or it is planned when something has come home first.
     #[serde(serialize_with = "crate::output::plan::plan_view")]
     pub plan: Option<&'a Plan>,
     /// GPUs that were handed over by hand already: the VM leaves them so.
@@ -44,10 +50,15 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Resul
     let given = given(host, target, &snapshot)?;
     let refusal = given.refused.clone().map(Refusal::from);
     let by_hand = target.vm.and_then(|_| lent_by_hand(&records, &snapshot, &given.gpus));
-    let plan = match refusal {
-        Some(refusal) => Some(Err(refusal)),
-        None if given.gpus.is_empty() || by_hand.is_some() => None,
-        None => {
+    let mut first = Vec::new();
+    let plan = match refusal.map_or_else(|| before(host, target, &given, &snapshot, &records), |r| Ok(Err(r)))? {
+        Err(refusal) => Some(Err(refusal)),
+        Ok(homes) if !homes.is_empty() => {
+            first = homes;
+            None
+        }
+        Ok(_) if given.gpus.is_empty() || by_hand.is_some() => None,
+        Ok(_) => {
             let owner = target.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm);
             Some(host.judge_out(snapshot, &records, owner, &given)?)
         }
@@ -60,27 +71,70 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Resul
     let shown = Shown {
         entries: &given.entries,
         template: given.template,
+        first: first.iter().map(plan::PlanView::from).collect(),
         plan: plan.as_ref().and_then(|p| p.as_ref().ok()),
         by_hand,
         refused,
         containers: &containers,
         settings: host.settings.listed(),
     };
-    print(cli.json, &shown, || shown_text(&shown, &given))?;
+    print(cli.json, &shown, || {
+        let homes: String = first.iter().map(plan::plan_text).collect();
+        shown_text(&shown, &given, &homes)
+    })?;
     match plan {
         Some(Err(refusal)) => Err(refusal.into()),
         _ => Ok(()),
     }
 }
 
-/// What `plan` shows, for people.
-pub fn shown_text(shown: &Shown<'_>, given: &Given) -> String {
+/// The plans of what comes home first, or why what is wanted is not to be had; by hand nothing comes home first.
+fn before(
+    host: &Session,
+    target: &Target,
+    given: &Given,
+    snapshot: &Snapshot,
+    records: &[Record],
+) -> Result<Result<Vec<Plan>, Refusal>, Error> {
+    let Some(vmid) = target.vm else {
+        let claimed = host.claims(&moving(snapshot, &given.gpus), snapshot, records)?;
+        return Ok(if claimed.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err(Refusal(claimed))
+        });
+    };
+    let owner = Owner::Vm(vmid);
+    let own = records.iter().find(|r| r.owner == owner);
+    let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+    let wanted = owners::wanted(snapshot, &given.gpus, &functions, own);
+    let (mut tried, mut homes) = (Vec::new(), Vec::new());
+    loop {
+        let first = match owners::first(snapshot, records, owner, &wanted, &tried, |r| host.signs(r)) {
+            Ok(Some(first)) => first,
+            Ok(None) => return Ok(Ok(homes)),
+            Err(reasons) => return Ok(Err(Refusal(reasons))),
+        };
+        tried.push(first.record.owner);
+        match home::plan(snapshot, &first.part.comes) {
+            Ok(plan) => homes.push(plan),
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+    }
+}
+
+/// What `plan` shows, for people. `homes`: the plans of what comes home first.
+pub fn shown_text(shown: &Shown<'_>, given: &Given, homes: &str) -> String {
     let mut text = String::new();
     for entry in shown.entries {
         text += &plan::entry_text(entry);
     }
     if given.template {
         text += &format!("{}\n", given.left().join("\n"));
+    }
+    if !homes.is_empty() {
+        text += &format!("First {homes}");
+        text += "What comes after that is planned from how things are then.\n";
     }
     match shown.plan {
         None if shown.by_hand.is_some() => {
@@ -89,7 +143,9 @@ pub fn shown_text(shown: &Shown<'_>, given: &Given) -> String {
                 &format!("Nothing to do: {gpus} was handed over by hand already, and stays so when the VM stops.\n");
         }
         Some(plan) => text += &plan::plan_text(plan),
-        None if shown.refused.is_empty() => text += "Nothing to do: no NVIDIA GPU is handed over.\n",
+        None if shown.refused.is_empty() && homes.is_empty() => {
+            text += "Nothing to do: no NVIDIA GPU is handed over.\n";
+        }
         None => {}
     }
     for reason in &shown.refused {

@@ -1,7 +1,7 @@
 //! Every stranded GPU home, or the reason why not.
 //!
-//! Stranded is what a record speaks of and nobody needs any more: the VM neither runs nor starts nor stops, or the run that
-//! took it was broken off. What was taken by hand is not stranded, and neither is a GPU that the host's own settings keep
+//! Stranded is what a record speaks of and nobody needs any more: the VM neither runs with it nor starts nor stops, or the run
+//! that took it was broken off. What was taken by hand is not stranded, and neither is a GPU that the host's own settings keep
 //! on vfio-pci: nothing is on record for it.
 
 use serde::Serialize;
@@ -13,9 +13,12 @@ use crate::base::text::{are, join};
 use crate::commands::cli::{Cli, Recover};
 use crate::execute::kernel::Kernel;
 use crate::model::act::Act;
+use crate::model::claim::Claim;
 use crate::model::error::{Error, Exit, chain};
 use crate::model::record::{Owner, Record, State};
+use crate::model::refusal::Reason;
 use crate::output::print::print;
+use crate::plan::owners;
 use crate::run::session::{Session, must_be_root};
 use crate::state::store::{Guard, Ledger, UnreadableRecord};
 
@@ -130,12 +133,14 @@ fn settle(
     how: &Recover,
 ) -> Result<Option<String>, Error> {
     let snapshot = host.look(records)?;
-    let (busy, runs) = match record.owner {
-        Owner::Vm(vmid) => (host.vm_is_busy(vmid), snapshot.vms.iter().any(|v| v.vmid == vmid)),
-        Owner::ByHand(_) => (false, false),
-    };
-    if let Some(why) = not_stranded(record, busy, runs, how.all) {
+    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    let claim = owners::claim(&snapshot, record, &addrs, host.signs_by_hand(record));
+    if let Some(why) = not_stranded(record, claim.as_ref(), how.all) {
         return Ok(Some(why));
+    }
+    if let Some(Reason::Claimed { claim, .. }) = host.needed(&addrs, &snapshot, &[record.owner])?.first() {
+        info!("{}: {} is left as it is: {claim}", record.owner, join(&addrs));
+        return Ok(Some(claim.to_string()));
     }
     if record.at_work.is_some() {
         let (acts, groups) = (record.acts_at_work(), join(&record.workers));
@@ -160,16 +165,15 @@ fn settle(
     Ok(None)
 }
 
-/// Why a record is left as it is; None: what it speaks of is stranded. `busy`: somebody holds the VM's lock; `runs`: its
-/// QEMU is there; `all`: what was taken by hand comes home as well.
-pub fn not_stranded(record: &Record, busy: bool, runs: bool, all: bool) -> Option<String> {
+/// Why a record is left as it is; None: what it speaks of is stranded. `claim`: what its owner has; `all`: what was taken by
+/// hand comes home as well.
+pub fn not_stranded(record: &Record, claim: Option<&Claim>, all: bool) -> Option<String> {
     if let Some(run) = record.at_work.as_ref().and_then(|w| w.run.as_ref()) {
         return Some(format!("{run} is at work on it, at {}", record.acts_at_work()));
     }
-    match record.owner {
-        Owner::Vm(vmid) if busy => Some(format!("VM {vmid} is starting or stopping")),
-        Owner::Vm(vmid) if runs => Some(format!("VM {vmid} runs with it")),
-        Owner::ByHand(_) if record.state == State::Away && !all => {
+    match (record.owner, claim) {
+        (Owner::Vm(_), Some(claim)) => Some(claim.to_string()),
+        (Owner::ByHand(_), _) if record.state == State::Away && !all => {
             Some("it was taken by hand; 'gpu-handoff recover --all' brings it home as well".to_owned())
         }
         _ => None,
@@ -281,7 +285,8 @@ mod tests {
         ] {
             let time = Some(Duration::from_millis(2_900));
             record.at_work = at_work.map(|run| AtWork { run, time });
-            let left = not_stranded(&record, busy, false, false);
+            let claim = busy.then(|| Claim::Busy("111".parse().unwrap()));
+            let left = not_stranded(&record, claim.as_ref(), false);
             assert_eq!(left.as_deref(), why, "{:?}", record.at_work);
         }
     }

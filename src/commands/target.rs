@@ -1,9 +1,11 @@
 //! Which GPU a command by hand means.
 
+use std::collections::BTreeSet;
+
 use crate::base::pci::PciAddr;
 use crate::base::text::join;
 use crate::commands::cli::Target;
-use crate::host::snapshot::Snapshot;
+use crate::host::snapshot::{Snapshot, card};
 use crate::model::error::Error;
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
@@ -46,6 +48,12 @@ pub(crate) fn some_gpus(target: &Target, given: &Given) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// The functions of the cards of these GPUs.
+pub(crate) fn moving(snapshot: &Snapshot, gpus: &[PciAddr]) -> Vec<PciAddr> {
+    let cards = gpus.iter().flat_map(|gpu| card(snapshot, *gpu));
+    cards.collect::<BTreeSet<PciAddr>>().into_iter().collect()
 }
 
 /// The record that a target's GPUs are in, or the GPUs where there is none. With a VM its own record comes first: its

@@ -13,6 +13,9 @@
 //! backup job outlives a start that failed in it. A run that is at work on the record is followed to its end, too, whoever
 //! asked for it: its workers are stuck when it says so. What a run that was killed has left is given the time of its act.
 //!
+//! What keeps a GPU away may have no event (a process, a module that is not there): a way home that has failed is tried again
+//! after pauses that grow to an hour, and at once when something has happened.
+//!
 //! [`Watch::next`] decides, [`run`] waits. It runs in `gpu-handoff-watch@VMID.service`, may write nothing but our lock, and
 //! has the way home run by `gpu-handoff-home@VMID.service`. It leaves only while it holds the host-wide lock and no record of
 //! this VM can be acted on: a run that comes after it has asked for a watcher of its own.
@@ -20,9 +23,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use tracing::{info, warn};
 
 use crate::base::process::{self, Process};
@@ -39,11 +43,14 @@ use crate::proxmox::files;
 use crate::run::session::{must_be_root, this_boot};
 use crate::state::store::{DIR, Store, UnreadableRecord};
 
-/// How often the way home is tried before a person has to look.
-const ATTEMPTS: u32 = 3;
+/// How long is waited after each attempt, seconds, and for ever after the last of these, unless something happens before:
+/// what was in the way then (a process, a module that is not there) has no event. Three quick attempts, then rarer ones.
+const PAUSES: [u64; 9] = [20, 20, 30, 60, 120, 300, 600, 1800, 3600];
 
-/// How long is waited between two attempts, unless the records change before: what was in the way then (another run, a
-/// process) has no event.
+/// From this attempt on a person is asked to look.
+const QUICK: u32 = 3;
+
+/// How long is waited where there was nothing to do.
 const BETWEEN: Duration = Duration::from_secs(20);
 
 /// How long starting the unit may take beyond what the way home itself may.
@@ -64,6 +71,8 @@ pub struct Sight {
     pub run: Option<Process>,
     /// Processes of ours that are at an act still; those of a run that lives are its own.
     pub at_work: Vec<i32>,
+    /// A record of whomever has been removed since the last look: something has come home, or was taken over.
+    pub removed: bool,
 }
 
 /// What it waits for, or does, next.
@@ -87,8 +96,6 @@ pub enum Next {
     Home,
     /// Nothing is away, as far as can be read.
     Leave,
-    /// The way home has failed as often as it is tried.
-    GiveUp,
 }
 
 /// What the watcher remembers.
@@ -104,6 +111,8 @@ pub struct Watch {
     attempts: u32,
     /// When the next one may be.
     again: Option<Duration>,
+    /// The record as the last one has left it.
+    left: Option<Record>,
 }
 
 impl Watch {
@@ -124,10 +133,10 @@ impl Watch {
             };
         }
         if seen.busy {
-            return Next::Lock;
+            return self.after(Next::Lock);
         }
         if let Some(caller) = record.caller.filter(|_| seen.caller) {
-            return Next::Caller(caller);
+            return self.after(Next::Caller(caller));
         }
         if let Some(qemu) = seen.qemu {
             *self = Watch {
@@ -138,7 +147,7 @@ impl Watch {
             return Next::Qemu(qemu);
         }
         if let Some(run) = seen.run {
-            return Next::Run(run);
+            return self.after(Next::Run(run));
         }
         if !seen.at_work.is_empty() {
             // What comes after it is another attempt.
@@ -152,15 +161,33 @@ impl Watch {
                 return Next::PostStop(until.saturating_sub(now));
             }
         }
-        if self.attempts >= ATTEMPTS {
-            return Next::GiveUp;
-        }
-        if let Some(again) = self.again.filter(|again| now < *again) {
+        // Another run may have done what it could, and have left it at that.
+        let left = self.left.get_or_insert_with(|| record.clone());
+        let happened = seen.removed || left != record;
+        if let Some(again) = self.again.filter(|again| now < *again && !happened) {
             return Next::Again(again.saturating_sub(now));
         }
-        self.attempts += 1;
-        self.again = Some(now + BETWEEN);
+        self.attempts = self.attempts.saturating_add(1);
+        self.again = Some(now + self.pause());
+        self.left = None;
         Next::Home
+    }
+
+    /// What is waited for is an event: the next attempt comes right after it.
+    fn after(&mut self, next: Next) -> Next {
+        self.again = None;
+        next
+    }
+
+    /// How long is waited after the last attempt, if nothing happens.
+    pub fn pause(&self) -> Duration {
+        let at = PAUSES.len().min(self.attempts.max(1) as usize) - 1;
+        Duration::from_secs(PAUSES[at])
+    }
+
+    /// Whether a person is to look what is in the way.
+    pub fn asks_for_help(&self) -> bool {
+        self.attempts >= QUICK
     }
 
     /// Whether the VM's QEMU was there since the handoff: seen by us, or by post-start.
@@ -184,8 +211,11 @@ pub fn run(vmid: VmId) -> Result<(), Error> {
     let start = Instant::now();
     let mut watch = Watch::new();
     loop {
-        watcher.drain();
-        let seen = watcher.see()?;
+        let removed = watcher.drain();
+        let seen = Sight {
+            removed,
+            ..watcher.see()?
+        };
         let next = watch.next(&seen, start.elapsed());
         let record = seen.record.as_ref();
         match &next {
@@ -212,9 +242,9 @@ pub fn run(vmid: VmId) -> Result<(), Error> {
                 watcher.await_change(*within);
             }
             Next::Again(within) => watcher.await_change(*within),
-            Next::Home => watcher.home(record, watch.after_qemu(&seen)),
-            Next::Leave | Next::GiveUp => {
-                if watcher.may_leave(record) {
+            Next::Home => watcher.home(&seen, &watch),
+            Next::Leave => {
+                if watcher.may_leave() {
                     return Ok(());
                 }
                 // Not at once again: the lock may be had by nobody.
@@ -243,8 +273,18 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn drain(&self) {
-        while self.changes.read_events().is_ok_and(|events| !events.is_empty()) {}
+    /// Forgets what has changed so far. Whether a record was removed.
+    fn drain(&self) -> bool {
+        let mut removed = false;
+        while let Ok(events) = self.changes.read_events() {
+            if events.is_empty() {
+                break;
+            }
+            removed |= events
+                .iter()
+                .any(|e| e.mask.contains(AddWatchFlags::IN_DELETE) && is_record(e));
+        }
+        removed
     }
 
     fn load(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
@@ -268,6 +308,7 @@ impl Watcher {
             qemu: vms::running_vm(&self.root, self.vmid).map(|vm| vm.process),
             at_work,
             record,
+            removed: false,
         })
     }
 
@@ -331,7 +372,7 @@ impl Watcher {
         poll_readable(&[self.changes.as_fd()], within);
     }
 
-    fn home(&self, record: Option<&Record>, after_qemu: bool) {
+    fn home(&self, seen: &Sight, watch: &Watch) {
         let vmid = self.vmid;
         if systemd::is_shutting_down() {
             info!("VM {vmid}: the host is shutting down, nothing is brought home");
@@ -339,47 +380,58 @@ impl Watcher {
             self.await_change(BETWEEN);
             return;
         }
-        let Some(record) = record else { return };
+        let Some(record) = &seen.record else { return };
         let devices = join(record.taken.iter().map(|t| t.addr));
-        let why = match (after_qemu, record.state) {
+        let why = match (watch.after_qemu(seen), record.state) {
             (true, State::Away) => "QEMU has ended and post-stop did not come",
             (true, _) => "QEMU has ended and the way home was broken off",
             (false, _) => "the start is over and no QEMU runs",
         };
         info!(device = devices, "VM {vmid}: {why}: bringing {devices} home");
         let within = record.budgets.way_home + record.budgets.lock + UNIT_START;
+        let again = format!(
+            "it is tried again in {} s, or when a record changes",
+            watch.pause().as_secs()
+        );
         match systemd::home(vmid, within) {
             Ok(true) => {}
-            Ok(false) => warn!("VM {vmid}: the way home did not end well; gpu-handoff-home@{vmid}.service said why"),
-            Err(why) => warn!("VM {vmid}: the way home could not be asked for: {why}"),
+            Ok(false) if watch.asks_for_help() => warn!(
+                "VM {vmid}: {devices} could not be brought home so far; {again}. Hint: see 'journalctl -u \
+                 gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'"
+            ),
+            Ok(false) => {
+                warn!("VM {vmid}: the way home did not end well, gpu-handoff-home@{vmid}.service said why; {again}");
+            }
+            Err(why) => warn!("VM {vmid}: the way home could not be asked for: {why}; {again}"),
         }
     }
 
-    /// Whether nothing has happened since `record` was read that would need a watcher. The host-wide lock is kept until
+    /// Whether nothing of the VM is away. The host-wide lock is kept until
     /// this process has ended: whoever gets it then asks for a watcher that is not this one.
-    fn may_leave(&self, record: Option<&Record>) -> bool {
+    fn may_leave(&self) -> bool {
         let vmid = self.vmid;
         let Ok(guard) = self.store.lock(&format!("VM {vmid} watcher"), UNIT_START) else {
             return false;
         };
         let Ok(now) = self.see() else { return false };
-        if now.record.as_ref().map(|r| (r.generation, r.state)) != record.map(|r| (r.generation, r.state)) {
+        if now.record.is_some() {
             return false;
         }
         let problems = self.load().map_or_else(|_| Vec::new(), |(_, problems)| problems);
         let unreadable = problems.iter().find(|p| p.is_of(Owner::Vm(vmid)));
-        match (record, unreadable) {
-            (None, Some(problem)) => warn!("VM {vmid}: the watch is over, though nobody knows what is away: {problem}"),
-            (None, None) => info!("VM {vmid}: nothing of it is away, the watch is over"),
-            (Some(record), _) => warn!(
-                "VM {vmid}: {} could not be brought home, and is left as it is. Hint: see 'journalctl -u \
-                 gpu-handoff-home@{vmid}.service', then run 'gpu-handoff recover'",
-                join(record.taken.iter().map(|t| t.addr))
-            ),
+        match unreadable {
+            Some(problem) => warn!("VM {vmid}: the watch is over, though nobody knows what is away: {problem}"),
+            None => info!("VM {vmid}: nothing of it is away, the watch is over"),
         }
         std::mem::forget(guard);
         true
     }
+}
+
+/// Whether an event is of a record, and not of the lock or what is kept beside the records.
+fn is_record(event: &InotifyEvent) -> bool {
+    let name = event.name.as_deref().map(Path::new);
+    name.and_then(Path::extension).is_some_and(|e| e == "json")
 }
 
 /// How long what a run that was killed has left may take before it counts as stuck: what the acts it was at may.
@@ -544,21 +596,85 @@ mod tests {
         );
     }
 
+    /// When an attempt is made, with a watcher that looks every second for two days.
     #[test]
-    fn a_way_home_that_fails_is_tried_again_and_not_for_ever() {
-        let times = [0, 5, 20, 41, 62];
-        let steps: Vec<(u64, Sight)> = times.iter().map(|at| (*at, away())).collect();
-        assert_eq!(
-            follow(&steps),
-            [Next::Home, Next::Again(S(15)), Next::Home, Next::Home, Next::GiveUp]
+    fn a_way_home_that_fails_is_tried_again_for_ever_after_pauses_that_grow_to_an_hour() {
+        let mut watch = Watch::new();
+        let mut tried = Vec::new();
+        let mut asks = Vec::new();
+        for at in 0..2 * 86_400 {
+            match watch.next(&away(), S(at)) {
+                Next::Home => {
+                    tried.push(at);
+                    asks.push(watch.asks_for_help());
+                }
+                Next::Again(within) => assert_eq!(within, watch.pause() - (S(at) - S(*tried.last().unwrap()))),
+                next => panic!("{next:?} at {at}"),
+            }
+        }
+        let pauses: Vec<u64> = tried.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(pauses[..10], [20, 20, 30, 60, 120, 300, 600, 1800, 3600, 3600]);
+        assert!(pauses[8..].iter().all(|pause| *pause == 3600), "{pauses:?}");
+        assert!(
+            tried.len() > 50 && asks.iter().position(|asks| *asks) == Some(2),
+            "{tried:?} {asks:?}"
         );
+    }
+
+    /// Between two attempts: nothing, another VM's record written, a record removed, the own record changed by another run, a
+    /// task that had the VM's lock, a run that was followed.
+    #[test]
+    fn what_happens_between_two_attempts_has_the_next_one_come_at_once() {
+        let changed = || {
+            let mut changed = away();
+            changed.record.as_mut().unwrap().state = State::Stranded;
+            changed
+        };
+        let removed = Sight {
+            removed: true,
+            ..away()
+        };
+        let busy = Sight { busy: true, ..away() };
+        let run = Sight {
+            run: Some(process(6)),
+            ..away()
+        };
+        // Attempts at 0, 20, 40 and 70 s; the next one after 60 s more.
+        let tried = || [0, 20, 40, 70].map(|at| (at, away())).to_vec();
+        for (case, then, next) in [
+            ("nothing", vec![(80, away())], vec![Next::Again(S(50))]),
+            (
+                "a record removed",
+                vec![(71, away()), (80, removed)],
+                vec![Next::Again(S(59)), Next::Home],
+            ),
+            (
+                "its own changed",
+                vec![(71, away()), (80, changed()), (81, changed()), (82, changed())],
+                vec![Next::Again(S(59)), Next::Home, Next::Again(S(119)), Next::Again(S(118))],
+            ),
+            ("a task", vec![(71, busy), (80, away())], vec![Next::Lock, Next::Home]),
+            (
+                "a run",
+                vec![(71, run), (80, away())],
+                vec![Next::Run(process(6)), Next::Home],
+            ),
+        ] {
+            let mut steps = tried();
+            steps.extend(then);
+            let found = follow(&steps);
+            assert_eq!(found[..4], [Next::Home, Next::Home, Next::Home, Next::Home], "{case}");
+            assert_eq!(found[4..], next, "{case}");
+        }
     }
 
     #[test]
     fn another_handoff_of_the_vm_begins_anew() {
         let mut again = away();
         again.record.as_mut().unwrap().generation = 2;
-        let steps = [(0, away()), (21, away()), (42, away()), (63, again)];
-        assert_eq!(follow(&steps), [Next::Home, Next::Home, Next::Home, Next::Home]);
+        let steps = [(0, away()), (21, away()), (42, away()), (43, away()), (44, again)];
+        let tried = || [Next::Home, Next::Home, Next::Home];
+        let [one, two, three] = tried();
+        assert_eq!(follow(&steps), [one, two, three, Next::Again(S(29)), Next::Home]);
     }
 }

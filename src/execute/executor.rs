@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::base::pci::PciAddr;
 use crate::base::text::join;
 use crate::execute::kernel::{ActError, Kernel};
-use crate::execute::lines::Count;
+use crate::execute::lines::{Count, say_of_service};
 use crate::execute::schedule::rounds;
 use crate::model::act::Act;
 use crate::model::error::{Error, chain};
@@ -148,6 +148,8 @@ impl<'a> Executor<'a> {
                 }
                 if counts(step, &error) {
                     trouble.note(&step.act, &error);
+                } else {
+                    say_of_service(&step.act);
                 }
             }
         }

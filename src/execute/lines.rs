@@ -90,6 +90,13 @@ fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Gap>) -> String {
     format!("{line}{:>room$}", millis(took))
 }
 
+/// What is to be done about a service that does not start again: the GPU does not wait for it.
+pub(crate) fn say_of_service(act: &Act) {
+    if let Act::StartUnit { name } = act {
+        warn!("{name} was stopped for the handoff and does not start again. Hint: see 'systemctl status {name}'");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

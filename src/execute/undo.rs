@@ -12,6 +12,7 @@ use crate::base::pci::PciAddr;
 use crate::base::text::millis;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
+use crate::execute::lines::say_of_service;
 use crate::host::functions::VFIO_PCI;
 use crate::model::act::Act;
 use crate::model::error::Error;
@@ -44,6 +45,10 @@ impl Undoing {
     fn leave(&mut self, act: &Act, why: impl Display) {
         self.left.push(format!("{act}: {why}"));
     }
+}
+
+fn is_of_service(act: &Act) -> bool {
+    matches!(act, Act::StartUnit { .. } | Act::StopUnit { .. })
 }
 
 impl Executor<'_> {
@@ -116,6 +121,8 @@ impl Executor<'_> {
             match result {
                 Ok(()) => {}
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
+                // A service that does not start again keeps no device away.
+                Err(error) if is_of_service(act) && !matches!(error, ActError::NotBegun(_)) => say_of_service(act),
                 Err(error) => {
                     if let Act::ProveFree { addrs, .. } = act {
                         undoing.in_use.extend(addrs.iter().copied());

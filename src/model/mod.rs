@@ -4,6 +4,7 @@
 //! [`crate::execute`].
 
 pub mod act; // the vocabulary of a plan
+pub mod claim; // why somebody still has something
 pub mod error; // exit codes and the error the administrator reads
 pub mod plan; // acts in their order, with deadlines and inverses
 pub mod record; // what was taken from where

@@ -5,12 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
-use crate::base::text::{foreign, join};
+use crate::base::text::{are, foreign, join};
 use crate::host::belongs::Belongs;
 use crate::host::holders::{Hidden, Holder, Unseen};
 use crate::host::modules::Problem;
 use crate::host::nodes::Node;
 use crate::host::usb::{How, InUse};
+use crate::model::claim::Claim;
 use crate::model::record::Owner;
 use crate::model::remedy::Remedy;
 use crate::proxmox::unreadable::Unreadable;
@@ -224,6 +225,13 @@ pub enum Reason {
         /// Whose it is.
         owner: Owner,
     },
+    /// Somebody who is not gone has the functions, or is about to get them.
+    Claimed {
+        /// The functions.
+        addrs: Vec<PciAddr>,
+        /// Who, and how.
+        claim: Claim,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -402,6 +410,10 @@ impl Reason {
                      off its driver without looking who uses it"
                 ),
                 "give the GPU to the VM as well, or put one of them into another slot".into(),
+            ),
+            Reason::Claimed { addrs, claim } => (
+                format!("{} {} not free: {claim}", join(addrs), are(addrs.len())),
+                claim.remedy(),
             ),
             Reason::Taken { addr, owner } => (
                 format!("{addr} is taken already ({owner})"),

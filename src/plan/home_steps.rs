@@ -232,9 +232,10 @@ impl WayHome<'_> {
 
     fn restart_services(&self, steps: &mut Steps<'_>) {
         for unit in &self.record.units {
-            // One that runs for other GPUs learns of the returned one only when it starts.
-            steps.stop(unit);
-            steps.start(unit);
+            // One that runs for other GPUs learns of the returned one only when it starts. The GPU is home whatever becomes
+            // of its service.
+            steps.stop(unit).soft();
+            steps.start(unit).soft();
         }
     }
 

@@ -7,6 +7,7 @@
 //! taken                what is noted for the way back
 //! out -> out_steps     the way out, and its acts in their order
 //! home -> home_steps   the way home from the record, and its acts in their order
+//! owners               whose is what is on record, what comes home first, what is taken over
 //! inferred             a record for what has none
 //! steps, awake         how the acts of either way are written down, and what is kept awake for them
 //! vendor               what NVIDIA's driver can do, by version
@@ -23,6 +24,7 @@ pub(crate) mod moving; // what leaves, and whether the driver does
 pub(crate) mod obstacles; // what speaks against a way out
 pub mod out; // snapshot -> a plan to vfio-pci, or a refusal
 pub(crate) mod out_steps; // its acts, in their order
+pub mod owners; // whose is what is on record
 pub mod selection; // which devices are meant
 pub(crate) mod steps; // an act to a line, with its inverse
 pub(crate) mod taken; // what is noted before it leaves

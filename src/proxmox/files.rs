@@ -5,6 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::root::Root;
@@ -92,6 +93,45 @@ pub fn lock_path(vmid: VmId) -> String {
 /// Whether somebody holds the lock. Ours, which finds out, is let go with the file.
 pub fn is_held(lock: &File) -> bool {
     matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// Which processes have the lock: those that asked for it, and may have ended since (linux, fs/locks.c, lock_get_status;
+/// a line of /proc/locks has the kind, the process, and the file by the numbers of its device and inode).
+pub fn lock_holders(root: &Root, lock: &File) -> Vec<u32> {
+    let Ok(meta) = lock.metadata() else {
+        return Vec::new();
+    };
+    let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
+    let file = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+    let locks = root.text("/proc/locks").unwrap_or_default();
+    let pid = |line: &str| {
+        // One that waits has an arrow before its kind.
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        match words.as_slice() {
+            [_, "FLOCK", _, _, pid, id, ..] if *id == file => pid.parse().ok(),
+            _ => None,
+        }
+    };
+    locks.lines().filter_map(pid).collect()
+}
+
+/// The VMs of this node.
+///
+/// # Errors
+/// A sentence, where they cannot be listed.
+pub fn vms(root: &Root) -> Result<Vec<VmId>, Unreadable> {
+    let dir = format!("{PVE}/qemu-server");
+    match root.names(&dir) {
+        Ok(names) => Ok(names
+            .iter()
+            .filter_map(|n| n.strip_suffix(".conf")?.parse().ok())
+            .collect()),
+        Err(source) => Err(Unreadable {
+            what: format!("{dir} cannot be read"),
+            source,
+            hint: Some("see 'systemctl status pve-cluster'"),
+        }),
+    }
 }
 
 /// Reads a VM's config as Proxmox will: from the source node's directory during an incoming migration, which

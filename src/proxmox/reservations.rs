@@ -81,17 +81,27 @@ impl Reservations {
     /// Who else has a function now.
     pub fn conflict(&self, device: PciAddr, moment: Moment<'_>) -> Option<StartError> {
         let claim = self.0.get(&device.to_string())?;
-        let vmid = claim.vmid;
-        if vmid == u64::from(moment.vmid.get()) {
+        if claim.vmid == u64::from(moment.vmid.get()) {
             return None;
         }
-        match claim.hold {
-            Hold::Until(time) => (time > moment.now).then_some(StartError::ReservedByOther { device, vmid }),
+        let vmid = claim.vmid;
+        Some(match self.holder(device, moment.now, moment.running)?.hold {
+            Hold::Until(_) => StartError::ReservedByOther { device, vmid },
+            Hold::Process(_) => StartError::InUseByOther { device, vmid },
+        })
+    }
+
+    /// Who has a function now: the reservation, if it counts.
+    pub fn holder(&self, device: PciAddr, now: u64, running: &dyn Fn(VmId) -> Option<u32>) -> Option<&Reservation> {
+        let claim = self.0.get(&device.to_string())?;
+        let counts = match claim.hold {
+            Hold::Until(time) => time > now,
             Hold::Process(pid) => {
-                let running = claim.running_as.and_then(|id| (moment.running)(id)).map(u64::from);
-                (pid != 0 && running == Some(pid)).then_some(StartError::InUseByOther { device, vmid })
+                let running = claim.running_as.and_then(running).map(u64::from);
+                pid != 0 && running == Some(pid)
             }
-        }
+        };
+        counts.then_some(claim)
     }
 }
 

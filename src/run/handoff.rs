@@ -22,6 +22,7 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::home;
 use crate::plan::out::{self, Wanted};
 use crate::plan::selection::Given;
+use crate::run::owners::{Settled, write_over};
 use crate::run::session::{Session, this_boot};
 use crate::settings::values::{Gate, Reset};
 use crate::state::history;
@@ -61,22 +62,33 @@ impl Session {
     /// any more (a driver came to a function just then, a module was loaded), it is planned once more.
     ///
     /// # Errors
-    /// A refusal, what the executor made of a failure, or why the host could not be read.
+    /// A refusal, what the executor made of a failure, or why the host could not be read or what is taken over not written
+    /// down.
     pub fn way_out(
         &mut self,
         guard: &Guard,
-        snapshot: Snapshot,
-        records: &[Record],
+        settled: Settled,
         owner: Owner,
         given: &Given,
         end: Duration,
     ) -> Result<(), Error> {
+        let Settled {
+            records,
+            snapshot,
+            over,
+            ..
+        } = settled;
+        let records = records.as_slice();
         let before = records.iter().find(|r| r.owner == owner);
         let begun = self.kernel.now();
         let (plan, seen) = self.plan_out(snapshot, records, owner, given, end)?;
         before.into_iter().for_each(say_broken_off);
         if let Owner::Vm(vmid) = owner {
             self.ask_for_watcher(vmid);
+        }
+        if let Some(own) = before.filter(|_| !over.is_empty()) {
+            reserve(guard)?;
+            write_over(guard, own, &over).map_err(|e| Error::io("writing down what is taken over", e))?;
         }
         let result = self.leave(guard, &plan, before, end);
         let Err(Error::Restored { what }) = &result else {
@@ -114,8 +126,7 @@ impl Session {
     /// Carries out a plan of a way out. `before` is the owner's record of an earlier handoff.
     fn leave(&mut self, guard: &Guard, plan: &Plan, before: Option<&Record>, end: Duration) -> Result<(), Error> {
         let owner = plan.owner;
-        let room = guard.reserve();
-        room.map_err(|e| Refusal::from(Reason::NoRoom(e.to_string())))?;
+        reserve(guard)?;
         let mut record = match before {
             Some(before) => before.clone(),
             None => Record::new(owner, this_boot()?, self.budgets.clone()),
@@ -286,6 +297,11 @@ impl Session {
             warn!("the history was not written: {why}");
         }
     }
+}
+
+/// Keeps room for the record of what leaves.
+fn reserve(guard: &Guard) -> Result<(), Refusal> {
+    guard.reserve().map_err(|e| Reason::NoRoom(e.to_string()).into())
 }
 
 /// The line of a plan that was carried out. The acts have named each card, if there are many.

@@ -1,6 +1,6 @@
 //! The laws of a handoff, held against every act as it begins.
 //!
-//! Laws 1 (prove free first), 2 (touch only what was asked for), 3 (write down the inverse before each act) and 7 (no
+//! Laws 1 (prove free first), 2 (touch only what was asked for), 3 (write down the inverse before each act) and 8 (no
 //! unloading of vfio modules), and that nothing is touched that is stuck. A test reads what was broken from
 //! [`Laws::broken`].
 
@@ -56,7 +56,7 @@ impl Model {
         if let Act::UnloadModule { name } = act
             && name.starts_with("vfio")
         {
-            broken.push(format!("law 7: {act}"));
+            broken.push(format!("law 8: {act}"));
         }
         self.judge_wedged(act, &mut broken);
         self.judge_record(act, &mut broken);

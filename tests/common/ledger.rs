@@ -1,10 +1,14 @@
-//! Records in memory: what is on file at any moment, and writing that fails when a script says so.
+//! Records in memory: what is on file at any moment, and writing that fails, or in which a run is killed, when a script says
+//! so.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Mutex;
 
 use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::state::store::Ledger;
+
+use super::effects::Killed;
 
 /// The records.
 #[derive(Debug, Default)]
@@ -21,6 +25,19 @@ struct Inner {
     lasts: bool,
     /// It has failed the last time.
     behind: bool,
+    /// What was written or removed so far, and where a run is killed: before that one is done, or after it.
+    writes: usize,
+    kill: Option<(usize, bool)>,
+}
+
+impl Inner {
+    fn killed(&mut self, after: bool) {
+        if self.kill == Some((self.writes, after)) {
+            self.kill = None;
+            resume_unwind(Box::new(Killed));
+        }
+        self.writes += usize::from(after);
+    }
 }
 
 impl MemLedger {
@@ -69,6 +86,12 @@ impl MemLedger {
         self.inner().lasts = true;
     }
 
+    /// A run is killed at the Nth time from now on, counted from 0, that a record is written or removed.
+    pub fn killed_at(&self, n: usize, after: bool) {
+        let mut inner = self.inner();
+        inner.kill = Some((inner.writes + n, after));
+    }
+
     /// Whether the last record could not be written: what is on file is older.
     pub fn is_behind(&self) -> bool {
         self.inner().behind
@@ -79,12 +102,14 @@ impl MemLedger {
         let mut inner = self.inner();
         inner.fails_at = None;
         inner.lasts = false;
+        inner.kill = None;
     }
 }
 
 impl Ledger for MemLedger {
     fn save(&self, record: &Record) -> io::Result<()> {
         let mut inner = self.inner();
+        inner.killed(false);
         inner.saves += 1;
         let lasts = inner.lasts;
         inner.behind = inner
@@ -97,11 +122,15 @@ impl Ledger for MemLedger {
             Some(place) => place.clone_from(record),
             None => inner.records.push(record.clone()),
         }
+        inner.killed(true);
         Ok(())
     }
 
     fn remove(&self, owner: Owner) -> io::Result<()> {
-        self.inner().records.retain(|r| r.owner != owner);
+        let mut inner = self.inner();
+        inner.killed(false);
+        inner.records.retain(|r| r.owner != owner);
+        inner.killed(true);
         Ok(())
     }
 }

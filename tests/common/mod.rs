@@ -38,5 +38,5 @@ pub use calls::Twist;
 pub use effects::{Fault, Killed};
 pub use hosts::{addr, host};
 pub use ledger::MemLedger;
-pub use session::{End, Session};
+pub use session::{Beside, End, Session};
 pub use state::{Device, Event, Generation, Model, ProbeFault, Process, When};

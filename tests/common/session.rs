@@ -13,9 +13,11 @@ use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::model::error::Error;
 use gpu_handoff::model::plan::{Direction, Plan};
 use gpu_handoff::model::record::{Owner, Record};
-use gpu_handoff::model::refusal::Refusal;
+use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
+use gpu_handoff::plan::owners::{First, Over, Signs};
+use gpu_handoff::run::owners::{Host, settle, write_over};
 use gpu_handoff::settings::values::{Gate, Reset, Settings};
 
 use super::effects::Killed;
@@ -116,20 +118,59 @@ impl Session {
     /// The way out, from the look to the end.
     pub fn out(&self, model: &mut Model) -> End {
         Self::begin(model);
-        let end = model.time + self.settings.budgets.way_out;
         let records = self.records(model);
+        self.leave(model, &records, &[])
+    }
+
+    /// What pre-start does, with this beside it.
+    pub fn start(&self, model: &mut Model, beside: &Beside) -> End {
+        Self::begin(model);
+        let records = self.records(model);
+        let snapshot = match self.look(model, &records) {
+            Ok(snapshot) => snapshot,
+            Err(end) => return end,
+        };
+        let mut start = Start {
+            session: self,
+            model: &mut *model,
+            beside,
+        };
+        let settle = || settle(&mut start, self.owner, &self.gpus, &self.given, records, snapshot);
+        let settled = match unless_killed(settle) {
+            None => return End::Killed,
+            Some(Ok(settled)) => settled,
+            Some(Err(Error::Refused(refusal))) => return End::Refused(refusal),
+            Some(Err(Error::Interrupted)) => return End::Interrupted,
+            Some(Err(error)) => return End::NotRestored(error.to_string()),
+        };
+        if self.gpus.is_empty() {
+            return End::Done;
+        }
+        self.leave(model, &settled.records, &settled.over)
+    }
+
+    fn leave(&self, model: &mut Model, records: &[Record], over: &[Over]) -> End {
+        let end = model.time + self.settings.budgets.way_out;
         let before = records.iter().find(|r| r.owner == self.owner);
         let begun = model.time;
-        let (plan, seen) = match self.plan_in_time(model, &records, end) {
+        let (plan, seen) = match self.plan_in_time(model, records, end) {
             Ok(planned) => planned,
             Err(end) => return end,
         };
+        if let Some(own) = before.filter(|_| !over.is_empty()) {
+            let ledger: Arc<MemLedger> = Arc::clone(model.ledger.get_or_insert_default());
+            match unless_killed(|| write_over(&*ledger, own, over)) {
+                None => return End::Killed,
+                Some(Err(error)) => return End::NotRestored(error.to_string()),
+                Some(Ok(())) => {}
+            }
+        }
         let result = self.execute(model, self.record(&plan, before), before.cloned(), &plan, end);
         let enough_time = model.time + (model.time - begun) <= end;
         if !matches!(result, End::Restored(_)) || !enough_time || model.signal.is_some() {
             return result;
         }
-        let Ok(snapshot) = self.look(model, &records) else {
+        let Ok(snapshot) = self.look(model, records) else {
             return result;
         };
         let addrs: Vec<PciAddr> = plan.taken.iter().map(|t| t.addr).collect();
@@ -140,7 +181,7 @@ impl Session {
         if before.is_none() {
             model.laws.original = None; // what somebody else has changed is how it was from now on
         }
-        match self.plan_in_time(model, &records, end) {
+        match self.plan_in_time(model, records, end) {
             Ok((plan, _)) => self.execute(model, self.record(&plan, before), before.cloned(), &plan, end),
             Err(why) => End::Restored(format!("planned once more: {why:?}")),
         }
@@ -228,18 +269,101 @@ impl Session {
             model.laws.original = Some(model.state());
         }
         let run = Executor::new(&mut *model, &*ledger, record, rest, end);
-        let result = catch_unwind(AssertUnwindSafe(|| run.execute(plan)));
-        match result {
-            Ok(Ok(())) => End::Done,
-            Ok(Err(Error::Restored { what })) => End::Restored(what),
-            Ok(Err(error @ Error::NotRestored { .. })) => End::NotRestored(error.to_string()),
-            Ok(Err(error)) => End::NotRestored(format!("another error: {error}")),
-            Err(payload) if payload.is::<Killed>() => {
+        match unless_killed(|| run.execute(plan)) {
+            Some(Ok(())) => End::Done,
+            Some(Err(Error::Restored { what })) => End::Restored(what),
+            Some(Err(error @ Error::NotRestored { .. })) => End::NotRestored(error.to_string()),
+            Some(Err(error)) => End::NotRestored(format!("another error: {error}")),
+            None => {
                 model.gate = None; // the kernel opens it with the end of who has it shut
                 End::Killed
             }
-            Err(payload) => resume_unwind(payload),
         }
+    }
+}
+
+/// What comes of it; None: the run was killed in the middle.
+fn unless_killed<T>(run: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => Some(result),
+        Err(payload) if payload.is::<Killed>() => None,
+        Err(payload) => resume_unwind(payload),
+    }
+}
+
+/// Who else there is while a VM starts.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// VMs whose lock is held.
+    pub busy: Vec<Owner>,
+    /// VMs whose pre-start was called by hand, by somebody who lives.
+    pub callers: Vec<Owner>,
+    /// VMs without a record that need something of it.
+    pub needed: Vec<Reason>,
+}
+
+/// A start on the model: what `gpu_handoff::run::owners` asks of it.
+struct Start<'a> {
+    session: &'a Session,
+    model: &'a mut Model,
+    beside: &'a Beside,
+}
+
+impl Host for Start<'_> {
+    fn records(&mut self) -> Result<Vec<Record>, Error> {
+        Ok(self.session.records(self.model))
+    }
+
+    fn look(&mut self, records: &[Record]) -> Result<Snapshot, Error> {
+        let look = self.session.look(self.model, records);
+        look.map_err(|end| panic!("the host could not be read: {end:?}"))
+    }
+
+    fn signs(&self, record: &Record) -> Signs {
+        Signs {
+            busy: self.beside.busy.contains(&record.owner),
+            caller: self.beside.callers.contains(&record.owner),
+        }
+    }
+
+    fn needed(&self, _: &[PciAddr], _: &Snapshot, _: &[Owner]) -> Result<Vec<Reason>, Error> {
+        Ok(self.beside.needed.clone())
+    }
+
+    fn bring_home(&mut self, first: &First, records: &[Record]) -> Result<(), Error> {
+        let First { record, part } = first;
+        let of = Session {
+            owner: record.owner,
+            ..self.session.clone()
+        };
+        let snapshot = self.look(records)?;
+        let plan = home::plan(&snapshot, &part.comes)?;
+        let end = self.model.time + record.budgets.way_home;
+        match of.execute(self.model, record.clone(), part.stays.clone(), &plan, end) {
+            End::Done => Ok(()),
+            End::Killed => resume_unwind(Box::new(Killed)),
+            End::NotRestored(what) => Err(Error::NotRestored {
+                what,
+                left: String::new(),
+                hint: String::new(),
+            }),
+            end => panic!("a way home ended {end:?}"),
+        }
+    }
+
+    fn not_interrupted(&mut self) -> Result<(), Error> {
+        match self.model.signal {
+            Some(_) => Err(Error::Interrupted),
+            None => Ok(()),
+        }
+    }
+
+    fn new_record(&self, owner: Owner) -> Result<Record, Error> {
+        Ok(Record::new(
+            owner,
+            "boot".to_owned(),
+            self.session.settings.budgets.clone(),
+        ))
     }
 }
 

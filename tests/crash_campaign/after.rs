@@ -1,14 +1,18 @@
 //! What is asked after a run was killed, and whether it ends as it should.
 
 use std::fmt;
+use std::time::Duration;
 
 use gpu_handoff::base::process::Process as Told;
 use gpu_handoff::commands::recover::not_stranded;
+use gpu_handoff::execute::kernel::Kernel;
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::model::record::{Owner, Record, State};
+use gpu_handoff::plan::owners::{self, Signs};
 
-use crate::common::{End, Model, Process};
+use crate::common::session::vm;
+use crate::common::{Beside as Others, End, Model, Process, Session};
 use crate::hosts::Trip;
 use crate::killed::{Command, KILLS, Scene};
 use crate::watched::{Beside, beside, watch};
@@ -24,6 +28,8 @@ pub struct Tally {
     pub opposite: u64,
     pub recover: u64,
     pub watcher: u64,
+    /// Another VM starts on the same GPUs.
+    pub another: u64,
     /// Recoveries that were killed themselves.
     pub twice: u64,
     /// Recoveries beside a VM that starts, runs, or holds the group.
@@ -35,7 +41,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn cases(&self) -> u64 {
-        self.same + self.opposite + self.recover + self.watcher + self.twice + self.busy
+        self.same + self.opposite + self.recover + self.watcher + self.another + self.twice + self.busy
     }
 
     pub fn add(&mut self, other: Tally) {
@@ -44,6 +50,7 @@ impl Tally {
         self.opposite += other.opposite;
         self.recover += other.recover;
         self.watcher += other.watcher;
+        self.another += other.another;
         self.twice += other.twice;
         self.busy += other.busy;
         for (sum, n) in self.ends.iter_mut().zip(other.ends) {
@@ -57,14 +64,15 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} cases after {} kills: {} same again, {} the opposite, {} recover, {} the watcher, {} either of \
-             these killed and again, {} recover beside a VM; ends: ",
+            "{} cases after {} kills: {} same again, {} the opposite, {} recover, {} the watcher, {} another VM's \
+             start, {} recover or the watcher killed and again, {} recover beside a VM; ends: ",
             self.cases(),
             self.kills,
             self.same,
             self.opposite,
             self.recover,
             self.watcher,
+            self.another,
             self.twice,
             self.busy
         )?;
@@ -106,6 +114,7 @@ impl After<'_> {
         self.asked(scene, scene.command.opposite());
         let recovered = self.recovered(scene);
         self.watched(scene);
+        self.another_vm(scene);
         self.beside_a_vm(scene);
         if self.trip.small && scene.faults.len() <= 1 {
             self.recovered_twice(scene, &recovered);
@@ -170,6 +179,35 @@ impl After<'_> {
         }
     }
 
+    /// Another VM starts on the same GPUs, and stops: it has them, and everything is home then. (One that is removed from the
+    /// bus at the moment is no GPU that a VM could be given.)
+    fn another_vm(&mut self, scene: &Scene) {
+        if let Owner::ByHand(_) = self.trip.session.owner {
+            return; // it is a person's
+        }
+        self.tally.another += 1;
+        self.tally.ends[0] += 1;
+        let another = Session {
+            owner: vm(112),
+            ..self.trip.session.clone()
+        };
+        let mut model = scene.model.fork();
+        let end = another.start(&mut model, &Others::default());
+        let said = format!("then another VM's start: {end:?}");
+        let away = match end {
+            End::Done => self.away(&model),
+            _ => Err("it does not have them".to_owned()),
+        };
+        let of_old = model.ledger.as_ref().is_some_and(|l| l.records().len() != 1);
+        let end = another.home(&mut model);
+        let wrong = away.and_then(|()| self.home(&model));
+        if let Err(why) = wrong {
+            self.problem(scene, &format!("{said}, then home: {end:?}"), &why);
+        } else if of_old {
+            self.problem(scene, &said, "not one record");
+        }
+    }
+
     /// The way home that recover or the watcher begins is killed too, at each of its acts. The watcher begins another;
     /// recover is asked again.
     fn recovered_twice(&mut self, scene: &Scene, recovered: &Model) {
@@ -204,41 +242,44 @@ impl After<'_> {
         }
     }
 
-    /// Recover while the VM starts or stops, while it runs, and while a QEMU that is not known to be this VM's holds the
-    /// group: nothing is touched.
+    /// Recover while the VM starts or stops, while it runs with the GPU, and while a QEMU that is not known to run holds the
+    /// group: nothing is touched. While the VM runs without it the GPU comes home.
     fn beside_a_vm(&mut self, scene: &Scene) {
         let Owner::Vm(vmid) = self.trip.session.owner else {
             return self.by_hand(scene);
         };
-        for (what, busy) in [
-            ("the VM's lock is held", true),
-            ("the VM runs", false),
-            ("a QEMU", false),
+        for (what, busy, runs, holds) in [
+            ("the VM's lock is held", true, false, false),
+            ("the VM runs with it", false, true, true),
+            ("the VM runs without it", false, true, false),
+            ("a QEMU", false, false, true),
         ] {
             let mut model = scene.model.fork();
-            match what {
-                "the VM runs" => model.vms.push(RunningVm {
+            if runs {
+                model.vms.push(RunningVm {
                     vmid,
                     process: Told { pid: 900, started: 1 },
-                }),
-                "a QEMU" => {
-                    let group = model.device(self.trip.session.gpus[0]).and_then(|d| d.group);
-                    let guest = Process::guest(900, vmid.get(), group.unwrap_or_default());
-                    if model.open(guest).is_err() {
-                        continue; // it could not start on this
-                    }
+                });
+            }
+            if holds {
+                let group = model.device(self.trip.session.gpus[0]).and_then(|d| d.group);
+                let guest = Process::guest(900, vmid.get(), group.unwrap_or_default());
+                if model.open(guest).is_err() {
+                    continue; // it could not start on this
                 }
-                _ => {}
             }
             let before = model.fork();
             self.tally.busy += 1;
-            self.tally.ends[1] += 1;
             let end = recover(self.trip, &mut model, busy, true);
-            let left = matches!(end, Recovered::Left(_) | Recovered::Tried(End::Refused(_)));
-            let wrong = if left {
-                unchanged(&before, &model)
+            let wrong = if busy || holds {
+                self.tally.ends[1] += 1;
+                match end {
+                    Recovered::Left(_) | Recovered::Tried(End::Refused(_)) => unchanged(&before, &model),
+                    _ => Err("not left alone".to_owned()),
+                }
             } else {
-                Err("not left alone".to_owned())
+                self.tally.ends[0] += 1;
+                self.home(&model)
             };
             if let Err(why) = wrong.and_then(|()| laws(&model)) {
                 self.problem(scene, &format!("{what}, then recover: {end:?}"), &why);
@@ -319,11 +360,19 @@ pub fn recover(trip: &Trip, model: &mut Model, busy: bool, all: bool) -> Recover
     let Some(record) = record(model) else {
         return Recovered::Nothing;
     };
-    let runs = match record.owner {
-        Owner::Vm(vmid) => model.vms.iter().any(|v| v.vmid == vmid),
-        Owner::ByHand(_) => false,
+    let signs = Signs {
+        busy,
+        ..Signs::default()
     };
-    match not_stranded(&record, busy, runs, all) {
+    let stuck: Vec<_> = record.stuck().collect();
+    let claim = match model.fork().look(&stuck, Duration::from_secs(5)) {
+        Ok(snapshot) => {
+            let addrs: Vec<_> = record.taken.iter().map(|t| t.addr).collect();
+            owners::claim(&snapshot, &record, &addrs, signs)
+        }
+        Err(error) => return Recovered::Left(error.to_string()),
+    };
+    match not_stranded(&record, claim.as_ref(), all) {
         Some(why) => Recovered::Left(why),
         None => Recovered::Tried(trip.session.home(model)),
     }

@@ -88,6 +88,7 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
             run: run.map(|run| run.process),
             qemu: qemu.then_some(SOMEBODY),
             at_work: groups.iter().filter_map(|g| i32::try_from(*g).ok()).collect(),
+            removed: false,
         };
         let until = match watch.next(&seen, now) {
             Next::Lock => beside.lock,
@@ -111,7 +112,6 @@ pub fn watch(trip: &Trip, model: &mut Model, beside: Beside) -> Result<(), Strin
                 continue;
             }
             Next::Leave => return Ok(()),
-            Next::GiveUp => return Err("it gave up".to_owned()),
         };
         if until <= now {
             return Err(format!("it waits for what has been, {seen:?}"));

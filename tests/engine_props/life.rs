@@ -336,6 +336,13 @@ impl Life<'_> {
                 function.power = was.power;
             }
         }
+        // A service that does not start is said, and nothing waits for it: as where its only GPU has been pulled out.
+        for (unit, was) in now.units.iter_mut().zip(&self.before.units) {
+            let starts = || self.model.fork().switch_unit(&was.name, true).is_ok();
+            if unit.name == was.name && was.active && !unit.active && !starts() {
+                unit.active = true;
+            }
+        }
         // What fails of these is said, and the GPU counts as home.
         let failed = self
             .model
@@ -356,6 +363,7 @@ impl Life<'_> {
                 }
                 Act::SetConsole { .. } => now.consoles.clone_from(&self.before.consoles),
                 Act::SetPlatform { .. } => now.firmware = self.before.firmware,
+                Act::StartUnit { .. } => now.units.clone_from(&self.before.units),
                 _ => {}
             }
         }

@@ -1,0 +1,218 @@
+//! Whose is what is on record: who has a claim on it still, what of it comes home before a VM takes what it wants, and what
+//! that VM takes over. Pure.
+//!
+//! An owner whose VM neither runs with a function nor is starting has no claim on it. That a VM runs with a function means
+//! that its QEMU has the VFIO group, or the device itself, open: a VM that was started anew without its GPU, since the
+//! config was changed or rolled back, does not.
+
+use std::collections::BTreeSet;
+
+use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::vmid::VmId;
+use crate::host::belongs::Belongs;
+use crate::host::holders::Holder;
+use crate::host::nodes::Node;
+use crate::host::snapshot::Snapshot;
+use crate::model::claim::Claim;
+use crate::model::record::{Owner, Record, State, found_again};
+use crate::model::refusal::Reason;
+use crate::plan::moving::Ground;
+use crate::plan::steps::both;
+
+/// What a snapshot does not show of an owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// A task of Proxmox holds the VM's lock.
+    pub busy: bool,
+    /// Who called its pre-start by hand is alive.
+    pub caller: bool,
+}
+
+/// The claim that a record's owner has on some of its functions; None: nobody has one. What was taken by hand is a person's
+/// and not judged here.
+pub fn claim(snapshot: &Snapshot, record: &Record, addrs: &[PciAddr], signs: Signs) -> Option<Claim> {
+    let Owner::Vm(vmid) = record.owner else { return None };
+    if signs.busy {
+        return Some(Claim::Busy(vmid));
+    }
+    if let Some(caller) = record.caller.filter(|_| signs.caller) {
+        return Some(Claim::Caller { vmid, pid: caller.pid });
+    }
+    let held = held(snapshot, record);
+    addrs.iter().any(|a| held.contains(a)).then_some(Claim::Runs(vmid))
+}
+
+/// The functions of a record that a QEMU of its owner has.
+pub fn held(snapshot: &Snapshot, record: &Record) -> Vec<PciAddr> {
+    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    match record.owner {
+        Owner::Vm(vmid) => held_by(snapshot, vmid, &addrs),
+        Owner::ByHand(_) => Vec::new(),
+    }
+}
+
+/// Those of some functions that the QEMU of a VM has.
+pub fn held_by(snapshot: &Snapshot, vmid: VmId, addrs: &[PciAddr]) -> Vec<PciAddr> {
+    let is_its = |holder: &&Holder| {
+        let pid = u32::try_from(holder.pid).ok();
+        let runs_as = snapshot.vms.iter().find(|vm| vm.vmid == vmid);
+        holder.belongs_to == Belongs::Vm(vmid) || runs_as.is_some_and(|vm| Some(vm.process.pid) == pid)
+    };
+    let nodes = || snapshot.holders.iter().filter(is_its).flat_map(|h| &h.nodes);
+    let has = |addr: PciAddr| {
+        let group = snapshot.function(addr).and_then(|f| f.group);
+        nodes().any(|node| match node {
+            Node::VfioDevice(a) => *a == addr,
+            Node::VfioGroup(g) => Some(*g) == group,
+            _ => false,
+        })
+    };
+    addrs.iter().copied().filter(|a| has(*a)).collect()
+}
+
+/// What a VM wants, as slots: the cards of its GPUs, which may have been removed from the bus, and whatever has to leave with
+/// them.
+pub fn wanted(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], own: Option<&Record>) -> BTreeSet<PciSlot> {
+    let ground = Ground::of(snapshot, gpus, given, own);
+    ground.set.iter().chain(gpus).map(|a| a.slot()).collect()
+}
+
+/// The functions of a record that are among these slots.
+pub fn among(record: &Record, slots: &BTreeSet<PciSlot>) -> Vec<PciAddr> {
+    let addrs = record.taken.iter().map(|t| t.addr);
+    addrs.filter(|a| slots.contains(&a.slot())).collect()
+}
+
+/// A part of a handoff that comes home.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The record with what comes home.
+    pub comes: Record,
+    /// The record of what stays away; None: nothing does.
+    pub stays: Option<Record>,
+}
+
+impl Part {
+    /// What of a record comes home; None: nothing. All of it, where a run on it was broken off or has failed: what it has
+    /// stopped and unloaded is then not the business of single cards.
+    pub fn of(record: &Record, comes: impl Fn(PciAddr) -> bool) -> Option<Part> {
+        let (mut part, mut rest) = (record.clone(), record.clone());
+        part.taken.retain(|t| comes(t.addr));
+        rest.taken.retain(|t| !comes(t.addr));
+        if part.taken.is_empty() {
+            return None;
+        }
+        if rest.taken.is_empty() || record.state != State::Away {
+            return Some(Part {
+                comes: record.clone(),
+                stays: None,
+            });
+        }
+        Some(Part {
+            comes: part,
+            stays: Some(rest),
+        })
+    }
+
+    /// Its functions.
+    pub fn addrs(&self) -> Vec<PciAddr> {
+        self.comes.taken.iter().map(|t| t.addr).collect()
+    }
+}
+
+/// What comes home before a VM takes what it wants, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct First {
+    /// The record as it is on file.
+    pub record: Record,
+    /// What of it comes home.
+    pub part: Part,
+}
+
+/// The next thing to come home before `owner` takes what it wants; None: nothing has to. First its own, what it has on
+/// record and no longer wants; then what others have on record of what it wants, who are gone. `tried`: whose way home was
+/// gone already, well or not.
+///
+/// # Errors
+/// The claims of others who are not gone.
+pub fn first(
+    snapshot: &Snapshot,
+    records: &[Record],
+    owner: Owner,
+    wanted: &BTreeSet<PciSlot>,
+    tried: &[Owner],
+    signs: impl Fn(&Record) -> Signs,
+) -> Result<Option<First>, Vec<Reason>> {
+    let first = |record: &Record, part: Option<Part>| {
+        let record = record.clone();
+        part.map(|part| First { record, part })
+    };
+    let left = || records.iter().filter(|r| !tried.contains(&r.owner));
+    if let Some(own) = left().find(|r| r.owner == owner) {
+        // What a way home has removed from the bus is found again by a way home.
+        let lost = |a: PciAddr| snapshot.function(a).is_none() && found_again(own, a).is_some();
+        let part = Part::of(own, |a| lost(a) || !wanted.contains(&a.slot()));
+        if part.is_some() {
+            return Ok(first(own, part));
+        }
+    }
+    let of_vm = |r: &&Record| r.owner != owner && matches!(r.owner, Owner::Vm(_));
+    let others: Vec<&Record> = left().filter(of_vm).filter(|r| !among(r, wanted).is_empty()).collect();
+    let claimed = others.iter().filter_map(|record| {
+        let addrs = among(record, wanted);
+        let claim = claim(snapshot, record, &addrs, signs(record))?;
+        Some(Reason::Claimed { addrs, claim })
+    });
+    let claimed: Vec<Reason> = claimed.collect();
+    if !claimed.is_empty() {
+        return Err(claimed);
+    }
+    let Some(record) = others.first() else { return Ok(None) };
+    let held = held(snapshot, record);
+    let slots: BTreeSet<PciSlot> = held.iter().map(|a| a.slot()).collect();
+    Ok(first(record, Part::of(record, |a| !slots.contains(&a.slot()))))
+}
+
+/// What another record is to be once a VM has taken over what it wants of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// Whose it was.
+    pub from: Owner,
+    /// What is taken over.
+    pub addrs: Vec<PciAddr>,
+    /// What stays on record for that owner; None: nothing.
+    pub rest: Option<Record>,
+}
+
+/// Takes over what another handoff has on record among these slots, with all that its way home needs to know: `own` is
+/// what the VM has on record itself, or its first record. What of it is in both is the same in both, so that nothing is
+/// lost where a run is killed between the writing of the one and of the other.
+pub fn take_over(own: Record, from: &Record, slots: &BTreeSet<PciSlot>) -> (Record, Over) {
+    let mut own = own;
+    let is_wanted = |a: PciAddr| slots.contains(&a.slot());
+    for taken in from.taken.iter().filter(|t| is_wanted(t.addr)) {
+        if !own.has(taken.addr) {
+            own.taken.push(taken.clone());
+        }
+        if let Some(owed) = found_again(from, taken.addr).filter(|owed| !own.under_way.contains(owed)) {
+            own.under_way.push(owed);
+        }
+    }
+    own.taken.sort_by_key(|t| t.addr);
+    own.modules = both(Some(&own.modules), &from.modules);
+    own.units = both(Some(&own.units), &from.units);
+    own.consoles = both(Some(&own.consoles), &from.consoles);
+    own.platforms = both(Some(&own.platforms), &from.platforms);
+    own.awake = both(Some(&own.awake), &from.awake);
+    own.wedges = both(Some(&own.wedges), &from.wedges);
+    own.may_reset &= from.may_reset;
+    own.state = State::Stranded;
+    let mut rest = from.clone();
+    rest.taken.retain(|t| !is_wanted(t.addr));
+    let over = Over {
+        from: from.owner,
+        addrs: among(from, slots),
+        rest: Some(rest).filter(|r| !r.taken.is_empty()),
+    };
+    (own, over)
+}
