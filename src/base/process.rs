@@ -35,7 +35,7 @@ pub(crate) struct Stat {
     /// One letter; X where there is none.
     state: u8,
     /// Its process group.
-    group: Option<u32>,
+    pub(crate) group: Option<u32>,
     /// Its session.
     session: Option<u32>,
     /// PF_ flags of include/linux/sched.h.
@@ -65,6 +65,11 @@ impl Stat {
     /// It has ended, and its parent has not noticed yet; of a process, other threads may go on.
     pub(crate) fn is_zombie(self) -> bool {
         self.state == b'Z'
+    }
+
+    /// It sleeps in the kernel and no signal wakes it (TASK_UNINTERRUPTIBLE, shown as D).
+    pub(crate) fn is_uninterruptible(self) -> bool {
+        self.state == b'D'
     }
 
     /// It has ended; a zombie only waits for its parent to notice.

@@ -78,6 +78,16 @@ impl Reservations {
             .collect()
     }
 
+    /// Which VM has a function now. `running`: the process id of a VM, if it runs.
+    pub fn holder(&self, device: PciAddr, now: u64, running: &dyn Fn(VmId) -> Option<u32>) -> Option<u64> {
+        let claim = self.0.get(&device.to_string())?;
+        let holds = match claim.hold {
+            Hold::Until(time) => time > now,
+            Hold::Process(pid) => claim.is_running_as(pid, running),
+        };
+        holds.then_some(claim.vmid)
+    }
+
     /// Who else has a function now.
     pub fn conflict(&self, device: PciAddr, moment: Moment<'_>) -> Option<StartError> {
         let claim = self.0.get(&device.to_string())?;
@@ -87,11 +97,18 @@ impl Reservations {
         }
         match claim.hold {
             Hold::Until(time) => (time > moment.now).then_some(StartError::ReservedByOther { device, vmid }),
-            Hold::Process(pid) => {
-                let running = claim.running_as.and_then(|id| (moment.running)(id)).map(u64::from);
-                (pid != 0 && running == Some(pid)).then_some(StartError::InUseByOther { device, vmid })
-            }
+            Hold::Process(pid) => claim
+                .is_running_as(pid, moment.running)
+                .then_some(StartError::InUseByOther { device, vmid }),
         }
+    }
+}
+
+impl Reservation {
+    /// Whether its VM runs as this process.
+    fn is_running_as(&self, pid: u64, running: &dyn Fn(VmId) -> Option<u32>) -> bool {
+        let running = self.running_as.and_then(running).map(u64::from);
+        pid != 0 && running == Some(pid)
     }
 }
 
@@ -124,6 +141,22 @@ fn number(digits: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vm_has_a_function_until_its_time_is_over_or_while_it_runs() {
+        let file = b"0000:81:00.0 100 pid:5\n0000:82:00.0 201 pid:6\n0000:82:00.1 202 time:70\n";
+        let all = Reservations::parse(file);
+        let running = |vmid: VmId| (vmid.get() == 100).then_some(5);
+        for (device, now, holder) in [
+            ("0000:81:00.0", 60, Some(100)),
+            ("0000:82:00.0", 60, None),
+            ("0000:82:00.1", 60, Some(202)),
+            ("0000:82:00.1", 70, None),
+            ("0000:83:00.0", 60, None),
+        ] {
+            assert_eq!(all.holder(device.parse().unwrap(), now, &running), holder, "{device}");
+        }
+    }
 
     #[test]
     fn the_real_choice_is_what_a_vm_has_reserved() {

@@ -1,5 +1,6 @@
 //! What every run does and has at hand: the lock, the records, the settings, a snapshot; then plan, carry out, say.
 
 mod handoff; // plan, carry out, say
+pub mod look; // a snapshot, and whether calls of others last
 pub mod session; // what every run has at hand
 pub(crate) mod waits; // that QEMU lets go

@@ -7,6 +7,7 @@ mod beside;
 mod common;
 mod found;
 mod full;
+mod hangs;
 mod refused;
 
 use std::cell::RefCell;
