@@ -253,7 +253,7 @@ fn texts(folder: &Path) -> Result<Vec<(&'static str, String)>, String> {
     let (mut plan, mut json) = (String::new(), None);
     for request in requests(folder)? {
         if request.kind == Kind::Status {
-            let snapshot = snapshot::read(&host.root, &[]).map_err(|e| e.to_string())?;
+            let snapshot = host.look()?;
             plan += &format!("== status\n{}", status_text(&status(&snapshot, &[])));
             continue;
         }

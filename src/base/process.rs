@@ -37,7 +37,7 @@ pub(crate) struct Stat {
     /// Its parent.
     parent: Option<u32>,
     /// Its process group.
-    group: Option<u32>,
+    pub(crate) group: Option<u32>,
     /// Its session.
     session: Option<u32>,
     /// PF_ flags of include/linux/sched.h.
@@ -63,6 +63,11 @@ impl Stat {
             flags: fields.nth(2).and_then(|flags| flags.parse().ok()).unwrap_or(0),
             started: fields.nth(12).and_then(|started| started.parse().ok()),
         })
+    }
+
+    /// It sleeps in the kernel and no signal wakes it (TASK_UNINTERRUPTIBLE, shown as D).
+    pub(crate) fn is_uninterruptible(self) -> bool {
+        self.state == b'D'
     }
 
     /// It has ended; a zombie only waits for its parent to notice.

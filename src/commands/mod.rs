@@ -4,6 +4,7 @@
 
 mod by_hand; // to_vfio, to_nvidia
 pub mod cli; // arguments -> a request
+mod free; // what others have wedged
 pub mod hook; // what each phase of a VM does
 pub mod plan; // what would be done, or why not
 pub mod recover; // every stranded GPU home

@@ -11,6 +11,7 @@ use crate::base::pci::PciAddr;
 use crate::base::systemd;
 use crate::base::text::{are, join};
 use crate::commands::cli::{Cli, Recover};
+use crate::commands::free::{self, Freed};
 use crate::execute::kernel::Kernel;
 use crate::model::act::Act;
 use crate::model::claim::Claim;
@@ -44,6 +45,25 @@ impl Outcome {
             left,
         }
     }
+
+    /// Of functions that were on nobody's record. `first`: the first error of the run.
+    fn of_nobody(freed: Freed, first: &mut Option<(Exit, String)>) -> Self {
+        let functions = join(&freed.functions);
+        let left = freed.left.or_else(|| {
+            let error = freed.error?;
+            let exit = error.exit();
+            let why = chain(error);
+            warn!("{functions}: {why}");
+            first.get_or_insert((exit, why.clone()));
+            Some(why)
+        });
+        Outcome {
+            owner: "on nobody's record".to_owned(),
+            functions: freed.functions.iter().map(ToString::to_string).collect(),
+            home: left.is_none(),
+            left,
+        }
+    }
 }
 
 /// Brings home what is stranded.
@@ -72,6 +92,15 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
     let mut outcomes = Vec::new();
     let mut first = None;
     let shutting_down = guard.is_some() && systemd::is_shutting_down();
+    let mut said = Vec::new();
+    if !shutting_down {
+        for freed in free::free(host, guard.as_ref(), &records, how)? {
+            said.extend(&freed.functions);
+            outcomes.push(Outcome::of_nobody(freed, &mut first));
+        }
+        // What was freed is on record by now.
+        (records, _) = host.load(guard.as_ref())?;
+    }
     let asked_for = |owner: Owner| how.vm.is_none_or(|vmid| owner == Owner::Vm(vmid));
     for record in records.iter().filter(|r| asked_for(r.owner)) {
         if shutting_down {
@@ -89,6 +118,12 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
             }
         };
         outcomes.push(Outcome::of(record, left));
+    }
+    if !shutting_down && how.vm.is_none() && problems.is_empty() {
+        let (records, _) = host.load(guard.as_ref())?;
+        for back in free::bring_back(host, guard.as_ref(), &records, &said)? {
+            outcomes.push(Outcome::of_nobody(back, &mut first));
+        }
     }
     let of_vm = |problem: &&UnreadableRecord| how.vm.is_none_or(|vmid| problem.is_of(Owner::Vm(vmid)));
     for problem in problems.iter().filter(of_vm) {

@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
-use crate::base::text::join;
+use crate::base::text::{foreign, join};
 use crate::base::wait::await_one;
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
@@ -22,7 +22,7 @@ use crate::execute::kernel::ActError;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question};
 use crate::host::snapshot::{Snapshot, is_on_vfio};
-use crate::host::{modules, snapshot};
+use crate::host::{modules, snapshot, stuck_calls};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
@@ -195,11 +195,13 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
                 return Err(ActError::Failed(format!("it is on {driver} by now")));
             }
             answers(root, *addr)?;
+            nobody_is_at(root, *addr)?;
             write_sysfs(root, &device(addr, "reset"), "1")?;
             answers(root, *addr)?;
         }
         Act::Remove { addr } => {
             answers(root, *addr)?;
+            nobody_is_at(root, *addr)?;
             moment = now();
             write_sysfs(root, &device(addr, "remove"), "1")?;
         }
@@ -279,6 +281,23 @@ fn held_group(root: &Root, snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<u32
         let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
         opened.is_err_and(|e| e.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32))
     })
+}
+
+/// A call of somebody else's that has begun since the plan was made: a reset or a removal would wait behind it. Other workers
+/// of ours are at other functions.
+fn nobody_is_at(root: &Root, addr: PciAddr) -> Result<(), ActError> {
+    let program = |process: &str| root.link_name(format!("/proc/{process}/exe"));
+    let ours = program("self");
+    let calls = stuck_calls::scan(root).map_err(|e| ActError::Failed(format!("cannot read /proc: {e}")))?;
+    let is_ours = |pid: i32| ours.is_some() && program(&pid.to_string()) == ours;
+    match calls.iter().find(|c| c.at.contains(&addr) && !is_ours(c.pid)) {
+        None => Ok(()),
+        Some(call) => Err(ActError::Failed(format!(
+            "process {} ({}) is in a call that holds it, or may do so",
+            call.pid,
+            foreign(&call.comm)
+        ))),
+    }
 }
 
 /// One write, nothing else: a second one would be a second act. Never creates and never truncates, as std's
@@ -363,5 +382,38 @@ mod tests {
         std::fs::write(device.join("config"), [0xde, 0x10, 0x04, 0x22]).unwrap();
         perform(&root, &Act::Reset { addr }).unwrap();
         assert_eq!(std::fs::read_to_string(device.join("reset")).unwrap(), "1");
+    }
+
+    #[test]
+    fn a_device_that_somebody_else_is_in_an_unbind_of_is_neither_reset_nor_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("sys/bus/pci/devices/0000:01:00.0");
+        let task = dir.path().join("proc/812/task/812");
+        for path in [&device, &task, &dir.path().join("proc/812/fd")] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        for (name, text) in [
+            ("vendor", "0x10de"),
+            ("class", "0x030000"),
+            ("reset", ""),
+            ("remove", ""),
+        ] {
+            std::fs::write(device.join(name), text).unwrap();
+        }
+        std::fs::write(dir.path().join("proc/812/comm"), "sh").unwrap();
+        std::fs::write(
+            task.join("stat"),
+            "812 (sh) D 1 812 812 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10",
+        )
+        .unwrap();
+        let unbind = dir.path().join("proc/812/fd/1");
+        std::os::unix::fs::symlink("/sys/bus/pci/drivers/nvidia/unbind", unbind).unwrap();
+        let root = Root::at(dir.path());
+        let addr = "0000:01:00.0".parse().unwrap();
+        for (act, file) in [(Act::Reset { addr }, "reset"), (Act::Remove { addr }, "remove")] {
+            let error = perform(&root, &act).unwrap_err().to_string();
+            assert!(error.starts_with("process 812 (sh) is in a call"), "{act}: {error}");
+            assert_eq!(std::fs::read_to_string(device.join(file)).unwrap(), "", "{act}");
+        }
     }
 }

@@ -11,5 +11,6 @@ pub mod modules; // what is loaded, and what could be loaded again
 pub mod nodes; // the device nodes of each GPU
 pub mod nvidia; // NVIDIA's driver
 pub mod snapshot; // all of it in one value
+pub mod stuck_calls; // calls of others that hold a function's lock
 pub mod usb; // what hangs below a card's USB controller
 pub mod vms;

@@ -19,6 +19,7 @@ use crate::host::holders::{self, Holder, Unseen};
 use crate::host::modules::{Loadable, Module, Signatures, parse_modules};
 use crate::host::nodes::{self, Node};
 use crate::host::nvidia::{self, NvidiaDriver, NvidiaGpu};
+use crate::host::stuck_calls::{self, StuckCall};
 use crate::host::usb::{self, InUse};
 use crate::host::vms::{RunningVm, read_vms};
 
@@ -39,6 +40,9 @@ pub struct Snapshot {
     pub unseen: Vec<Unseen>,
     /// How many descriptors of each node all processes together have.
     pub open: Vec<(Node, u32)>,
+    /// Calls of others that hold the lock of a function, as far as can be told: what they may be at is left alone.
+    #[serde(default)]
+    pub calls: Vec<StuckCall>,
     /// What the host uses below the USB controllers of cards.
     pub usb: Vec<InUse>,
     /// The VMs that run.
@@ -115,19 +119,30 @@ impl Snapshot {
         self.modules.iter().find(|m| m.name == name)
     }
 
+    /// The calls that may be at a function.
+    pub fn calls_at(&self, addr: PciAddr) -> impl Iterator<Item = &StuckCall> {
+        self.calls.iter().filter(move |c| c.at.contains(&addr))
+    }
+
     /// What NVIDIA's driver says of a GPU.
     pub fn nvidia_gpu(&self, addr: PciAddr) -> Option<&NvidiaGpu> {
         self.nvidia.as_ref()?.gpus.iter().find(|g| g.addr == addr)
     }
 }
 
-/// Reads the snapshot. Attributes of the functions in `stuck` are not touched.
+/// Reads the snapshot. Attributes of the functions in `stuck`, and of those that a call of somebody else's may be at, are not
+/// touched.
 ///
 /// # Errors
 /// Where /sys/bus/pci/devices or /proc cannot be listed. A single attribute that cannot be read is not an error:
 /// devices come and go while we read.
 pub fn read(root: &Root, stuck: &[PciAddr]) -> io::Result<Snapshot> {
-    read_except(root, |addr| stuck.contains(&addr))
+    // Before any attribute of what they are at.
+    let calls = stuck_calls::scan(root)?;
+    let is_at = |addr| calls.iter().any(|c| c.at.contains(&addr));
+    let mut snapshot = read_except(root, |addr| stuck.contains(&addr) || is_at(addr))?;
+    snapshot.calls = calls;
+    Ok(snapshot)
 }
 
 /// As [`read`], without the attributes that can block: enough to see who uses what, whatever is stuck.

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{are, foreign, join};
-use crate::host::belongs::Belongs;
 use crate::host::holders::{Hidden, Holder, Unseen};
 use crate::host::modules::Problem;
 use crate::host::nodes::Node;
 use crate::host::usb::{How, InUse};
 use crate::model::claim::Claim;
+use crate::model::hang::{self, Hang};
 use crate::model::record::Owner;
 use crate::model::remedy::Remedy;
 use crate::proxmox::unreadable::Unreadable;
@@ -118,6 +118,8 @@ pub enum Reason {
     Gone(PciAddr),
     /// A call on this function is stuck in the kernel.
     Stuck(PciAddr),
+    /// A call of somebody else's holds a function, or may do so.
+    Hangs(Box<Hang>),
     /// Another run is at work on these functions at this moment.
     AtWork {
         /// The functions.
@@ -304,6 +306,7 @@ impl Reason {
                  will hang)"
                     .into(),
             ),
+            Reason::Hangs(hang) => hang.said(),
             Reason::AtWork { addrs, run } => (
                 format!("another run is at work on {}: {run}", join(addrs)),
                 "wait until it has ended; 'gpu-handoff status' shows how far it is".into(),
@@ -510,11 +513,7 @@ fn cannot_load(modules: &[String], why: &Problem) -> (String, Remedy) {
 
 /// A process, for a sentence.
 pub fn describe(holder: &Holder) -> String {
-    let belongs = match &holder.belongs_to {
-        Belongs::Unknown => String::new(),
-        belongs => format!(", {}", foreign(&belongs.to_string())),
-    };
-    format!("process {} ({}{belongs})", holder.pid, foreign(&holder.comm))
+    hang::process(holder.pid, &holder.comm, &holder.belongs_to)
 }
 
 /// How something below a USB controller is used.
@@ -532,6 +531,8 @@ fn usb_use(how: &How) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::host::belongs::Belongs;
 
     fn addr(text: &str) -> PciAddr {
         text.parse().unwrap()

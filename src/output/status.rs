@@ -9,6 +9,7 @@ use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
 use crate::model::record::Record;
 use crate::model::refusal::Reason;
+use crate::plan::hangs;
 use crate::plan::users::use_of;
 
 /// One card as `status` shows it.
@@ -113,8 +114,9 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
         at_work,
         left,
         stuck,
-        in_use: use_of(snapshot, &addrs)
+        in_use: hangs::at(snapshot, &addrs)
             .iter()
+            .chain(&use_of(snapshot, &addrs))
             // The remedy belongs to a refusal; here only the fact is told.
             .map(Reason::fact)
             .collect(),

@@ -10,6 +10,7 @@ use crate::model::act::Act;
 use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Record, Taken, found_again};
 use crate::model::refusal::{Reason, Refusal};
+use crate::plan::hangs;
 use crate::plan::home_steps::{Acts, WayHome};
 use crate::plan::obstacles::at_work;
 use crate::plan::users;
@@ -61,6 +62,8 @@ fn reasons(snapshot: &Snapshot, record: &Record) -> Vec<Reason> {
     let on_vfio: Vec<PciAddr> = addrs.filter(is_on_vfio).collect();
     let mut reasons = users::keeps_away(snapshot, &on_vfio, record.owner);
     reasons.extend(record.stuck().map(Reason::Stuck));
+    let taken: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    reasons.extend(hangs::at(snapshot, &taken));
     reasons
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! selection            which devices are meant
 //! users, obstacles     who and what speaks against it        -> a refusal, with every reason
+//! hangs                calls of others that hold a function   -> the same, or how it is freed
 //! moving, consoles     what moves with them
 //! taken                what is noted for the way back
 //! out -> out_steps     the way out, and its acts in their order
@@ -17,6 +18,7 @@
 
 pub(crate) mod awake; // what may not sleep meanwhile
 pub(crate) mod consoles; // consoles and framebuffers that go along
+pub mod hangs; // calls of others: what they wait for, and what frees them
 pub mod home; // record and snapshot -> a plan to the host, or a refusal
 pub(crate) mod home_steps; // its acts, in their order
 pub mod inferred; // a record for what has none

@@ -53,7 +53,8 @@ pub(crate) fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason
             Reason::Stranger { stranger, .. } => said.insert(*stranger),
             _ => true,
         }));
-        if function.stuck {
+        // Who is at it is named elsewhere, where that is known.
+        if function.stuck && snapshot.calls_at(function.addr).next().is_none() {
             reasons.push(Reason::Stuck(function.addr));
         }
         if function.gone {

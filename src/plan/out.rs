@@ -10,6 +10,7 @@ use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Owner, Record, Taken};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::consoles::Displays;
+use crate::plan::hangs;
 use crate::plan::moving::Ground;
 use crate::plan::obstacles::{at_work, host_reasons, load_reasons, removed, taken_reasons, way_reasons};
 use crate::plan::out_steps::WayOut;
@@ -63,6 +64,9 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let absent = gpus.iter().filter(|gpu| snapshot.function(**gpu).is_none());
     let mut reasons: Vec<Reason> = absent.map(|gpu| Reason::Absent(*gpu)).collect();
     reasons.extend(removed(snapshot, earlier, &ground));
+    // The unload of a driver goes through every device that it has.
+    let unloaded = modules.iter().any(|m| m == "nvidia").then_some("nvidia");
+    reasons.extend(hangs::on_the_way_out(snapshot, &addrs, unloaded));
     reasons.extend(host_reasons(&ground, given));
     reasons.extend(taken_reasons(&ground, owner, records));
     reasons.dedup();

@@ -96,12 +96,17 @@ impl Reservations {
         let claim = self.0.get(&device.to_string())?;
         let counts = match claim.hold {
             Hold::Until(time) => time > now,
-            Hold::Process(pid) => {
-                let running = claim.running_as.and_then(running).map(u64::from);
-                pid != 0 && running == Some(pid)
-            }
+            Hold::Process(pid) => claim.is_running_as(pid, running),
         };
         counts.then_some(claim)
+    }
+}
+
+impl Reservation {
+    /// Whether its VM runs as this process.
+    fn is_running_as(&self, pid: u64, running: &dyn Fn(VmId) -> Option<u32>) -> bool {
+        let running = self.running_as.and_then(running).map(u64::from);
+        pid != 0 && running == Some(pid)
     }
 }
 
@@ -134,6 +139,23 @@ fn number(digits: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vm_has_a_function_until_its_time_is_over_or_while_it_runs() {
+        let file = b"0000:81:00.0 100 pid:5\n0000:82:00.0 201 pid:6\n0000:82:00.1 202 time:70\n";
+        let all = Reservations::parse(file);
+        let running = |vmid: VmId| (vmid.get() == 100).then_some(5);
+        for (device, now, holder) in [
+            ("0000:81:00.0", 60, Some(100)),
+            ("0000:82:00.0", 60, None),
+            ("0000:82:00.1", 60, Some(202)),
+            ("0000:82:00.1", 70, None),
+            ("0000:83:00.0", 60, None),
+        ] {
+            let found = all.holder(device.parse().unwrap(), now, &running).map(|r| r.vmid);
+            assert_eq!(found, holder, "{device}");
+        }
+    }
 
     #[test]
     fn the_real_choice_is_what_a_vm_has_reserved() {

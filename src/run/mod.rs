@@ -2,5 +2,6 @@
 
 mod handoff; // plan, carry out, say
 pub mod owners; // whose is what is wanted
+pub mod look; // a snapshot, and whether calls of others last
 pub mod session; // what every run has at hand
 pub(crate) mod waits; // that QEMU lets go

@@ -16,11 +16,13 @@ use crate::base::vmid::VmId;
 use crate::execute::kernel::{ActError, Kernel};
 use crate::execute::linux::Linux;
 use crate::host::snapshot::Snapshot;
+use crate::host::stuck_calls::StuckCall;
 use crate::model::error::Error;
 use crate::model::record::Record;
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::{self, Given};
 use crate::proxmox::files;
+use crate::run::look::look;
 use crate::settings::file;
 use crate::settings::values::Settings;
 use crate::state::store::{DIR, Guard, Ledger, LockError, Store, UnreadableRecord};
@@ -40,6 +42,8 @@ pub struct Session {
     pub settings: Settings,
     /// Who called a phase by hand, without Proxmox's lock on the VM.
     pub caller: Option<Process>,
+    /// Calls of others that have been there for longer than a moment, as of the last look.
+    lasting: Vec<StuckCall>,
 }
 
 impl Session {
@@ -52,6 +56,7 @@ impl Session {
             budgets: Budgets::default(),
             settings: Settings::default(),
             caller: None,
+            lasting: Vec::new(),
         }
     }
 
@@ -182,7 +187,8 @@ impl Session {
         let stuck: Vec<PciAddr> = records.iter().flat_map(Record::not_to_be_read).collect();
         let within = self.budgets.look;
         let start = self.kernel.now();
-        let snapshot = self.kernel.look(&stuck, within).map_err(|e| match e {
+        let ours = records.iter().flat_map(Record::groups).collect::<Vec<_>>();
+        let snapshot = look(&mut self.kernel, &stuck, &ours, &self.lasting, within).map_err(|e| match e {
             ActError::Overdue { within, .. } => Error::Overdue {
                 what: "the host could not be read".to_owned(),
                 within,
@@ -193,6 +199,7 @@ impl Session {
                 source: io::Error::other(e),
             },
         })?;
+        self.lasting = snapshot.calls.iter().filter(|c| c.lasts).cloned().collect();
         debug!(
             "the host was read in {}",
             millis(self.kernel.now().saturating_sub(start))

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::host::belongs::Belongs;
 
-use super::state::{Event, Model, Stage, When};
+use super::state::{Event, Model, Process, Stage, When};
 
 /// What a system call answers when it fails: the kernel's error number (errno(3)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,8 @@ pub struct Call {
     pub id: u32,
     /// The process group that made it; 0 for everybody else's.
     pub group: u32,
+    /// The process of somebody else's that is in it, where that can be seen.
+    pub by: Option<i32>,
     /// What is left, the next one last.
     pub todo: Vec<Move>,
     pub held: Vec<Lock>,
@@ -124,6 +127,7 @@ impl Model {
         self.calls.push(Call {
             id,
             group,
+            by: None,
             todo,
             held: Vec::new(),
             answer: Ok(()),
@@ -343,6 +347,19 @@ impl Model {
                     call.left_behind = true;
                 }
             }
+            Event::Unbinds(pid, addr) => {
+                let driver = self.device(addr).and_then(|d| d.driver);
+                if let Some(Ok(id)) = driver.map(|driver| self.unbind(0, driver, addr))
+                    && let Some(call) = self.call_mut(id)
+                {
+                    (call.left_behind, call.by) = (true, Some(pid));
+                    self.processes.push(Process {
+                        comm: "sh",
+                        belongs_to: Belongs::Unknown,
+                        ..Process::new(pid, &[])
+                    });
+                }
+            }
             Event::Dies(addr) => self.die(addr),
             Event::Vanishes(addr) => self.vanish(addr),
             Event::Signal => self.signal = self.signal.or(Some(self.time)),
@@ -360,6 +377,7 @@ impl Call {
         Call {
             id: self.id,
             group: self.group,
+            by: self.by,
             todo: Vec::new(),
             held: Vec::new(),
             answer: Ok(()),

@@ -105,6 +105,10 @@ impl Kernel for Model {
 
     fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError> {
         self.spend(Duration::from_millis(5));
+        // What others may be in is found before anything is read.
+        let mut stuck = stuck.to_vec();
+        stuck.extend(self.calls_of_others().into_iter().flat_map(|c| c.at));
+        let stuck = &stuck[..];
         let wedged = self.wedged();
         if let Some(addr) = wedged.iter().find(|a| !stuck.contains(a)) {
             self.laws.broken.push(format!("wedged: attributes of {addr} were read"));

@@ -156,9 +156,9 @@ impl Model {
         }
     }
 
-    /// Functions whose lock is held by a call that was left behind.
+    /// Functions whose lock is held by a call that was left behind, or that somebody else is in.
     pub fn wedged(&self) -> Vec<PciAddr> {
-        let left = self.calls.iter().filter(|c| c.is_stuck());
+        let left = self.calls.iter().filter(|c| c.is_stuck() || c.by.is_some());
         let locks = left.flat_map(|c| &c.held);
         let device = |l: &Lock| match l {
             Lock::Device(addr) => Some(*addr),

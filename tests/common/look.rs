@@ -1,6 +1,7 @@
 //! What a look at the model shows: a snapshot, made from its state.
 
 use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
+use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::displays::Framebuffer;
 use gpu_handoff::host::functions::Function;
 use gpu_handoff::host::holders::{Hidden, Holder, Unseen};
@@ -8,7 +9,9 @@ use gpu_handoff::host::modules::{Loadable, Module, Problem};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::nvidia::{NvidiaDriver, NvidiaGpu};
 use gpu_handoff::host::snapshot::Snapshot;
+use gpu_handoff::host::stuck_calls::{StuckCall, What};
 
+use super::calls::{Call, Lock};
 use super::state::{Device, Model, Process, Stage};
 use super::tables;
 
@@ -23,6 +26,7 @@ impl Model {
             }
         }
         self.look_at_modules(&mut snapshot);
+        snapshot.calls = self.calls_of_others();
         snapshot.vms.clone_from(&self.vms);
         snapshot.iommu = self.iommu;
         snapshot.vfio_pci = self.drivers.contains(&"vfio-pci");
@@ -55,6 +59,35 @@ impl Model {
         }
         snapshot.holders.sort_by_key(|h| h.pid);
         snapshot
+    }
+
+    /// Calls of others that hold a function's lock, and the functions that each may be at.
+    pub fn calls_of_others(&self) -> Vec<StuckCall> {
+        let locked = |call: &Call| {
+            call.held.iter().find_map(|lock| match lock {
+                Lock::Device(addr) => self.device(*addr),
+                Lock::Bus => None,
+            })
+        };
+        let call = |call: &Call| {
+            let (pid, device) = (call.by?, locked(call)?);
+            let driver = device.driver?;
+            let fits = |d: &&Device| d.vendor == VENDOR_NVIDIA && d.bound().is_none() && d.class == device.class;
+            Some(StuckCall {
+                pid,
+                thread: pid,
+                started: Some(u64::from(call.id)),
+                group: u32::try_from(pid).ok(),
+                comm: "sh".to_owned(),
+                belongs_to: Belongs::Unknown,
+                what: What::Unbind,
+                driver: Some(driver.to_owned()),
+                at: self.devices.iter().filter(fits).map(|d| d.addr).collect(),
+                frame: Some("nv_pci_remove".to_owned()),
+                lasts: false,
+            })
+        };
+        self.calls.iter().filter_map(call).collect()
     }
 
     pub(super) fn look_at_modules(&self, snapshot: &mut Snapshot) {

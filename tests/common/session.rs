@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::base::process::Group;
 use gpu_handoff::execute::executor::Executor;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::snapshot::Snapshot;
@@ -17,6 +18,7 @@ use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::plan::owners::{First, Over, Signs};
+use gpu_handoff::run::look::look;
 use gpu_handoff::run::owners::{Host, settle, write_over};
 use gpu_handoff::settings::values::{Gate, Reset, Settings};
 
@@ -95,9 +97,11 @@ impl Session {
         model.workers.clear();
     }
 
-    fn look(&self, model: &mut Model, records: &[Record]) -> Result<Snapshot, End> {
+    /// The host, as a run looks at it.
+    pub fn look(&self, model: &mut Model, records: &[Record]) -> Result<Snapshot, End> {
         let stuck: Vec<PciAddr> = records.iter().flat_map(Record::stuck).collect();
-        model.look(&stuck, self.settings.budgets.look).map_err(End::NotRead)
+        let ours: Vec<Group> = records.iter().flat_map(Record::groups).collect();
+        look(model, &stuck, &ours, &[], self.settings.budgets.look).map_err(End::NotRead)
     }
 
     /// The plan of a way out as things are, with what modprobe says.

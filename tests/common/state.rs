@@ -180,6 +180,8 @@ pub enum Event {
     LetsGo(i32),
     /// Somebody else's modprobe, such as udev's.
     Loads(&'static str),
+    /// A process of somebody else's writes a function's address to its driver's `unbind`.
+    Unbinds(i32, PciAddr),
     /// The config space of a card's functions reads all ones from now on.
     Dies(PciAddr),
     /// A card is gone from the bus.

@@ -8,6 +8,7 @@ mod common;
 mod found;
 mod full;
 mod owners;
+mod hangs;
 mod refused;
 
 use std::cell::RefCell;

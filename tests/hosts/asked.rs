@@ -2,18 +2,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::root::Root;
 use gpu_handoff::base::vmid::VmId;
-use gpu_handoff::host::modules;
+use gpu_handoff::execute::kernel::{ActError, Kernel};
+use gpu_handoff::host::modules::{self, Loadable};
 use gpu_handoff::host::snapshot::{self, Snapshot};
+use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::Plan;
 use gpu_handoff::model::record::Owner;
 use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::plan::selection::{self, Given};
 use gpu_handoff::proxmox::{container_config, files};
+use gpu_handoff::run::look::look;
 use gpu_handoff::settings::file;
 use gpu_handoff::settings::values::Settings;
 
@@ -96,6 +100,32 @@ pub struct Host {
     _tree: tempfile::TempDir,
 }
 
+/// A tree as a run reads it, with a clock that goes only while something is waited for.
+struct Tree(Root, Duration);
+
+impl Kernel for Tree {
+    fn now(&self) -> Duration {
+        self.1
+    }
+
+    fn look(&mut self, stuck: &[PciAddr], _: Duration) -> Result<Snapshot, ActError> {
+        snapshot::read(&self.0, stuck).map_err(|e| ActError::Failed(e.to_string()))
+    }
+
+    fn loadable(&mut self, names: &[String], _: Duration) -> Result<Vec<Loadable>, ActError> {
+        Ok(modules::read(&self.0, names))
+    }
+
+    fn act(&mut self, act: &Act, _: Duration) -> Result<(), ActError> {
+        Err(ActError::NotBegun(format!("{act}: nothing is done to a tree of files")))
+    }
+
+    fn await_exit(&mut self, _: &[i32], within: Duration) -> bool {
+        self.1 += within;
+        false
+    }
+}
+
 /// What a request leads to.
 pub struct Answer {
     pub given: Given,
@@ -119,11 +149,17 @@ impl Host {
         })
     }
 
+    /// As a run looks: what others hang in is there each time.
+    pub fn look(&self) -> Result<Snapshot, String> {
+        let mut tree = Tree(self.root.clone(), Duration::ZERO);
+        look(&mut tree, &[], &[], &[], Duration::ZERO).map_err(|e| e.to_string())
+    }
+
     /// As `gpu-handoff plan` does it, without a worker, and without records: nothing is away.
     pub fn answer(&self, request: &Request) -> Result<Answer, String> {
         let root = &self.root;
         let settings = file::load(root, request.vm).map_err(|e| e.to_string())?;
-        let mut snapshot = snapshot::read(root, &[]).map_err(|e| e.to_string())?;
+        let mut snapshot = self.look()?;
         let found = self.given(request, &snapshot);
         let (given, refused) = match found {
             Ok(given) => {
