@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::root::Root;
 use gpu_handoff::base::vmid::VmId;
+use gpu_handoff::host::functions::read_details;
 use gpu_handoff::host::modules;
 use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::model::plan::Plan;
@@ -137,16 +138,21 @@ impl Host {
             None if given.gpus.is_empty() => None,
             None => {
                 let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
-                let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
-                snapshot.loadable = modules::read(root, &needed);
                 let wanted = Wanted {
                     owner: request.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm),
                     gpus: &given.gpus,
                     given: &functions,
                 };
+                let moving = out::moving(&snapshot, wanted, &[]);
+                snapshot.complete(&moving, read_details(root, &moving));
+                let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
+                snapshot.loadable = modules::read(root, &needed);
                 Some(out::plan(&snapshot, wanted, &[], &settings))
             }
         };
+        // For those who go on from here: all of the host.
+        let all: Vec<PciAddr> = snapshot.functions.iter().map(|f| f.addr).collect();
+        snapshot.complete(&all, read_details(root, &all));
         Ok(Answer {
             given,
             snapshot,
