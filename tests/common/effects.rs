@@ -99,13 +99,12 @@ impl Kernel for Model {
         self.signal
     }
 
-    fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError> {
+    fn look(&mut self, stuck: &[PciAddr], _: Duration) -> Result<Snapshot, ActError> {
         self.spend(Duration::from_millis(5));
         let wedged = self.wedged();
         if let Some(addr) = wedged.iter().find(|a| !stuck.contains(a)) {
             self.laws.broken.push(format!("wedged: attributes of {addr} were read"));
         }
-        let _ = within;
         Ok(self.snapshot(stuck))
     }
 
