@@ -22,12 +22,13 @@ use std::path::Path;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::commands::plan::{Shown, shown_text};
+use gpu_handoff::host::functions::read_details;
 use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::{Plan, Step};
 use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::output::plan::plan_text;
-use gpu_handoff::output::status::{status, status_text};
+use gpu_handoff::output::status::{shown, status, status_text};
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::settings::values::Settings;
@@ -253,7 +254,9 @@ fn texts(folder: &Path) -> Result<Vec<(&'static str, String)>, String> {
     let (mut plan, mut json) = (String::new(), None);
     for request in requests(folder)? {
         if request.kind == Kind::Status {
-            let snapshot = host.look()?;
+            let mut snapshot = host.look()?;
+            let shown = shown(&snapshot);
+            snapshot.complete(&shown, read_details(&host.root, &shown));
             plan += &format!("== status\n{}", status_text(&status(&snapshot, &[])));
             continue;
         }
@@ -311,7 +314,11 @@ impl Answer {
 fn the_files_of_the_hosts_are_read_for_what_they_mean() {
     let read = |name: &str| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts").join(name);
-        snapshot::read(&Host::of(&folder).unwrap().root, &[]).unwrap()
+        let host = Host::of(&folder).unwrap();
+        let mut snapshot = snapshot::read(&host.root, &[]).unwrap();
+        let all: Vec<PciAddr> = snapshot.functions.iter().map(|f| f.addr).collect();
+        snapshot.complete(&all, read_details(&host.root, &all));
+        snapshot
     };
     let addr = |text: &str| text.parse::<PciAddr>().unwrap();
 

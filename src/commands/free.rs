@@ -12,7 +12,7 @@ use crate::base::text::{join, millis};
 use crate::commands::cli::Recover;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::Kernel;
-use crate::host::snapshot::Snapshot;
+use crate::host::snapshot::{Snapshot, card};
 use crate::host::stuck_calls::StuckCall;
 use crate::model::act::Act;
 use crate::model::error::{Error, chain};
@@ -125,7 +125,7 @@ fn free_one(
     }
     let began = host.kernel.now();
     let mut pause = NEXT_LINE;
-    let snapshot = loop {
+    let mut snapshot = loop {
         let snapshot = host.look(std::slice::from_ref(&record))?;
         let left = (began + ENDS_WITHIN).saturating_sub(host.kernel.now());
         match snapshot.calls.iter().find(|c| c.is(call)) {
@@ -156,6 +156,7 @@ fn free_one(
     }
     let cluster = files::cluster(&host.root).unwrap_or_default();
     let gpus: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    ask_cards(host, &mut snapshot, &gpus)?;
     let (mut taken, mut left) = (Vec::new(), Vec::new());
     for gpu in gpus {
         match hangs::comes_home(&snapshot, gpu, |addr| reserved(&cluster, &snapshot, addr)) {
@@ -233,7 +234,7 @@ pub(crate) fn bring_back(
     records: &[Record],
     said: &[PciAddr],
 ) -> Result<Vec<Freed>, Error> {
-    let snapshot = host.look(records)?;
+    let mut snapshot = host.look(records)?;
     let mut all = Vec::new();
     if snapshot.module("nvidia").is_none() {
         return Ok(all); // a host that has no use for them
@@ -244,7 +245,9 @@ pub(crate) fn bring_back(
         !on_record && !said.contains(a) && snapshot.calls_at(*a).next().is_none()
     };
     let gpus = snapshot.gpus().filter(|f| f.driver.is_none()).map(|f| f.addr);
-    for gpu in gpus.filter(is_left) {
+    let gpus: Vec<PciAddr> = gpus.filter(is_left).collect();
+    ask_cards(host, &mut snapshot, &gpus)?;
+    for gpu in gpus {
         let taken = match hangs::comes_home(&snapshot, gpu, |addr| reserved(&cluster, &snapshot, addr)) {
             Ok(taken) => taken,
             Err(why) => {
@@ -280,6 +283,13 @@ pub(crate) fn bring_back(
         });
     }
     Ok(all)
+}
+
+/// What the decision needs of these GPUs' cards.
+fn ask_cards(host: &mut Session, snapshot: &mut Snapshot, gpus: &[PciAddr]) -> Result<(), Error> {
+    let cards = gpus.iter().flat_map(|gpu| card(snapshot, *gpu));
+    let cards: Vec<PciAddr> = cards.collect();
+    host.ask(snapshot, &cards, host.budgets.look)
 }
 
 /// Binds it as a way home does, without what that does where a bind fails: nobody has had it.

@@ -251,7 +251,10 @@ fn partly_home(
     let mut rest = record.clone();
     rest.taken.retain(|t| !goes(t.addr));
     rest.state = State::Away;
-    let plan = home::plan(snapshot, &part)?;
+    let mut snapshot = snapshot.clone();
+    let taken: Vec<PciAddr> = part.taken.iter().map(|t| t.addr).collect();
+    host.ask(&mut snapshot, &taken, host.budgets.look)?;
+    let plan = home::plan(&snapshot, &part)?;
     host.execute(guard, record.clone(), Some(rest), &plan, end)
 }
 

@@ -41,7 +41,11 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Status => {
             let mut host = Session::real();
             let records = host.records(None)?;
-            let cards = status::status(&host.look(&records)?, &records);
+            let mut snapshot = host.look(&records)?;
+            // A card that does not answer is shown as one, beside the others.
+            let shown = status::shown(&snapshot);
+            host.ask(&mut snapshot, &shown, host.budgets.attribute)?;
+            let cards = status::status(&snapshot, &records);
             print(cli.json, &cards, || status::status_text(&cards))
         }
         Command::Recover(how) => recover::run(&mut Session::real(), cli, how),

@@ -7,7 +7,7 @@ use crate::base::text::join;
 use crate::commands::cli::Target;
 use crate::host::snapshot::{Snapshot, card};
 use crate::model::error::Error;
-use crate::model::record::{Owner, Record};
+use crate::model::record::{Owner, Record, Taken};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::{self, Given};
 use crate::run::session::Session;
@@ -72,6 +72,14 @@ pub(crate) fn recorded<'a>(
     if let (false, Some(record)) = (says_which, lent(records, snapshot).map_err(Refusal::from)?) {
         return Ok(Ok(record));
     }
+    let name = target
+        .gpu
+        .clone()
+        .or_else(named_by_variable)
+        .filter(|_| target.vm.is_none());
+    if let Some(record) = name.and_then(|name| vanished(records, snapshot, &name)) {
+        return Ok(Ok(record));
+    }
     // What is not understood of a config keeps nothing from coming home.
     let mut given = given(host, target, snapshot)?;
     if let Some(Reason::NotUnderstood { .. }) = given.refused {
@@ -82,13 +90,21 @@ pub(crate) fn recorded<'a>(
     Ok(found.ok_or(given.gpus))
 }
 
+/// The record of a function of this name that was taken and is not on the bus any more: no GPU that is there is meant.
+fn vanished<'a>(records: &'a [Record], snapshot: &Snapshot, name: &str) -> Option<&'a Record> {
+    let is_meant = |t: &Taken| snapshot.function(t.addr).is_none() && selection::is_name_of(name, t.addr);
+    records.iter().find(|r| r.taken.iter().any(is_meant))
+}
+
 /// Of several GPUs the lent one, by its record; None where nothing is on record, or the host has one GPU, which is meant
-/// whatever is. What is on vfio-pci without a record may be meant to stay there by the host's own settings.
+/// whatever is. One that was taken and is not on the bus any more counts. What is on vfio-pci without a record may be meant to stay there by the host's own settings.
 ///
 /// # Errors
 /// A sentence that lists what is lent and to whom, where that is more than one handoff.
 fn lent<'a>(records: &'a [Record], snapshot: &Snapshot) -> Result<Option<&'a Record>, Reason> {
-    if snapshot.gpus().count() < 2 {
+    let has_gone = |t: &Taken| t.driver.as_deref() == Some("nvidia") && snapshot.function(t.addr).is_none();
+    let none_has_gone = !records.iter().flat_map(|r| &r.taken).any(has_gone);
+    if snapshot.gpus().count() < 2 && none_has_gone {
         return Ok(None);
     }
     let what = |record: &Record| {
@@ -117,7 +133,6 @@ mod tests {
     use crate::base::deadlines::Budgets;
     use crate::base::pci::{PciClass, VENDOR_NVIDIA};
     use crate::host::functions::Function;
-    use crate::model::record::Taken;
 
     fn addr(text: &str) -> PciAddr {
         text.parse().unwrap()
@@ -134,6 +149,7 @@ mod tests {
                 driver_override: None,
                 width: None,
                 attributes: Vec::new(),
+                parent: None,
             })
             .collect();
         record
@@ -154,7 +170,10 @@ mod tests {
         let listed = "2 handoffs are on record and no GPU was named. Hint: add --gpu with one of those that are lent: \
                       0000:02:00.0 (VM 111), 0000:01:00.0, 0000:03:00.0 (by hand)";
         for (gpus, records, meant) in [
-            (1, one(), Ok(None)),
+            (1, vec![record(vm(), &[first])], Ok(None)),
+            // It is not on the bus any more.
+            (0, one(), Ok(Some(vm()))),
+            (1, one(), Ok(Some(vm()))),
             (3, Vec::new(), Ok(None)),
             (2, one(), Ok(Some(vm()))),
             (3, both_of_a_vm(), Ok(Some(vm()))),
@@ -170,6 +189,34 @@ mod tests {
             let found = lent(&records, &snapshot);
             let found = found.map(|r| r.map(|r| r.owner)).map_err(|why| why.to_string());
             assert_eq!(found, meant, "{} GPUs", snapshot.functions.len());
+        }
+    }
+
+    #[test]
+    fn a_lent_gpu_that_is_not_on_the_bus_any_more_is_known_by_its_address() {
+        let records = [record(Owner::ByHand(addr("0000:02:00.0")), &["0000:02:00.0"])];
+        let with = |functions: &[&str]| Snapshot {
+            functions: functions
+                .iter()
+                .map(|gpu| Function::new(addr(gpu), VENDOR_NVIDIA, 0x2204, PciClass(0x03_0000)))
+                .collect(),
+            ..Snapshot::default()
+        };
+        for (name, there, found) in [
+            ("0000:02:00.0", &["0000:01:00.0"][..], true),
+            ("02:00.0", &[], true),
+            ("0000:02:00", &[], true),
+            ("02:00", &[], true),
+            ("0000:01:00.0", &[], false),
+            ("2", &[], false),
+            // It is there, and found as any other.
+            ("0000:02:00.0", &["0000:02:00.0"], false),
+        ] {
+            assert_eq!(
+                vanished(&records, &with(there), name).is_some(),
+                found,
+                "{name} {there:?}"
+            );
         }
     }
 }

@@ -37,28 +37,46 @@ impl Executor<'_> {
                 error,
                 ActError::Overdue { stuck: Some(_), .. } | ActError::Interrupted { .. }
             );
-            if !(climbs && self.climb(step)) {
+            if !(climbs && self.climb(step, &error)) {
                 failed.push((*step, error));
             }
         }
         failed
     }
 
-    /// Tries the rungs of a step that failed, until one leads to what it should have led to.
-    fn climb(&mut self, step: &Step) -> bool {
-        step.rungs.iter().any(|rung| {
-            rung.iter().all(|act| {
-                if self.barred(act) {
-                    return false; // an earlier rung is stuck
-                }
-                if let Act::Remove { .. } = act {
-                    self.owe(rung);
-                }
-                let within = deadline(act, &self.record.budgets, 1);
-                let results = self.act_in_time(&[(act.clone(), within)], &["instead: ".to_owned()]);
-                results.iter().all(Result::is_ok)
-            })
-        })
+    /// Tries the rungs of a step that failed, until one leads to what it should have led to. Where it was a module that could
+    /// not be loaded, no rung that resets or removes a device: that is no fault of it.
+    fn climb(&mut self, step: &Step, error: &ActError) -> bool {
+        let mut why = error.clone();
+        for rung in &step.rungs {
+            let is_rough = |act: &Act| matches!(act, Act::Reset { .. } | Act::Remove { .. });
+            if matches!(why, ActError::CannotLoad(_)) && rung.iter().any(is_rough) {
+                continue;
+            }
+            match self.climb_one(rung) {
+                Ok(()) => return true,
+                Err(Some(error)) => why = error,
+                Err(None) => {} // an earlier rung is stuck
+            }
+        }
+        false
+    }
+
+    /// The acts of a rung, until one fails. No error: it was not begun.
+    fn climb_one(&mut self, rung: &[Act]) -> Result<(), Option<ActError>> {
+        for act in rung {
+            if self.barred(act) {
+                return Err(None);
+            }
+            if let Act::Remove { .. } = act {
+                self.owe(rung);
+            }
+            let within = deadline(act, &self.record.budgets, 1);
+            for result in self.act_in_time(&[(act.clone(), within)], &["instead: ".to_owned()]) {
+                result.map_err(Some)?;
+            }
+        }
+        Ok(())
     }
 
     /// Acts for different cards, at once; none where the run is to end, and none that goes on after its end.

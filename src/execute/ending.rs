@@ -3,14 +3,15 @@
 use tracing::warn;
 
 use crate::base::text::join;
-use crate::execute::executor::Executor;
+use crate::execute::executor::{Executor, First};
 use crate::model::error::{Error, chain};
 use crate::model::record::State;
+use crate::model::refusal::loading_remedy;
 
 impl Executor<'_> {
-    /// Not everything could be put where it belongs: that is written down. `what` went wrong, what is `left`, and whether
-    /// something has fallen off the bus.
-    pub(super) fn stranded(&mut self, what: String, left: String, fell_off: bool) -> Error {
+    /// Not everything could be put where it belongs: that is written down. `what` went wrong, what is `left`, and what
+    /// helps where nothing is stuck.
+    pub(super) fn stranded(&mut self, what: String, left: String, first: &First) -> Error {
         self.rest(State::Stranded);
         if let Err(error) = self.save() {
             warn!("{}", chain(error));
@@ -18,7 +19,7 @@ impl Executor<'_> {
         Error::NotRestored {
             what,
             left,
-            hint: self.hint(fell_off),
+            hint: self.hint(first),
         }
     }
 
@@ -33,12 +34,12 @@ impl Executor<'_> {
     }
 
     /// What still helps.
-    fn hint(&self, fell_off: bool) -> String {
+    fn hint(&self, first: &First) -> String {
         let Some(wedge) = self.record.wedges.first() else {
-            let hint = if fell_off {
-                "a power cycle brings back what does not answer; then"
-            } else {
-                "see 'journalctl -k' for what the driver says, then"
+            let hint = match first {
+                First::See => "see 'journalctl -k' for what the driver says, then".to_owned(),
+                First::PowerCycle => "a power cycle brings back what does not answer; then".to_owned(),
+                First::Modules(why) => format!("{}; then", loading_remedy(why)),
             };
             return format!("{hint} run 'gpu-handoff recover'");
         };

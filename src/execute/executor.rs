@@ -20,6 +20,7 @@ use crate::base::text::join;
 use crate::execute::kernel::{ActError, Kernel};
 use crate::execute::lines::{Count, say_of_service};
 use crate::execute::schedule::rounds;
+use crate::host::modules::Problem;
 use crate::model::act::Act;
 use crate::model::error::{Error, chain};
 use crate::model::plan::{Direction, Plan, Step};
@@ -131,7 +132,7 @@ impl<'a> Executor<'a> {
         for round in rounds(&plan.steps) {
             let mut steps: Vec<&Step> = Vec::new();
             for step in round.iter().map(|at| &plan.steps[*at]) {
-                if trouble.rules_out(&step.act) {
+                if trouble.rules_out(&step.act, &self.record) {
                     count.skip();
                 } else if self.barred(&step.act) {
                     trouble
@@ -147,7 +148,7 @@ impl<'a> Executor<'a> {
                     return Err(self.interrupted(&step.act));
                 }
                 if counts(step, &error) {
-                    trouble.note(&step.act, &error);
+                    trouble.note(&step.act, &error, &self.record);
                 } else {
                     say_of_service(&step.act);
                 }
@@ -157,13 +158,24 @@ impl<'a> Executor<'a> {
             return self.close().map_err(|e| Error::io("removing the record", e));
         }
         let what = format!("the way home failed ({})", trouble.errors.join("; "));
-        Err(self.stranded(what, trouble.left(), trouble.fell_off))
+        Err(self.stranded(what, trouble.left(), &trouble.first()))
     }
 }
 
 /// Whether a failure changes how a run ends. That a soft act was not even begun does: nobody would try it again.
 fn counts(step: &Step, error: &ActError) -> bool {
     !step.soft || matches!(error, ActError::NotBegun(_))
+}
+
+/// What has to be done before another try.
+#[derive(Debug)]
+pub(super) enum First {
+    /// Look at what the driver says.
+    See,
+    /// Something has fallen off the bus.
+    PowerCycle,
+    /// Modules cannot be loaded.
+    Modules(Problem),
 }
 
 /// What has gone wrong so far on a way home.
@@ -176,6 +188,8 @@ struct Trouble {
     lost: BTreeSet<PciAddr>,
     /// Something has fallen off the bus, before or meanwhile.
     fell_off: bool,
+    /// Modules that could not be loaded, and why, where no device was at fault.
+    not_loaded: Vec<(String, Problem)>,
 }
 
 impl Trouble {
@@ -186,22 +200,49 @@ impl Trouble {
             failed: plan.missing.iter().map(|(a, _)| *a).collect(),
             lost: BTreeSet::new(),
             fell_off: !plan.missing.is_empty(),
+            not_loaded: Vec::new(),
         }
     }
 
     /// Whether an act is about what is lost, or needs that an earlier one led to what it should have.
-    fn rules_out(&self, act: &Act) -> bool {
+    fn rules_out(&self, act: &Act, record: &Record) -> bool {
         let needs_the_last = matches!(act, Act::Unbind { .. } | Act::Probe { .. } | Act::Verify { .. });
+        if let Act::LoadModule { name } = act {
+            // The others of NVIDIA's need it, and all of them a GPU.
+            let needed = |(missing, _): &(String, Problem)| missing == "nvidia" && name.starts_with("nvidia");
+            let of = record.touched_by(act);
+            return self.not_loaded.iter().any(needed) || !of.is_empty() && of.iter().all(|a| self.lost.contains(a));
+        }
         let is_in = |set: &BTreeSet<PciAddr>| act.function().is_some_and(|a| set.contains(&a));
         (needs_the_last && is_in(&self.failed)) || is_in(&self.lost)
     }
 
-    fn note(&mut self, act: &Act, error: &ActError) {
-        self.errors.push(format!("{act}: {error}"));
+    fn note(&mut self, act: &Act, error: &ActError, record: &Record) {
+        self.errors.push(match (act, error) {
+            (Act::Rescan { addr, .. }, ActError::NotReached { .. }) => {
+                format!("{addr} is not there any more, and a rescan does not find it")
+            }
+            _ => format!("{act}: {error}"),
+        });
         self.failed.extend(act.function());
+        if let (Act::LoadModule { name }, ActError::CannotLoad(why)) = (act, error) {
+            // Nothing that this module drives can be bound, and what is not off its driver yet is left there.
+            let driven = record.taken.iter().filter(|t| t.module.as_ref() == Some(name));
+            self.failed.extend(driven.map(|t| t.addr));
+            self.not_loaded.push((name.clone(), why.clone()));
+        }
         if let Act::Rescan { .. } = act {
             self.lost.extend(act.function());
             self.fell_off = true;
+        }
+    }
+
+    /// What has to be done before another try.
+    fn first(&self) -> First {
+        match self.not_loaded.first() {
+            _ if self.fell_off => First::PowerCycle,
+            Some((_, why)) => First::Modules(why.clone()),
+            None => First::See,
         }
     }
 

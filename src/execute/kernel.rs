@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::process::Group;
-use crate::host::modules::Loadable;
+use crate::host::functions::Details;
+use crate::host::modules::{Loadable, Problem};
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
 use crate::model::record::Run;
@@ -24,6 +25,9 @@ pub enum ActError {
     /// The kernel or a program said no.
     #[error("{0}")]
     Failed(String),
+    /// A module could not be loaded, and not for want of a device that lets itself be bound: no reset of one would help.
+    #[error("it cannot be loaded: {0}")]
+    CannotLoad(Problem),
     /// The act returned, but its post-condition does not hold.
     #[error("no error, and yet {observed} (expected: {expected})")]
     NotReached {
@@ -93,11 +97,15 @@ pub trait Kernel {
         (String::new(), Vec::new())
     }
 
-    /// Reads a snapshot, leaving the attributes of `stuck` functions alone.
+    /// Reads a snapshot without details, leaving the attributes of `stuck` functions alone.
     ///
     /// # Errors
     /// [`ActError`] where the host could not be read, or not in time.
     fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError>;
+
+    /// Reads the details of functions, those of each card by themselves and all at once: what holds up one holds up no
+    /// other. Returns for each card, in their order, what came of it; a function that has gone meanwhile has no details.
+    fn details(&mut self, cards: &[Vec<PciAddr>], within: Duration) -> Vec<Result<Vec<Details>, ActError>>;
 
     /// Asks whether modules can be loaded.
     ///

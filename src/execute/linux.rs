@@ -18,6 +18,7 @@ use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::execute::worker::{Answer, Question, Worker};
+use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
@@ -301,6 +302,18 @@ impl Kernel for Linux {
             Answer::Acted { result: Err(error), .. } => Err(error),
             _ => Err(another_question()),
         }
+    }
+
+    fn details(&mut self, cards: &[Vec<PciAddr>], within: Duration) -> Vec<Result<Vec<Details>, ActError>> {
+        let requests = cards
+            .iter()
+            .map(|addrs| (Question::Details { addrs: addrs.clone() }, within));
+        let answers = self.ask_all(requests.collect()).into_iter();
+        let details = |answer: Result<Answer, ActError>| match answer? {
+            Answer::Details(details) => Ok(details),
+            _ => Err(another_question()),
+        };
+        answers.map(|(answer, _)| details(answer)).collect()
     }
 
     fn loadable(&mut self, names: &[String], within: Duration) -> Result<Vec<Loadable>, ActError> {

@@ -21,6 +21,8 @@ use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question};
+use crate::host::functions::read_details;
+use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::host::{modules, snapshot, stuck_calls};
 use crate::model::act::{Act, Attribute, Expect};
@@ -97,6 +99,7 @@ impl Server {
                     moment: None,
                 },
             },
+            Question::Details { addrs } => Answer::Details(read_details(&self.root, &addrs)),
             Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
@@ -151,7 +154,7 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     let mut moment = None;
     let device = |addr: &PciAddr, name: &str| format!("/sys/bus/pci/devices/{addr}/{name}");
     match act {
-        Act::LoadModule { name } => run(&["modprobe", "--", name])?,
+        Act::LoadModule { name } => load_module(root, name)?,
         Act::UnloadModule { name } => unload_module(root, name)?,
         Act::SetOverride { addr, driver } => write_sysfs(
             root,
@@ -314,6 +317,30 @@ fn write_sysfs(root: &Root, path: &str, text: &str) -> Result<(), ActError> {
     write().map_err(|e| ActError::Failed(format!("writing {:?} to {path}: {e}", text.trim_end())))
 }
 
+/// Loads a module with what it needs. Where that fails it is told apart whether a device did not let itself be bound or the
+/// module is at fault: missing, not signed, of another kernel.
+fn load_module(root: &Root, name: &str) -> Result<(), ActError> {
+    let words = ["modprobe", "--", name];
+    let said = match root.program(&words) {
+        Ok(said) if said.ok => return Ok(()),
+        Ok(said) => said,
+        Err(e) => return Err(ActError::CannotLoad(Problem::NoAnswer(e.to_string()))),
+    };
+    // For a file that is not there modprobe speaks of an unknown symbol (kmod, tools/modprobe.c, mod_strerror).
+    let asked = modules::read(root, &[name.to_owned()]);
+    if let Some(problem) = asked.into_iter().find_map(|l| l.problem) {
+        return Err(ActError::CannotLoad(problem));
+    }
+    let why = failed(&words, &said.stderr);
+    // What init_module(2) failed with, in the C locale that a worker has. nvidia gives up with ENODEV where it could bind no
+    // GPU (open-gpu-kernel-modules, kernel-open/nvidia/nv.c, nvidia_init_module).
+    let of_a_device = ["No such device", "Input/output error"];
+    if of_a_device.iter().any(|words| said.stderr.contains(words)) {
+        return Err(ActError::Failed(why));
+    }
+    Err(ActError::CannotLoad(Problem::Refused(why)))
+}
+
 /// Unloads a module at once or not at all. A last user that is just letting go gets a moment; one that stays is named, if it
 /// can be seen.
 fn unload_module(root: &Root, name: &str) -> Result<(), ActError> {
@@ -348,10 +375,15 @@ fn run(words: &[&str]) -> Result<(), ActError> {
     if said.ok {
         return Ok(());
     }
-    let line = crate::base::text::one_line(&said.stderr);
+    Err(ActError::Failed(failed(words, &said.stderr)))
+}
+
+/// That a program failed, in words.
+fn failed(words: &[&str], stderr: &str) -> String {
+    let line = crate::base::text::one_line(stderr);
     let skip = line.chars().count().saturating_sub(STDERR_TAIL);
     let tail: String = line.chars().skip(skip).collect();
-    Err(ActError::Failed(format!("{} failed: {tail}", words.join(" "))))
+    format!("{} failed: {tail}", words.join(" "))
 }
 
 #[cfg(test)]
@@ -365,6 +397,79 @@ mod tests {
         let before = now();
         let moment = perform(&Root::at(dir.path()), &act).unwrap();
         assert!(before.is_some() && before <= moment && moment <= now());
+    }
+
+    #[test]
+    fn a_module_that_cannot_be_loaded_is_told_from_a_device_that_lets_itself_not_be_bound() {
+        let insmod = "insmod /lib/modules/6.12/nvidia.ko \n";
+        let could_not = |why: &str| format!("modprobe: ERROR: could not insert 'nvidia': {why}\n");
+        let missing = Problem::Missing {
+            file: "/lib/modules/6.12/nvidia.ko".to_owned(),
+        };
+        let refused = |words: &str| Problem::Refused(words.to_owned());
+        // Debian's packages load it by an install line (modprobe.d/nvidia.conf).
+        let by_install = "modprobe: ERROR: could not insert 'nvidia_current': No such device\nmodprobe: ERROR: \
+                          ../libkmod/libkmod-module.c:1047 command_do() Error running install command 'modprobe -i \
+                          nvidia-current ' for module nvidia: retcode 1\n";
+        for (depends, file, stderr, problem) in [
+            (Ok(insmod), true, could_not("No such device"), None),
+            (
+                Ok(insmod),
+                true,
+                by_install.to_owned() + &could_not("Invalid argument"),
+                None,
+            ),
+            (Ok(insmod), true, could_not("Input/output error"), None),
+            (
+                Ok(insmod),
+                false,
+                could_not("Unknown symbol in module, or unknown parameter (see dmesg)"),
+                Some(missing),
+            ),
+            (
+                Err("modprobe: FATAL: Module nvidia not found in directory /lib/modules/6.12\n"),
+                false,
+                "modprobe: FATAL: Module nvidia not found in directory /lib/modules/6.12\n".to_owned(),
+                Some(refused("not found in directory /lib/modules/6.12")),
+            ),
+            (
+                Ok(insmod),
+                true,
+                could_not("Key was rejected by service"),
+                Some(refused(
+                    "modprobe -- nvidia failed: modprobe: ERROR: could not insert 'nvidia': Key was rejected by service",
+                )),
+            ),
+            (
+                Ok(insmod),
+                true,
+                could_not("Exec format error"),
+                Some(refused(
+                    "modprobe -- nvidia failed: modprobe: ERROR: could not insert 'nvidia': Exec format error",
+                )),
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let put = |name: &str, text: &str| {
+                let path = dir.path().join(name);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            };
+            put("programs/failed/modprobe -- nvidia", &stderr);
+            match depends {
+                Ok(text) => put("programs/modprobe --show-depends -- nvidia", text),
+                Err(text) => put("programs/failed/modprobe --show-depends -- nvidia", text),
+            }
+            if file {
+                put("lib/modules/6.12/nvidia.ko", "");
+            }
+            let error = perform(&Root::at(dir.path()), &Act::load("nvidia")).unwrap_err();
+            let expected = match problem {
+                Some(problem) => ActError::CannotLoad(problem),
+                None => ActError::Failed(failed(&["modprobe", "--", "nvidia"], &stderr)),
+            };
+            assert_eq!(error, expected, "{stderr}");
+        }
     }
 
     #[test]

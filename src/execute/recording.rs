@@ -35,7 +35,9 @@ impl Executor<'_> {
     /// What was removed is found again, if that is what this act was for.
     pub(super) fn owe_no_more(&mut self, act: &Act) {
         if matches!(act, Act::Rescan { .. }) {
-            self.record.under_way.retain(|owed| owed != act);
+            // Below another bridge, or on all buses, it is the same function.
+            let is_it = |owed: &Act| matches!(owed, Act::Rescan { .. }) && owed.function() == act.function();
+            self.record.under_way.retain(|owed| !is_it(owed));
         }
     }
 

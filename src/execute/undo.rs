@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::millis;
-use crate::execute::executor::Executor;
+use crate::execute::executor::{Executor, First};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
 use crate::execute::lines::say_of_service;
 use crate::host::functions::VFIO_PCI;
@@ -86,7 +86,7 @@ impl Executor<'_> {
             }
             return Error::Restored { what };
         }
-        self.stranded(what, undoing.left.join("; "), false)
+        self.stranded(what, undoing.left.join("; "), &First::See)
     }
 
     /// When the taking back of so many steps must be over.

@@ -28,6 +28,7 @@ use crate::base::program::PATH;
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::execute::kernel::ActError;
+use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
@@ -51,6 +52,11 @@ pub(crate) enum Question {
         /// Calls that touch these hang in the kernel.
         stuck: Vec<PciAddr>,
     },
+    /// Read the details of these functions.
+    Details {
+        /// Of one card.
+        addrs: Vec<PciAddr>,
+    },
     /// Ask modprobe whether modules can be loaded.
     Loadable {
         /// As modprobe takes them.
@@ -67,6 +73,8 @@ pub(crate) enum Question {
 pub(crate) enum Answer {
     /// The host, as far as it could be read.
     Snapshot(Box<Snapshot>),
+    /// Of those functions that are there.
+    Details(Vec<Details>),
     /// What modprobe says.
     Loadable(Vec<Loadable>),
     /// Whether the history has it now.

@@ -1,6 +1,7 @@
 //! PCI functions as sysfs has them: ids, driver, group, what hangs together with them.
 //!
-//! Attributes of a function on which a call is stuck are left alone: reading some of them would wait for that call.
+//! Attributes of a function on which a call is stuck are left alone: reading some of them would wait for that call. What
+//! the kernel may keep any reader waiting for is read only of functions that a request is about ([`Details`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ pub struct Function {
     pub driver: Option<String>,
     /// The module that driver belongs to; None for a built-in driver.
     pub module: Option<String>,
+    /// Its details ([`Details`]) were read. Not so: `driver_override`, `vfs`, `gone` and `width` say nothing.
+    pub asked: bool,
     /// `driver_override`; None for "(null)".
     pub driver_override: Option<String>,
     /// Number of its IOMMU group.
@@ -83,6 +86,7 @@ impl Function {
             class,
             driver: None,
             module: None,
+            asked: false,
             driver_override: None,
             group: None,
             bridge: false,
@@ -121,6 +125,51 @@ impl Function {
     pub fn is_nvidia_gpu(&self) -> bool {
         self.vendor == VENDOR_NVIDIA && self.class.is_gpu()
     }
+}
+
+/// What the kernel may keep a reader waiting for. `driver_override` is read below the device's lock by some kernels (6.1,
+/// measured), `sriov_numvfs` too (linux commit 35ff867b7657), and a reset holds that lock for as long as it waits for the
+/// device, a minute and more (drivers/pci/pci.c, pci_dev_lock and pci_dev_wait). Config space is closed meanwhile, and a
+/// device that sleeps is woken up for it (drivers/pci/access.c, pci_wait_cfg; pci-sysfs.c, pci_read_config); the width of
+/// the link is read from there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Details {
+    /// Whose they are.
+    pub addr: PciAddr,
+    /// As in [`Function`].
+    pub driver_override: Option<String>,
+    /// As in [`Function`].
+    pub vfs: u32,
+    /// As in [`Function`]; not looked at where it is none of NVIDIA's.
+    pub gone: bool,
+    /// As in [`Function`]; not looked at where it is none of NVIDIA's.
+    pub width: Option<u32>,
+}
+
+/// Reads the details of these functions. What has gone meanwhile has none.
+pub fn read_details(root: &Root, addrs: &[PciAddr]) -> Vec<Details> {
+    addrs.iter().filter_map(|addr| details(root, *addr)).collect()
+}
+
+fn details(root: &Root, addr: PciAddr) -> Option<Details> {
+    let dir = format!("/sys/bus/pci/devices/{addr}");
+    let line = |name: &str| root.line(format!("{dir}/{name}"));
+    let vendor = parse_sysfs_hex(&line("vendor")?)?;
+    let mut details = Details {
+        addr,
+        driver_override: line("driver_override").filter(|t| !t.is_empty() && t != "(null)"),
+        vfs: line("sriov_numvfs").and_then(|t| t.parse().ok()).unwrap_or(0),
+        gone: false,
+        width: None,
+    };
+    // What follows is of use for what is handed over.
+    if vendor == u32::from(VENDOR_NVIDIA) {
+        // The kernel remembers ids; only config space tells whether the device still answers.
+        let config = root.bytes_up_to(format!("{dir}/config"), 4).unwrap_or_default();
+        details.gone = config == [0xff; 4];
+        details.width = line("current_link_width").and_then(|t| t.parse().ok());
+    }
+    Some(details)
 }
 
 /// The USB controllers that cards have, among these functions.
@@ -172,21 +221,15 @@ fn is_uuid(name: &str) -> bool {
     lengths.eq([8, 4, 4, 4, 12]) && name.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
 }
 
-/// Attributes that can wait for the lock of a stuck device: on 6.1 even `driver_override` (measured), `sriov_numvfs`
-/// on some kernels (linux commit 35ff867b7657).
+/// What the kernel knows without its device and without its lock (linux, drivers/pci/pci-sysfs.c and pci.c,
+/// drivers/base/power/sysfs.c). Of a stuck one it is left alone all the same.
 fn read_attributes(root: &Root, dir: &str, function: &mut Function) {
     let line = |name: &str| root.line(format!("{dir}/{name}"));
-    function.driver_override = line("driver_override").filter(|t| !t.is_empty() && t != "(null)");
-    function.vfs = line("sriov_numvfs").and_then(|t| t.parse().ok()).unwrap_or(0);
     function.power_control = line("power/control").unwrap_or_default();
     // What follows is of use for what is handed over.
     if function.vendor != VENDOR_NVIDIA {
         return;
     }
-    // The kernel remembers ids; only config space tells whether the device still answers.
-    let config = root.bytes_up_to(format!("{dir}/config"), 4).unwrap_or_default();
-    function.gone = config == [0xff; 4];
-    function.width = line("current_link_width").and_then(|t| t.parse().ok());
     function.boot_vga = line("boot_vga").as_deref() == Some("1");
     let methods = line("reset_method").unwrap_or_default();
     function.reset_methods = methods.split_ascii_whitespace().map(str::to_owned).collect();

@@ -3,7 +3,7 @@
 //! A snapshot is a value that does not change; the plan is made from it alone. Reading it can block in the
 //! kernel where an unbind is stuck (on 6.1 even `driver_override`, measured), so a real run reads it in a
 //! disposable worker with a deadline ([`crate::execute::worker`]) and leaves out the attributes of devices known to be
-//! stuck.
+//! stuck. What may be held up by any device is not in it before it was asked for ([`crate::host::functions::Details`]).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::root::Root;
 use crate::host::displays::{self, Console, Framebuffer};
-use crate::host::functions::{Function, VFIO_PCI, read_function, usb_controllers};
+use crate::host::functions::{Details, Function, VFIO_PCI, read_function, usb_controllers};
 use crate::host::holders::{self, Holder, Unseen};
 use crate::host::modules::{Loadable, Module, Signatures, parse_modules};
 use crate::host::nodes::{self, Node};
@@ -70,6 +70,20 @@ impl Snapshot {
             .binary_search_by_key(&addr, |f| f.addr)
             .ok()
             .map(|i| &self.functions[i])
+    }
+
+    /// Completes these functions with their details; one that has none has gone meanwhile.
+    pub fn complete(&mut self, addrs: &[PciAddr], details: Vec<Details>) {
+        let gone = |addr: &PciAddr| addrs.contains(addr) && details.iter().all(|d| d.addr != *addr);
+        self.functions.retain(|f| !gone(&f.addr));
+        for one in details {
+            let Some(function) = self.functions.iter_mut().find(|f| f.addr == one.addr) else {
+                continue;
+            };
+            (function.driver_override, function.vfs) = (one.driver_override, one.vfs);
+            (function.gone, function.width) = (one.gone, one.width);
+            function.asked = true;
+        }
     }
 
     /// The functions of a slot, in order.
@@ -130,8 +144,8 @@ impl Snapshot {
     }
 }
 
-/// Reads the snapshot. Attributes of the functions in `stuck`, and of those that a call of somebody else's may be at, are not
-/// touched.
+/// Reads the snapshot, without details. Attributes of the functions in `stuck`, and of those that a call of somebody else's
+/// may be at, are not touched.
 ///
 /// # Errors
 /// Where /sys/bus/pci/devices or /proc cannot be listed. A single attribute that cannot be read is not an error:
@@ -235,4 +249,83 @@ pub(crate) fn users_first(snapshot: &Snapshot, name: &str) -> Vec<String> {
     let mut order = Vec::new();
     visit(snapshot, name, &mut order);
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fs;
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+
+    use crate::host::functions::read_details;
+
+    /// Two cards of one function each.
+    fn two_cards(dir: &Path) -> [PciAddr; 2] {
+        ["0000:01:00.0", "0000:02:00.0"].map(|addr| {
+            let function = dir.join("sys/bus/pci/devices").join(addr);
+            fs::create_dir_all(&function).unwrap();
+            for (name, text) in [
+                ("vendor", "0x10de\n"),
+                ("device", "0x2204\n"),
+                ("class", "0x030000\n"),
+                ("driver_override", "(null)\n"),
+                ("sriov_numvfs", "0\n"),
+                ("config", "\u{de}\u{10}"),
+                ("current_link_width", "16\n"),
+            ] {
+                fs::write(function.join(name), text).unwrap();
+            }
+            addr.parse().unwrap()
+        })
+    }
+
+    /// What comes of it, or None where it waits for a pipe that nobody writes to, as it would for a lock.
+    fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || sender.send(work()));
+        receiver.recv_timeout(Duration::from_secs(5)).ok()
+    }
+
+    #[test]
+    fn an_attribute_that_gives_no_answer_holds_up_nobody_who_asks_for_another_card() {
+        for name in ["driver_override", "sriov_numvfs", "config", "current_link_width"] {
+            let dir = tempfile::tempdir().unwrap();
+            let [asked, other] = two_cards(dir.path());
+            let silent = dir.path().join(format!("sys/bus/pci/devices/{other}")).join(name);
+            fs::remove_file(&silent).unwrap();
+            nix::unistd::mkfifo(&silent, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+            let root = Root::at(dir.path());
+            let looked = in_time(move || {
+                let mut snapshot = read(&root, &[]).unwrap();
+                snapshot.complete(&[asked], read_details(&root, &[asked]));
+                snapshot
+            });
+            let snapshot = looked.unwrap_or_else(|| panic!("{name} of another card holds it up"));
+            let read = |addr| snapshot.function(addr).map(|f| (f.asked, f.width));
+            assert_eq!(read(asked), Some((true, Some(16))), "{name}");
+            assert_eq!(read(other), Some((false, None)), "{name}");
+            // The pipe does hold up who reads it.
+            let root = Root::at(dir.path());
+            let waited = in_time(move || read_details(&root, &[other]));
+            assert_eq!(waited, None, "{name}");
+            drop(fs::OpenOptions::new().write(true).open(&silent).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_has_gone_since_the_look_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let [gone, stays] = two_cards(dir.path());
+        let root = Root::at(dir.path());
+        let mut snapshot = read(&root, &[]).unwrap();
+        fs::remove_dir_all(dir.path().join(format!("sys/bus/pci/devices/{gone}"))).unwrap();
+        snapshot.complete(&[gone], read_details(&root, &[gone]));
+        let left: Vec<PciAddr> = snapshot.functions.iter().map(|f| f.addr).collect();
+        assert_eq!(left, [stays]);
+    }
 }

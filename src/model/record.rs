@@ -78,6 +78,9 @@ pub struct Taken {
     /// Attributes that were changed, and what they were.
     #[serde(default)] // since a later version
     pub attributes: Vec<(Attribute, String)>,
+    /// The bridge it was below: where it is looked for if it is not there any more; None: on a root bus, or not known.
+    #[serde(default)] // since a later version
+    pub parent: Option<PciAddr>,
 }
 
 /// One handoff, from the first act of the way out to the last of the way home.
@@ -365,6 +368,7 @@ mod tests {
             driver_override: None,
             width: None,
             attributes: Vec::new(),
+            parent: None,
         });
         record
     }

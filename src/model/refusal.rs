@@ -120,6 +120,8 @@ pub enum Reason {
     Stuck(PciAddr),
     /// A call of somebody else's holds a function, or may do so.
     Hangs(Box<Hang>),
+    /// The kernel gave no answer about these functions.
+    Silent(Vec<PciAddr>),
     /// Another run is at work on these functions at this moment.
     AtWork {
         /// The functions.
@@ -307,6 +309,14 @@ impl Reason {
                     .into(),
             ),
             Reason::Hangs(hang) => hang.said(),
+            Reason::Silent(addrs) => (
+                format!(
+                    "the kernel gives no answer about {}: it waits for the device, as it does for up to a minute after a \
+                     reset",
+                    join(addrs)
+                ),
+                "try again in a minute; if it stays so, see 'journalctl -k' for what holds it up".into(),
+            ),
             Reason::AtWork { addrs, run } => (
                 format!("another run is at work on {}: {run}", join(addrs)),
                 "wait until it has ended; 'gpu-handoff status' shows how far it is".into(),
@@ -495,20 +505,24 @@ fn cannot_load(modules: &[String], why: &Problem) -> (String, Remedy) {
     let (then, remedy) = if modules.iter().any(|m| m == "vfio_pci") {
         ("no guest can have the GPU", "see 'modprobe --show-depends vfio_pci'")
     } else {
-        let remedy = match why {
-            Problem::Forbidden { .. } => "remove that line from /etc/modprobe.d",
-            Problem::Unsigned { .. } => "sign them (for dkms: enrol its key with mokutil), or turn Secure Boot off",
-            Problem::NoAnswer(_) | Problem::Refused(_) | Problem::Missing { .. } | Problem::NotAsked => {
-                "build them for the running kernel ('dkms autoinstall'), or boot the kernel they were built for"
-            }
-        };
-        ("the GPU would not come back", remedy)
+        ("the GPU would not come back", loading_remedy(why))
     };
     let word = if modules.len() == 1 { "module" } else { "modules" };
     (
         format!("{word} {} cannot be loaded: {why}; without it {then}", join(modules)),
         remedy.into(),
     )
+}
+
+/// What makes modules of a driver loadable again.
+pub(crate) fn loading_remedy(why: &Problem) -> &'static str {
+    match why {
+        Problem::Forbidden { .. } => "remove that line from /etc/modprobe.d",
+        Problem::Unsigned { .. } => "sign them (for dkms: enrol its key with mokutil), or turn Secure Boot off",
+        Problem::NoAnswer(_) | Problem::Refused(_) | Problem::Missing { .. } | Problem::NotAsked => {
+            "build them for the running kernel ('dkms autoinstall'), or boot the kernel they were built for"
+        }
+    }
 }
 
 /// A process, for a sentence.

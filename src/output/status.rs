@@ -1,9 +1,11 @@
 //! Who has which card, what it is bound to and who uses it: the value that `status --json` prints, and its text.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
@@ -44,6 +46,8 @@ pub struct FunctionStatus {
     pub class: &'static str,
     /// Bound driver.
     pub driver: Option<String>,
+    /// The kernel answered when its attributes were read; else `driver_override` is not known.
+    pub answers: bool,
     /// `driver_override`.
     pub driver_override: Option<String>,
     /// IOMMU group.
@@ -62,6 +66,12 @@ pub fn status(snapshot: &Snapshot, records: &[Record]) -> Vec<CardStatus> {
         })
         .map(|gpu| card_status(snapshot, records, gpu))
         .collect()
+}
+
+/// The functions of which [`status`] shows details.
+pub fn shown(snapshot: &Snapshot) -> Vec<PciAddr> {
+    let shown: BTreeSet<PciAddr> = snapshot.gpus().flat_map(|gpu| card(snapshot, gpu.addr)).collect();
+    shown.into_iter().collect()
 }
 
 fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardStatus {
@@ -86,6 +96,8 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
             id: format!("{:04x}:{:04x}", f.vendor, f.device),
             class: f.class.name(),
             driver: f.driver.clone(),
+            // What is stuck was not asked, and is told by itself.
+            answers: f.asked || f.stuck,
             driver_override: f.driver_override.clone(),
             group: f.group,
         })
@@ -160,6 +172,11 @@ pub fn status_text(cards: &[CardStatus]) -> String {
                 .driver_override
                 .as_ref()
                 .map_or(String::new(), |d| format!("  override {d}"));
+            let tail = if f.answers {
+                tail
+            } else {
+                "  does not answer".to_owned()
+            };
             let _ = writeln!(text, "{line}{tail}");
         }
         let _ = writeln!(text, "  lent to: {}", card.owner.as_deref().unwrap_or("nobody"));

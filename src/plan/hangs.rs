@@ -152,6 +152,7 @@ pub fn put_on_record(snapshot: &Snapshot, call: &StuckCall, mut record: Record) 
         record.state = State::Stranded;
         let taken = |addr| Taken {
             addr,
+            parent: snapshot.function(addr).and_then(|f| f.parent),
             driver: Some("nvidia".to_owned()),
             module: Some("nvidia".to_owned()),
             driver_override: None,
@@ -202,7 +203,7 @@ fn belongs_home(snapshot: &Snapshot, addr: PciAddr, reserved: Option<u64>) -> Re
     if let Some(driver) = &function.driver {
         return Err(format!("{addr} is on {driver} by now"));
     }
-    if function.stuck || function.gone {
+    if function.stuck || function.gone || !function.asked {
         return Err(format!("{addr} does not answer, or a call on it is not over"));
     }
     if let Some(vmid) = reserved {
@@ -222,6 +223,7 @@ fn belongs_home(snapshot: &Snapshot, addr: PciAddr, reserved: Option<u64>) -> Re
     }
     Ok(Taken {
         addr,
+        parent: function.parent,
         driver: Some(driver.to_owned()),
         module: Some(module.to_owned()),
         driver_override: None,

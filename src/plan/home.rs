@@ -12,7 +12,7 @@ use crate::model::record::{Record, Taken, found_again};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::hangs;
 use crate::plan::home_steps::{Acts, WayHome};
-use crate::plan::obstacles::at_work;
+use crate::plan::obstacles::{at_work, silent};
 use crate::plan::users;
 
 /// The plan from vfio-pci to the host, from the record alone and how things are now.
@@ -64,6 +64,12 @@ fn reasons(snapshot: &Snapshot, record: &Record) -> Vec<Reason> {
     reasons.extend(record.stuck().map(Reason::Stuck));
     let taken: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
     reasons.extend(hangs::at(snapshot, &taken));
+    // Stuck in another handoff.
+    let there = || record.taken.iter().filter_map(|t| snapshot.function(t.addr));
+    let is_said = |a: PciAddr| record.stuck().any(|r| r == a) || snapshot.calls_at(a).next().is_some();
+    let other = there().filter(|f| f.stuck && !is_said(f.addr));
+    reasons.extend(other.map(|f| Reason::Stuck(f.addr)));
+    reasons.extend(silent(there()));
     reasons
 }
 
@@ -73,20 +79,26 @@ fn cards(snapshot: &Snapshot, record: &Record) -> Vec<PciAddr> {
     record.taken.iter().map(|t| t.addr).filter(is_card).collect()
 }
 
-/// What an interrupted run has removed from the bus, as it is when it is found again: without an override, on no driver
-/// where none is quicker.
+/// What is not on the bus, as it is when it is found again: without an override, on no driver where none is quicker. An
+/// interrupted run has removed it, or somebody else has; that only a power cycle helps is said when a rescan has not.
 fn removed(snapshot: &Snapshot, record: &Record) -> Vec<Function> {
     let as_found = |taken: &Taken| {
         let addr = taken.addr;
-        let owed = found_again(record, addr).filter(|_| snapshot.function(addr).is_none());
-        let Some(Act::Rescan { bridge, .. }) = owed else {
+        if snapshot.function(addr).is_some() {
             return None;
+        }
+        let bridge = match found_again(record, addr) {
+            Some(Act::Rescan { bridge, .. }) => bridge,
+            _ => taken.parent,
         };
+        // A bridge that has gone too is found where all buses are searched.
+        let bridge = bridge.filter(|b| snapshot.function(*b).is_some());
         // VGA, as far as it matters here: what a GPU does when it is home is looked at.
         let is_gpu = taken.driver.as_deref() == Some("nvidia");
         let class = PciClass(if is_gpu { 0x03_0000 } else { 0 });
         Some(Function {
             parent: bridge,
+            asked: true,
             ..Function::new(addr, VENDOR_NVIDIA, 0, class)
         })
     };
@@ -106,7 +118,7 @@ fn present_and_missing<'a>(
     for taken in &record.taken {
         let known = removed.iter().find(|f| f.addr == taken.addr);
         match snapshot.function(taken.addr).or(known) {
-            None => missing.push((taken.addr, "is not there any more".to_owned())),
+            None => {} // what is not there is among what is to be found
             // Every access to it would take the minute that the kernel waits for a device after a reset.
             Some(function) if function.gone => missing.push((
                 taken.addr,

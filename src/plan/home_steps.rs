@@ -16,7 +16,7 @@ use crate::plan::vendor::nvidia::drm_holds_gpus;
 pub(crate) struct WayHome<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) record: &'a Record,
-    /// What an interrupted run has removed from the bus, as it is when it is found again.
+    /// What is not on the bus, as it is when it is found again.
     pub(crate) removed: &'a [Function],
     /// What comes home: each as it was and as it is, in the order in which it does.
     pub(crate) present: Vec<(&'a Taken, &'a Function)>,
@@ -159,9 +159,12 @@ impl WayHome<'_> {
         // Once more: somebody else's modprobe may have been in the middle of loading the driver, or of giving up.
         let mut rungs = vec![vec![probe()]];
         if self.snapshot.function(addr).is_none() {
-            // It was removed, and is found again by now. An id left to vfio-pci attracts what has no override.
-            let free = Act::prove_free(vec![addr]);
-            rungs.push(vec![free, Act::unbind(addr, VFIO_PCI), probe()]);
+            // It was gone, and is found again by now. An id left to vfio-pci attracts what has no override, and a GPU is
+            // what nouveau is for.
+            let mut rung = vec![Act::prove_free(vec![addr]), Act::unbind(addr, VFIO_PCI)];
+            rung.extend((driver == "nvidia").then(|| Act::unbind(addr, "nouveau")));
+            rung.push(probe());
+            rungs.push(rung);
             return rungs;
         }
         if self.record.may_reset && !function.reset_methods.is_empty() {

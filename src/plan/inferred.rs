@@ -31,6 +31,7 @@ pub fn inferred(snapshot: &Snapshot, gpus: &[PciAddr], mut record: Record) -> Re
             driver_override: None,
             width: None,
             attributes: Vec::new(),
+            parent: function.parent,
         });
     }
     record.taken.sort_by_key(|t| t.addr);

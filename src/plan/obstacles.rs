@@ -13,8 +13,8 @@ use crate::model::refusal::{Reason, Split};
 use crate::plan::moving::Ground;
 use crate::plan::vendor::nvidia::is_one_shot;
 
-/// Functions of the cards that an interrupted way home has removed from the bus: without them only a part of the card
-/// would leave, and the way home finds them.
+/// Functions of the cards that are not on the bus and that a way home was to find again: without them only a part of the
+/// card would leave.
 pub(crate) fn removed<'a>(
     snapshot: &'a Snapshot,
     earlier: Option<&'a Record>,
@@ -27,8 +27,8 @@ pub(crate) fn removed<'a>(
     let lost = taken.filter(|(record, a)| snapshot.function(*a).is_none() && found_again(record, *a).is_some());
     lost.map(|(_, addr)| addr).filter(of_a_card).map(|addr| {
         Reason::Other(format!(
-            "{addr} was removed from the bus by a way home that was broken off. Hint: 'gpu-handoff recover' finds it and \
-             brings the card home"
+            "{addr} is not on the bus, and a way home that was to find it again was broken off or did not find it. Hint: \
+             'gpu-handoff recover' looks for it and brings the card home"
         ))
     })
 }
@@ -36,7 +36,7 @@ pub(crate) fn removed<'a>(
 /// What speaks against it whoever uses it: the IOMMU, the groups, how a card is split.
 pub(crate) fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason> {
     let snapshot = ground.snapshot;
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<Reason> = silent(ground.functions.iter().copied()).into_iter().collect();
     if !snapshot.iommu {
         reasons.push(Reason::IommuOff);
     }
@@ -66,6 +66,13 @@ pub(crate) fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason
         }
     }
     reasons
+}
+
+/// That the kernel gave no answer about some of these: what was not read is not taken for what is not there.
+pub(crate) fn silent<'a>(functions: impl Iterator<Item = &'a Function>) -> Option<Reason> {
+    let unread = functions.filter(|f| !f.asked && !f.stuck);
+    let addrs: Vec<PciAddr> = unread.map(|f| f.addr).collect();
+    (!addrs.is_empty()).then_some(Reason::Silent(addrs))
 }
 
 /// That somebody is at work on what a record speaks of. Nothing else that is seen meanwhile is worth saying: it is not so

@@ -42,7 +42,14 @@ pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings
     names
 }
 
-/// The plan. `records` are all handoffs there are.
+/// The functions that would move: those whose details [`plan`] needs.
+pub fn moving(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record]) -> Vec<PciAddr> {
+    let earlier = records.iter().find(|r| r.owner == wanted.owner);
+    Ground::of(snapshot, wanted.gpus, wanted.given, earlier).addrs()
+}
+
+/// The plan. `records` are all handoffs there are; the functions that move have their details in the snapshot
+/// ([`moving`]).
 ///
 /// # Errors
 /// [`Refusal`] with every reason found.

@@ -269,17 +269,8 @@ pub fn named(name: &str, snapshot: &Snapshot) -> Result<PciAddr, Reason> {
     let by_index = name.parse::<usize>().ok().and_then(|n| gpus.get(n).copied());
     let found = by_index.or_else(|| {
         gpus.iter().copied().find(|f| {
-            let addr = f.addr.to_string();
             let uuid = snapshot.nvidia_gpu(f.addr).map(|g| g.uuid.as_str());
-            let slot = f.addr.slot().to_string();
-            [
-                Some(addr.as_str()),
-                Some(slot.as_str()),
-                addr.strip_prefix("0000:"),
-                slot.strip_prefix("0000:"),
-                uuid,
-            ]
-            .contains(&Some(name))
+            is_name_of(name, f.addr) || uuid == Some(name)
         })
     });
     found.map(|f| f.addr).ok_or_else(|| {
@@ -289,6 +280,18 @@ pub fn named(name: &str, snapshot: &Snapshot) -> Result<PciAddr, Reason> {
             list(&gpus)
         ))
     })
+}
+
+/// Whether a person's name for a GPU is this address: with or without domain and function.
+pub fn is_name_of(name: &str, addr: PciAddr) -> bool {
+    let (addr, slot) = (addr.to_string(), addr.slot().to_string());
+    [
+        Some(addr.as_str()),
+        Some(slot.as_str()),
+        addr.strip_prefix("0000:"),
+        slot.strip_prefix("0000:"),
+    ]
+    .contains(&Some(name))
 }
 
 /// The only GPU of the host.

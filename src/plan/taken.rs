@@ -26,6 +26,7 @@ pub(crate) fn taken_from(snapshot: &Snapshot, function: &Function, settings: &Se
             .into_iter()
             .map(|(attribute, before, _)| (attribute, before))
             .collect(),
+        parent: function.parent,
     }
 }
 

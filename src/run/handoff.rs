@@ -32,10 +32,11 @@ use crate::state::store::Guard;
 const HOLDER_POLL: Duration = Duration::from_millis(500);
 
 impl Session {
-    /// The plan of a way out from a snapshot, which is completed with what modprobe says.
+    /// The plan of a way out from a snapshot, which is completed with the details of what moves and with what modprobe
+    /// says.
     ///
     /// # Errors
-    /// Where modprobe gave no answer. The refusal of the plan is a result.
+    /// Where modprobe gave no answer, or nobody could be asked. The refusal of the plan is a result.
     pub fn judge_out(
         &mut self,
         mut snapshot: Snapshot,
@@ -44,17 +45,19 @@ impl Session {
         given: &Given,
     ) -> Result<Result<Plan, Refusal>, Error> {
         let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
+        let wanted = Wanted {
+            owner,
+            gpus: &given.gpus,
+            given: &functions,
+        };
+        let moving = out::moving(&snapshot, wanted, records);
+        self.ask(&mut snapshot, &moving, self.budgets.look)?;
         let needed = out::needed(&snapshot, &given.gpus, &functions, &self.settings);
         let answers = self.kernel.loadable(&needed, self.budgets.look);
         snapshot.loadable = answers.map_err(|e| Error::Io {
             what: "modprobe could not be asked for the driver's modules".to_owned(),
             source: io::Error::other(e),
         })?;
-        let wanted = Wanted {
-            owner,
-            gpus: &given.gpus,
-            given: &functions,
-        };
         Ok(out::plan(&snapshot, wanted, records, &self.settings))
     }
 
@@ -218,7 +221,9 @@ impl Session {
     pub fn plan_home(&mut self, record: &Record, records: &[Record], end: Duration) -> Result<Plan, Error> {
         say_broken_off(record);
         loop {
-            let snapshot = self.look(records)?;
+            let mut snapshot = self.look(records)?;
+            let taken: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+            self.ask(&mut snapshot, &taken, self.budgets.look)?;
             let refusal = match home::plan(&snapshot, record) {
                 Ok(plan) => return Ok(plan),
                 Err(refusal) => refusal,

@@ -67,6 +67,7 @@ mod tests {
     use super::*;
 
     use crate::host::belongs::Belongs;
+    use crate::host::functions::Details;
     use crate::host::modules::Loadable;
     use crate::host::stuck_calls::What;
     use crate::model::act::Act;
@@ -90,6 +91,10 @@ mod tests {
                 calls: there.map(|c| c.0.clone()).collect(),
                 ..Snapshot::default()
             })
+        }
+
+        fn details(&mut self, _: &[Vec<PciAddr>], _: Duration) -> Vec<Result<Vec<Details>, ActError>> {
+            Vec::new()
         }
 
         fn loadable(&mut self, _: &[String], _: Duration) -> Result<Vec<Loadable>, ActError> {

@@ -447,6 +447,7 @@ mod tests {
         let mut record = Record::new(owner, "boot".to_owned(), Budgets::default());
         record.taken.push(Taken {
             addr: gpu(),
+            parent: None,
             driver: Some("nvidia".to_owned()),
             module: Some("nvidia".to_owned()),
             driver_override: None,

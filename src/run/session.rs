@@ -1,5 +1,6 @@
 //! What every run has at hand: the settings, the records, the host-wide lock, a snapshot, a VM's config.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -7,11 +8,11 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use crate::base::deadlines::Budgets;
-use crate::base::pci::PciAddr;
+use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::process::{Group, Process, boot_id, process, since_boot};
 use crate::base::root::Root;
 use crate::base::systemd;
-use crate::base::text::{foreign, millis};
+use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
 use crate::execute::kernel::{ActError, Kernel};
 use crate::execute::linux::Linux;
@@ -43,7 +44,7 @@ pub struct Session {
     /// Who called a phase by hand, without Proxmox's lock on the VM.
     pub caller: Option<Process>,
     /// Calls of others that have been there for longer than a moment, as of the last look.
-    lasting: Vec<StuckCall>,
+    pub(crate) lasting: Vec<StuckCall>,
 }
 
 impl Session {
@@ -179,7 +180,7 @@ impl Session {
         })
     }
 
-    /// A snapshot, in which devices that are known to be stuck, or that somebody is at, are left alone.
+    /// A snapshot without details, in which devices that are known to be stuck, or that somebody is at, are left alone.
     ///
     /// # Errors
     /// [`Error::Overdue`] where the host did not let itself be read in time.
@@ -205,6 +206,30 @@ impl Session {
             millis(self.kernel.now().saturating_sub(start))
         );
         Ok(snapshot)
+    }
+
+    /// Completes a snapshot with the details of these functions, and of no others: a card that is slow, as after a reset,
+    /// keeps nobody waiting who does not ask for it. Each card is asked by itself; one that gives no answer in time stays
+    /// without, and what needs them is refused.
+    ///
+    /// # Errors
+    /// Where there is nobody to ask, or a signal came meanwhile.
+    pub fn ask(&mut self, snapshot: &mut Snapshot, addrs: &[PciAddr], within: Duration) -> Result<(), Error> {
+        let mut cards: BTreeMap<PciSlot, Vec<PciAddr>> = BTreeMap::new();
+        for function in addrs.iter().filter_map(|a| snapshot.function(*a)).filter(|f| !f.stuck) {
+            cards.entry(function.addr.slot()).or_default().push(function.addr);
+        }
+        let cards: Vec<Vec<PciAddr>> = cards.into_values().collect();
+        for (card, answer) in cards.iter().zip(self.kernel.details(&cards, within)) {
+            match answer {
+                Ok(details) => snapshot.complete(card, details),
+                Err(why @ (ActError::Overdue { .. } | ActError::Interrupted { .. })) => {
+                    debug!("attributes of {}: {why}", join(card));
+                }
+                Err(e) => return Err(Error::io("the host could not be read", io::Error::other(e))),
+            }
+        }
+        self.not_interrupted()
     }
 
     /// The host-wide lock. `who` is what others are told of us while we have it.
@@ -448,6 +473,7 @@ mod tests {
             driver_override: None,
             width: None,
             attributes: Vec::new(),
+            parent: None,
         });
         record.under_way = vec![Act::Unbind {
             addr,

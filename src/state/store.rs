@@ -319,6 +319,7 @@ mod tests {
             driver_override: None,
             width: None,
             attributes: Vec::new(),
+            parent: None,
         });
         record
     }

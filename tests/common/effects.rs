@@ -7,7 +7,8 @@ use std::time::Duration;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::process::{Group, Process as Told};
 use gpu_handoff::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
-use gpu_handoff::host::modules::Loadable;
+use gpu_handoff::host::functions::Details;
+use gpu_handoff::host::modules::{Loadable, Problem};
 use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::model::act::{Act, Expect};
 use gpu_handoff::model::record::Run;
@@ -103,7 +104,7 @@ impl Kernel for Model {
         self.signal
     }
 
-    fn look(&mut self, stuck: &[PciAddr], within: Duration) -> Result<Snapshot, ActError> {
+    fn look(&mut self, stuck: &[PciAddr], _: Duration) -> Result<Snapshot, ActError> {
         self.spend(Duration::from_millis(5));
         // What others may be in is found before anything is read.
         let mut stuck = stuck.to_vec();
@@ -113,15 +114,31 @@ impl Kernel for Model {
         if let Some(addr) = wedged.iter().find(|a| !stuck.contains(a)) {
             self.laws.broken.push(format!("wedged: attributes of {addr} were read"));
         }
-        let blocks = |addr: &PciAddr| self.is_locked(*addr) && !stuck.contains(addr);
-        let blocking = self.devices.iter().map(|d| d.addr).find(blocks);
-        if let Some(addr) = blocking.filter(|_| self.generation == Generation::K6_1) {
-            self.prepare(1);
-            let lock = Lock::Device(addr);
-            let id = self.begin(self.workers[0], vec![Move::Lock(lock), Move::Unlock(lock)]);
-            let _ = self.answer_of(id, self.time + within, within)?;
-        }
         Ok(self.snapshot(stuck))
+    }
+
+    fn details(&mut self, cards: &[Vec<PciAddr>], within: Duration) -> Vec<Result<Vec<Details>, ActError>> {
+        self.spend(Duration::from_millis(1));
+        let end = self.time + within;
+        self.prepare(cards.len());
+        let groups = self.workers.clone();
+        // All are asked before the first is waited for.
+        let mut asked = Vec::new();
+        for (addrs, group) in cards.iter().zip(groups) {
+            self.judge_details(addrs);
+            let locked = addrs.iter().find(|a| self.is_locked(**a));
+            let blocking = locked.filter(|_| self.generation == Generation::K6_1);
+            asked.push(blocking.map(|addr| {
+                let lock = Lock::Device(*addr);
+                self.begin(group, vec![Move::Lock(lock), Move::Unlock(lock)])
+            }));
+        }
+        let mut answers = Vec::new();
+        for (addrs, call) in cards.iter().zip(asked) {
+            let waited = call.map_or(Ok(Ok(())), |id| self.answer_of(id, end, within));
+            answers.push(waited.map(|_| self.details_of(addrs)));
+        }
+        answers
     }
 
     fn loadable(&mut self, names: &[String], _: Duration) -> Result<Vec<Loadable>, ActError> {
@@ -395,6 +412,9 @@ fn failed(act: &Act, errno: Errno) -> ActError {
     match (act, errno) {
         (Act::UnloadModule { name }, Errno::Again | Errno::Busy) => {
             ActError::Failed(format!("the kernel says that {name} is in use"))
+        }
+        (Act::LoadModule { .. }, errno) if !matches!(errno, Errno::NoDev | Errno::Io) => {
+            ActError::CannotLoad(Problem::Refused(errno.to_string()))
         }
         _ => ActError::Failed(format!("{act}: {errno}")),
     }

@@ -63,6 +63,22 @@ impl Model {
         self.laws.broken.extend(broken);
     }
 
+    /// Law 2 for what is only read: a card that is slow holds up whoever asks it something.
+    pub(super) fn judge_details(&mut self, addrs: &[PciAddr]) {
+        let mut broken = Vec::new();
+        for addr in addrs {
+            if self.wedged().contains(addr) {
+                broken.push(format!("wedged: attributes of {addr} were read"));
+            }
+            if self.laws.may_touch.as_ref().is_some_and(|set| !set.contains(addr)) {
+                broken.push(format!(
+                    "law 2: attributes of {addr} were read, which was not asked for"
+                ));
+            }
+        }
+        self.laws.broken.extend(broken);
+    }
+
     /// Law 1: no unbind or unload that begins may meet a user.
     fn judge_users(&mut self, act: &Act, broken: &mut Vec<String>) {
         let addrs: Vec<PciAddr> = match act {

@@ -3,7 +3,7 @@
 use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::displays::Framebuffer;
-use gpu_handoff::host::functions::Function;
+use gpu_handoff::host::functions::{Details, Function};
 use gpu_handoff::host::holders::{Hidden, Holder, Unseen};
 use gpu_handoff::host::modules::{Loadable, Module, Problem};
 use gpu_handoff::host::nodes::Node;
@@ -16,7 +16,7 @@ use super::state::{Device, Model, Process, Stage};
 use super::tables;
 
 impl Model {
-    /// The whole host; of the functions in `stuck` only what can be read without their lock.
+    /// The whole host without details; of the functions in `stuck` only what can be read without their lock.
     pub fn snapshot(&self, stuck: &[PciAddr]) -> Snapshot {
         let mut snapshot = self.uses();
         for (function, device) in snapshot.functions.iter_mut().zip(&self.devices) {
@@ -32,6 +32,28 @@ impl Model {
         snapshot.vfio_pci = self.drivers.contains(&"vfio-pci");
         snapshot.consoles.clone_from(&self.consoles);
         snapshot.framebuffers = self.framebuffers();
+        snapshot
+    }
+
+    /// What is read of functions that are asked for.
+    pub fn details_of(&self, addrs: &[PciAddr]) -> Vec<Details> {
+        let devices = addrs.iter().filter_map(|a| self.device(*a));
+        let details = |device: &Device| Details {
+            addr: device.addr,
+            driver_override: device.driver_override.clone(),
+            vfs: device.vfs,
+            gone: device.vendor == VENDOR_NVIDIA && device.dead,
+            width: None,
+        };
+        devices.map(details).collect()
+    }
+
+    /// The whole host, with the details of every function that is not stuck.
+    pub fn whole_snapshot(&self, stuck: &[PciAddr]) -> Snapshot {
+        let mut snapshot = self.snapshot(stuck);
+        let all: Vec<PciAddr> = self.devices.iter().map(|d| d.addr).collect();
+        let asked: Vec<PciAddr> = all.into_iter().filter(|a| !stuck.contains(a)).collect();
+        snapshot.complete(&asked, self.details_of(&asked));
         snapshot
     }
 
@@ -183,13 +205,10 @@ fn function(device: &Device) -> Function {
 }
 
 fn attributes(function: &mut Function, device: &Device) {
-    function.driver_override.clone_from(&device.driver_override);
-    function.vfs = device.vfs;
     device.power.clone_into(&mut function.power_control);
     if device.vendor == VENDOR_NVIDIA {
         function.reset_methods.clone_from(&device.reset_methods);
         function.d3cold = device.d3cold;
-        function.gone = device.dead;
         let sleeps = device.sleeps && device.power == "auto";
         if sleeps { "suspended" } else { "active" }.clone_into(&mut function.power);
         function.boot_vga = device.boot_vga;

@@ -2,6 +2,7 @@
 //!
 //! The order is that of `gpu_handoff::run::handoff`, which reaches the host through files that the model does not have.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +105,23 @@ impl Session {
         look(model, &stuck, &ours, &[], self.settings.budgets.look).map_err(End::NotRead)
     }
 
+    /// As `gpu_handoff::run::session::Session::ask` does it.
+    pub fn ask(&self, model: &mut Model, snapshot: &mut Snapshot, addrs: &[PciAddr]) {
+        let mut cards: BTreeMap<_, Vec<PciAddr>> = BTreeMap::new();
+        for function in addrs.iter().filter_map(|a| snapshot.function(*a)).filter(|f| !f.stuck) {
+            cards.entry(function.addr.slot()).or_default().push(function.addr);
+        }
+        let cards: Vec<Vec<PciAddr>> = cards.into_values().collect();
+        let answers = model.details(&cards, self.settings.budgets.look);
+        for (card, answer) in cards.iter().zip(answers) {
+            match answer {
+                Ok(details) => snapshot.complete(card, details),
+                Err(ActError::Overdue { .. } | ActError::Interrupted { .. }) => {}
+                Err(error) => panic!("{card:?}: {error}"),
+            }
+        }
+    }
+
     /// The plan of a way out as things are, with what modprobe says.
     pub fn plan_out(&self, model: &mut Model) -> Result<Plan, Refusal> {
         let records = self.records(model);
@@ -114,6 +132,8 @@ impl Session {
     }
 
     fn judge(&self, model: &mut Model, mut snapshot: Snapshot, records: &[Record]) -> Result<Plan, Refusal> {
+        let moving = out::moving(&snapshot, self.wanted(), records);
+        self.ask(model, &mut snapshot, &moving);
         let needed = out::needed(&snapshot, &self.gpus, &self.given, &self.settings);
         snapshot.loadable = model.what_modprobe_says(&needed);
         out::plan(&snapshot, self.wanted(), records, &self.settings)
@@ -241,10 +261,12 @@ impl Session {
             return End::Done;
         };
         loop {
-            let snapshot = match self.look(model, &records) {
+            let mut snapshot = match self.look(model, &records) {
                 Ok(snapshot) => snapshot,
                 Err(end) => return end,
             };
+            let taken: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+            self.ask(model, &mut snapshot, &taken);
             match home::plan(&snapshot, &record) {
                 Ok(plan) => return self.execute(model, record, None, &plan, end),
                 Err(refusal) => {

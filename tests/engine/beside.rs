@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use gpu_handoff::execute::kernel::Kernel;
 use gpu_handoff::model::record::Record;
 use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::output::status::{status, status_text};
@@ -27,7 +26,7 @@ fn read(model: &Model, run: Option<&str>) -> Vec<Record> {
 /// What a plan of the way out for somebody, and of the way home, are refused with.
 fn refused(model: &mut Model, session: &Session, records: &[Record]) -> [Refusal; 2] {
     let stuck: Vec<_> = records.iter().flat_map(Record::not_to_be_read).collect();
-    let snapshot = model.look(&stuck, session.settings.budgets.look).unwrap();
+    let snapshot = model.whole_snapshot(&stuck);
     let wanted = Wanted {
         owner: session.owner,
         gpus: &session.gpus,
@@ -97,9 +96,9 @@ fn status_says_who_is_at_work_what_was_left_and_what_is_stuck() {
     model.faults.0 = vec![(6, Fault::KilledIn)];
     assert!(matches!(session.out(&mut model), End::Killed));
     let shown = |records: &[Record]| {
-        let mut model = model.fork();
+        let model = model.fork();
         let stuck: Vec<_> = records.iter().flat_map(Record::not_to_be_read).collect();
-        let snapshot = model.look(&stuck, session.settings.budgets.look).unwrap();
+        let snapshot = model.whole_snapshot(&stuck);
         let cards = status(&snapshot, records);
         let json = serde_json::to_value(&cards).unwrap();
         let lines: Vec<String> = status_text(&cards).lines().skip(3).map(str::to_owned).collect();

@@ -10,6 +10,7 @@ mod full;
 mod owners;
 mod hangs;
 mod refused;
+mod untouched;
 
 use std::cell::RefCell;
 use std::io;
@@ -476,7 +477,7 @@ fn without_a_record_the_drivers_are_inferred() {
     assert!(matches!(session.out(&mut model), End::Done));
     model.ledger = None;
     let empty = Record::new(Owner::ByHand(addr(1, 0)), "boot".to_owned(), Budgets::default());
-    let snapshot = model.look(&[], Duration::from_secs(1)).unwrap();
+    let snapshot = model.whole_snapshot(&[]);
     let record = inferred::inferred(&snapshot, &[addr(1, 0)], empty);
     let home = home::plan(&snapshot, &record).unwrap();
     let by_hand = Session {

@@ -8,6 +8,7 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::root::Root;
 use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
+use gpu_handoff::host::functions::{Details, read_details};
 use gpu_handoff::host::modules::{self, Loadable};
 use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::model::act::Act;
@@ -112,6 +113,10 @@ impl Kernel for Tree {
         snapshot::read(&self.0, stuck).map_err(|e| ActError::Failed(e.to_string()))
     }
 
+    fn details(&mut self, cards: &[Vec<PciAddr>], _: Duration) -> Vec<Result<Vec<Details>, ActError>> {
+        cards.iter().map(|card| Ok(read_details(&self.0, card))).collect()
+    }
+
     fn loadable(&mut self, names: &[String], _: Duration) -> Result<Vec<Loadable>, ActError> {
         Ok(modules::read(&self.0, names))
     }
@@ -173,16 +178,21 @@ impl Host {
             None if given.gpus.is_empty() => None,
             None => {
                 let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
-                let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
-                snapshot.loadable = modules::read(root, &needed);
                 let wanted = Wanted {
                     owner: request.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm),
                     gpus: &given.gpus,
                     given: &functions,
                 };
+                let moving = out::moving(&snapshot, wanted, &[]);
+                snapshot.complete(&moving, read_details(root, &moving));
+                let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
+                snapshot.loadable = modules::read(root, &needed);
                 Some(out::plan(&snapshot, wanted, &[], &settings))
             }
         };
+        // For those who go on from here: all of the host.
+        let all: Vec<PciAddr> = snapshot.functions.iter().map(|f| f.addr).collect();
+        snapshot.complete(&all, read_details(root, &all));
         Ok(Answer {
             given,
             snapshot,
