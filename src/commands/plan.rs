@@ -46,12 +46,12 @@ pub struct Shown<'a> {
 pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
     host.read_settings(target.vm)?;
     let records = host.records(None)?;
-    let snapshot = host.look(&records)?;
+    let mut snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
     let refusal = given.refused.clone().map(Refusal::from);
     let by_hand = target.vm.and_then(|_| lent_by_hand(&records, &snapshot, &given.gpus));
     let mut first = Vec::new();
-    let plan = match refusal.map_or_else(|| before(host, target, &given, &snapshot, &records), |r| Ok(Err(r)))? {
+    let plan = match refusal.map_or_else(|| before(host, target, &given, &mut snapshot, &records), |r| Ok(Err(r)))? {
         Err(refusal) => Some(Err(refusal)),
         Ok(homes) if !homes.is_empty() => {
             first = homes;
@@ -90,10 +90,10 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Resul
 
 /// The plans of what comes home first, or why what is wanted is not to be had; by hand nothing comes home first.
 fn before(
-    host: &Session,
+    host: &mut Session,
     target: &Target,
     given: &Given,
-    snapshot: &Snapshot,
+    snapshot: &mut Snapshot,
     records: &[Record],
 ) -> Result<Result<Vec<Plan>, Refusal>, Error> {
     let Some(vmid) = target.vm else {
@@ -116,6 +116,8 @@ fn before(
             Err(reasons) => return Ok(Err(Refusal(reasons))),
         };
         tried.push(first.record.owner);
+        let taken: Vec<PciAddr> = first.part.comes.taken.iter().map(|t| t.addr).collect();
+        host.ask(snapshot, &taken, host.budgets.look)?;
         match home::plan(snapshot, &first.part.comes) {
             Ok(plan) => homes.push(plan),
             Err(refusal) => return Ok(Err(refusal)),

@@ -362,7 +362,9 @@ impl Host for Start<'_> {
             owner: record.owner,
             ..self.session.clone()
         };
-        let snapshot = self.look(records)?;
+        let mut snapshot = self.look(records)?;
+        let taken: Vec<PciAddr> = part.comes.taken.iter().map(|t| t.addr).collect();
+        of.ask(self.model, &mut snapshot, &taken);
         let plan = home::plan(&snapshot, &part.comes)?;
         let end = self.model.time + record.budgets.way_home;
         match of.execute(self.model, record.clone(), part.stays.clone(), &plan, end) {

@@ -43,7 +43,10 @@ fn only() -> Session {
 }
 
 fn seen(model: &mut Model) -> Snapshot {
-    only().look(model, &[]).unwrap()
+    let mut snapshot = only().look(model, &[]).unwrap();
+    let all: Vec<_> = snapshot.functions.iter().map(|f| f.addr).collect();
+    only().ask(model, &mut snapshot, &all);
+    snapshot
 }
 
 /// What to_nvidia is refused with where nothing is on record.
