@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::base::pci::PciAddr;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::ActError;
 use crate::execute::lines::{Count, say};
 use crate::execute::schedule::one_proof;
+use crate::host::functions::VFIO_PCI;
 use crate::model::act::Act;
 use crate::model::error::chain;
 use crate::model::plan::{Step, deadline};
@@ -48,8 +50,9 @@ impl Executor<'_> {
     fn climb(&mut self, step: &Step) -> bool {
         step.rungs.iter().any(|rung| {
             rung.iter().all(|act| {
-                if self.barred(act) {
-                    return false; // an earlier rung is stuck
+                // An earlier rung is stuck, or the card is held back.
+                if self.barred(act) || self.held_back(act).is_some() {
+                    return false;
                 }
                 if let Act::Remove { .. } = act {
                     self.owe(rung);
@@ -125,6 +128,29 @@ impl Executor<'_> {
                 !self.record.wedges.is_empty()
             }
             act => act.function().is_some_and(|a| self.record.stuck().any(|s| s == a)),
+        }
+    }
+
+    /// Why an act is not done that would have NVIDIA's driver take function 0 of a card whose function 1 has not left
+    /// vfio-pci: the kernel may oops then ([`crate::plan::home_steps`]).
+    pub(super) fn held_back(&self, act: &Act) -> Option<String> {
+        let takes = match act {
+            Act::SetOverride { driver, .. } => driver.as_deref().is_some_and(|d| d != VFIO_PCI),
+            act => matches!(act, Act::ProveFree { .. } | Act::Unbind { .. } | Act::Probe { .. }),
+        };
+        let addr = act.function().filter(|a| takes && a.function == 0)?;
+        let sound = PciAddr { function: 1, ..addr };
+        self.away.contains(&sound).then(|| {
+            format!("left out: NVIDIA's driver would take {sound}, which is still on {VFIO_PCI}, for a sound card")
+        })
+    }
+
+    /// An act was not done, or not with success.
+    pub(super) fn left_out(&mut self, act: &Act) {
+        if let Act::Unbind { driver, .. } = act
+            && driver == VFIO_PCI
+        {
+            self.away.extend(act.function());
         }
     }
 }

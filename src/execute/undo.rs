@@ -93,14 +93,24 @@ impl Executor<'_> {
     fn take_back(&mut self, act: &Act, undoing: &mut Undoing) -> Result<(), Error> {
         let remaining = undoing.until.saturating_sub(self.kernel.now());
         if self.barred(act) {
+            self.left_out(act);
             undoing.leave(act, "left alone, the kernel is stuck there");
             return Ok(());
         }
         if remaining.is_zero() {
+            self.left_out(act);
             undoing.leave(act, "no time was left");
             return Ok(());
         }
         if undoing.passes_over(act) {
+            // Nobody is asked to let it go: it is not on vfio-pci, or stays there because it is used.
+            if !act.function().is_some_and(|a| undoing.elsewhere.contains(&a)) {
+                self.left_out(act);
+            }
+            return Ok(());
+        }
+        if let Some(why) = self.held_back(act) {
+            undoing.leave(act, why);
             return Ok(());
         }
         let within = deadline(act, &self.record.budgets, 1).min(remaining);
@@ -112,6 +122,7 @@ impl Executor<'_> {
                     if let Act::ProveFree { addrs, .. } = act {
                         undoing.in_use.extend(addrs.iter().copied());
                     }
+                    self.left_out(act);
                     undoing.leave(act, error);
                 }
             }

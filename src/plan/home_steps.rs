@@ -34,7 +34,12 @@ pub(crate) struct Acts {
 }
 
 impl WayHome<'_> {
-    /// Function 0 of a card comes home before the others, which work only while it is awake.
+    /// The others of a card leave vfio-pci before function 0 does, and come home after it, since they work only while it is
+    /// awake.
+    ///
+    /// NVIDIA's driver takes what another driver keeps at function 1 for a sound card, as soon as it drives a display: with
+    /// vfio-pci there the kernel oopses (open-gpu-kernel-modules, kernel-open/nvidia/nv.c, nv_audio_dynamic_power; issues 1365
+    /// and 1141). Without a driver nothing is kept there.
     pub(crate) fn acts(&self) -> Acts {
         let (snapshot, record, present) = (self.snapshot, self.record, &self.present);
         let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
@@ -54,6 +59,9 @@ impl WayHome<'_> {
         let kept = |f: &Function| f.driver_override.as_deref() == Some(VFIO_PCI);
         for (_, function) in self.driverless().filter(|(_, f)| !kept(f)) {
             steps.set_override(function.addr, Some(VFIO_PCI));
+        }
+        for (taken, function) in present.iter().rev().filter(|(_, f)| self.leaves_first(f)) {
+            self.let_go(taken, function, &mut steps);
         }
         for (taken, function) in present {
             self.bring_home(taken, function, &mut steps);
@@ -106,6 +114,26 @@ impl WayHome<'_> {
         self.present.iter().filter(move |(t, _)| t.driver.is_none() && moves)
     }
 
+    /// Whether a function leaves its driver before function 0 of its card comes home.
+    fn leaves_first(&self, function: &Function) -> bool {
+        let comes = |f: &&Function| f.addr.slot() == function.addr.slot();
+        let coming = self.coming();
+        let first = coming.iter().find(|f| f.addr.function == 0 && comes(f));
+        first.is_some_and(|first| first.addr != function.addr) && coming.iter().any(|f| f.addr == function.addr)
+    }
+
+    /// Takes a function off the driver that it is on; who looks for it from then on finds the one that it goes to.
+    fn let_go(&self, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
+        let addr = function.addr;
+        if taken.driver.is_some() && taken.driver != function.driver_override {
+            steps.set_override(addr, taken.driver.as_deref());
+        }
+        if let Some(current) = &function.driver {
+            steps.prove_free(addr, &[]);
+            steps.unbind(addr, current);
+        }
+    }
+
     fn bring_home(&self, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
         let addr = taken.addr;
         let (was, is) = (taken.driver_override.as_deref(), function.driver_override.as_deref());
@@ -116,16 +144,11 @@ impl WayHome<'_> {
             }
             return;
         }
-        let driver = taken.driver.as_deref();
-        if driver.is_some() && driver != is {
-            steps.set_override(addr, driver);
+        if !self.leaves_first(function) {
+            self.let_go(taken, function, steps);
         }
-        if let Some(current) = &function.driver {
-            steps.prove_free(addr, &[]);
-            steps.unbind(addr, current);
-        }
-        let Some(driver) = driver else { return };
-        let rungs = self.rungs(function, driver);
+        let Some(driver) = taken.driver.as_deref() else { return };
+        let mut rungs = self.rungs(function, driver);
         // Loaded only now: what modprobe loads along with nvidia (softdeps) finds the GPU bound.
         let absent = |m: &&String| self.snapshot.module(m).is_none();
         if let Some(module) = taken.module.as_ref().filter(absent).filter(|m| !steps.loads(m)) {
@@ -134,6 +157,9 @@ impl WayHome<'_> {
             if driver == "nvidia" {
                 step.rungs(in_place_of(&Act::probe(addr, driver), &Act::load(module), &rungs));
             }
+        } else if let Some(module) = taken.module.as_ref().filter(absent) {
+            // It was to be loaded for another function, which may not have come home.
+            rungs.insert(0, vec![Act::load(module), Act::probe(addr, driver)]);
         }
         steps.probe(addr, driver).rungs(rungs);
         if Some(driver) != was {

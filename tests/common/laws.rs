@@ -144,6 +144,24 @@ impl Model {
         }
     }
 
+    /// NVIDIA's driver takes what vfio-pci keeps at function 1 of a card for a sound card, and the kernel oopses
+    /// (open-gpu-kernel-modules, kernel-open/nvidia/nv.c, nv_audio_dynamic_power; issues 1365 and 1141). What a rescan finds
+    /// has no override, and an id that was left to vfio-pci attracts it: that is met before anybody could act.
+    pub(super) fn judge_sound(&mut self, gpu: PciAddr) {
+        let sound = PciAddr { function: 1, ..gpu };
+        let was = self.laws.original.as_ref().and_then(|o| o.function(sound));
+        let (Some(was), Some((owner, _)), Some(ledger)) = (was, self.laws.run, &self.ledger) else {
+            return;
+        };
+        let is_ours = ledger.with(owner, |r| r.has(gpu) && r.has(sound)) == Some(true);
+        let is_found = |a: &Act| matches!(a, Act::Rescan { addr, .. } if addr.slot() == gpu.slot());
+        let is_away = self.device(sound).is_some_and(|d| d.driver == Some(VFIO_PCI));
+        if is_ours && is_away && gpu != sound && was.driver != Some(VFIO_PCI) && !self.acts.iter().any(is_found) {
+            let broken = format!("{gpu} was bound to nvidia while {sound} was on {VFIO_PCI}");
+            self.laws.broken.push(broken);
+        }
+    }
+
     /// Functions whose lock is held by a call that was left behind.
     pub fn wedged(&self) -> Vec<PciAddr> {
         let left = self.calls.iter().filter(|c| c.is_stuck());

@@ -413,3 +413,53 @@ fn in_doubt_it_goes_on_where_that_is_asked_for() {
         model.spend(Duration::from_secs(1));
     }
 }
+
+/// By a driver that lets a GPU go without nvidia_drm being unloaded, that module drives the GPU as soon as it is bound, and
+/// takes what vfio-pci keeps at function 1 for a sound card.
+#[test]
+fn a_gpu_comes_home_after_its_sound_function_has_left_vfio_pci_or_not_at_all() {
+    let mut host = host(2);
+    host.version = "580.105.08".to_owned();
+    let before = host.state();
+    let is_let_go = |a: &Act| matches!(a, Act::Unbind { addr, .. } if addr.function == 1);
+    let is_proof = |a: &Act| matches!(a, Act::ProveFree { addrs, .. } if addrs[0].function == 1);
+    for wanted in [is_proof, is_let_go] as [fn(&Act) -> bool; 2] {
+        for hurdle in [Fault::Fails, Fault::Twisted(Twist::Hangs)] {
+            let mut model = host.fork();
+            assert!(matches!(only().out(&mut model), End::Done));
+            let mut undisturbed = model.fork();
+            let out = model.acts.len();
+            assert!(matches!(only().home(&mut undisturbed), End::Done));
+            assert_as_before(&undisturbed, &before, "undisturbed");
+            let at = undisturbed.acts[out..].iter().position(wanted).unwrap() + out;
+            model.faults.0 = vec![(at, hurdle)];
+            let end = only().home(&mut model);
+            let case = format!("{:?} {hurdle:?}: {end:?}", model.acts[at]);
+            let End::NotRestored(why) = end else { panic!("{case}") };
+            assert!(
+                why.contains("would take 0000:01:00.1, which is still on vfio-pci"),
+                "{case}"
+            );
+            assert_eq!(model.driver_of(addr(1, 0)), Some("vfio-pci"), "{case}");
+            assert_eq!(model.laws.broken, [""; 0], "{case}");
+            model.faults.0.clear();
+            let what_hung = model.calls.iter_mut();
+            what_hung.for_each(|c| c.todo.retain(|m| *m != crate::common::calls::Move::Hang));
+            model.spend(Duration::from_secs(400));
+            let end = only().home(&mut model);
+            assert!(matches!(end, End::Done), "{case}, then {end:?}");
+            assert_as_before(&model, &before, &case);
+        }
+    }
+}
+
+#[test]
+fn who_leaves_the_sound_function_to_vfio_pci_is_told_what_that_may_lead_to() {
+    for (sound, said) in [("vfio-pci", true), ("snd_hda_intel", false)] {
+        let mut model = host(1);
+        model.settle_on(addr(1, 1), sound);
+        let plan = only().plan_out(&mut model).unwrap();
+        let told = |note: &String| note.starts_with("NVIDIA's driver takes function 1 of 0000:01:00 for a sound card");
+        assert_eq!(plan.notes.iter().any(told), said, "{:?}", plan.notes);
+    }
+}
