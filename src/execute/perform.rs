@@ -21,6 +21,7 @@ use crate::host::{modules, snapshot};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::Reason;
 use crate::plan::users;
+use crate::proxmox::files;
 use crate::state::history;
 
 /// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
@@ -86,6 +87,7 @@ impl Server {
                 },
             },
             Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
+            Question::Find(wanted) => Answer::Found(files::find(&self.root, &wanted)),
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }

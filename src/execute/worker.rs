@@ -31,6 +31,7 @@ use crate::execute::kernel::ActError;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
+use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
@@ -58,6 +59,8 @@ pub(crate) enum Question {
     },
     /// Carry out an act.
     Act(Act),
+    /// Read files of Proxmox's.
+    Find(Wanted),
     /// Add this to the history.
     Remember(Handoff),
 }
@@ -69,6 +72,8 @@ pub(crate) enum Answer {
     Snapshot(Box<Snapshot>),
     /// What modprobe says.
     Loadable(Vec<Loadable>),
+    /// Files of Proxmox's.
+    Found(Found),
     /// Whether the history has it now.
     Remembered(Result<(), String>),
     /// How the act went.
