@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::base::pci::PciAddr;
-use crate::base::text::millis;
+use crate::base::text::{join, millis};
 use crate::execute::executor::Executor;
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
 use crate::host::functions::VFIO_PCI;
@@ -25,7 +25,9 @@ struct Undoing {
     elsewhere: BTreeSet<PciAddr>,
     /// Functions that somebody uses, which is said already.
     in_use: BTreeSet<PciAddr>,
-    /// What could not be taken back, and why.
+    /// Consoles that could not be given back.
+    dark: Vec<String>,
+    /// What else could not be taken back, and why.
     left: Vec<String>,
 }
 
@@ -60,6 +62,7 @@ impl Executor<'_> {
             until,
             elsewhere: self.elsewhere(),
             in_use: BTreeSet::new(),
+            dark: Vec::new(),
             left: Vec::new(),
         };
         for act in done.iter().rev().flat_map(|step| &step.inverse) {
@@ -71,8 +74,15 @@ impl Executor<'_> {
             if let Err(e) = self.close() {
                 warn!("the record could not be put back: {e}");
             }
-            return Error::Restored { what };
+            return match undoing.dark.as_slice() {
+                [] => Error::Restored { what },
+                dark => Error::ConsoleDark { what, dark: join(dark) },
+            };
         }
+        let dark = undoing.dark.iter();
+        undoing
+            .left
+            .extend(dark.map(|name| format!("{name}: the console is dark")));
         self.stranded(what, undoing.left.join("; "), false)
     }
 
@@ -118,6 +128,7 @@ impl Executor<'_> {
             match result {
                 Ok(()) => {}
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
+                Err(_) if matches!(act, Act::SetConsole { .. }) => self.give_console_back(act, undoing)?,
                 Err(error) => {
                     if let Act::ProveFree { addrs, .. } = act {
                         undoing.in_use.extend(addrs.iter().copied());
@@ -128,6 +139,49 @@ impl Executor<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What else gives a console back. A 1 written to `bind` can be taken without an error and change nothing (seen on linux
+    /// 6.12; drivers/tty/vt/vt.c, store_bind, ignores what comes of it); a new framebuffer draws the consoles by itself
+    /// (drivers/video/fbdev/core/fbcon.c, do_fb_registered), under another number perhaps. An error is only that a signal
+    /// ended the waiting.
+    fn give_console_back(&mut self, act: &Act, undoing: &mut Undoing) -> Result<(), Error> {
+        // Its module was to be unloaded, so that nothing was seen to need it; the kernel refuses where somebody does by now.
+        let drm = "nvidia_drm";
+        let reload = [Act::unload(drm), Act::load(drm)];
+        let may = self.record.modules.iter().any(|m| m == drm) && !reload.iter().any(|act| self.barred(act));
+        for again in reload.iter().filter(|_| may) {
+            let remaining = undoing.until.saturating_sub(self.kernel.now());
+            if self.has_console() || remaining.is_zero() {
+                break;
+            }
+            let within = deadline(again, &self.record.budgets, 1).min(remaining);
+            match self
+                .record_and_act(&[(again.clone(), within)], &["instead: ".to_owned()])
+                .pop()
+            {
+                Some(Err(ActError::Interrupted { .. })) => return Err(self.interrupted(again)),
+                Some(Err(error)) => {
+                    // It is loaded still, or it is missing now.
+                    if again == &Act::load(drm) || matches!(error, ActError::Overdue { .. }) {
+                        undoing.leave(again, error);
+                    }
+                    break;
+                }
+                _ => {}
+            }
+        }
+        if !self.has_console() {
+            undoing.dark.push(act.subject());
+        }
+        Ok(())
+    }
+
+    /// Whether the consoles are drawn on some framebuffer.
+    fn has_console(&mut self) -> bool {
+        let stuck: Vec<PciAddr> = self.record.stuck().collect();
+        let seen = self.kernel.look(&stuck, self.record.budgets.look);
+        seen.is_ok_and(|snapshot| snapshot.consoles.iter().any(|c| c.bound && c.is_framebuffer()))
     }
 
     /// Functions of the record that are on another driver than vfio-pci: they never left theirs, or somebody else has bound

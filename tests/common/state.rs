@@ -238,6 +238,8 @@ pub struct Model {
     /// A console on one of nvidia_drm's framebuffers keeps it loaded.
     pub fbcon_pins: bool,
     pub consoles: Vec<Console>,
+    /// A console that was taken off its framebuffer comes back with a new one only.
+    pub console_is_lost: bool,
     /// The firmware's framebuffer, whether its driver is bound, and in whose memory it lies.
     pub firmware: Option<(Framebuffer, bool)>,
     /// GPUs that this driver of NVIDIA does not know.
@@ -294,6 +296,7 @@ impl Model {
             drm: BTreeSet::new(),
             fbcon_pins: true,
             consoles: Vec::new(),
+            console_is_lost: false,
             firmware: None,
             unknown: BTreeSet::new(),
             headless: BTreeSet::new(),

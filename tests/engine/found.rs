@@ -463,3 +463,39 @@ fn who_leaves_the_sound_function_to_vfio_pci_is_told_what_that_may_lead_to() {
         assert_eq!(plan.notes.iter().any(told), said, "{:?}", plan.notes);
     }
 }
+
+/// On 6.12 a 1 written to `bind` of the framebuffer's console was taken without an error and changed nothing.
+#[test]
+fn a_console_that_does_not_come_back_is_given_a_new_framebuffer_or_said_to_be_dark() {
+    for (pinned, comes_back) in [(false, true), (true, false)] {
+        let mut model = host(1);
+        add_consoles(&mut model, true);
+        model.console_is_lost = true;
+        let before = model.state();
+        let at = nth(&model, &only(), |a| matches!(a, Act::SetConsole { .. })) + 1;
+        model.faults.0 = vec![(at, Fault::Fails)];
+        if pinned {
+            // Somebody uses the driver by then.
+            let comes = Process::new(777, &[Node::Drm(addr(1, 0))]);
+            model.events.push((When::Act(at), Event::Comes(comes)));
+        }
+        let end = only().out(&mut model);
+        assert_eq!(records(&model), [], "{end:?}");
+        assert_eq!(model.laws.broken, [""; 0]);
+        if comes_back {
+            assert!(matches!(end, End::Restored(_)), "{end:?}");
+            assert_as_before(&model, &before, "undone");
+            continue;
+        }
+        let End::NotRestored(why) = end else { panic!("{end:?}") };
+        assert!(
+            why.contains("all else is as it was before, but the console vtcon1 draws on no framebuffer"),
+            "{why}"
+        );
+        let all = model.devices.iter().map(|d| d.bound());
+        assert_eq!(
+            all.collect::<Vec<_>>(),
+            host(1).devices.iter().map(|d| d.bound()).collect::<Vec<_>>()
+        );
+    }
+}
