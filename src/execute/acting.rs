@@ -127,6 +127,11 @@ impl Executor<'_> {
             Act::LoadModule { .. } | Act::UnloadModule { .. } | Act::Remove { .. } | Act::Rescan { .. } => {
                 !self.record.wedges.is_empty()
             }
+            // It waits for the lock of each function below the bridge (linux, drivers/pci/pci.c, pci_bus_lock).
+            Act::ResetBus { .. } => {
+                let touched = self.record.touched_by(act);
+                self.record.stuck().any(|s| touched.contains(&s))
+            }
             act => act.function().is_some_and(|a| self.record.stuck().any(|s| s == a)),
         }
     }

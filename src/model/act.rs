@@ -77,6 +77,14 @@ pub enum Act {
         /// It has to be on no driver: else the reset would go through that driver's users.
         addr: PciAddr,
     },
+    /// Write 1 to `reset_subordinate` of the bridge above a function: all below it is reset at once, whatever `reset_method`
+    /// of each function says (linux 6.13, drivers/pci/pci-sysfs.c, reset_subordinate_store).
+    ResetBus {
+        /// The function that it is for; the others below the bridge, on no driver like this one, are reset with it.
+        addr: PciAddr,
+        /// Above nothing else.
+        bridge: PciAddr,
+    },
     /// Write 1 to the function's `remove`: it leaves the bus, with its override.
     Remove {
         /// Proven free before: a removal waits for users as an unbind does.
@@ -231,6 +239,7 @@ impl Act {
             | Act::SetAttribute { addr, .. }
             | Act::Unbind { addr, .. }
             | Act::Reset { addr }
+            | Act::ResetBus { addr, .. }
             | Act::Remove { addr }
             | Act::Rescan { addr, .. }
             | Act::Verify { addr, .. }
@@ -251,9 +260,11 @@ impl Act {
             Act::LoadModule { name } => Expect::Loaded(name.clone()),
             // The kernel's word counts: udev may load the module again at once, and with the override in place
             // it cannot take the card.
-            Act::UnloadModule { .. } | Act::ProveFree { .. } | Act::Reset { .. } | Act::Verify { .. } => {
-                Expect::Nothing
-            }
+            Act::UnloadModule { .. }
+            | Act::ProveFree { .. }
+            | Act::Reset { .. }
+            | Act::ResetBus { .. }
+            | Act::Verify { .. } => Expect::Nothing,
             Act::Remove { addr } => Expect::Present(*addr, false),
             Act::Rescan { addr, .. } => Expect::Present(*addr, true),
             Act::SetConsole { name, bound } => Expect::Console(name.clone(), *bound),
@@ -288,6 +299,7 @@ impl Act {
             | Act::Unbind { .. }
             | Act::Probe { .. }
             | Act::Reset { .. }
+            | Act::ResetBus { .. }
             | Act::Remove { .. }
             | Act::Rescan { .. }
             | Act::Verify { .. } => self.function().map_or_else(String::new, |addr| addr.to_string()),
@@ -306,6 +318,7 @@ impl Act {
             Act::SetAttribute { attribute, value, .. } if value.is_empty() => format!("empty {}", attribute.name()),
             Act::SetAttribute { attribute, value, .. } => format!("set {} to {value}", attribute.name()),
             Act::Reset { .. } => "reset".to_owned(),
+            Act::ResetBus { bridge, .. } => format!("reset with all below {bridge}"),
             Act::Remove { .. } => "remove from the bus".to_owned(),
             Act::Rescan {
                 bridge: Some(bridge), ..

@@ -97,7 +97,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::ProveFree { .. } => budgets.look,
         Act::Verify { .. } => budgets.verify,
-        Act::Reset { .. } => budgets.reset,
+        Act::Reset { .. } | Act::ResetBus { .. } => budgets.reset,
         // A rescan probes what it finds.
         Act::Unbind { .. } | Act::Probe { .. } | Act::Remove { .. } | Act::Rescan { .. } => budgets.bind,
     }

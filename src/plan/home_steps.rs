@@ -167,8 +167,8 @@ impl WayHome<'_> {
         }
     }
 
-    /// What is tried where a function does not let itself be bound to its driver: the same once more; a reset of it; then
-    /// the whole card leaves the bus and is found again, which makes the kernel set it up anew and lets its drivers bind
+    /// What is tried where a function does not let itself be bound to its driver: the same once more; a reset of it; one of
+    /// all below the bridge above it, where that is this card; then the whole card leaves the bus and is found again, which makes the kernel set it up anew and lets its drivers bind
     /// by themselves.
     fn rungs(&self, function: &Function, driver: &str) -> Vec<Vec<Act>> {
         let addr = function.addr;
@@ -184,11 +184,31 @@ impl WayHome<'_> {
         if self.record.may_reset && !function.reset_methods.is_empty() {
             rungs.push(vec![Act::Reset { addr }, probe()]);
         }
+        if let Some(bridge) = self.bridge_to_reset(function) {
+            let free = Act::prove_free(self.below(bridge).map(|f| f.addr).collect());
+            rungs.push(vec![free, Act::ResetBus { addr, bridge }, probe()]);
+        }
         let slot: Vec<PciAddr> = self.snapshot.slot(addr.slot()).map(|f| f.addr).collect();
         if addr.function == 0 && slot.iter().all(|a| self.may_be_removed(*a)) {
             rungs.push(self.anew(function, driver, &slot));
         }
         rungs
+    }
+
+    /// What is directly below a bridge.
+    fn below(&self, bridge: PciAddr) -> impl Iterator<Item = &Function> {
+        let functions = self.snapshot.functions.iter();
+        functions.filter(move |f| f.parent == Some(bridge))
+    }
+
+    /// The bridge above a card that can reset all below it, where that is this card, all of which comes home, and nothing
+    /// else. A `bus` reset of the function itself is no way there: it is refused beside another function of the bus (linux,
+    /// drivers/pci/pci.c, pci_parent_bus_reset).
+    fn bridge_to_reset(&self, function: &Function) -> Option<PciAddr> {
+        let bridge = self.snapshot.function(function.parent?)?;
+        let is_ours = |f: &Function| f.addr.slot() == function.addr.slot() && !f.bridge && self.may_be_removed(f.addr);
+        let may = self.record.may_reset && bridge.resets_below && function.addr.function == 0;
+        (may && self.below(bridge.addr).all(is_ours)).then_some(bridge.addr)
     }
 
     /// A removal waits for users like an unbind: only what is ours, and was proven free, may go with it. And what would

@@ -36,6 +36,7 @@ impl Model {
             | Act::Unbind { .. }
             | Act::Probe { .. }
             | Act::Reset { .. }
+            | Act::ResetBus { .. }
             | Act::Remove { .. }
             | Act::Rescan { .. } => Ok(()),
         };

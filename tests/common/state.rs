@@ -37,6 +37,8 @@ pub struct Device {
     pub group: Option<u32>,
     /// A bridge: its driver is built in and nothing here moves it.
     pub bridge: bool,
+    /// It has `reset_subordinate`.
+    pub resets_below: bool,
     pub parent: Option<PciAddr>,
     /// The other functions of its device links.
     pub linked: Vec<PciAddr>,
@@ -77,6 +79,7 @@ impl Device {
             class: PciClass(class),
             group: None,
             bridge: false,
+            resets_below: false,
             parent: None,
             linked: Vec::new(),
             driver: None,
@@ -224,6 +227,8 @@ pub struct Model {
     pub vfio_ids: Vec<(u16, u16)>,
     pub autoprobe: bool,
     pub probe_faults: Vec<(&'static str, ProbeFault)>,
+    /// A reset of all below a bridge ends these.
+    pub bus_reset_heals: bool,
     /// Loaded modules, in the order of loading.
     pub modules: Vec<(&'static str, Stage)>,
     /// References of modules that nothing accounts for.
@@ -288,6 +293,7 @@ impl Model {
             vfio_ids: Vec::new(),
             autoprobe: true,
             probe_faults: Vec::new(),
+            bus_reset_heals: false,
             modules: Vec::new(),
             pins: Vec::new(),
             broken: Vec::new(),

@@ -6,7 +6,7 @@ use gpu_handoff::host::displays::Framebuffer;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::State;
-use gpu_handoff::settings::values::{Doubt, Settings, WayOut};
+use gpu_handoff::settings::values::{Doubt, Reset, Settings, WayOut};
 
 use crate::common::hosts::{add_card, add_consoles, add_persistenced};
 use crate::common::{
@@ -497,5 +497,50 @@ fn a_console_that_does_not_come_back_is_given_a_new_framebuffer_or_said_to_be_da
             all.collect::<Vec<_>>(),
             host(1).devices.iter().map(|d| d.bound()).collect::<Vec<_>>()
         );
+    }
+}
+
+/// Where neither the function's own reset nor anything else helps, the bridge above the card resets it, if there is nothing
+/// else below.
+#[test]
+fn a_card_that_only_its_bridge_can_reset_is_reset_by_that_unless_somebody_else_is_below() {
+    let port = addr(0, 0);
+    for (may_reset, offered, stranger, is_reset) in [
+        (true, true, false, true),
+        (false, true, false, false),
+        (true, false, false, false),
+        (true, true, true, false),
+    ] {
+        let mut model = Model::new(Generation::K7_2);
+        add_card(&mut model, 1, 0x2204, 2);
+        let port = model.device(addr(1, 0)).unwrap().parent.unwrap_or(port);
+        model.device_mut(port).unwrap().resets_below = offered;
+        if stranger {
+            // In a group of its own, as below a switch.
+            let place = gpu_handoff::base::pci::PciAddr { slot: 1, ..addr(1, 0) };
+            let other = Device::new(place, 0x8086, 0x1533, 0x02_0000);
+            let (parent, group) = (Some(port), Some(77));
+            model.add(Device { parent, group, ..other });
+        }
+        model.loaded_since_boot("nvidia_drm");
+        model.settle_on(addr(1, 0), "nvidia");
+        model.settle_on(addr(1, 1), "snd_hda_intel");
+        let before = model.state();
+        let mut session = only();
+        if !may_reset {
+            session.settings.reset = Reset::Never;
+        }
+        assert!(matches!(session.out(&mut model), End::Done));
+        model.probe_faults = vec![("nvidia", ProbeFault::Always)];
+        model.bus_reset_heals = true;
+        let end = session.home(&mut model);
+        let case = format!("may: {may_reset}, offered: {offered}, stranger: {stranger}: {end:?}");
+        let was_reset = model.acts.iter().any(|a| matches!(a, Act::ResetBus { .. }));
+        assert_eq!(was_reset, is_reset, "{case}");
+        assert_eq!(matches!(end, End::Done), is_reset, "{case}");
+        assert_eq!(model.laws.broken, [""; 0], "{case}");
+        if is_reset {
+            assert_as_before(&model, &before, &case);
+        }
     }
 }
