@@ -140,7 +140,7 @@ fn a_file_that_never_answers_ends_pre_start_with_a_sentence_in_time() {
         // In a mount namespace of its own nothing of it reaches the host; where there can be none, nothing is shown.
         let script = "mount -t tmpfs none /etc && mount -t tmpfs none /var/lib || exit 77; mkdir -p /etc/pve/qemu-server \
                       /var/lib/dpkg && echo 'hostpci0: 01:00' >/etc/pve/qemu-server/111.conf && rm -f \"$2\" && mkfifo \
-                      \"$2\" && exec timeout 40 \"$1\" 111 pre-start";
+                      \"$2\" && exec timeout -s KILL 40 \"$1\" 111 pre-start";
         let mut words = Command::new("unshare");
         words.args(["--mount", "sh", "-c", script, "sh", BINARY, pipe]);
         words.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
