@@ -327,6 +327,13 @@ fn the_files_of_the_hosts_are_read_for_what_they_mean() {
     assert!(card.boot_vga && card.d3cold && card.power == "active" && card.power_control == "on");
     assert_eq!(card.reset_methods, ["bus"]);
     assert_eq!((card.parent, card.width), (Some(addr("0000:00:03.0")), Some(16)));
+    let resets_below: Vec<PciAddr> = host
+        .functions
+        .iter()
+        .filter(|f| f.resets_below)
+        .map(|f| f.addr)
+        .collect();
+    assert_eq!(resets_below, [addr("0000:00:03.0")]);
     let shown = &host.framebuffers[0];
     assert_eq!(shown.of, Some(card.addr));
     let platform = shown.firmware.as_ref().unwrap();

@@ -27,7 +27,6 @@ use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::lent_by_hand;
 use crate::plan::{home, inferred};
-use crate::proxmox::files;
 use crate::run::owners::{Locked, settle};
 use crate::run::session::{Session, must_be_root};
 use crate::run::waits::await_vfio;
@@ -166,7 +165,7 @@ fn post_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let mut record = record.clone();
     let qemu = snapshot.vms.iter().find(|v| v.vmid == vmid);
     record.qemu = qemu.map(|vm| vm.process);
-    let cluster = files::cluster(&host.root).map_err(Refusal::from)?;
+    let cluster = host.cluster()?;
     let reserved = cluster.reservations.of(vmid);
     let others = || records.iter().filter(|r| r.owner != owner);
     let free: Vec<PciAddr> = reserved

@@ -15,7 +15,6 @@ use crate::output::print::print;
 use crate::plan::selection::{Given, HostpciEntry, lent_by_hand};
 use crate::plan::{home, owners};
 use crate::proxmox::container_config::GpuContainer;
-use crate::proxmox::files;
 use crate::run::session::Session;
 
 /// What `plan` shows.
@@ -67,7 +66,7 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Resul
         Some(Err(refusal)) => refusal.0.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),
     };
-    let containers = files::gpu_containers(&host.root).map_err(Refusal::from)?;
+    let containers = host.gpu_containers()?;
     let shown = Shown {
         entries: &given.entries,
         template: given.template,

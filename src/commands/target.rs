@@ -14,9 +14,12 @@ use crate::run::session::Session;
 
 /// What a target means on this host. Without any, GPU_PCI and GPU_AUDIO_PCI count, the variables of the shell script that
 /// came before this program.
-pub(crate) fn given(host: &Session, target: &Target, snapshot: &Snapshot) -> Result<Given, Error> {
+pub(crate) fn given(host: &mut Session, target: &Target, snapshot: &Snapshot) -> Result<Given, Error> {
     let gpu = match (&target.vm, &target.gpu, named_by_variable()) {
-        (Some(vmid), ..) => return host.devices_of(*vmid, &host.vm_config(*vmid)?, snapshot),
+        (Some(vmid), ..) => {
+            let read = host.vm_config(*vmid)?;
+            return host.devices_of(*vmid, &read, snapshot);
+        }
         (None, Some(name), _) => selection::named(name, snapshot),
         (None, None, Some(name)) => selection::named(&name, snapshot)
             .and_then(|gpu| selection::has_audio(gpu, variable("GPU_AUDIO_PCI").as_deref(), snapshot)),
@@ -59,7 +62,7 @@ pub(crate) fn moving(snapshot: &Snapshot, gpus: &[PciAddr]) -> Vec<PciAddr> {
 /// The record that a target's GPUs are in, or the GPUs where there is none. With a VM its own record comes first: its
 /// config may have changed since. Where nothing says which of several GPUs is meant, it is the one that is lent.
 pub(crate) fn recorded<'a>(
-    host: &Session,
+    host: &mut Session,
     target: &Target,
     records: &'a [Record],
     snapshot: &Snapshot,
@@ -69,7 +72,7 @@ pub(crate) fn recorded<'a>(
         return Ok(Ok(record));
     }
     let says_which = target.vm.is_some() || target.gpu.is_some() || named_by_variable().is_some();
-    if let (false, Some(record)) = (says_which, lent(records, snapshot).map_err(Refusal::from)?) {
+    if !says_which && let Some(record) = lent(records, snapshot).map_err(Refusal::from)? {
         return Ok(Ok(record));
     }
     let name = target

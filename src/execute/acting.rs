@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::base::pci::PciAddr;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::ActError;
 use crate::execute::lines::{Count, Gap, say};
 use crate::execute::schedule::one_proof;
+use crate::host::functions::VFIO_PCI;
 use crate::model::act::Act;
 use crate::model::error::chain;
 use crate::model::plan::{Step, deadline};
@@ -49,7 +51,7 @@ impl Executor<'_> {
     fn climb(&mut self, step: &Step, error: &ActError) -> bool {
         let mut why = error.clone();
         for rung in &step.rungs {
-            let is_rough = |act: &Act| matches!(act, Act::Reset { .. } | Act::Remove { .. });
+            let is_rough = |act: &Act| matches!(act, Act::Reset { .. } | Act::ResetBus { .. } | Act::Remove { .. });
             if matches!(why, ActError::CannotLoad(_)) && rung.iter().any(is_rough) {
                 continue;
             }
@@ -65,7 +67,8 @@ impl Executor<'_> {
     /// The acts of a rung, until one fails. No error: it was not begun.
     fn climb_one(&mut self, rung: &[Act]) -> Result<(), Option<ActError>> {
         for act in rung {
-            if self.barred(act) {
+            // An earlier rung is stuck, or the card is held back.
+            if self.barred(act) || self.held_back(act).is_some() {
                 return Err(None);
             }
             if let Act::Remove { .. } = act {
@@ -156,7 +159,35 @@ impl Executor<'_> {
             Act::LoadModule { .. } | Act::UnloadModule { .. } | Act::Remove { .. } | Act::Rescan { .. } => {
                 !self.record.wedges.is_empty()
             }
+            // It waits for the lock of each function below the bridge (linux, drivers/pci/pci.c, pci_bus_lock).
+            Act::ResetBus { .. } => {
+                let touched = self.record.touched_by(act);
+                self.record.stuck().any(|s| touched.contains(&s))
+            }
             act => act.function().is_some_and(|a| self.record.stuck().any(|s| s == a)),
+        }
+    }
+
+    /// Why an act is not done that would have NVIDIA's driver take function 0 of a card whose function 1 has not left
+    /// vfio-pci: the kernel may oops then ([`crate::plan::home_steps`]).
+    pub(super) fn held_back(&self, act: &Act) -> Option<String> {
+        let takes = match act {
+            Act::SetOverride { driver, .. } => driver.as_deref().is_some_and(|d| d != VFIO_PCI),
+            act => matches!(act, Act::ProveFree { .. } | Act::Unbind { .. } | Act::Probe { .. }),
+        };
+        let addr = act.function().filter(|a| takes && a.function == 0)?;
+        let sound = PciAddr { function: 1, ..addr };
+        self.away.contains(&sound).then(|| {
+            format!("left out: NVIDIA's driver would take {sound}, which is still on {VFIO_PCI}, for a sound card")
+        })
+    }
+
+    /// An act was not done, or not with success.
+    pub(super) fn left_out(&mut self, act: &Act) {
+        if let Act::Unbind { driver, .. } = act
+            && driver == VFIO_PCI
+        {
+            self.away.extend(act.function());
         }
     }
 }

@@ -5,8 +5,8 @@ use tracing::warn;
 use crate::base::text::join;
 use crate::execute::executor::{Executor, First};
 use crate::model::error::{Error, chain};
+use crate::model::particulars::loading_remedy;
 use crate::model::record::State;
-use crate::model::refusal::loading_remedy;
 
 impl Executor<'_> {
     /// Not everything could be put where it belongs: that is written down. `what` went wrong, what is `left`, and what

@@ -43,6 +43,8 @@ pub struct Executor<'a> {
     pub(super) gate: BTreeSet<PciAddr>,
     /// It gives back what was taken: the record serves that and never forbids it.
     pub(super) gives_back: bool,
+    /// Functions that were to leave vfio-pci and have not.
+    pub(super) away: BTreeSet<PciAddr>,
     /// That the record cannot be written is said already.
     pub(super) unwritten_said: bool,
 }
@@ -77,6 +79,7 @@ impl<'a> Executor<'a> {
             looked: BTreeMap::new(),
             gate: BTreeSet::new(),
             gives_back: false,
+            away: BTreeSet::new(),
             unwritten_said: false,
         }
     }
@@ -133,11 +136,18 @@ impl<'a> Executor<'a> {
             let mut steps: Vec<&Step> = Vec::new();
             for step in round.iter().map(|at| &plan.steps[*at]) {
                 if trouble.rules_out(&step.act, &self.record) {
+                    self.left_out(&step.act);
+                    count.skip();
+                } else if let Some(why) = self.held_back(&step.act) {
+                    if !step.act.function().is_some_and(|a| trouble.failed.contains(&a)) {
+                        trouble.note(&step.act, &ActError::NotBegun(why), &self.record);
+                    }
                     count.skip();
                 } else if self.barred(&step.act) {
                     trouble
                         .errors
                         .push(format!("{}: left out, the kernel is stuck", step.act));
+                    self.left_out(&step.act);
                     count.skip();
                 } else {
                     steps.push(step);
@@ -147,6 +157,7 @@ impl<'a> Executor<'a> {
                 if let ActError::Interrupted { .. } = error {
                     return Err(self.interrupted(&step.act));
                 }
+                self.left_out(&step.act);
                 if counts(step, &error) {
                     trouble.note(&step.act, &error, &self.record);
                 } else {

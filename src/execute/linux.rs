@@ -25,6 +25,7 @@ use crate::model::act::Act;
 use crate::model::record::Run;
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
+use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::{Handoff, Past};
 
 /// How long looking at what is stuck may take.
@@ -79,6 +80,17 @@ impl Linux {
     /// The acts since this was asked the last time.
     pub fn take_past(&mut self) -> Vec<Past> {
         std::mem::take(&mut self.past)
+    }
+
+    /// Reads files of Proxmox's.
+    ///
+    /// # Errors
+    /// [`ActError`] where there was no answer, or not in time.
+    pub fn find(&mut self, wanted: Wanted, within: Duration) -> Result<Found, ActError> {
+        match self.ask(Question::Find(wanted), within)? {
+            Answer::Found(found) => Ok(found),
+            _ => Err(another_question()),
+        }
     }
 
     /// Adds an entry to the history.

@@ -28,6 +28,7 @@ use crate::host::{modules, snapshot, stuck_calls};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
+use crate::proxmox::files;
 use crate::state::history;
 
 /// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
@@ -101,6 +102,7 @@ impl Server {
             },
             Question::Details { addrs } => Answer::Details(read_details(&self.root, &addrs)),
             Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
+            Question::Find(wanted) => Answer::Found(files::find(&self.root, &wanted)),
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }
@@ -200,6 +202,20 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
             answers(root, *addr)?;
             nobody_is_at(root, *addr)?;
             write_sysfs(root, &device(addr, "reset"), "1")?;
+            answers(root, *addr)?;
+        }
+        Act::ResetBus { addr, bridge } => {
+            let dir = format!("/sys/bus/pci/devices/{bridge}");
+            let below = root
+                .names(&dir)
+                .map_err(|e| ActError::Failed(format!("{bridge} cannot be read: {e}")))?;
+            for function in below.iter().filter_map(|name| name.parse::<PciAddr>().ok()) {
+                // Under a driver it would go through that driver's users.
+                if let Some(driver) = root.link_name(device(&function, "driver")) {
+                    return Err(ActError::Failed(format!("{function} is on {driver} by now")));
+                }
+            }
+            write_sysfs(root, &format!("{dir}/reset_subordinate"), "1")?;
             answers(root, *addr)?;
         }
         Act::Remove { addr } => {
@@ -470,6 +486,32 @@ mod tests {
             };
             assert_eq!(error, expected, "{stderr}");
         }
+    }
+
+    #[test]
+    fn a_bridge_resets_what_is_below_it_only_where_none_of_it_has_a_driver() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, devices) = (Root::at(dir.path()), dir.path().join("sys/bus/pci/devices"));
+        let bridge = devices.join("0000:00:01.0");
+        for name in ["0000:01:00.0", "0000:01:00.1"] {
+            std::fs::create_dir_all(bridge.join(name)).unwrap();
+            std::os::unix::fs::symlink(bridge.join(name), devices.join(name)).unwrap();
+            std::fs::write(bridge.join(name).join("config"), [0xde, 0x10, 0x04, 0x22]).unwrap();
+        }
+        std::fs::write(bridge.join("reset_subordinate"), "").unwrap();
+        let driver = bridge.join("0000:01:00.1/driver");
+        std::os::unix::fs::symlink("../../drivers/vfio-pci", &driver).unwrap();
+        let (addr, bridge_addr) = ("0000:01:00.0".parse().unwrap(), "0000:00:01.0".parse().unwrap());
+        let act = Act::ResetBus {
+            addr,
+            bridge: bridge_addr,
+        };
+        let error = perform(&root, &act).unwrap_err().to_string();
+        assert_eq!(error, "0000:01:00.1 is on vfio-pci by now");
+        assert_eq!(std::fs::read_to_string(bridge.join("reset_subordinate")).unwrap(), "");
+        std::fs::remove_file(driver).unwrap();
+        perform(&root, &act).unwrap();
+        assert_eq!(std::fs::read_to_string(bridge.join("reset_subordinate")).unwrap(), "1");
     }
 
     #[test]

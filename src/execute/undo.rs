@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::base::pci::PciAddr;
-use crate::base::text::millis;
+use crate::base::text::{join, millis};
 use crate::execute::executor::{Executor, First};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
 use crate::execute::lines::say_of_service;
@@ -26,7 +26,9 @@ struct Undoing {
     elsewhere: BTreeSet<PciAddr>,
     /// Functions that somebody uses, which is said already.
     in_use: BTreeSet<PciAddr>,
-    /// What could not be taken back, and why.
+    /// Consoles that could not be given back.
+    dark: Vec<String>,
+    /// What else could not be taken back, and why.
     left: Vec<String>,
 }
 
@@ -65,6 +67,7 @@ impl Executor<'_> {
             until,
             elsewhere: self.elsewhere(),
             in_use: BTreeSet::new(),
+            dark: Vec::new(),
             left: Vec::new(),
         };
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
@@ -74,6 +77,7 @@ impl Executor<'_> {
             if let Err(interrupted) = self.take_back(act, &mut undoing) {
                 return interrupted;
             }
+            undoing.left.clear(); // where it does not open, it does with the end of this run
         }
         for act in done.iter().rev().flat_map(|step| &step.inverse) {
             if let Err(interrupted) = self.take_back(act, &mut undoing) {
@@ -84,8 +88,15 @@ impl Executor<'_> {
             if let Err(e) = self.close() {
                 warn!("the record could not be put back: {e}");
             }
-            return Error::Restored { what };
+            return match undoing.dark.as_slice() {
+                [] => Error::Restored { what },
+                dark => Error::ConsoleDark { what, dark: join(dark) },
+            };
         }
+        let dark = undoing.dark.iter();
+        undoing
+            .left
+            .extend(dark.map(|name| format!("{name}: the console is dark")));
         self.stranded(what, undoing.left.join("; "), &First::See)
     }
 
@@ -106,14 +117,24 @@ impl Executor<'_> {
     fn take_back(&mut self, act: &Act, undoing: &mut Undoing) -> Result<(), Error> {
         let remaining = undoing.until.saturating_sub(self.kernel.now());
         if self.barred(act) {
+            self.left_out(act);
             undoing.leave(act, "left alone, the kernel is stuck there");
             return Ok(());
         }
         if remaining.is_zero() {
+            self.left_out(act);
             undoing.leave(act, "no time was left");
             return Ok(());
         }
         if undoing.passes_over(act) {
+            // Nobody is asked to let it go: it is not on vfio-pci, or stays there because it is used.
+            if !act.function().is_some_and(|a| undoing.elsewhere.contains(&a)) {
+                self.left_out(act);
+            }
+            return Ok(());
+        }
+        if let Some(why) = self.held_back(act) {
+            undoing.leave(act, why);
             return Ok(());
         }
         let within = deadline(act, &self.record.budgets, 1).min(remaining);
@@ -123,15 +144,60 @@ impl Executor<'_> {
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
                 // A service that does not start again keeps no device away.
                 Err(error) if is_of_service(act) && !matches!(error, ActError::NotBegun(_)) => say_of_service(act),
+                Err(_) if matches!(act, Act::SetConsole { .. }) => self.give_console_back(act, undoing)?,
                 Err(error) => {
                     if let Act::ProveFree { addrs, .. } = act {
                         undoing.in_use.extend(addrs.iter().copied());
                     }
+                    self.left_out(act);
                     undoing.leave(act, error);
                 }
             }
         }
         Ok(())
+    }
+
+    /// What else gives a console back. A 1 written to `bind` can be taken without an error and change nothing (seen on linux
+    /// 6.12; drivers/tty/vt/vt.c, store_bind, ignores what comes of it); a new framebuffer draws the consoles by itself
+    /// (drivers/video/fbdev/core/fbcon.c, do_fb_registered), under another number perhaps. An error is only that a signal
+    /// ended the waiting.
+    fn give_console_back(&mut self, act: &Act, undoing: &mut Undoing) -> Result<(), Error> {
+        // Its module was to be unloaded, so that nothing was seen to need it; the kernel refuses where somebody does by now.
+        let drm = "nvidia_drm";
+        let reload = [Act::unload(drm), Act::load(drm)];
+        let may = self.record.modules.iter().any(|m| m == drm) && !reload.iter().any(|act| self.barred(act));
+        for again in reload.iter().filter(|_| may) {
+            let remaining = undoing.until.saturating_sub(self.kernel.now());
+            if self.has_console() || remaining.is_zero() {
+                break;
+            }
+            let within = deadline(again, &self.record.budgets, 1).min(remaining);
+            match self
+                .record_and_act(&[(again.clone(), within)], &["instead: ".to_owned()])
+                .pop()
+            {
+                Some(Err(ActError::Interrupted { .. })) => return Err(self.interrupted(again)),
+                Some(Err(error)) => {
+                    // It is loaded still, or it is missing now.
+                    if again == &Act::load(drm) || matches!(error, ActError::Overdue { .. }) {
+                        undoing.leave(again, error);
+                    }
+                    break;
+                }
+                _ => {}
+            }
+        }
+        if !self.has_console() {
+            undoing.dark.push(act.subject());
+        }
+        Ok(())
+    }
+
+    /// Whether the consoles are drawn on some framebuffer.
+    fn has_console(&mut self) -> bool {
+        let stuck: Vec<PciAddr> = self.record.stuck().collect();
+        let seen = self.kernel.look(&stuck, self.record.budgets.look);
+        seen.is_ok_and(|snapshot| snapshot.consoles.iter().any(|c| c.bound && c.is_framebuffer()))
     }
 
     /// Functions of the record that are on another driver than vfio-pci: they never left theirs, or somebody else has bound

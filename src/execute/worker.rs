@@ -32,6 +32,7 @@ use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
+use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
@@ -64,6 +65,8 @@ pub(crate) enum Question {
     },
     /// Carry out an act. A gate stays shut until it is to be opened, or this worker ends.
     Act(Act),
+    /// Read files of Proxmox's.
+    Find(Wanted),
     /// Add this to the history.
     Remember(Handoff),
 }
@@ -77,6 +80,8 @@ pub(crate) enum Answer {
     Details(Vec<Details>),
     /// What modprobe says.
     Loadable(Vec<Loadable>),
+    /// Files of Proxmox's.
+    Found(Found),
     /// Whether the history has it now.
     Remembered(Result<(), String>),
     /// How the act went.

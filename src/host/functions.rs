@@ -36,6 +36,9 @@ pub struct Function {
     pub group: Option<u32>,
     /// Whether it is a bridge to another bus (has `pci_bus`): never handed over, as Proxmox leaves it too.
     pub bridge: bool,
+    /// It can have all below it reset (has `reset_subordinate`, linux 6.13 and later).
+    #[serde(default)] // since a later version
+    pub resets_below: bool,
     /// Functions this one consumes or supplies (power, audio): device links of the kernel.
     pub linked: Vec<PciAddr>,
     /// The function was known to be stuck and was not looked at beyond its name.
@@ -90,6 +93,7 @@ impl Function {
             driver_override: None,
             group: None,
             bridge: false,
+            resets_below: false,
             linked: Vec::new(),
             stuck: false,
             mdev_types: None,
@@ -193,6 +197,7 @@ pub(crate) fn read_function(root: &Root, addr: PciAddr, stuck: bool) -> Option<F
         module: root.link_name(format!("{dir}/driver/module")),
         group: group.and_then(|n| n.parse().ok()),
         bridge: names.iter().any(|n| n == "pci_bus"),
+        resets_below: names.iter().any(|n| n == "reset_subordinate"),
         mdevs: names.iter().filter(|n| is_uuid(n)).count(),
         linked: names.iter().filter_map(|n| linked(n)).collect(),
         stuck,

@@ -77,6 +77,14 @@ pub enum Act {
         /// It has to be on no driver: else the reset would go through that driver's users.
         addr: PciAddr,
     },
+    /// Write 1 to `reset_subordinate` of the bridge above a function: all below it is reset at once, whatever `reset_method`
+    /// of each function says (linux 6.13, drivers/pci/pci-sysfs.c, reset_subordinate_store).
+    ResetBus {
+        /// The function that it is for; the others below the bridge, on no driver like this one, are reset with it.
+        addr: PciAddr,
+        /// Above nothing else.
+        bridge: PciAddr,
+    },
     /// Write 1 to the function's `remove`: it leaves the bus, with its override.
     Remove {
         /// Proven free before: a removal waits for users as an unbind does.
@@ -256,6 +264,7 @@ impl Act {
             | Act::SetAttribute { addr, .. }
             | Act::Unbind { addr, .. }
             | Act::Reset { addr }
+            | Act::ResetBus { addr, .. }
             | Act::Remove { addr }
             | Act::Rescan { addr, .. }
             | Act::Verify { addr, .. }
@@ -282,6 +291,7 @@ impl Act {
             Act::UnloadModule { .. }
             | Act::ProveFree { .. }
             | Act::Reset { .. }
+            | Act::ResetBus { .. }
             | Act::Verify { .. }
             | Act::ShutGate { .. }
             | Act::OpenGate { .. } => Expect::Nothing,
@@ -317,6 +327,7 @@ impl Act {
             | Act::Unbind { .. }
             | Act::Probe { .. }
             | Act::Reset { .. }
+            | Act::ResetBus { .. }
             | Act::Remove { .. }
             | Act::Rescan { .. }
             | Act::Verify { .. } => self.function().map_or_else(String::new, |addr| addr.to_string()),
@@ -335,6 +346,7 @@ impl Act {
             Act::SetAttribute { attribute, value, .. } if value.is_empty() => format!("empty {}", attribute.name()),
             Act::SetAttribute { attribute, value, .. } => format!("set {} to {value}", attribute.name()),
             Act::Reset { .. } => "reset".to_owned(),
+            Act::ResetBus { bridge, .. } => format!("reset with all below {bridge}"),
             Act::Remove { .. } => "remove from the bus".to_owned(),
             Act::Rescan {
                 bridge: Some(bridge), ..

@@ -46,6 +46,18 @@ pub enum Error {
         /// What failed, on which device, why.
         what: String,
     },
+    /// The same but for a console that nothing gives back: no GPU depends on it.
+    #[error(
+        "{what}; all else is as it was before, but the console {dark} draws on no framebuffer, and the screen may stay dark. \
+         Hint: it comes back when the card's display driver is loaded anew: by 'modprobe -r nvidia_drm' and 'modprobe \
+         nvidia_drm' once nobody uses that, or with the next start of the host; SSH works meanwhile"
+    )]
+    ConsoleDark {
+        /// What failed, on which device, why.
+        what: String,
+        /// The consoles, by their names in /sys/class/vtconsole.
+        dark: String,
+    },
     /// The same, and what the plan was made for has changed, but there is no second one.
     #[error("{what}; the host is as it was before. A second plan: {why}")]
     NoSecondPlan {
@@ -117,7 +129,11 @@ impl Error {
             Error::Usage(_) => Exit::Usage,
             Error::Recovery { exit, .. } => *exit,
             Error::Refused(_) => Exit::Refused,
-            Error::Restored { .. } | Error::NoSecondPlan { .. } | Error::Interrupted | Error::Io { .. } => Exit::Failed,
+            Error::Restored { .. }
+            | Error::ConsoleDark { .. }
+            | Error::NoSecondPlan { .. }
+            | Error::Interrupted
+            | Error::Io { .. } => Exit::Failed,
             Error::NotRestored { .. } => Exit::NotRestored,
             Error::Overdue { .. } => Exit::Overdue,
         }

@@ -5,8 +5,9 @@
 //! out   vfio-pci there -> overrides set -> .3 .2 .1 unbound -> .0 let go -> all bound to vfio-pci
 //!       .0 is let go by unloading the driver's modules (all its GPUs leave; the kernel itself refuses if
 //!       anybody is left) or by unbind (some GPUs stay)
-//! home  .0 first: override := original driver -> unbound from vfio-pci -> module loaded -> probed ->
-//!       override as it was; then .1 .2 .3; then the modules that were loaded beside it
+//! home  .3 .2 .1: override := original driver -> unbound from vfio-pci
+//!       .0: the same -> module loaded -> probed -> override as it was
+//!       .1 .2 .3: module loaded -> probed -> override as it was; then the modules that were loaded beside nvidia
 //! ```
 //!
 //! The override is set before anything is let go: whatever loads a module meanwhile cannot take the card.
@@ -99,7 +100,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::ProveFree { .. } => budgets.look,
         Act::Verify { .. } => budgets.verify,
-        Act::Reset { .. } => budgets.reset,
+        Act::Reset { .. } | Act::ResetBus { .. } => budgets.reset,
         // A rescan probes what it finds.
         Act::Unbind { .. } | Act::Probe { .. } | Act::Remove { .. } | Act::Rescan { .. } => budgets.bind,
     }

@@ -227,6 +227,10 @@ impl Record {
                 let of = self.taken.iter().map(|t| t.addr);
                 of.filter(|a| a.slot() == addr.slot()).collect()
             }
+            Act::ResetBus { addr, .. } => {
+                let of = self.taken.iter().map(|t| t.addr);
+                of.filter(|a| (a.domain, a.bus) == (addr.domain, addr.bus)).collect()
+            }
             Act::ProveFree { .. }
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }

@@ -34,7 +34,12 @@ pub(crate) struct Acts {
 }
 
 impl WayHome<'_> {
-    /// Function 0 of a card comes home before the others, which work only while it is awake.
+    /// The others of a card leave vfio-pci before function 0 does, and come home after it, since they work only while it is
+    /// awake.
+    ///
+    /// NVIDIA's driver takes what another driver keeps at function 1 for a sound card, as soon as it drives a display: with
+    /// vfio-pci there the kernel oopses (open-gpu-kernel-modules, kernel-open/nvidia/nv.c, nv_audio_dynamic_power; issues 1365
+    /// and 1141). Without a driver nothing is kept there.
     pub(crate) fn acts(&self) -> Acts {
         let (snapshot, record, present) = (self.snapshot, self.record, &self.present);
         let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
@@ -61,6 +66,9 @@ impl WayHome<'_> {
         if !behind.is_empty() {
             steps.shut_gate(&behind, false);
         }
+        for (taken, function) in present.iter().rev().filter(|(_, f)| self.leaves_first(f)) {
+            self.let_go(taken, function, &mut steps);
+        }
         for (taken, function) in present {
             self.bring_home(taken, function, &mut steps);
         }
@@ -83,11 +91,10 @@ impl WayHome<'_> {
         for bridge in &awake {
             steps.let_sleep(*bridge);
         }
-        // A run that was broken off may have left nothing but these behind.
-        if !steps.is_empty() || record.state != State::Away {
-            self.give_displays_back(&mut steps);
-            self.restart_services(&mut steps);
-        }
+        // A run that was broken off may have left nothing but these behind, and, where the record could not be written, no
+        // word of it.
+        self.give_displays_back(&mut steps);
+        self.restart_services(&mut steps);
         if !steps.is_empty() || record.state == State::Stranded {
             self.verify(&mut steps);
         }
@@ -115,6 +122,26 @@ impl WayHome<'_> {
         self.present.iter().filter(move |(t, _)| t.driver.is_none() && moves)
     }
 
+    /// Whether a function leaves its driver before function 0 of its card comes home.
+    fn leaves_first(&self, function: &Function) -> bool {
+        let comes = |f: &&Function| f.addr.slot() == function.addr.slot();
+        let coming = self.coming();
+        let first = coming.iter().find(|f| f.addr.function == 0 && comes(f));
+        first.is_some_and(|first| first.addr != function.addr) && coming.iter().any(|f| f.addr == function.addr)
+    }
+
+    /// Takes a function off the driver that it is on; who looks for it from then on finds the one that it goes to.
+    fn let_go(&self, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
+        let addr = function.addr;
+        if taken.driver.is_some() && taken.driver != function.driver_override {
+            steps.set_override(addr, taken.driver.as_deref());
+        }
+        if let Some(current) = &function.driver {
+            steps.prove_free(addr, &[], false);
+            steps.unbind(addr, current);
+        }
+    }
+
     fn bring_home(&self, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
         let addr = taken.addr;
         let (was, is) = (taken.driver_override.as_deref(), function.driver_override.as_deref());
@@ -125,16 +152,11 @@ impl WayHome<'_> {
             }
             return;
         }
-        let driver = taken.driver.as_deref();
-        if driver.is_some() && driver != is {
-            steps.set_override(addr, driver);
+        if !self.leaves_first(function) {
+            self.let_go(taken, function, steps);
         }
-        if let Some(current) = &function.driver {
-            steps.prove_free(addr, &[], false);
-            steps.unbind(addr, current);
-        }
-        let Some(driver) = driver else { return };
-        let rungs = self.rungs(function, driver);
+        let Some(driver) = taken.driver.as_deref() else { return };
+        let mut rungs = self.rungs(function, driver);
         // Loaded only now: what modprobe loads along with nvidia (softdeps) finds the GPU bound.
         let absent = |m: &&String| self.snapshot.module(m).is_none();
         if let Some(module) = taken.module.as_ref().filter(absent).filter(|m| !steps.loads(m)) {
@@ -143,6 +165,9 @@ impl WayHome<'_> {
             if driver == "nvidia" {
                 step.rungs(in_place_of(&Act::probe(addr, driver), &Act::load(module), &rungs));
             }
+        } else if let Some(module) = taken.module.as_ref().filter(absent) {
+            // It was to be loaded for another function, which may not have come home.
+            rungs.insert(0, vec![Act::load(module), Act::probe(addr, driver)]);
         }
         steps.probe(addr, driver).rungs(rungs);
         if Some(driver) != was {
@@ -150,8 +175,8 @@ impl WayHome<'_> {
         }
     }
 
-    /// What is tried where a function does not let itself be bound to its driver: the same once more; a reset of it; then
-    /// the whole card leaves the bus and is found again, which makes the kernel set it up anew and lets its drivers bind
+    /// What is tried where a function does not let itself be bound to its driver: the same once more; a reset of it; one of
+    /// all below the bridge above it, where that is this card; then the whole card leaves the bus and is found again, which makes the kernel set it up anew and lets its drivers bind
     /// by themselves.
     fn rungs(&self, function: &Function, driver: &str) -> Vec<Vec<Act>> {
         let addr = function.addr;
@@ -170,11 +195,31 @@ impl WayHome<'_> {
         if self.record.may_reset && !function.reset_methods.is_empty() {
             rungs.push(vec![Act::Reset { addr }, probe()]);
         }
+        if let Some(bridge) = self.bridge_to_reset(function) {
+            let free = Act::prove_free(self.below(bridge).map(|f| f.addr).collect());
+            rungs.push(vec![free, Act::ResetBus { addr, bridge }, probe()]);
+        }
         let slot: Vec<PciAddr> = self.snapshot.slot(addr.slot()).map(|f| f.addr).collect();
         if addr.function == 0 && slot.iter().all(|a| self.may_be_removed(*a)) {
             rungs.push(self.anew(function, driver, &slot));
         }
         rungs
+    }
+
+    /// What is directly below a bridge.
+    fn below(&self, bridge: PciAddr) -> impl Iterator<Item = &Function> {
+        let functions = self.snapshot.functions.iter();
+        functions.filter(move |f| f.parent == Some(bridge))
+    }
+
+    /// The bridge above a card that can reset all below it, where that is this card, all of which comes home, and nothing
+    /// else. A `bus` reset of the function itself is no way there: it is refused beside another function of the bus (linux,
+    /// drivers/pci/pci.c, pci_parent_bus_reset).
+    fn bridge_to_reset(&self, function: &Function) -> Option<PciAddr> {
+        let bridge = self.snapshot.function(function.parent?)?;
+        let is_ours = |f: &Function| f.addr.slot() == function.addr.slot() && !f.bridge && self.may_be_removed(f.addr);
+        let may = self.record.may_reset && bridge.resets_below && function.addr.function == 0;
+        (may && self.below(bridge.addr).all(is_ours)).then_some(bridge.addr)
     }
 
     /// A removal waits for users like an unbind: only what is ours, and was proven free, may go with it. And what would

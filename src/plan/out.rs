@@ -5,6 +5,7 @@
 
 use crate::base::pci::{PciAddr, slots};
 use crate::base::text::join;
+use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
 use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Owner, Record, Taken};
@@ -146,8 +147,19 @@ fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<
     if !there.is_empty() {
         notes.push(format!(
             "already on vfio-pci (by ids= or another setting of the host, or left there): {}; stays there afterwards",
-            join(there)
+            join(&there)
         ));
     }
+    // To take it off and give it back would not change that: it is on vfio-pci whenever the GPU is at home.
+    let is_sound_of = |gpu: &Function| there.iter().any(|a| a.slot() == gpu.addr.slot() && a.function == 1);
+    let gpus = ground.leaving.iter().filter(|f| f.is_on_nvidia() && is_sound_of(f));
+    notes.extend(gpus.map(|gpu| {
+        format!(
+            "NVIDIA's driver takes function 1 of {} for a sound card, whatever driver has it, and on vfio-pci the kernel may \
+             oops while the GPU is at home (open-gpu-kernel-modules issue 1365). Hint: leave it to snd_hda_intel or to no \
+             driver: see 'ids=' of vfio-pci in /etc/modprobe.d",
+            gpu.addr.slot()
+        )
+    }));
     notes
 }

@@ -180,8 +180,8 @@ impl WayOut<'_> {
 
     fn put_override_back(&self, function: &Function, steps: &mut Steps<'_>) {
         let step = steps.set_override(function.addr, self.override_away(function));
-        if function.driver.is_none() {
-            // What had no driver is to have none after an undo, which may load nvidia again.
+        if !function.is_on_vfio() {
+            // In an undo, too, nobody takes it who loads a module meanwhile; and what had no driver has none after it.
             step.undone_by(vec![Act::set_override(function.addr, Some(VFIO_PCI))]);
         }
     }

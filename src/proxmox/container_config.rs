@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::base::vmid::VmId;
 use crate::proxmox::grammar::propstring::{is_digits, is_space};
@@ -242,7 +242,7 @@ fn trim_start(text: &[u8]) -> &[u8] {
 }
 
 /// A container whose config gives it a GPU, and by which lines.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuContainer {
     /// Its id.
     pub ctid: VmId,

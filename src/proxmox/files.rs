@@ -1,12 +1,17 @@
 //! Where Proxmox keeps things: the node's name, a VM's config and its lock, containers' configs, mappings, reservations, and
 //! which generation of Proxmox reads them.
 //!
-//! Readers over a root, the only ones of this wing; the grammar is the other files'.
+//! Readers over a root, the only ones of this wing; the grammar is the other files'. /etc/pve is a FUSE file system, whose
+//! daemon may leave a read without an answer (pmxcfs(8)): in a run a worker reads it ([`find`]), and what it has read is
+//! understood by the run.
 
+use std::borrow::Cow;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
 use crate::base::text::foreign;
@@ -22,6 +27,97 @@ use crate::proxmox::vm_config::{self, VmConfig};
 
 /// The first qemu-server that knows `driver=` of a hostpci entry (qemu-server commit aa47045f).
 const KNOWS_DRIVER: [u32; 3] = [9, 0, 25];
+
+/// What of Proxmox's files is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Wanted {
+    /// A VM's config.
+    VmConfig {
+        /// Whose.
+        vmid: VmId,
+        /// The node that it comes from during an incoming migration (PVE_MIGRATED_FROM).
+        migrated_from: String,
+    },
+    /// What the choice of devices depends on besides.
+    Cluster,
+    /// The containers that are given a GPU.
+    Containers,
+    /// The VMs of this node.
+    Vms,
+}
+
+/// What was found, as it was read.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Found {
+    /// A VM's config.
+    VmConfig(ConfigText),
+    /// A file of mappings and one of reservations.
+    Cluster(ClusterText),
+    /// The containers that are given a GPU.
+    Containers(Vec<GpuContainer>),
+    /// The VMs of this node.
+    Vms(Vec<VmId>),
+    /// No config of a VM: the number is a container's.
+    IsContainer,
+    /// What is there cannot be read.
+    Unreadable(Unreadable),
+}
+
+/// Reads it.
+pub fn find(root: &Root, wanted: &Wanted) -> Found {
+    let found = match wanted {
+        Wanted::VmConfig { vmid, migrated_from } => match vm_config_text(root, *vmid, migrated_from) {
+            Err(why) if why.source.kind() == io::ErrorKind::NotFound && is_container(root, *vmid) => {
+                Ok(Found::IsContainer)
+            }
+            read => read.map(Found::VmConfig),
+        },
+        Wanted::Cluster => cluster_text(root).map(Found::Cluster),
+        Wanted::Containers => gpu_containers(root).map(Found::Containers),
+        Wanted::Vms => vms(root).map(Found::Vms),
+    };
+    found.unwrap_or_else(Found::Unreadable)
+}
+
+/// A VM's config as it was read.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ConfigText {
+    path: String,
+    bytes: Vec<u8>,
+    generation: Generation,
+}
+
+impl ConfigText {
+    /// What it says.
+    pub fn parse(self) -> Config {
+        Config {
+            config: vm_config::parse(&self.bytes, self.generation),
+            path: self.path,
+            generation: self.generation,
+        }
+    }
+}
+
+/// What the choice of devices depends on, as it was read.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClusterText {
+    node: String,
+    mappings: Vec<u8>,
+    reservations: Vec<u8>,
+    now: u64,
+}
+
+impl ClusterText {
+    /// What it says.
+    pub fn parse(self) -> Cluster {
+        Cluster {
+            node: self.node,
+            mappings: Mappings::parse(&self.mappings),
+            reservations: Reservations::parse(&self.reservations),
+            now: self.now,
+        }
+    }
+}
 
 /// A VM's config, parsed, and where it was read.
 #[derive(Debug)]
@@ -51,23 +147,23 @@ pub struct Cluster {
 ///
 /// # Errors
 /// A sentence, where a file is there and cannot be read.
-pub fn cluster(root: &Root) -> Result<Cluster, Unreadable> {
+pub fn cluster_text(root: &Root) -> Result<ClusterText, Unreadable> {
     let file = |path: &str| match root.bytes(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(Unreadable {
             what: format!("{path} cannot be read"),
             source,
-            hint: Some("see 'systemctl status pve-cluster'"),
+            hint: Some(Cow::Borrowed("see 'systemctl status pve-cluster'")),
         }),
         Ok(bytes) => Ok(bytes),
     };
     // The node's name is the host's up to the first dot (pve-common, PVE/INotify.pm, nodename).
     let host = root.line("/proc/sys/kernel/hostname").unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    Ok(Cluster {
+    Ok(ClusterText {
         node: host.split('.').next().unwrap_or_default().to_owned(),
-        mappings: Mappings::parse(&file(&format!("{PVE}/mapping/pci.cfg"))?),
-        reservations: Reservations::parse(&file(RESERVATIONS)?),
+        mappings: file(&format!("{PVE}/mapping/pci.cfg"))?,
+        reservations: file(RESERVATIONS)?,
         now: now.map_or(0, |t| t.as_secs()),
     })
 }
@@ -119,7 +215,7 @@ pub fn lock_holders(root: &Root, lock: &File) -> Vec<u32> {
 ///
 /// # Errors
 /// A sentence, where they cannot be listed.
-pub fn vms(root: &Root) -> Result<Vec<VmId>, Unreadable> {
+fn vms(root: &Root) -> Result<Vec<VmId>, Unreadable> {
     let dir = format!("{PVE}/qemu-server");
     match root.names(&dir) {
         Ok(names) => Ok(names
@@ -129,7 +225,7 @@ pub fn vms(root: &Root) -> Result<Vec<VmId>, Unreadable> {
         Err(source) => Err(Unreadable {
             what: format!("{dir} cannot be read"),
             source,
-            hint: Some("see 'systemctl status pve-cluster'"),
+            hint: Some("see 'systemctl status pve-cluster'".into()),
         }),
     }
 }
@@ -140,7 +236,7 @@ pub fn vms(root: &Root) -> Result<Vec<VmId>, Unreadable> {
 ///
 /// # Errors
 /// A sentence that names the file and what may be wrong.
-pub fn read_vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Config, Unreadable> {
+pub fn vm_config_text(root: &Root, vmid: VmId, migrated_from: &str) -> Result<ConfigText, Unreadable> {
     let path = if is_node_name(migrated_from) {
         format!("{PVE}/nodes/{migrated_from}/qemu-server/{vmid}.conf")
     } else {
@@ -157,19 +253,19 @@ pub fn read_vm_config(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Co
         Unreadable {
             what: format!("the config of VM {vmid} cannot be read: {path}"),
             source: e,
-            hint: Some(hint),
+            hint: Some(Cow::Borrowed(hint)),
         }
     })?;
     let generation = generation(&root.text("/var/lib/dpkg/status").unwrap_or_default());
-    Ok(Config {
-        config: vm_config::parse(&bytes, generation),
+    Ok(ConfigText {
         path,
+        bytes,
         generation,
     })
 }
 
 /// Whether this is the number of a container of this node: VMs and containers share the numbers.
-pub fn is_container(root: &Root, vmid: VmId) -> bool {
+fn is_container(root: &Root, vmid: VmId) -> bool {
     root.exists(container_path(vmid))
 }
 
@@ -315,7 +411,7 @@ mod tests {
         }
         let vmid = "111".parse().unwrap();
         for (from, host) in [("", "01:00"), ("pve2", "02:00"), ("../../pve2", "01:00")] {
-            let read = read_vm_config(&root, vmid, from).unwrap();
+            let read = vm_config_text(&root, vmid, from).unwrap().parse();
             assert_eq!(read.config.hostpci().next().unwrap().host, [host], "{from:?}");
         }
     }
@@ -325,16 +421,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
         let vmid = "111".parse().unwrap();
-        let text = read_vm_config(&root, vmid, "").unwrap_err().to_string();
+        let text = vm_config_text(&root, vmid, "").unwrap_err().to_string();
         assert!(text.contains("does pve-cluster.service run?"), "{text}");
         std::fs::create_dir_all(dir.path().join("etc/pve/qemu-server/111.conf")).unwrap();
-        let text = read_vm_config(&root, vmid, "").unwrap_err().to_string();
+        let text = vm_config_text(&root, vmid, "").unwrap_err().to_string();
         assert_eq!(
             text,
             "the config of VM 111 cannot be read: /etc/pve/qemu-server/111.conf: Is a directory (os error 21). Hint: \
              see 'systemctl status pve-cluster'"
         );
-        let text = read_vm_config(&root, "112".parse().unwrap(), "")
+        let text = vm_config_text(&root, "112".parse().unwrap(), "")
             .unwrap_err()
             .to_string();
         assert!(text.ends_with("Hint: 'qm list' shows the VMs of this node"), "{text}");

@@ -46,7 +46,7 @@ pub trait Host {
     ///
     /// # Errors
     /// Where Proxmox's files cannot be read.
-    fn needed(&self, addrs: &[PciAddr], snapshot: &Snapshot, but: &[Owner]) -> Result<Vec<Reason>, Error>;
+    fn needed(&mut self, addrs: &[PciAddr], snapshot: &Snapshot, but: &[Owner]) -> Result<Vec<Reason>, Error>;
 
     /// Brings a part of a record home.
     ///
@@ -234,7 +234,7 @@ impl Host for Locked<'_> {
         self.host.signs(record)
     }
 
-    fn needed(&self, addrs: &[PciAddr], snapshot: &Snapshot, but: &[Owner]) -> Result<Vec<Reason>, Error> {
+    fn needed(&mut self, addrs: &[PciAddr], snapshot: &Snapshot, but: &[Owner]) -> Result<Vec<Reason>, Error> {
         self.host.needed(addrs, snapshot, but)
     }
 
@@ -292,8 +292,13 @@ impl Session {
     ///
     /// # Errors
     /// A refusal, where a file of Proxmox cannot be read.
-    pub(crate) fn needed(&self, addrs: &[PciAddr], snapshot: &Snapshot, but: &[Owner]) -> Result<Vec<Reason>, Error> {
-        let cluster = files::cluster(&self.root).map_err(Refusal::from)?;
+    pub(crate) fn needed(
+        &mut self,
+        addrs: &[PciAddr],
+        snapshot: &Snapshot,
+        but: &[Owner],
+    ) -> Result<Vec<Reason>, Error> {
+        let cluster = self.cluster()?;
         let running = |vm: VmId| snapshot.vms.iter().find(|v| v.vmid == vm).map(|v| v.process.pid);
         let passed_over = |vmid: u64| {
             but.iter()
@@ -316,12 +321,12 @@ impl Session {
                 add(Claim::Reserved { vmid: by.vmid, starts }, *addr);
             }
         }
-        for vmid in files::vms(&self.root).map_err(Refusal::from)? {
+        for vmid in self.vms()? {
             if passed_over(u64::from(vmid.get())) || !self.is_strangers_task(vmid) {
                 continue;
             }
             // One whose config cannot be read will not start.
-            let Ok(read) = files::read_vm_config(&self.root, vmid, "") else {
+            let Ok(read) = self.config_of(vmid, String::new()) else {
                 continue;
             };
             let given = selection::of_vm(vmid, &read, snapshot, &cluster);
@@ -347,7 +352,7 @@ impl Session {
     /// # Errors
     /// As [`Session::needed`].
     pub(crate) fn claims(
-        &self,
+        &mut self,
         addrs: &[PciAddr],
         snapshot: &Snapshot,
         records: &[Record],
@@ -468,7 +473,7 @@ mod tests {
         lock
     }
 
-    fn claimed(session: &Session, snapshot: &Snapshot, records: &[Record]) -> Vec<Claim> {
+    fn claimed(session: &mut Session, snapshot: &Snapshot, records: &[Record]) -> Vec<Claim> {
         let reasons = session.claims(&[gpu()], snapshot, records).unwrap();
         let claim = |reason| match reason {
             Reason::Claimed { addrs, claim } => {
@@ -508,14 +513,14 @@ mod tests {
             // Of the owner of the record that comes home its QEMU is asked.
             (format!("{GPU} 111 time:{later}\n"), false, None),
         ] {
-            let (_dir, session, mut snapshot) = host(&reserved);
+            let (_dir, mut session, mut snapshot) = host(&reserved);
             if runs {
                 let process = Process { pid: 900, started: 1 };
                 snapshot.vms.push(RunningVm { vmid: vm(112), process });
             }
             let records = [record(Owner::Vm(vm(111)))];
             let expected: Vec<Claim> = claim.into_iter().collect();
-            assert_eq!(claimed(&session, &snapshot, &records), expected, "{reserved:?}");
+            assert_eq!(claimed(&mut session, &snapshot, &records), expected, "{reserved:?}");
             // Once its QEMU has it, the process is named by whoever looks who uses it.
             snapshot.holders = vec![Holder {
                 pid: 900,
@@ -523,7 +528,7 @@ mod tests {
                 belongs_to: Belongs::Vm(vm(112)),
                 nodes: vec![Node::VfioGroup(21)],
             }];
-            assert_eq!(claimed(&session, &snapshot, &records), [], "{reserved:?}");
+            assert_eq!(claimed(&mut session, &snapshot, &records), [], "{reserved:?}");
         }
     }
 
@@ -544,7 +549,7 @@ mod tests {
             (111, false, vec![record(Owner::Vm(vm(111)))], Some(Claim::Busy(vm(111)))),
             (111, true, vec![record(Owner::Vm(vm(111)))], Some(Claim::Busy(vm(111)))),
         ] {
-            let (dir, session, snapshot) = host("");
+            let (dir, mut session, snapshot) = host("");
             let lock = task(dir.path(), vmid);
             if by_us {
                 // A line of /proc/locks; the task has called a script that has called us.
@@ -563,9 +568,9 @@ mod tests {
             let case = format!("VM {vmid}, by us: {by_us}, {} records", records.len());
             let mut records = records;
             records.iter_mut().for_each(|r| r.caller = None);
-            assert_eq!(claimed(&session, &snapshot, &records), expected, "{case}");
+            assert_eq!(claimed(&mut session, &snapshot, &records), expected, "{case}");
             drop(lock);
-            assert_eq!(claimed(&session, &snapshot, &records), [], "{case}, then over");
+            assert_eq!(claimed(&mut session, &snapshot, &records), [], "{case}, then over");
         }
     }
 
@@ -576,13 +581,13 @@ mod tests {
             pid: CALLER,
         };
         let records = [record(Owner::Vm(vm(111)))];
-        let (dir, session, snapshot) = host("");
-        assert_eq!(claimed(&session, &snapshot, &records), []);
+        let (dir, mut session, snapshot) = host("");
+        assert_eq!(claimed(&mut session, &snapshot, &records), []);
         process(dir.path(), CALLER, 1);
-        assert_eq!(claimed(&session, &snapshot, &records), [caller]);
+        assert_eq!(claimed(&mut session, &snapshot, &records), [caller]);
         // To a VM that starts it is a claim all the same.
         process(dir.path(), std::process::id(), CALLER);
-        assert_eq!(claimed(&session, &snapshot, &records), []);
+        assert_eq!(claimed(&mut session, &snapshot, &records), []);
         assert!(session.signs(&records[0]).caller);
         let mut another = records;
         another[0].caller = Some(Process {
@@ -594,12 +599,12 @@ mod tests {
 
     #[test]
     fn that_a_vm_runs_with_a_gpu_is_that_its_qemu_has_it() {
-        let (_dir, session, mut snapshot) = host("");
+        let (_dir, mut session, mut snapshot) = host("");
         let mut records = [record(Owner::Vm(vm(111)))];
         records[0].caller = None;
         let process = Process { pid: 900, started: 1 };
         snapshot.vms.push(RunningVm { vmid: vm(111), process });
-        assert_eq!(claimed(&session, &snapshot, &records), []);
+        assert_eq!(claimed(&mut session, &snapshot, &records), []);
         for (pid, belongs_to, node, runs) in [
             (900, Belongs::Unknown, Node::VfioGroup(21), true),
             (900, Belongs::Unknown, Node::VfioDevice(gpu()), true),
@@ -615,7 +620,7 @@ mod tests {
             }];
             let expected = if runs { vec![Claim::Runs(vm(111))] } else { Vec::new() };
             assert_eq!(
-                claimed(&session, &snapshot, &records),
+                claimed(&mut session, &snapshot, &records),
                 expected,
                 "{pid} {belongs_to:?} {node}"
             );

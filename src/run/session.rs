@@ -22,7 +22,8 @@ use crate::model::error::Error;
 use crate::model::record::Record;
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::{self, Given};
-use crate::proxmox::files;
+use crate::proxmox::container_config::GpuContainer;
+use crate::proxmox::files::{self, Cluster, Found, Wanted};
 use crate::run::look::look;
 use crate::settings::file;
 use crate::settings::values::Settings;
@@ -309,15 +310,72 @@ impl Session {
     /// A VM's config. Lines about PCI devices that Proxmox ignores are said.
     ///
     /// # Errors
-    /// A refusal that names the file.
-    pub fn vm_config(&self, vmid: VmId) -> Result<files::Config, Error> {
-        let from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
-        let read = read_vm_config(&self.root, vmid, &from)?;
+    /// A refusal that names the file, or [`Error::Overdue`].
+    pub fn vm_config(&mut self, vmid: VmId) -> Result<files::Config, Error> {
+        let read = self.config_of(vmid, std::env::var("PVE_MIGRATED_FROM").unwrap_or_default())?;
         for line in files::ignored(&read) {
             warn!("{line}");
         }
         debug!("{} read by the rules of {:?}", read.path, read.generation);
         Ok(read)
+    }
+
+    /// A VM's config, in silence. `migrated_from`: as [`Wanted::VmConfig`] has it.
+    pub(crate) fn config_of(&mut self, vmid: VmId, migrated_from: String) -> Result<files::Config, Error> {
+        let what = format!("the config of VM {vmid}");
+        let found = self.find(&what, Wanted::VmConfig { vmid, migrated_from })?;
+        vm_config_in(found, vmid)
+    }
+
+    /// The VMs of this node.
+    pub(crate) fn vms(&mut self) -> Result<Vec<VmId>, Error> {
+        match self.find("the list of this node's VMs", Wanted::Vms)? {
+            Found::Vms(vms) => Ok(vms),
+            _ => Err(another_answer()),
+        }
+    }
+
+    /// Proxmox's mappings and reservations.
+    ///
+    /// # Errors
+    /// A refusal that names the file, or [`Error::Overdue`].
+    pub fn cluster(&mut self) -> Result<Cluster, Error> {
+        match self.find("the resource mappings and reservations", Wanted::Cluster)? {
+            Found::Cluster(text) => Ok(text.parse()),
+            _ => Err(another_answer()),
+        }
+    }
+
+    /// The containers that are given a GPU when they run.
+    ///
+    /// # Errors
+    /// A refusal that names the file, or [`Error::Overdue`].
+    pub fn gpu_containers(&mut self) -> Result<Vec<GpuContainer>, Error> {
+        match self.find("the configs of the containers", Wanted::Containers)? {
+            Found::Containers(containers) => Ok(containers),
+            _ => Err(another_answer()),
+        }
+    }
+
+    /// What is found of Proxmox's files, which are on a file system that may not answer. `what` they are, as the beginning
+    /// of a sentence.
+    fn find(&mut self, what: &str, wanted: Wanted) -> Result<Found, Error> {
+        let found = match self.root.is_real() {
+            true => self.kernel.find(wanted, self.budgets.look),
+            false => Ok(files::find(&self.root, &wanted)), // a tree of files, which no worker knows of
+        };
+        match found {
+            Ok(Found::Unreadable(why)) => Err(Refusal::from(why).into()),
+            Ok(found) => Ok(found),
+            Err(ActError::Overdue { within, .. }) => Err(Error::Overdue {
+                what: format!("{what} could not be read"),
+                within,
+                hint: "see 'systemctl status pve-cluster': it serves /etc/pve, and reads of it wait for its answer"
+                    .to_owned(),
+            }),
+            Err(ActError::Interrupted { .. }) => Err(Error::Interrupted),
+            Err(e) => Err(Error::io(format!("{what} could not be read"), io::Error::other(e))),
+        }
     }
 
     /// Whether a task of Proxmox holds the VM's lock, as it does through a whole start or stop.
@@ -329,8 +387,8 @@ impl Session {
     ///
     /// # Errors
     /// A refusal, where a file of Proxmox cannot be read.
-    pub fn devices_of(&self, vmid: VmId, read: &files::Config, snapshot: &Snapshot) -> Result<Given, Error> {
-        let cluster = files::cluster(&self.root).map_err(Refusal::from)?;
+    pub fn devices_of(&mut self, vmid: VmId, read: &files::Config, snapshot: &Snapshot) -> Result<Given, Error> {
+        let cluster = self.cluster()?;
         let given = selection::of_vm(vmid, read, snapshot, &cluster);
         Ok(given.judged(self.settings.unknown_keys))
     }
@@ -350,16 +408,22 @@ pub fn this_boot() -> Result<String, Error> {
 }
 
 /// A VM's config. Proxmox calls the hook of a container with the same words (pve-container, PVE/LXC.pm, vm_start).
-fn read_vm_config(root: &Root, vmid: VmId, from: &str) -> Result<files::Config, Refusal> {
-    files::read_vm_config(root, vmid, from).map_err(|why| match why.source.kind() {
-        io::ErrorKind::NotFound if files::is_container(root, vmid) => Reason::Other(format!(
+fn vm_config_in(found: Found, vmid: VmId) -> Result<files::Config, Error> {
+    match found {
+        Found::VmConfig(text) => Ok(text.parse()),
+        Found::IsContainer => Err(Refusal::from(Reason::Other(format!(
             "{vmid} is a container ({}), and a container's hook is not supported yet. Hint: take it off with 'pct set \
              {vmid} --delete hookscript'",
             files::container_path(vmid)
-        ))
-        .into(),
-        _ => why.into(),
-    })
+        )))
+        .into()),
+        Found::Unreadable(why) => Err(Refusal::from(why).into()),
+        _ => Err(another_answer()),
+    }
+}
+
+fn another_answer() -> Error {
+    Error::io("reading Proxmox's files", io::Error::other("another answer came"))
 }
 
 /// What a run that did not get the lock says. `within` is how long it waited.
@@ -431,7 +495,12 @@ mod tests {
                 ),
             ),
         ] {
-            let read = read_vm_config(&root, vmid.parse().unwrap(), "").map_err(Error::from);
+            let vmid: VmId = vmid.parse().unwrap();
+            let migrated_from = String::new();
+            let found = files::find(&root, &Wanted::VmConfig { vmid, migrated_from });
+            // As it comes from the worker.
+            let found = serde_json::from_slice(&serde_json::to_vec(&found).unwrap()).unwrap();
+            let read = vm_config_in(found, vmid);
             let refused = read.err().map(|e| (e.to_string(), e.exit()));
             assert_eq!(refused, said.map(|said| (said.to_owned(), Exit::Refused)));
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::base::files::{replace, write};
+use crate::base::files::{exchange, replace, write};
 use crate::base::wait::poll_readable;
 use crate::model::record::{Owner, Record, VERSION};
 
@@ -225,8 +225,12 @@ fn read_record(path: &Path) -> Result<Record, String> {
     serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
-/// Room that is kept for records, bytes: a record of sixteen cards has some 30 kB, and for a moment there are two of it.
-const RESERVE: usize = 128 << 10;
+/// Room that is kept for records, bytes, in each of two files: a record of sixteen cards has some 30 kB. The first one changes
+/// places with a record that had no more room than it needed, the second one from then on with one of its own size.
+const RESERVE: usize = 64 << 10;
+
+/// Those files.
+const RESERVES: [&str; 2] = ["reserve", "reserve-2"];
 
 /// Where an executor keeps its record.
 pub trait Ledger {
@@ -249,17 +253,26 @@ impl Guard {
     /// # Errors
     /// Where there is not as much room, or nothing can be written.
     pub fn reserve(&self) -> io::Result<()> {
-        let path = self.reserve_path();
-        if fs::metadata(&path).is_ok_and(|meta| meta.len() == RESERVE as u64) {
-            return Ok(());
+        for path in self.reserves() {
+            if fs::metadata(&path).is_ok_and(|meta| meta.len() == RESERVE as u64) {
+                continue;
+            }
+            if let Err(e) = write(&path, &vec![0; RESERVE]) {
+                self.give_up_reserves();
+                return Err(e);
+            }
         }
-        write(&path, &vec![0; RESERVE]).inspect_err(|_| {
-            let _ = fs::remove_file(&path);
-        })
+        Ok(())
     }
 
-    fn reserve_path(&self) -> PathBuf {
-        self.store.dir.join("reserve")
+    fn reserves(&self) -> [PathBuf; 2] {
+        RESERVES.map(|name| self.store.dir.join(name))
+    }
+
+    fn give_up_reserves(&self) {
+        for path in self.reserves() {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -270,9 +283,14 @@ impl Ledger for Guard {
         let file = self.store.file(record.owner);
         match replace(&file, &text) {
             Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-                // What was kept for this moment is given up.
-                fs::remove_file(self.reserve_path()).map_err(|_| e)?;
-                replace(&file, &text)
+                // What was kept for this moment is used, and is still kept for the next one.
+                let mut reserves = self.reserves().into_iter();
+                if reserves.any(|reserve| exchange(&reserve, &file, &text).is_ok()) {
+                    return Ok(());
+                }
+                // Too little for this one: it is given up.
+                self.give_up_reserves();
+                replace(&file, &text).map_err(|_| e)
             }
             result => result,
         }
@@ -289,7 +307,7 @@ impl Ledger for Guard {
             .load()
             .is_ok_and(|(records, problems)| records.is_empty() && problems.is_empty())
         {
-            let _ = fs::remove_file(self.reserve_path());
+            self.give_up_reserves();
         }
         Ok(())
     }
@@ -408,21 +426,75 @@ mod tests {
         let guard = store.lock("test", Duration::from_secs(5)).unwrap();
         guard.reserve().unwrap();
         guard.reserve().unwrap();
-        let reserve = store.dir.join("reserve");
-        assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE as u64);
+        let reserves = RESERVES.map(|name| store.dir.join(name));
+        let lengths = || {
+            reserves
+                .clone()
+                .map(|path| fs::metadata(path).map_or(0, |meta| meta.len()))
+        };
+        assert_eq!(lengths(), [RESERVE as u64; 2]);
         assert_eq!(store.load().unwrap().0, []);
         // Half of one, of a run that was killed, is made whole.
-        fs::write(&reserve, "0").unwrap();
+        fs::write(&reserves[1], "0").unwrap();
         guard.reserve().unwrap();
-        assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE as u64);
+        assert_eq!(lengths(), [RESERVE as u64; 2]);
         // It goes with the last record.
         let mut other = record();
         other.owner = Owner::Vm("112".parse().unwrap());
         guard.save(&record()).unwrap();
         guard.save(&other).unwrap();
         guard.remove(other.owner).unwrap();
-        assert!(reserve.exists());
+        assert_eq!(lengths(), [RESERVE as u64; 2]);
         guard.remove(record().owner).unwrap();
-        assert!(!reserve.exists());
+        assert_eq!(lengths(), [0; 2]);
+    }
+
+    /// The test itself, on a file system of its own that is full: a call that hangs on a way home is on record, and so is all
+    /// that is done after it.
+    #[test]
+    fn on_a_full_file_system_every_record_is_written_for_which_room_was_kept() {
+        const DIR: &str = "GPU_HANDOFF_TEST_FULL";
+        if let Some(dir) = std::env::var_os(DIR) {
+            return write_records_where_all_is_full(&Store::at(dir));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mount = "mount -t tmpfs -o size=256k none \"$1\" || exit 77; exec \"$2\" --exact \"$3\"";
+        let name = "state::store::tests::on_a_full_file_system_every_record_is_written_for_which_room_was_kept";
+        let mut words = std::process::Command::new("unshare");
+        words.args(["--mount", "sh", "-c", mount, "sh"]).arg(dir.path());
+        let said = words
+            .arg(std::env::current_exe().unwrap())
+            .arg(name)
+            .env(DIR, dir.path());
+        let said = said.output().unwrap();
+        let may_not = !nix::unistd::geteuid().is_root() || said.status.code() == Some(77);
+        let text = String::from_utf8_lossy(&said.stdout);
+        assert!(
+            may_not || (said.status.success() && text.contains("1 passed")),
+            "{said:?}"
+        );
+    }
+
+    fn write_records_where_all_is_full(store: &Store) {
+        let guard = store.lock("test", Duration::from_secs(5)).unwrap();
+        guard.save(&record()).unwrap();
+        guard.reserve().unwrap();
+        let mut filler = File::create(store.dir.join("filler")).unwrap();
+        let mut record = record();
+        for n in 0..8 {
+            while filler.write_all(&[1; 512]).is_ok() {}
+            // Whatever was given up is somebody else's from here on.
+            record.wedges.push(crate::model::record::Wedge {
+                group: crate::base::process::Group::default(),
+                addrs: vec![record.taken[0].addr],
+                act: "unbind".to_owned(),
+                stack: "a frame of the kernel\n".repeat(200),
+                holders: Vec::new(),
+            });
+            guard.save(&record).map_err(|e| format!("record {n}: {e}")).unwrap();
+            assert_eq!(store.load().unwrap(), (vec![record.clone()], Vec::new()), "record {n}");
+        }
+        guard.remove(record.owner).unwrap();
+        assert_eq!(RESERVES.map(|name| store.dir.join(name).exists()), [false; 2]);
     }
 }

@@ -52,6 +52,7 @@ impl Model {
             | Act::Unbind { .. }
             | Act::Probe { .. }
             | Act::Reset { .. }
+            | Act::ResetBus { .. }
             | Act::Remove { .. }
             | Act::Rescan { .. } => Ok(()),
         };
@@ -199,6 +200,10 @@ impl Model {
 
     /// Where the framebuffer's driver of the consoles is taken off, the dummy one draws them.
     fn set_console(&mut self, name: &str, bound: bool) -> Answer {
+        // Taken without an error, as seen on 6.12.
+        if bound && self.console_is_lost {
+            return Ok(());
+        }
         let console = self.consoles.iter_mut().find(|c| c.name == name);
         console.ok_or(Errno::NoEnt)?.bound = bound;
         for other in self.consoles.iter_mut().filter(|c| c.name != name) {

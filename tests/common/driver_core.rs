@@ -142,6 +142,30 @@ impl Model {
         Ok(self.begin(group, todo))
     }
 
+    /// What is directly below a bridge.
+    pub fn below(&self, bridge: PciAddr) -> impl Iterator<Item = &Device> {
+        self.devices.iter().filter(move |d| d.parent == Some(bridge))
+    }
+
+    /// Writes to a bridge's `reset_subordinate`: everything below is locked, and reset at once (linux, drivers/pci/pci.c,
+    /// pci_bus_lock).
+    pub fn reset_below(&mut self, group: u32, bridge: PciAddr) -> Result<u32, Errno> {
+        if !self.device(bridge).is_some_and(|d| d.resets_below) {
+            return Err(Errno::NoEnt);
+        }
+        let addrs: Vec<PciAddr> = self.below(bridge).map(|d| d.addr).collect();
+        let is_dead = self.below(bridge).any(|d| d.dead);
+        if self.bus_reset_heals {
+            self.probe_faults.clear();
+        }
+        let mut todo: Vec<Move> = addrs.iter().map(|a| Move::Lock(Lock::Device(*a))).collect();
+        if is_dead {
+            todo.extend([Move::Sleep(DEAD_RESET), Move::Fail(Errno::Io)]);
+        }
+        todo.extend(addrs.iter().map(|a| Move::Unlock(Lock::Device(*a))));
+        Ok(self.begin(group, todo))
+    }
+
     /// A card is pulled out: its functions are gone, whatever was going on.
     pub fn vanish(&mut self, addr: PciAddr) {
         self.devices.retain(|d| d.addr.slot() != addr.slot());
@@ -245,6 +269,7 @@ impl Model {
         if driver != "nvidia" {
             return;
         }
+        self.judge_sound(addr);
         let taken: Vec<u32> = self.devices.iter().filter_map(|d| d.minor).collect();
         let minor = (0..).find(|n| !taken.contains(n));
         if let Some(device) = self.device_mut(addr) {

@@ -278,7 +278,8 @@ impl Model {
         if let Some(call) = self.call_mut(id) {
             call.twist = twist;
             // No driver or module in it that could have its say: it waits at once.
-            if matches!(act, Act::SetOverride { .. } | Act::Reset { .. } | Act::Rescan { .. }) {
+            let no_driver = matches!(act, Act::SetOverride { .. } | Act::Reset { .. } | Act::ResetBus { .. });
+            if no_driver || matches!(act, Act::Rescan { .. }) {
                 match twist {
                     Some(Twist::Hangs) => call.todo.push(Move::Hang),
                     Some(Twist::Takes(time)) => call.todo.push(Move::Sleep(time)),
@@ -303,6 +304,12 @@ impl Model {
         {
             return Some(Err(ActError::Failed(format!("it is on {driver} by now"))));
         }
+        if let Act::ResetBus { bridge, .. } = act
+            && let Some(bound) = self.below(*bridge).find(|d| d.bound().is_some())
+        {
+            let why = format!("{} is on {:?} by now", bound.addr, bound.driver);
+            return Some(Err(ActError::Failed(why)));
+        }
         let begun = match act {
             Act::LoadModule { name } => self.modprobe(group, name),
             Act::UnloadModule { name } => {
@@ -319,6 +326,7 @@ impl Model {
             Act::Unbind { addr, driver } => self.unbind(group, driver, *addr),
             Act::Probe { addr, .. } => self.drivers_probe(group, *addr),
             Act::Reset { addr } => self.reset(group, *addr),
+            Act::ResetBus { bridge, .. } => self.reset_below(group, *bridge),
             Act::Remove { addr } => self.remove(group, *addr),
             Act::Rescan { bridge, .. } => self.rescan(group, *bridge),
             _ => return None,

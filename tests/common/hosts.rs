@@ -29,6 +29,7 @@ pub fn add_card(model: &mut Model, bus: u8, device: u16, functions: u8) {
     };
     model.add(Device {
         bridge: true,
+        resets_below: model.generation == Generation::K7_2,
         group: Some(u32::from(bus)),
         ..Device::new(port, 0x8086, 0x3420, 0x06_0400)
     });

@@ -53,6 +53,17 @@ impl Model {
         {
             broken.push(format!("law 2: {act}: not asked for"));
         }
+        if let Act::ResetBus { bridge, .. } = act {
+            let is_ours = |d: &Device| {
+                let may = self.laws.may_touch.as_ref().is_none_or(|set| set.contains(&d.addr));
+                may && !d.bridge && d.driver.is_none()
+            };
+            if self.is_let_reset(*bridge) && !self.below(*bridge).all(is_ours) {
+                broken.push(format!(
+                    "law 2: {act}: more than what was asked for is below, or on a driver"
+                ));
+            }
+        }
         if let Act::UnloadModule { name } = act
             && name.starts_with("vfio")
         {
@@ -90,6 +101,7 @@ impl Model {
             Act::Remove { addr } => vec![*addr],
             // A function that is bound is not reset (gpu_handoff::execute::perform).
             Act::Reset { addr } if self.driver_of(*addr).is_none() => vec![*addr],
+            Act::ResetBus { bridge, .. } if self.is_let_reset(*bridge) => self.below(*bridge).map(|d| d.addr).collect(),
             // The kernel itself refuses to unload what is in use.
             Act::UnloadModule { name } if self.refs(name) == 0 => {
                 let of = |d: &&Device| {
@@ -136,6 +148,11 @@ impl Model {
         addrs.contains(&addr) && (own || *whole)
     }
 
+    /// With a driver below it nothing is reset (gpu_handoff::execute::perform).
+    fn is_let_reset(&self, bridge: PciAddr) -> bool {
+        self.below(bridge).all(|d| d.bound().is_none())
+    }
+
     /// Nothing that is stuck is touched, nor waited for.
     fn judge_wedged(&self, act: &Act, broken: &mut Vec<String>) {
         if self.calls.is_empty() {
@@ -169,6 +186,26 @@ impl Model {
                     broken.push(format!("wedged: {act}: touched"));
                 }
             }
+        }
+    }
+
+    /// NVIDIA's driver takes what vfio-pci keeps at function 1 of a card for a sound card, and the kernel oopses
+    /// (open-gpu-kernel-modules, kernel-open/nvidia/nv.c, nv_audio_dynamic_power; issues 1365 and 1141). What a rescan finds
+    /// has no override, and an id that was left to vfio-pci attracts it: that is met before anybody could act.
+    pub(super) fn judge_sound(&mut self, gpu: PciAddr) {
+        let sound = PciAddr { function: 1, ..gpu };
+        let was = self.laws.original.as_ref().and_then(|o| o.function(sound));
+        let (Some(was), Some((owner, _)), Some(ledger)) = (was, self.laws.run, &self.ledger) else {
+            return;
+        };
+        let is_ours = ledger.with(owner, |r| r.has(gpu) && r.has(sound)) == Some(true);
+        let is_found = |a: &Act| matches!(a, Act::Rescan { addr, .. } if addr.slot() == gpu.slot());
+        let is_away = self.device(sound).is_some_and(|d| d.driver == Some(VFIO_PCI));
+        // The host itself wants it there: whoever loads vfio-pci binds it.
+        let is_set_aside = was.driver == Some(VFIO_PCI) || was.driver_override.as_deref() == Some(VFIO_PCI);
+        if is_ours && is_away && gpu != sound && !is_set_aside && !self.acts.iter().any(is_found) {
+            let broken = format!("{gpu} was bound to nvidia while {sound} was on {VFIO_PCI}");
+            self.laws.broken.push(broken);
         }
     }
 

@@ -194,6 +194,7 @@ fn function(device: &Device) -> Function {
         module: driver.and_then(tables::driver_info).map(|d| d.module.to_owned()),
         group: device.group,
         bridge: device.bridge,
+        resets_below: device.resets_below,
         linked: device.linked.clone(),
         physfn: device.physfn,
         mdevs: device.mdevs,

@@ -89,6 +89,10 @@ impl Model {
             let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
             self.drm = gpus.map(|d| d.addr).collect();
             self.drm_was_loaded();
+            if self.console_is_lost && !self.drm.is_empty() {
+                // fbcon takes a new framebuffer (linux, drivers/video/fbdev/core/fbcon.c, do_fb_registered).
+                self.consoles.iter_mut().for_each(|c| c.bound = c.is_framebuffer());
+            }
             // With a framebuffer of its own it takes the memory from the firmware's driver (linux, drivers/video/aperture.c).
             if self.drm_has_framebuffers()
                 && let Some((fb, bound)) = &mut self.firmware

@@ -352,7 +352,7 @@ impl Host for Start<'_> {
         }
     }
 
-    fn needed(&self, _: &[PciAddr], _: &Snapshot, _: &[Owner]) -> Result<Vec<Reason>, Error> {
+    fn needed(&mut self, _: &[PciAddr], _: &Snapshot, _: &[Owner]) -> Result<Vec<Reason>, Error> {
         Ok(self.beside.needed.clone())
     }
 

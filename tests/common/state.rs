@@ -37,6 +37,8 @@ pub struct Device {
     pub group: Option<u32>,
     /// A bridge: its driver is built in and nothing here moves it.
     pub bridge: bool,
+    /// It has `reset_subordinate`.
+    pub resets_below: bool,
     pub parent: Option<PciAddr>,
     /// The other functions of its device links.
     pub linked: Vec<PciAddr>,
@@ -77,6 +79,7 @@ impl Device {
             class: PciClass(class),
             group: None,
             bridge: false,
+            resets_below: false,
             parent: None,
             linked: Vec::new(),
             driver: None,
@@ -226,6 +229,8 @@ pub struct Model {
     pub vfio_ids: Vec<(u16, u16)>,
     pub autoprobe: bool,
     pub probe_faults: Vec<(&'static str, ProbeFault)>,
+    /// A reset of all below a bridge ends these.
+    pub bus_reset_heals: bool,
     /// Loaded modules, in the order of loading.
     pub modules: Vec<(&'static str, Stage)>,
     /// References of modules that nothing accounts for.
@@ -240,6 +245,8 @@ pub struct Model {
     /// A console on one of nvidia_drm's framebuffers keeps it loaded.
     pub fbcon_pins: bool,
     pub consoles: Vec<Console>,
+    /// A console that was taken off its framebuffer comes back with a new one only.
+    pub console_is_lost: bool,
     /// The firmware's framebuffer, whether its driver is bound, and in whose memory it lies.
     pub firmware: Option<(Framebuffer, bool)>,
     /// GPUs that this driver of NVIDIA does not know.
@@ -291,6 +298,7 @@ impl Model {
             vfio_ids: Vec::new(),
             autoprobe: true,
             probe_faults: Vec::new(),
+            bus_reset_heals: false,
             modules: Vec::new(),
             pins: Vec::new(),
             broken: Vec::new(),
@@ -299,6 +307,7 @@ impl Model {
             drm: BTreeSet::new(),
             fbcon_pins: true,
             consoles: Vec::new(),
+            console_is_lost: false,
             firmware: None,
             unknown: BTreeSet::new(),
             headless: BTreeSet::new(),

@@ -6,7 +6,7 @@ use gpu_handoff::host::displays::Framebuffer;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::State;
-use gpu_handoff::settings::values::{Doubt, Settings, WayOut};
+use gpu_handoff::settings::values::{Doubt, Reset, Settings, WayOut};
 
 use crate::common::hosts::{add_card, add_consoles, add_persistenced};
 use crate::common::{
@@ -412,5 +412,137 @@ fn in_doubt_it_goes_on_where_that_is_asked_for() {
         assert_eq!(matches!(end, End::Done), done, "{doubt:?} {uses}: {end:?}");
         assert_eq!(model.laws.broken, [""; 0]);
         model.spend(Duration::from_secs(1));
+    }
+}
+
+/// By a driver that lets a GPU go without nvidia_drm being unloaded, that module drives the GPU as soon as it is bound, and
+/// takes what vfio-pci keeps at function 1 for a sound card.
+#[test]
+fn a_gpu_comes_home_after_its_sound_function_has_left_vfio_pci_or_not_at_all() {
+    let mut host = host(2);
+    host.version = "580.105.08".to_owned();
+    let before = host.state();
+    let is_let_go = |a: &Act| matches!(a, Act::Unbind { addr, .. } if addr.function == 1);
+    let is_proof = |a: &Act| matches!(a, Act::ProveFree { addrs, .. } if addrs[0].function == 1);
+    for wanted in [is_proof, is_let_go] as [fn(&Act) -> bool; 2] {
+        for hurdle in [Fault::Fails, Fault::Twisted(Twist::Hangs)] {
+            let mut model = host.fork();
+            assert!(matches!(only().out(&mut model), End::Done));
+            let mut undisturbed = model.fork();
+            let out = model.acts.len();
+            assert!(matches!(only().home(&mut undisturbed), End::Done));
+            assert_as_before(&undisturbed, &before, "undisturbed");
+            let at = undisturbed.acts[out..].iter().position(wanted).unwrap() + out;
+            model.faults.0 = vec![(at, hurdle)];
+            let end = only().home(&mut model);
+            let case = format!("{:?} {hurdle:?}: {end:?}", model.acts[at]);
+            let End::NotRestored(why) = end else { panic!("{case}") };
+            assert!(
+                why.contains("would take 0000:01:00.1, which is still on vfio-pci"),
+                "{case}"
+            );
+            assert_eq!(model.driver_of(addr(1, 0)), Some("vfio-pci"), "{case}");
+            assert_eq!(model.laws.broken, [""; 0], "{case}");
+            model.faults.0.clear();
+            let what_hung = model.calls.iter_mut();
+            what_hung.for_each(|c| c.todo.retain(|m| *m != crate::common::calls::Move::Hang));
+            model.spend(Duration::from_secs(400));
+            let end = only().home(&mut model);
+            assert!(matches!(end, End::Done), "{case}, then {end:?}");
+            assert_as_before(&model, &before, &case);
+        }
+    }
+}
+
+#[test]
+fn who_leaves_the_sound_function_to_vfio_pci_is_told_what_that_may_lead_to() {
+    for (sound, said) in [("vfio-pci", true), ("snd_hda_intel", false)] {
+        let mut model = host(1);
+        model.settle_on(addr(1, 1), sound);
+        let plan = only().plan_out(&mut model).unwrap();
+        let told = |note: &String| note.starts_with("NVIDIA's driver takes function 1 of 0000:01:00 for a sound card");
+        assert_eq!(plan.notes.iter().any(told), said, "{:?}", plan.notes);
+    }
+}
+
+/// On 6.12 a 1 written to `bind` of the framebuffer's console was taken without an error and changed nothing.
+#[test]
+fn a_console_that_does_not_come_back_is_given_a_new_framebuffer_or_said_to_be_dark() {
+    for (pinned, comes_back) in [(false, true), (true, false)] {
+        let mut model = host(1);
+        add_consoles(&mut model, true);
+        model.console_is_lost = true;
+        model.has_gate = false; // which would keep that somebody away
+        let before = model.state();
+        let at = nth(&model, &only(), |a| matches!(a, Act::SetConsole { .. })) + 2;
+        model.faults.0 = vec![(at, Fault::Fails)];
+        if pinned {
+            // Somebody uses the driver by then.
+            let comes = Process::new(777, &[Node::Drm(addr(1, 0))]);
+            model.events.push((When::Act(at), Event::Comes(comes)));
+        }
+        let end = only().out(&mut model);
+        assert_eq!(records(&model), [], "{end:?}");
+        assert_eq!(model.laws.broken, [""; 0]);
+        if comes_back {
+            assert!(matches!(end, End::Restored(_)), "{end:?}");
+            assert_as_before(&model, &before, "undone");
+            continue;
+        }
+        let End::NotRestored(why) = end else { panic!("{end:?}") };
+        assert!(
+            why.contains("all else is as it was before, but the console vtcon1 draws on no framebuffer"),
+            "{why}"
+        );
+        let all = model.devices.iter().map(|d| d.bound());
+        assert_eq!(
+            all.collect::<Vec<_>>(),
+            host(1).devices.iter().map(|d| d.bound()).collect::<Vec<_>>()
+        );
+    }
+}
+
+/// Where neither the function's own reset nor anything else helps, the bridge above the card resets it, if there is nothing
+/// else below.
+#[test]
+fn a_card_that_only_its_bridge_can_reset_is_reset_by_that_unless_somebody_else_is_below() {
+    let port = addr(0, 0);
+    for (may_reset, offered, stranger, is_reset) in [
+        (true, true, false, true),
+        (false, true, false, false),
+        (true, false, false, false),
+        (true, true, true, false),
+    ] {
+        let mut model = Model::new(Generation::K7_2);
+        add_card(&mut model, 1, 0x2204, 2);
+        let port = model.device(addr(1, 0)).unwrap().parent.unwrap_or(port);
+        model.device_mut(port).unwrap().resets_below = offered;
+        if stranger {
+            // In a group of its own, as below a switch.
+            let place = gpu_handoff::base::pci::PciAddr { slot: 1, ..addr(1, 0) };
+            let other = Device::new(place, 0x8086, 0x1533, 0x02_0000);
+            let (parent, group) = (Some(port), Some(77));
+            model.add(Device { parent, group, ..other });
+        }
+        model.loaded_since_boot("nvidia_drm");
+        model.settle_on(addr(1, 0), "nvidia");
+        model.settle_on(addr(1, 1), "snd_hda_intel");
+        let before = model.state();
+        let mut session = only();
+        if !may_reset {
+            session.settings.reset = Reset::Never;
+        }
+        assert!(matches!(session.out(&mut model), End::Done));
+        model.probe_faults = vec![("nvidia", ProbeFault::Always)];
+        model.bus_reset_heals = true;
+        let end = session.home(&mut model);
+        let case = format!("may: {may_reset}, offered: {offered}, stranger: {stranger}: {end:?}");
+        let was_reset = model.acts.iter().any(|a| matches!(a, Act::ResetBus { .. }));
+        assert_eq!(was_reset, is_reset, "{case}");
+        assert_eq!(matches!(end, End::Done), is_reset, "{case}");
+        assert_eq!(model.laws.broken, [""; 0], "{case}");
+        if is_reset {
+            assert_as_before(&model, &before, &case);
+        }
     }
 }

@@ -205,8 +205,8 @@ impl Host {
     fn given(&self, request: &Request, snapshot: &Snapshot) -> Result<Given, Reason> {
         let gpu = match (request.vm, &request.gpu) {
             (Some(vmid), _) => {
-                let config = files::read_vm_config(&self.root, vmid, "")?;
-                let given = selection::of_vm(vmid, &config, snapshot, &files::cluster(&self.root)?);
+                let config = files::vm_config_text(&self.root, vmid, "")?.parse();
+                let given = selection::of_vm(vmid, &config, snapshot, &files::cluster_text(&self.root)?.parse());
                 return Ok(given.judged(Settings::default().unknown_keys));
             }
             (None, Some(name)) => selection::named(name, snapshot)?,

@@ -238,10 +238,19 @@ const ROWS: &[Row] = &[
     ),
     (
         HOME,
-        "function 0 is home before the others leave vfio-pci",
-        |a| to_host(a).is_some(),
-        |a, b| is_first_of(to_host(a), unbound(b)),
+        "functions 1 to 3 leave vfio-pci before NVIDIA's driver can take function 0",
+        |a| unbound(a).is_some_and(|a| a.function > 0),
+        |a, b| is_first_of(to_host(b), unbound(a)) || is_first_of(unbound(b), unbound(a)),
     ),
+    (
+        HOME,
+        "functions 1 to 3 work only while function 0 is awake: they come home after it",
+        |a| to_host(a).is_some(),
+        |a, b| is_first_of(to_host(a), to_host(b)),
+    ),
+    (HOME, "nothing sleeps while it is moved", kept_awake, |_, b| {
+        unbound(b).is_some() || to_host(b).is_some()
+    }),
     (
         HOME,
         "nvidia_drm before 590 takes only the GPUs that are there when it is loaded",

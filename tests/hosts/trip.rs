@@ -80,7 +80,9 @@ fn act(host: &mut Snapshot, origin: &Snapshot, act: &Act) -> Result<(), String> 
         | Act::OpenGate { .. }
         | Act::ProveFree { .. }
         | Act::Verify { .. } => {}
-        Act::Reset { .. } | Act::Remove { .. } | Act::Rescan { .. } => return Err("not as a step".to_owned()),
+        Act::Reset { .. } | Act::ResetBus { .. } | Act::Remove { .. } | Act::Rescan { .. } => {
+            return Err("not as a step".to_owned());
+        }
         Act::Unbind { addr, driver } => {
             let function = function(host, *addr)?;
             if function.driver.as_ref() != Some(driver) {

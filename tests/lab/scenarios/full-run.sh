@@ -16,6 +16,6 @@ for round in 1 2 3; do
 	case $rc in 0) away "round $round"; $hook 111 post-stop || fail "post-stop"; at_home "round $round" ;; 1 | 3) at_home "round $round" ;; *) fail "exit status $rc" ;; esac
 done
 say "full while it is away: it comes home"
-room; within 60 0 $hook 111 pre-start; away "away"; fill; rm -f /run/gpu-handoff/reserve; fill
+room; within 60 0 $hook 111 pre-start; away "away"; fill; rm -f /run/gpu-handoff/reserve*; fill
 within 60 0 $hook 111 post-stop; at_home "home"
 room; umount -l /run/gpu-handoff

@@ -8,7 +8,7 @@ mkdir -p /etc/lab; echo old >/etc/lab/cleanup-mechanism; nobody_listens
 card_vm; mkvm 112 "${gpu%.*},pcie=1"; qm set 112 --hookscript local:snippets/gpu-handoff >/dev/null
 drivers() { echo "$(driver_of "$gpu") $(driver_of "$audio") $(driver_of "$second")"; }
 names() { qm set 111 --hostpci0 "${1%.*},pcie=1" >/dev/null || fail "qm set"; }
-lost() { names "$gpu"; within 90 0 qm start 111; away "the VM runs"; within 90 0 qm stop 111; is "$(records) $(drivers)" "vm-111.json vfio-pci vfio-pci nvidia" "post-stop is lost"; }
+lost() { names "$gpu"; within 90 0 qm start 111; away "the VM runs"; qemu=$(cat /run/qemu-server/111.pid); within 90 0 qm stop 111; wait_for 60 test ! -e "/proc/$qemu"; is "$(records) $(drivers)" "vm-111.json vfio-pci vfio-pci nvidia" "post-stop is lost"; }
 anew() { within 150 0 qm start 111; said "of an earlier handoff, is not in its config any more: home first"; said "is home after"; is "$(drivers)" "nvidia snd_hda_intel $1" "while the VM runs"; is "$(records)" "$2" "records"; within 90 0 qm stop 111; }
 none() { anew nvidia ""; settled || fail "not as before: $1"; }
 

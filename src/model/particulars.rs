@@ -1,0 +1,76 @@
+//! Sentences of a refusal that depend on more than a number or a name: what could not be seen, what cannot be loaded, what a
+//! disk is used for.
+//!
+//! Not here: which reasons there are ([`crate::model::refusal`]).
+
+use crate::base::text::{foreign, join};
+use crate::host::holders::{Hidden, Unseen};
+use crate::host::modules::Problem;
+use crate::host::usb::How;
+use crate::model::remedy::Remedy;
+
+/// What could not be seen, by process: the first few.
+pub(crate) fn not_seen(unseen: &[Unseen]) -> (String, Remedy) {
+    const SHOWN: usize = 3;
+    let one = |u: &Unseen| {
+        let name = match u.comm.as_str() {
+            "" => String::new(),
+            comm => format!(" ({})", foreign(comm)),
+        };
+        let what = match &u.what {
+            Hidden::Refused(why) => format!("could not be read: {}", foreign(why)),
+            Hidden::Descriptors => "has more descriptors open than there was time for".to_owned(),
+            Hidden::Memory => "does not let its mappings be read: it hangs in a call on its memory".to_owned(),
+            Hidden::Passing => "and others ended before they could be looked at, one after the other".to_owned(),
+        };
+        format!("process {}{name} {what}", u.pid)
+    };
+    let mut all: Vec<String> = unseen.iter().take(SHOWN).map(one).collect();
+    if unseen.len() > SHOWN {
+        all.push(format!("and {} more", unseen.len() - SHOWN));
+    }
+    let fact = format!("whether the GPU is free is not known: {}", all.join("; "));
+    let remedy = if unseen.iter().any(|u| matches!(u.what, Hidden::Refused(_))) {
+        "run as root, outside a container"
+    } else {
+        "end that process, or raise 'look' below [deadlines] in /etc/gpu-handoff/config.toml where it only takes long"
+    };
+    (fact, remedy.into())
+}
+
+/// What is lost without these modules, and what makes them loadable.
+pub(crate) fn cannot_load(modules: &[String], why: &Problem) -> (String, Remedy) {
+    let (then, remedy) = if modules.iter().any(|m| m == "vfio_pci") {
+        ("no guest can have the GPU", "see 'modprobe --show-depends vfio_pci'")
+    } else {
+        ("the GPU would not come back", loading_remedy(why))
+    };
+    let word = if modules.len() == 1 { "module" } else { "modules" };
+    (
+        format!("{word} {} cannot be loaded: {why}; without it {then}", join(modules)),
+        remedy.into(),
+    )
+}
+
+/// What makes modules of a driver loadable again.
+pub(crate) fn loading_remedy(why: &Problem) -> &'static str {
+    match why {
+        Problem::Forbidden { .. } => "remove that line from /etc/modprobe.d",
+        Problem::Unsigned { .. } => "sign them (for dkms: enrol its key with mokutil), or turn Secure Boot off",
+        Problem::NoAnswer(_) | Problem::Refused(_) | Problem::Missing { .. } | Problem::NotAsked => {
+            "build them for the running kernel ('dkms autoinstall'), or boot the kernel they were built for"
+        }
+    }
+}
+
+/// How something below a USB controller is used.
+pub(crate) fn usb_use(how: &How) -> String {
+    match how {
+        How::Mounted(target) => format!("is mounted on {}", foreign(target)),
+        How::Swap => "is swapped to".to_owned(),
+        How::PartOf(others) => format!("is a part of {}", foreign(&join(others))),
+        How::Btrfs => "is a part of a btrfs file system that is mounted".to_owned(),
+        How::Zfs(pool) => format!("is a part of the ZFS pool {}", foreign(pool)),
+        How::Up => "is a network interface that is up".to_owned(),
+    }
+}
