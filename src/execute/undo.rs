@@ -77,7 +77,9 @@ impl Executor<'_> {
             if let Err(interrupted) = self.take_back(act, &mut undoing) {
                 return interrupted;
             }
-            undoing.left.clear(); // where it does not open, it does with the end of this run
+            // Where it does not open when asked, it does with the end of who has it shut.
+            undoing.left.clear();
+            self.kernel.let_gate_go();
         }
         for act in done.iter().rev().flat_map(|step| &step.inverse) {
             if let Err(interrupted) = self.take_back(act, &mut undoing) {
