@@ -478,3 +478,25 @@ fn the_map_of_the_house_has_every_file() {
         "not on the map: {missing:?}; not in src: {gone:?}"
     );
 }
+
+/// The files in which the word `unsafe` is code, that is no part of a comment or of another word.
+fn unsafe_in(tokens: TokenStream) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident == "unsafe",
+        TokenTree::Group(group) => unsafe_in(group.stream()),
+        _ => false,
+    })
+}
+
+#[test]
+fn all_that_is_unsafe_is_in_one_file() {
+    let has_some = |text: &str| unsafe_in(text.parse().unwrap());
+    assert!(has_some("fn f() { unsafe { g() } }") && !has_some("// unsafe\nfn unsafe_in() { \"unsafe\"; }"));
+    let sources = sources();
+    let found: Vec<&str> = sources
+        .iter()
+        .filter(|s| has_some(&s.1))
+        .map(|s| s.0.as_str())
+        .collect();
+    assert_eq!(found, ["base/unsafe_calls.rs"]);
+}
