@@ -1,0 +1,52 @@
+#!/bin/sh
+# Who has the GPU where a plain look does not see it is found; who only has its name, or a million other files, is in nobody's way.
+# lab: --cards 2 --driver stub --timeout 900
+# tier: full
+. /usr/local/lib/lab-home.sh
+setting 'way = "unbind"' 'deadlines.holder-wait = 1'
+home=$(both)
+free() { within 90 0 gpu-handoff to_vfio --gpu "$gpu"; away "$1"; within 90 0 gpu-handoff to_nvidia --gpu "$gpu"; is "$(both)" "$home" "home: $1"; }
+refused() { within 60 3 gpu-handoff to_vfio --gpu "$gpu"; is "$(both)" "$home" "nothing has changed: $1"; }
+
+say "a thread with a table of its own (unshare, CLONE_FILES)"
+python3 -c '
+import ctypes, os, threading, time
+def own():
+    if ctypes.CDLL(None).unshare(0x400): raise SystemExit("unshare")
+    os.open("/dev/nvidia0", os.O_RDWR); print("open", flush=True); time.sleep(600)
+threading.Thread(target=own).start()' >/root/own & pid=$!
+wait_for 30 grep -q open /root/own
+refused "a thread's own table"; said "in use by process $pid (python3"
+kill $pid; wait $pid 2>/dev/null
+
+say "a chain: each has it from the last, and ends as soon as the next is there"
+cat >/root/chain.py <<'END'
+import os, time
+os.open("/dev/nvidia0", os.O_RDWR); print("open", flush=True)
+end = time.time() + 600
+while time.time() < end and not os.path.exists("/root/enough"):
+    if os.fork(): os._exit(0)
+END
+for try in 1 2 3 4 5; do
+	rm -f /root/enough; python3 /root/chain.py >/root/chain & wait_for 30 grep -q open /root/chain
+	refused "a chain, $try"
+	touch /root/enough; sleep 1
+done
+rm -f /root/enough
+
+say "a name of the node and no use of it (O_PATH)"
+python3 -c 'import os, time; os.open("/dev/nvidia0", os.O_PATH); print("open", flush=True); time.sleep(600)' >/root/path & pid=$!
+wait_for 30 grep -q open /root/path
+free "O_PATH"; kill $pid; wait $pid 2>/dev/null
+
+say "a million descriptors of other files in twenty processes"
+ulimit -n 60000 || fail "ulimit"
+pids=; for n in $(seq 20); do python3 -c '
+import os, time
+f = os.open("/etc/hostname", os.O_RDONLY)
+for _ in range(50000): os.dup(f)
+print("open", flush=True); time.sleep(600)' >/root/many$n & pids="$pids $!"; done
+for n in $(seq 20); do wait_for 120 grep -q open "/root/many$n"; done
+free "a million descriptors"
+kill $pids; wait 2>/dev/null
+setting; at_home "in the end"
