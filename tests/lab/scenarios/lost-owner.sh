@@ -21,7 +21,7 @@ say "another VM wants what this one has left"
 lost; expect_text "First VM 111: " gpu-handoff plan --vm 112
 within 150 0 qm start 112; said "VM 111 neither runs nor is starting, and has"; is "$(records)" vm-112.json "records"; away "VM 112 has it"
 within 60 3 gpu-handoff to_nvidia --gpu "$gpu"; said "VM 112 runs with it"; within 60 0 gpu-handoff recover; said "VM 112 runs with it"
-within 150 255 qm start 111; said "not free: VM 112 runs with it"
+within 150 255 qm start 111; said "is in use by VM 112"
 within 90 0 qm stop 112; $hook 112 post-stop || fail "post-stop"; settled || fail "not as before: another VM"
 say "what the driver does not take back the next VM takes over"
 lost; stub probe_fail -1; within 300 0 qm start 112; said "are taken over from VM 111, which is gone"; is "$(records)" vm-112.json "records"; away "VM 112 has it"
