@@ -60,7 +60,10 @@ pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
 /// A descriptor that was handed on counts as often as it is seen, so that there may be more than this says, and not less.
 fn uncounted(snapshot: &Snapshot, name: &str) -> u32 {
     let Some(module) = snapshot.module(name) else { return 0 };
-    let of_module = |(node, _): &&(Node, u32)| module_of(node) == Some(name);
+    // Drivers that open /dev/nvidia-modeset through nvidia's own character device count it there as well
+    // (nvidia_register_module, in kernel-open/nvidia/nv-frontend.c of the branches that have that file).
+    let by_way_of = |node: &Node| name == "nvidia" && *node == Node::Modeset;
+    let of_module = |(node, _): &&(Node, u32)| module_of(node) == Some(name) || by_way_of(node);
     let open: u32 = snapshot.open.iter().filter(of_module).map(|(_, count)| count).sum();
     let users = u32::try_from(module.users.len()).unwrap_or(u32::MAX);
     let accounted = open.saturating_mul(references_per_open(name)).saturating_add(users);
