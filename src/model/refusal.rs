@@ -179,7 +179,7 @@ pub enum Reason {
     UsbInUse(InUse),
     /// Processes that could not be looked into, or not wholly.
     Unseen(Vec<Unseen>),
-    /// A module of NVIDIA's is in use beyond what its other modules and the processes that were seen account for.
+    /// A module of NVIDIA's or of the sound cards is in use beyond what its other modules and the processes that were seen account for.
     Uncounted {
         /// The module.
         name: String,

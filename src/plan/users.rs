@@ -56,14 +56,25 @@ pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
         .collect()
 }
 
-/// References of a module of NVIDIA's driver that neither its other modules nor the descriptors that were found account for.
+/// The driver of a card's sound function, and its module: it counts who has a sound node of any of its cards open (linux,
+/// sound/core/pcm_native.c, snd_pcm_open; control.c, snd_ctl_open; hwdep.c and rawmidi.c alike: the card's module).
+const SOUND: &str = "snd_hda_intel";
+
+/// References of a module that neither its other modules nor the descriptors that were found account for: one of NVIDIA's
+/// driver's, or the sound cards'.
 /// A descriptor that was handed on counts as often as it is seen, so that there may be more than this says, and not less.
 fn uncounted(snapshot: &Snapshot, name: &str) -> u32 {
     let Some(module) = snapshot.module(name) else { return 0 };
     // Drivers that open /dev/nvidia-modeset through nvidia's own character device count it there as well
     // (nvidia_register_module, in kernel-open/nvidia/nv-frontend.c of the branches that have that file).
     let by_way_of = |node: &Node| name == "nvidia" && *node == Node::Modeset;
-    let of_module = |(node, _): &&(Node, u32)| module_of(node) == Some(name) || by_way_of(node);
+    let is_on = |addr: PciAddr| {
+        snapshot
+            .function(addr)
+            .is_some_and(|f| f.driver.as_deref() == Some(SOUND))
+    };
+    let of_sound = |node: &Node| name == SOUND && matches!(node, Node::Sound(addr) if is_on(*addr));
+    let of_module = |(node, _): &&(Node, u32)| module_of(node) == Some(name) || by_way_of(node) || of_sound(node);
     let open: u32 = snapshot.open.iter().filter(of_module).map(|(_, count)| count).sum();
     let users = u32::try_from(module.users.len()).unwrap_or(u32::MAX);
     let accounted = open.saturating_mul(references_per_open(name)).saturating_add(users);
@@ -156,18 +167,23 @@ pub fn held(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
 
 /// What was not seen and speaks against an unbind of these functions.
 ///
-/// Where the kernel itself knows, it is asked: NVIDIA's modules count who has their nodes open, and where all of that is
-/// accounted for, nobody unseen has any. A VFIO group tells by itself whether it is held ([`crate::execute::perform`]). For
+/// Where the kernel itself knows, it is asked: NVIDIA's modules and the sound cards' count who has their nodes open, and where
+/// all of that is accounted for, nobody unseen has any. A VFIO group tells by itself whether it is held ([`crate::execute::perform`]). For
 /// all other drivers who could not be looked into may be a user.
 fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
     let functions = || addrs.iter().filter_map(|a| snapshot.function(*a));
+    let is_on_sound = |f: &Function| f.driver.as_deref() == Some(SOUND);
     let on_nvidia = functions().any(Function::is_on_nvidia);
-    let uncounted = ["nvidia", "nvidia_uvm"].into_iter().filter_map(|name| {
-        let refs = uncounted(snapshot, name);
-        (on_nvidia && refs > 0).then_some((name, refs))
-    });
-    let uncounted: Vec<(&str, u32)> = uncounted.collect();
-    let on_others = functions().any(|f| f.driver.is_some() && !f.is_on_nvidia() && !f.is_on_vfio());
+    let counted = [
+        ("nvidia", on_nvidia),
+        ("nvidia_uvm", on_nvidia),
+        (SOUND, functions().any(is_on_sound)),
+    ];
+    let asked = counted.into_iter().filter(|(_, is_asked)| *is_asked);
+    let uncounted = asked.map(|(name, _)| (name, uncounted(snapshot, name)));
+    let uncounted: Vec<(&str, u32)> = uncounted.filter(|(_, refs)| *refs > 0).collect();
+    let tells = |f: &Function| f.is_on_nvidia() || f.is_on_vfio() || is_on_sound(f);
+    let on_others = functions().any(|f| f.driver.is_some() && !tells(f));
     if uncounted.is_empty() && !on_others {
         return Vec::new();
     }

@@ -228,6 +228,9 @@ impl Model {
 
     /// Begins an act: what needs no call into a driver is done at once.
     fn start(&mut self, act: &Act, end: Duration, fault: Option<Fault>, group: u32) -> Started {
+        if let Act::OpenGate { .. } = act {
+            self.gate = None; // who does not answer is ended, which opens it
+        }
         match fault {
             Some(Fault::Fails) => {
                 self.spend(takes(act));

@@ -3,6 +3,7 @@
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::plan::Way;
 use gpu_handoff::model::refusal::{Reason, Refusal};
+use gpu_handoff::settings::values::Doubt;
 
 use crate::common::session::vm;
 use crate::common::{End, Model, Process, Session, addr, host};
@@ -68,7 +69,7 @@ fn every_reason_is_listed_at_once() {
     model.processes.push(Process::new(777, &[Node::Gpu(addr(1, 0))]));
     model.processes.push(Process {
         unreadable: true,
-        ..Process::new(9, &[])
+        ..Process::new(9, &[Node::Sound(addr(1, 1))])
     });
     let Refusal(reasons) = plan_out(&mut model, &[addr(1, 0)]).unwrap_err();
     assert!(
@@ -83,6 +84,62 @@ fn every_reason_is_listed_at_once() {
             .to_string()
             .starts_with("3 reasons: (1) the IOMMU is off")
     );
+}
+
+/// Where the kernel's counts leave nothing open, who was not seen vetoes nothing; what they have beyond that is doubt.
+#[test]
+fn who_was_not_seen_is_in_the_way_only_where_the_counts_say_so() {
+    for (unseen, ending, nodes, pinned, refused) in [
+        (true, false, vec![], None, None),
+        (false, true, vec![], None, None),
+        (
+            true,
+            false,
+            vec![Node::Gpu(addr(2, 0))],
+            None,
+            Some("process 9 (python3) could not be read"),
+        ),
+        (
+            false,
+            true,
+            vec![Node::Sound(addr(2, 1))],
+            None,
+            Some("process 9 (python3, container 104) is ending"),
+        ),
+        (
+            false,
+            false,
+            vec![],
+            Some("nvidia"),
+            Some("module nvidia is in use beyond what can be seen (1 more"),
+        ),
+        (
+            false,
+            false,
+            vec![],
+            Some("snd_hda_intel"),
+            Some("module snd_hda_intel is in use beyond"),
+        ),
+    ] {
+        let mut model = host(2);
+        model.pins.extend(pinned);
+        model.processes.push(Process {
+            unreadable: unseen,
+            ending,
+            ..Process::new(9, &nodes)
+        });
+        let case = format!("{unseen} {ending} {nodes:?} {pinned:?}");
+        match (plan_out(&mut model, &[addr(2, 0)]), refused) {
+            (Ok(_), None) => {}
+            (Err(refusal), Some(said)) => assert!(refusal.to_string().contains(said), "{case}: {refusal}"),
+            (plan, _) => panic!("{case}: {plan:?}"),
+        }
+        if pinned.is_some() {
+            let mut session = Session::new(&[addr(2, 0)]);
+            session.settings.doubt = Doubt::GoOn;
+            assert!(session.plan_out(&mut model).is_ok(), "{case}");
+        }
+    }
 }
 
 #[test]
