@@ -1,9 +1,9 @@
 #!/bin/sh
 # Who opens the GPU again and again, in the host, a unit, a container, or through another node, never meets an unbind; a killed run leaves no gate.
-# lab: --cards 2 --driver stub --timeout 1500
+# lab: --cards 2 --driver stub --timeout 2400
 # tier: full
 . /usr/local/lib/lab-home.sh
-rounds=50
+rounds=200
 cat >/root/opener <<'END'
 import os, sys, time
 path, shut, opened = sys.argv[1], 0, 0
