@@ -147,6 +147,8 @@ impl Executor<'_> {
     fn note_gate(&mut self, act: &Act, done: bool) {
         match act {
             Act::ShutGate { addrs, .. } if done => self.gate.extend(addrs),
+            // Shut or not, nobody is to meet it.
+            Act::ShutGate { .. } => self.kernel.let_gate_go(),
             Act::OpenGate { .. } => self.gate.clear(),
             _ => {}
         }
