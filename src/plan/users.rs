@@ -47,7 +47,7 @@ pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
     let top = modules.iter().filter_map(|name| snapshot.module(name));
     top.filter(|m| m.users.is_empty())
         .filter_map(|m| {
-            let refs = uncounted(snapshot, &m.name);
+            let refs = uncounted(snapshot, &m.name, true);
             (refs > 0).then(|| Reason::ModuleInUse {
                 name: m.name.clone(),
                 refs,
@@ -63,11 +63,13 @@ const SOUND: &str = "snd_hda_intel";
 /// References of a module that neither its other modules nor the descriptors that were found account for: one of NVIDIA's
 /// driver's, or the sound cards'.
 /// A descriptor that was handed on counts as often as it is seen, so that there may be more than this says, and not less.
-fn uncounted(snapshot: &Snapshot, name: &str) -> u32 {
+///
+/// `at_least`: what may be counted twice is taken for what is; otherwise there may be less than this says, and not more.
+fn uncounted(snapshot: &Snapshot, name: &str, at_least: bool) -> u32 {
     let Some(module) = snapshot.module(name) else { return 0 };
     // Drivers that open /dev/nvidia-modeset through nvidia's own character device count it there as well
     // (nvidia_register_module, in kernel-open/nvidia/nv-frontend.c of the branches that have that file).
-    let by_way_of = |node: &Node| name == "nvidia" && *node == Node::Modeset;
+    let by_way_of = |node: &Node| at_least && name == "nvidia" && *node == Node::Modeset;
     let is_on = |addr: PciAddr| {
         snapshot
             .function(addr)
@@ -180,23 +182,24 @@ fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
         (SOUND, functions().any(is_on_sound)),
     ];
     let asked = counted.into_iter().filter(|(_, is_asked)| *is_asked);
-    let uncounted = asked.map(|(name, _)| (name, uncounted(snapshot, name)));
-    let uncounted: Vec<(&str, u32)> = uncounted.filter(|(_, refs)| *refs > 0).collect();
+    let asked: Vec<&str> = asked.map(|(name, _)| name).collect();
+    let may_hide = asked.iter().any(|name| uncounted(snapshot, name, false) > 0);
     let tells = |f: &Function| f.is_on_nvidia() || f.is_on_vfio() || is_on_sound(f);
     let on_others = functions().any(|f| f.driver.is_some() && !tells(f));
-    if uncounted.is_empty() && !on_others {
+    if !may_hide && !on_others {
         return Vec::new();
     }
     // What a guest is given is on vfio-pci; of the host's devices it can only have one that it draws with.
-    let counts = |h: &&Holder| !uncounted.is_empty() || !matches!(h.belongs_to, Belongs::Vm(_));
+    let counts = |h: &&Holder| may_hide || !matches!(h.belongs_to, Belongs::Vm(_));
     let ending = snapshot.ending.iter().filter(counts);
     let mut reasons: Vec<Reason> = ending.map(|h| Reason::Ending(Box::new(h.clone()))).collect();
     if !snapshot.unseen.is_empty() {
         reasons.push(Reason::Unseen(snapshot.unseen.clone()));
     }
     if reasons.is_empty() {
-        let uncounted = uncounted.into_iter();
-        reasons.extend(uncounted.map(|(name, refs)| Reason::Uncounted {
+        let beyond = asked.iter().map(|name| (*name, uncounted(snapshot, name, true)));
+        let beyond = beyond.filter(|(_, refs)| *refs > 0);
+        reasons.extend(beyond.map(|(name, refs)| Reason::Uncounted {
             name: name.to_owned(),
             refs,
         }));
