@@ -11,7 +11,7 @@ say "the card is reserved for another VM by the time Proxmox chooses"
 mkhook late <<HOOK
 #!/bin/sh
 /usr/sbin/gpu-handoff "\$@" || exit
-[ "\$2" != pre-start ] || echo "$gpu 112 time:\$((\$(date +%s) + 60))" >>/run/qemu-server/pci-id-reservations
+[ "\$2" != pre-start ] || echo "$gpu 112 time:\$((\$(date +%s) + 20))" >>/run/qemu-server/pci-id-reservations
 HOOK
 qm set 111 --hookscript local:snippets/late >/dev/null
 fails "conflict" qm start 111; said "currently reserved for use by VMID '112'"

@@ -25,7 +25,7 @@ within 150 255 qm start 111; said "is in use by VM 112"
 within 90 0 qm stop 112; $hook 112 post-stop || fail "post-stop"; settled || fail "not as before: another VM"
 say "what the driver does not take back the next VM takes over"
 lost; stub probe_fail -1; within 300 0 qm start 112; said "are taken over from VM 111, which is gone"; is "$(records)" vm-112.json "records"; away "VM 112 has it"
-within 90 0 qm stop 112; stub probe_fail 0; $hook 112 post-stop || fail "post-stop"; settled || fail "not as before: taken over"
+within 90 0 qm stop 112; stub probe_fail 0; $hook 112 post-stop || fail "post-stop"; comes_home 60 "taken over"
 
 say "a service that does not start again"
 drop=/run/systemd/system/nvidia-persistenced.service.d
