@@ -143,18 +143,7 @@ mod tests {
 
     fn record(owner: Owner, gpus: &[&str]) -> Record {
         let mut record = Record::new(owner, "boot".to_owned(), Budgets::default());
-        record.taken = gpus
-            .iter()
-            .map(|gpu| Taken {
-                addr: addr(gpu),
-                driver: Some("nvidia".to_owned()),
-                module: Some("nvidia".to_owned()),
-                driver_override: None,
-                width: None,
-                attributes: Vec::new(),
-                parent: None,
-            })
-            .collect();
+        record.taken = gpus.iter().map(|gpu| Taken::on_nvidia(addr(gpu))).collect();
         record
     }
 

@@ -72,9 +72,8 @@ impl Executor<'_> {
         };
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
         let gate: Vec<PciAddr> = self.gate.iter().copied().collect();
-        let open = (!gate.is_empty()).then(|| Act::open_gate(&gate));
-        for act in open.iter() {
-            if let Err(interrupted) = self.take_back(act, &mut undoing) {
+        if !gate.is_empty() {
+            if let Err(interrupted) = self.take_back(&Act::open_gate(&gate), &mut undoing) {
                 return interrupted;
             }
             // Where it does not open when asked, it does with the end of who has it shut.

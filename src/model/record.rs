@@ -353,6 +353,22 @@ pub(crate) fn found_again(record: &Record, addr: PciAddr) -> Option<Act> {
 }
 
 #[cfg(test)]
+impl Taken {
+    /// A GPU as it is on a host that has set nothing about it; for the tests of the house.
+    pub(crate) fn on_nvidia(addr: PciAddr) -> Taken {
+        Taken {
+            addr,
+            driver: Some("nvidia".to_owned()),
+            module: Some("nvidia".to_owned()),
+            driver_override: None,
+            width: None,
+            attributes: Vec::new(),
+            parent: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -365,15 +381,7 @@ mod tests {
 
     fn record() -> Record {
         let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
-        record.taken.push(Taken {
-            addr: "0000:01:00.0".parse().unwrap(),
-            driver: Some("nvidia".to_owned()),
-            module: Some("nvidia".to_owned()),
-            driver_override: None,
-            width: None,
-            attributes: Vec::new(),
-            parent: None,
-        });
+        record.taken.push(Taken::on_nvidia("0000:01:00.0".parse().unwrap()));
         record
     }
 

@@ -4,7 +4,7 @@ use crate::base::text::join;
 use crate::host::displays::{Framebuffer, Platform};
 use crate::host::snapshot::Snapshot;
 use crate::plan::moving::Ground;
-use crate::plan::users;
+use crate::plan::unseen;
 
 /// What is drawn on framebuffers that go away: the consoles, which keep a display driver loaded, and the firmware's
 /// framebuffer, which nothing but its memory ties to the card.
@@ -31,7 +31,7 @@ impl Displays {
         let going: Vec<&Framebuffer> = snapshot.framebuffers.iter().filter(goes).collect();
         let others = going.len() < snapshot.framebuffers.len() || going.iter().any(|fb| ground.stays(fb.of));
         // A console that is on another card's framebuffer pins nothing, and is left where it is.
-        let pinned = !users::unaccounted(snapshot, modules).is_empty();
+        let pinned = !unseen::unaccounted(snapshot, modules).is_empty();
         let bound = snapshot.consoles.iter().filter(|c| c.is_framebuffer() && c.bound);
         let consoles = if going.is_empty() || (others && !pinned) {
             Vec::new()

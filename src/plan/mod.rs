@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! selection            which devices are meant
-//! users, obstacles     who and what speaks against it        -> a refusal, with every reason
+//! users, unseen        who speaks against it, seen or only counted
+//! obstacles            what speaks against it                -> a refusal, with every reason
 //! hangs                calls of others that hold a function   -> the same, or how it is freed
 //! moving, consoles     what moves with them
 //! taken                what is noted for the way back
@@ -30,5 +31,6 @@ pub mod owners; // whose is what is on record
 pub mod selection; // which devices are meant
 pub(crate) mod steps; // an act to a line, with its inverse
 pub(crate) mod taken; // what is noted before it leaves
+pub(crate) mod unseen; // who may use a GPU and was not seen
 pub mod users; // who speaks against taking a GPU
 pub(crate) mod vendor; // what is particular to a driver

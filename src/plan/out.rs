@@ -17,6 +17,7 @@ use crate::plan::obstacles::{at_work, host_reasons, load_reasons, removed, taken
 use crate::plan::out_steps::WayOut;
 use crate::plan::steps::both;
 use crate::plan::taken::taken_from;
+use crate::plan::unseen;
 use crate::plan::users::{self, judge_holders};
 use crate::settings::known_gpus;
 use crate::settings::values::Settings;
@@ -85,7 +86,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     }
     let displays = Displays::of(&ground, &modules);
     if displays.consoles.is_empty() {
-        reasons.extend(users::unaccounted(snapshot, &modules));
+        reasons.extend(unseen::unaccounted(snapshot, &modules));
     }
     reasons.extend(load_reasons(snapshot, &needed(snapshot, gpus, given, settings)));
     if !reasons.is_empty() {

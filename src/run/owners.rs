@@ -450,15 +450,7 @@ mod tests {
 
     fn record(owner: Owner) -> Record {
         let mut record = Record::new(owner, "boot".to_owned(), Budgets::default());
-        record.taken.push(Taken {
-            addr: gpu(),
-            parent: None,
-            driver: Some("nvidia".to_owned()),
-            module: Some("nvidia".to_owned()),
-            driver_override: None,
-            width: None,
-            attributes: Vec::new(),
-        });
+        record.taken.push(Taken::on_nvidia(gpu()));
         record.caller = Some(Process {
             pid: CALLER,
             started: 4700,

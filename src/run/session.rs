@@ -535,15 +535,7 @@ mod tests {
             boot_id().unwrap(),
             Budgets::default(),
         );
-        record.taken.push(Taken {
-            addr,
-            driver: Some("nvidia".to_owned()),
-            module: Some("nvidia".to_owned()),
-            driver_override: None,
-            width: None,
-            attributes: Vec::new(),
-            parent: None,
-        });
+        record.taken.push(Taken::on_nvidia(addr));
         record.under_way = vec![Act::Unbind {
             addr,
             driver: "nvidia".to_owned(),

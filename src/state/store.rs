@@ -330,15 +330,7 @@ mod tests {
 
     fn record() -> Record {
         let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
-        record.taken.push(Taken {
-            addr: "0000:01:00.0".parse().unwrap(),
-            driver: Some("nvidia".to_owned()),
-            module: Some("nvidia".to_owned()),
-            driver_override: None,
-            width: None,
-            attributes: Vec::new(),
-            parent: None,
-        });
+        record.taken.push(Taken::on_nvidia("0000:01:00.0".parse().unwrap()));
         record
     }
 

@@ -1,6 +1,9 @@
 //! What is particular to NVIDIA's driver, by version: the one place where its laws stand.
 
+use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
+use crate::host::holders::Holder;
+use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 
 /// The unit of NVIDIA's persistence daemon, in NVIDIA's own packages and Debian's.
@@ -32,6 +35,24 @@ const DRM_LETS_GO: [(&[u32], &[u32]); 3] = [
 /// From this driver on an unbind that meets a user never ends, even when the user does: the GPU is taken off the
 /// driver's list before the wait (open-gpu-kernel-modules 595.45.04, kernel-open/nvidia/nv-pci.c; issue 1119).
 const ONE_SHOT: &[u32] = &[595];
+
+/// The module of NVIDIA's driver that an open node is a reference of: the owner of its file operations
+/// (open-gpu-kernel-modules, kernel-open: nv.c, nv-caps.c, linux_nvswitch.c; nvidia-modeset, nvidia-uvm and nvidia-drm).
+pub(crate) fn module_of(node: &Node) -> Option<&'static str> {
+    match node {
+        Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps | Node::Switch | Node::I2c(_) => Some("nvidia"),
+        Node::Modeset => Some("nvidia_modeset"),
+        Node::Uvm => Some("nvidia_uvm"),
+        Node::Drm(_) => Some("nvidia_drm"),
+        Node::Sound(_) | Node::Disk(_) | Node::VfioGroup(_) | Node::VfioDevice(_) => None,
+    }
+}
+
+/// Whether a process is NVIDIA's persistence daemon: it keeps GPUs initialised and nothing else, so that it may be stopped
+/// and started again (nvidia-persistenced(1)).
+pub(crate) fn is_persistenced(holder: &Holder) -> bool {
+    matches!(&holder.belongs_to, Belongs::Unit(name) if name == PERSISTENCED)
+}
 
 /// How many references of its module an open node is. The kernel takes one for the character device and one for its file
 /// operations where the driver names the module as the owner of both, as these do (linux, fs/char_dev.c, chrdev_open and
