@@ -210,6 +210,7 @@ pub fn run(vmid: VmId) -> Result<(), Error> {
     };
     let start = Instant::now();
     let mut watch = Watch::new();
+    let mut following = None;
     loop {
         let removed = watcher.drain();
         let seen = Sight {
@@ -221,11 +222,14 @@ pub fn run(vmid: VmId) -> Result<(), Error> {
         match &next {
             Next::Lock => watcher.await_lock()?,
             Next::Caller(process) => {
-                info!(
-                    "VM {vmid}: no task of Proxmox has the VM's lock: following process {}",
-                    process.pid
-                );
-                watcher.await_end(*process);
+                if following.replace(*process) != Some(*process) {
+                    info!(
+                        "VM {vmid}: no task of Proxmox has the VM's lock: following process {}",
+                        process.pid
+                    );
+                }
+                // A shell may live for long after its GPU is home.
+                watcher.await_end_or_change(*process);
             }
             Next::Run(process) => {
                 info!("VM {vmid}: process {} is at work on its GPU, following it", process.pid);
@@ -341,6 +345,16 @@ impl Watcher {
         // The descriptor is of whoever has the number now.
         while process::process(&self.root, process.pid) == Some(process) {
             poll_readable(&[fds[0].as_fd()], Duration::MAX);
+        }
+    }
+
+    /// Until this very process has ended, or a record changes.
+    fn await_end_or_change(&self, process: Process) {
+        let Some(fds) = i32::try_from(process.pid).ok().and_then(|pid| pidfds(&[pid])) else {
+            return;
+        };
+        if process::process(&self.root, process.pid) == Some(process) {
+            poll_readable(&[fds[0].as_fd(), self.changes.as_fd()], Duration::MAX);
         }
     }
 

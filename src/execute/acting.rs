@@ -171,10 +171,11 @@ impl Executor<'_> {
     }
 
     /// Why an act is not done that would have NVIDIA's driver take function 0 of a card whose function 1 has not left
-    /// vfio-pci: the kernel may oops then ([`crate::plan::home_steps`]).
+    /// vfio-pci: the kernel may oops then ([`crate::plan::home_steps`]). An override that is cleared would let whoever loads the
+    /// driver do the same.
     pub(super) fn held_back(&self, act: &Act) -> Option<String> {
         let takes = match act {
-            Act::SetOverride { driver, .. } => driver.as_deref().is_some_and(|d| d != VFIO_PCI),
+            Act::SetOverride { driver, .. } => driver.as_deref() != Some(VFIO_PCI),
             act => matches!(act, Act::ProveFree { .. } | Act::Unbind { .. } | Act::Probe { .. }),
         };
         let addr = act.function().filter(|a| takes && a.function == 0)?;

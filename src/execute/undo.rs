@@ -127,14 +127,15 @@ impl Executor<'_> {
             undoing.leave(act, "no time was left");
             return Ok(());
         }
+        let is_elsewhere = act.function().is_some_and(|a| undoing.elsewhere.contains(&a));
         if undoing.passes_over(act) {
             // Nobody is asked to let it go: it is not on vfio-pci, or stays there because it is used.
-            if !act.function().is_some_and(|a| undoing.elsewhere.contains(&a)) {
+            if !is_elsewhere {
                 self.left_out(act);
             }
             return Ok(());
         }
-        if let Some(why) = self.held_back(act) {
+        if let Some(why) = self.held_back(act).filter(|_| !is_elsewhere) {
             undoing.leave(act, why);
             return Ok(());
         }

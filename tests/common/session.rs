@@ -37,6 +37,8 @@ pub enum End {
     Refused(Refusal),
     /// Failed, and the host is as it was.
     Restored(String),
+    /// Failed, and the host is as it was, but for a console that said it may be dark.
+    Dark(String),
     /// Failed, and a record says what is left.
     NotRestored(String),
     /// The host could not be read in time.
@@ -298,6 +300,7 @@ impl Session {
         match unless_killed(|| run.execute(plan)) {
             Some(Ok(())) => End::Done,
             Some(Err(Error::Restored { what })) => End::Restored(what),
+            Some(Err(Error::ConsoleDark { dark, .. })) => End::Dark(dark),
             Some(Err(error @ Error::NotRestored { .. })) => End::NotRestored(error.to_string()),
             Some(Err(error)) => End::NotRestored(format!("another error: {error}")),
             None => {
