@@ -44,7 +44,7 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
             warn!("{name} is set and not used: the VM's own hostpci lines say which GPU is meant");
         }
     }
-    match phase {
+    let result = match phase {
         Phase::PreStart => pre_start(&mut host, vmid),
         Phase::PostStop => post_stop(&mut host, vmid),
         Phase::PostStart => post_start(&mut host, vmid),
@@ -52,7 +52,8 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
             info!("VM {vmid} {phase}: nothing to do");
             Ok(())
         }
-    }
+    };
+    host.says_what_stays(result)
 }
 
 fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {

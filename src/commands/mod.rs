@@ -30,13 +30,13 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
     // what may take months.
     match &cli.command {
         Command::ToVfio(target) | Command::Handoff { to: Side::Vfio, target } => {
-            to_vfio(&mut Session::real(), cli, target)
+            on_host(|host| to_vfio(host, cli, target))
         }
         Command::ToNvidia(target)
         | Command::Handoff {
             to: Side::Nvidia,
             target,
-        } => to_nvidia(&mut Session::real(), cli, target),
+        } => on_host(|host| to_nvidia(host, cli, target)),
         Command::Plan(target) => show_plan(&mut Session::real(), cli, target),
         Command::Status => {
             let mut host = Session::real();
@@ -48,7 +48,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             let cards = status::status(&snapshot, &records);
             print(cli.json, &cards, || status::status_text(&cards))
         }
-        Command::Recover(how) => recover::run(&mut Session::real(), cli, how),
+        Command::Recover(how) => on_host(|host| recover::run(host, cli, how)),
         Command::History => {
             let entries = history::read(&Root::real());
             let entries = entries.map_err(|e| Error::io(format!("reading {}", history::DIR), e))?;
@@ -56,4 +56,11 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         }
         Command::Watch { vmid } => watch::run(*vmid),
     }
+}
+
+/// A run that may move something.
+fn on_host(run: impl FnOnce(&mut Session) -> Result<(), Error>) -> Result<(), Error> {
+    let mut host = Session::real();
+    let result = run(&mut host);
+    host.says_what_stays(result)
 }

@@ -50,6 +50,9 @@ const PAUSES: [u64; 9] = [20, 20, 30, 60, 120, 300, 600, 1800, 3600];
 /// From this attempt on a person is asked to look.
 const QUICK: u32 = 3;
 
+/// The attempt whose pause is the longest where another VM has, or is about to have, what is away.
+const CLAIMED: u32 = 5;
+
 /// How long is waited where there was nothing to do.
 const BETWEEN: Duration = Duration::from_secs(20);
 
@@ -103,8 +106,10 @@ pub enum Next {
 pub struct Watch {
     /// Of which handoff, by its number.
     generation: Option<u64>,
-    /// QEMU was seen.
-    ran: bool,
+    /// The QEMU that was seen last.
+    ran: Option<Process>,
+    /// The way home was tried beside this QEMU, which is not the one that the handoff was for.
+    beside: Option<Process>,
     /// When post-stop's time is over.
     grace: Option<Duration>,
     /// Ways home so far.
@@ -139,12 +144,19 @@ impl Watch {
             return self.after(Next::Caller(caller));
         }
         if let Some(qemu) = seen.qemu {
+            // Started anew without a pre-start, it may not have the GPU: by a config that names neither it nor us.
+            let is_another = self.ran.or(record.qemu).is_some_and(|first| first != qemu);
+            let is_left = self.beside == Some(qemu);
             *self = Watch {
                 generation: self.generation,
-                ran: true,
+                ran: self.ran.or(record.qemu).or(Some(qemu)),
+                beside: is_another.then_some(qemu),
                 ..Watch::default()
             };
-            return Next::Qemu(qemu);
+            return match is_another && !is_left {
+                true => Next::Home,
+                false => Next::Qemu(qemu),
+            };
         }
         if let Some(run) = seen.run {
             return self.after(Next::Run(run));
@@ -185,6 +197,12 @@ impl Watch {
         Duration::from_secs(PAUSES[at])
     }
 
+    /// The last attempt has left it for another VM. When that is over there may be no event (a task that lets go of its lock),
+    /// so that the pauses stay short.
+    pub fn is_claimed(&mut self) {
+        self.attempts = self.attempts.min(CLAIMED - 1);
+    }
+
     /// Whether a person is to look what is in the way.
     pub fn asks_for_help(&self) -> bool {
         self.attempts >= QUICK
@@ -192,7 +210,7 @@ impl Watch {
 
     /// Whether the VM's QEMU was there since the handoff: seen by us, or by post-start.
     pub fn after_qemu(&self, seen: &Sight) -> bool {
-        self.ran || seen.record.as_ref().is_some_and(|r| r.qemu.is_some())
+        self.ran.is_some() || seen.record.as_ref().is_some_and(|r| r.qemu.is_some())
     }
 }
 
@@ -246,7 +264,11 @@ pub fn run(vmid: VmId) -> Result<(), Error> {
                 watcher.await_change(*within);
             }
             Next::Again(within) => watcher.await_change(*within),
-            Next::Home => watcher.home(&seen, &watch),
+            Next::Home => {
+                if watcher.home(&seen, &watch) {
+                    watch.is_claimed();
+                }
+            }
             Next::Leave => {
                 if watcher.may_leave() {
                     return Ok(());
@@ -386,17 +408,19 @@ impl Watcher {
         poll_readable(&[self.changes.as_fd()], within);
     }
 
-    fn home(&self, seen: &Sight, watch: &Watch) {
+    /// Has it brought home. Whether it was left away for another VM.
+    fn home(&self, seen: &Sight, watch: &Watch) -> bool {
         let vmid = self.vmid;
         if systemd::is_shutting_down() {
             info!("VM {vmid}: the host is shutting down, nothing is brought home");
             // Who shuts the host down ends us, too.
             self.await_change(BETWEEN);
-            return;
+            return false;
         }
-        let Some(record) = &seen.record else { return };
+        let Some(record) = &seen.record else { return false };
         let devices = join(record.taken.iter().map(|t| t.addr));
         let why = match (watch.after_qemu(seen), record.state) {
+            _ if seen.qemu.is_some() => "the VM's QEMU was started anew without a handoff",
             (true, State::Away) => "QEMU has ended and post-stop did not come",
             (true, _) => "QEMU has ended and the way home was broken off",
             (false, _) => "the start is over and no QEMU runs",
@@ -408,7 +432,13 @@ impl Watcher {
             watch.pause().as_secs()
         );
         match systemd::home(vmid, within) {
-            Ok(true) => {}
+            Ok(true) => {
+                let is_left = self.see().is_ok_and(|now| now.record.is_some());
+                if is_left && seen.qemu.is_none() {
+                    info!("VM {vmid}: {devices} stays away, gpu-handoff-home@{vmid}.service said why; {again}");
+                }
+                return is_left;
+            }
             Ok(false) if watch.asks_for_help() => warn!(
                 "VM {vmid}: {devices} could not be brought home so far; {again}. Hint: see 'journalctl -u \
                  gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'"
@@ -418,6 +448,7 @@ impl Watcher {
             }
             Err(why) => warn!("VM {vmid}: the way home could not be asked for: {why}; {again}"),
         }
+        false
     }
 
     /// Whether nothing of the VM is away. The host-wide lock is kept until
@@ -543,6 +574,53 @@ mod tests {
             follow(&[(0, by_hand), (9, ended)]),
             [Next::Caller(process(5)), Next::Home]
         );
+    }
+
+    /// After a rollback to a config that names neither the GPU nor us.
+    #[test]
+    fn beside_a_qemu_that_was_started_anew_without_a_handoff_the_way_home_is_tried_once() {
+        let runs = |pid, by_post_start: Option<u32>| {
+            let mut seen = Sight {
+                qemu: Some(process(pid)),
+                ..away()
+            };
+            seen.record.as_mut().unwrap().qemu = by_post_start.map(process);
+            seen
+        };
+        let seen_by = |post_start| {
+            [
+                runs(7, post_start),
+                runs(8, post_start),
+                runs(8, post_start),
+                runs(9, post_start),
+            ]
+        };
+        let (first, second, third) = (Next::Qemu(process(7)), Next::Qemu(process(8)), Next::Home);
+        for post_start in [None, Some(7)] {
+            let steps = seen_by(post_start).map(|seen| (0, seen));
+            assert_eq!(
+                follow(&steps),
+                [first.clone(), Next::Home, second.clone(), third.clone()],
+                "{post_start:?}"
+            );
+        }
+        // Not seen by us, but by post-start.
+        assert_eq!(follow(&[(0, runs(8, Some(7)))]), [Next::Home]);
+        assert_eq!(follow(&[(0, runs(8, None))]), [second]);
+    }
+
+    #[test]
+    fn what_is_left_for_another_vm_is_looked_at_again_every_two_minutes() {
+        let mut watch = Watch::new();
+        let mut tried = Vec::new();
+        for at in 0..7200 {
+            if watch.next(&away(), S(at)) == Next::Home {
+                watch.is_claimed();
+                tried.push(at);
+            }
+        }
+        let longest = tried.windows(2).map(|two| two[1] - two[0]).max();
+        assert_eq!(longest, Some(120), "{tried:?}");
     }
 
     /// By hand, its caller gone, for longer than an act may take: it is at work and not stuck.

@@ -50,6 +50,8 @@ pub struct Linux {
     interrupted: Option<Instant>,
     /// The acts so far.
     past: Vec<Past>,
+    /// Something was done that changes the host.
+    has_acted: bool,
     /// Where a test wants us to be killed.
     fault_points: FaultPoints,
 }
@@ -62,6 +64,13 @@ impl Linux {
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
             signals.add(signal);
         }
+        // A run that is stopped keeps the lock, and a GPU that nobody may open: Ctrl-Z waits, and a terminal that is
+        // somebody else's is written to (tty_ioctl(4), TOSTOP).
+        let mut stops = SigSet::empty();
+        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+            stops.add(signal);
+        }
+        let _ = stops.thread_block(); // it fails for no set of signals
         // Threads that are started later inherit the mask, and children of std's Command do not.
         let blocked = signals.thread_block();
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
@@ -73,6 +82,7 @@ impl Linux {
             signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
             interrupted: None,
             past: Vec::new(),
+            has_acted: false,
             fault_points: FaultPoints::from_env(),
         }
     }
@@ -80,6 +90,11 @@ impl Linux {
     /// The acts since this was asked the last time.
     pub fn take_past(&mut self) -> Vec<Past> {
         std::mem::take(&mut self.past)
+    }
+
+    /// Whether something was done that changes the host.
+    pub fn has_acted(&self) -> bool {
+        self.has_acted
     }
 
     /// Reads files of Proxmox's.
@@ -271,6 +286,22 @@ impl Asked {
     }
 }
 
+/// Whether the host is another one after an act: who looks or asks leaves it as it is, and a gate is gone with the run.
+fn changes(act: &Act) -> bool {
+    !matches!(
+        act,
+        Act::ProveFree { .. } | Act::Verify { .. } | Act::ShutGate { .. } | Act::OpenGate { .. }
+    )
+}
+
+/// Whether an act had its effect, or may have had some of it.
+fn may_have_effect(result: &Result<(), ActError>) -> bool {
+    !matches!(
+        result,
+        Err(ActError::Failed(_) | ActError::CannotLoad(_) | ActError::NotBegun(_))
+    )
+}
+
 impl Default for Linux {
     fn default() -> Self {
         Linux::new()
@@ -363,6 +394,8 @@ impl Kernel for Linux {
                 Ok(_) => (Err(another_question()), None),
                 Err(error) => (Err(error), None),
             };
+            // What was refused, or has not begun, has changed nothing.
+            self.has_acted |= changes(act) && may_have_effect(&result);
             self.past.push(Past {
                 text: act.to_string(),
                 took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

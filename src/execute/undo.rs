@@ -28,6 +28,8 @@ struct Undoing {
     in_use: BTreeSet<PciAddr>,
     /// Consoles that could not be given back.
     dark: Vec<String>,
+    /// Services that do not start again.
+    down: Vec<String>,
     /// What else could not be taken back, and why.
     left: Vec<String>,
 }
@@ -41,6 +43,23 @@ impl Undoing {
             Act::Unbind { .. } => is_in(&self.elsewhere) || is_in(&self.in_use),
             _ => false,
         }
+    }
+
+    /// What is not as it was, though every device is.
+    fn but(&self) -> Option<String> {
+        let mut but = Vec::new();
+        if !self.dark.is_empty() {
+            but.push(format!(
+                "the console {} draws on no framebuffer, and the screen may stay dark. Hint: it comes back when the card's \
+                 display driver is loaded anew: by 'modprobe -r nvidia_drm' and 'modprobe nvidia_drm' once nobody uses \
+                 that, or with the next start of the host; SSH works meanwhile",
+                join(&self.dark)
+            ));
+        }
+        but.extend(self.down.iter().map(|unit| {
+            format!("{unit} does not start again. Hint: see 'systemctl status {unit}' for why, then 'systemctl start {unit}'")
+        }));
+        (!but.is_empty()).then(|| but.join("; and "))
     }
 
     /// An act that was not done, or did not lead to what it should have.
@@ -68,6 +87,7 @@ impl Executor<'_> {
             elsewhere: self.elsewhere(),
             in_use: BTreeSet::new(),
             dark: Vec::new(),
+            down: Vec::new(),
             left: Vec::new(),
         };
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
@@ -89,9 +109,9 @@ impl Executor<'_> {
             if let Err(e) = self.close() {
                 warn!("the record could not be put back: {e}");
             }
-            return match undoing.dark.as_slice() {
-                [] => Error::Restored { what },
-                dark => Error::ConsoleDark { what, dark: join(dark) },
+            return match undoing.but() {
+                None => Error::Restored { what },
+                Some(but) => Error::RestoredBut { what, but },
             };
         }
         let dark = undoing.dark.iter();
@@ -145,7 +165,12 @@ impl Executor<'_> {
                 Ok(()) => {}
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
                 // A service that does not start again keeps no device away.
-                Err(error) if is_of_service(act) && !matches!(error, ActError::NotBegun(_)) => say_of_service(act),
+                Err(error) if is_of_service(act) && !matches!(error, ActError::NotBegun(_)) => {
+                    say_of_service(act);
+                    undoing
+                        .down
+                        .extend(matches!(act, Act::StartUnit { .. }).then(|| act.subject()));
+                }
                 Err(_) if matches!(act, Act::SetConsole { .. }) => self.give_console_back(act, undoing)?,
                 Err(error) => {
                     if let Act::ProveFree { addrs, .. } = act {

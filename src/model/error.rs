@@ -12,7 +12,7 @@ use crate::model::refusal::Refusal;
 pub enum Exit {
     /// Done, or nothing to do.
     Done = 0,
-    /// Failed, and the host is as it was (unexpected I/O errors too).
+    /// Failed, and the host is as it was, but for what the text says (unexpected I/O errors too).
     Failed = 1,
     /// The command line is not one of ours.
     Usage = 2,
@@ -46,17 +46,13 @@ pub enum Error {
         /// What failed, on which device, why.
         what: String,
     },
-    /// The same but for a console that nothing gives back: no GPU depends on it.
-    #[error(
-        "{what}; all else is as it was before, but the console {dark} draws on no framebuffer, and the screen may stay dark. \
-         Hint: it comes back when the card's display driver is loaded anew: by 'modprobe -r nvidia_drm' and 'modprobe \
-         nvidia_drm' once nobody uses that, or with the next start of the host; SSH works meanwhile"
-    )]
-    ConsoleDark {
+    /// The same but for what no GPU depends on: a console that nothing gives back, a service that does not start again.
+    #[error("{what}; all else is as it was before, but {but}")]
+    RestoredBut {
         /// What failed, on which device, why.
         what: String,
-        /// The consoles, by their names in /sys/class/vtconsole.
-        dark: String,
+        /// What is not as it was, each with a hint.
+        but: String,
     },
     /// The same, and what the plan was made for has changed, but there is no second one.
     #[error("{what}; the host is as it was before. A second plan: {why}")]
@@ -94,6 +90,13 @@ pub enum Error {
         /// Whose the first of them is, and why it could not.
         what: String,
     },
+    /// A refusal, or a wait that was too long, after something else was done for it: a GPU brought home first, a call of
+    /// somebody else's freed. That stays.
+    #[error("what was done so far stays done; then: {}", .why.without_promise())]
+    Beside {
+        /// What ends the run.
+        why: Box<Error>,
+    },
     /// A signal asked us to end while we waited.
     #[error("a signal asked us to end while waiting; nothing was changed")]
     Interrupted,
@@ -123,6 +126,33 @@ impl Error {
         }
     }
 
+    /// The same error of a run that has done something by then: it may not say that nothing was changed.
+    #[must_use]
+    pub fn beside(self) -> Error {
+        match self {
+            Error::Recovery {
+                exit: Exit::Refused | Exit::Overdue,
+                what,
+            } => Error::Recovery {
+                exit: Exit::Failed,
+                what,
+            },
+            why @ (Error::Refused(_) | Error::Overdue { .. } | Error::Interrupted) => {
+                Error::Beside { why: Box::new(why) }
+            }
+            error => error,
+        }
+    }
+
+    /// Its text, but for that nothing was changed.
+    fn without_promise(&self) -> String {
+        match self {
+            Error::Overdue { what, within, hint } => format!("{what} within {} s. Hint: {hint}", within.as_secs()),
+            Error::Interrupted => "a signal asked us to end while waiting".to_owned(),
+            error => error.to_string(),
+        }
+    }
+
     /// How a run ends that this error ends: what Proxmox and scripts see of it.
     pub fn exit(&self) -> Exit {
         match self {
@@ -130,8 +160,9 @@ impl Error {
             Error::Recovery { exit, .. } => *exit,
             Error::Refused(_) => Exit::Refused,
             Error::Restored { .. }
-            | Error::ConsoleDark { .. }
+            | Error::RestoredBut { .. }
             | Error::NoSecondPlan { .. }
+            | Error::Beside { .. }
             | Error::Interrupted
             | Error::Io { .. } => Exit::Failed,
             Error::NotRestored { .. } => Exit::NotRestored,

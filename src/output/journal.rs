@@ -35,6 +35,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::base::wait::poll_writable;
+use crate::output::stderr::Stderr;
 
 /// Where journald listens (sd_journal_print(3)).
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -52,7 +53,7 @@ pub fn init(level: LevelFilter) {
         .map(|layer| {
             layer
                 .event_format(Lines)
-                .with_writer(std::io::stderr)
+                .with_writer(|| Stderr)
                 .log_internal_errors(false)
                 .with_filter(level)
         });
@@ -76,7 +77,7 @@ pub fn say_left_out(coming: u64) {
         return;
     }
     let count = journald.left_out.swap(0, Ordering::Relaxed) + coming;
-    let _ = writeln!(io::stderr(), "gpu-handoff: warning: {}", left_out(count));
+    let _ = Stderr.write_all(format!("gpu-handoff: warning: {}\n", left_out(count)).as_bytes());
 }
 
 fn left_out(count: u64) -> String {
@@ -171,10 +172,7 @@ impl Journald {
         self.stuck.store(!takes, Ordering::Relaxed);
         if !takes && !was_stuck && !stderr_is_journal() {
             // Not as an event, which would come here again.
-            let _ = writeln!(
-                io::stderr(),
-                "gpu-handoff: warning: journald takes no lines: they are only here"
-            );
+            let _ = Stderr.write_all(b"gpu-handoff: warning: journald takes no lines: they are only here\n");
         }
         takes
     }

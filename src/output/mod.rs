@@ -7,3 +7,4 @@ pub mod journal; // the log
 pub mod plan; // plans and entries
 pub mod print; // results, to a pipe that may be closed
 pub mod status; // what is
+pub(crate) mod stderr; // a line, if somebody takes it

@@ -62,6 +62,17 @@ impl Session {
         }
     }
 
+    /// The result of a run: an error does not say that nothing was changed where something was.
+    ///
+    /// # Errors
+    /// What the run ends with.
+    pub fn says_what_stays(&self, result: Result<(), Error>) -> Result<(), Error> {
+        result.map_err(|error| match self.kernel.has_acted() {
+            true => error.beside(),
+            false => error,
+        })
+    }
+
     /// Reads the settings for a way out and puts them in force.
     ///
     /// # Errors

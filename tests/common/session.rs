@@ -37,8 +37,8 @@ pub enum End {
     Refused(Refusal),
     /// Failed, and the host is as it was.
     Restored(String),
-    /// Failed, and the host is as it was, but for a console that said it may be dark.
-    Dark(String),
+    /// Failed, and the host is as it was, but for what it names.
+    RestoredBut(String),
     /// Failed, and a record says what is left.
     NotRestored(String),
     /// The host could not be read in time.
@@ -300,7 +300,7 @@ impl Session {
         match unless_killed(|| run.execute(plan)) {
             Some(Ok(())) => End::Done,
             Some(Err(Error::Restored { what })) => End::Restored(what),
-            Some(Err(Error::ConsoleDark { dark, .. })) => End::Dark(dark),
+            Some(Err(Error::RestoredBut { but, .. })) => End::RestoredBut(but),
             Some(Err(error @ Error::NotRestored { .. })) => End::NotRestored(error.to_string()),
             Some(Err(error)) => End::NotRestored(format!("another error: {error}")),
             None => {

@@ -138,7 +138,7 @@ impl After<'_> {
             End::Done => (0, self.home(&model)),
             End::Refused(_) | End::NotRead(_) | End::Interrupted => (1, unchanged(&scene.model, &model)),
             End::Restored(_) => (2, self.on_record(&model)),
-            End::NotRestored(_) | End::Dark(_) => (3, self.on_record(&model)),
+            End::NotRestored(_) | End::RestoredBut(_) => (3, self.on_record(&model)),
             End::Killed => (3, Err("nobody killed it".to_owned())),
         };
         self.tally.ends[n] += 1;

@@ -10,6 +10,7 @@ use gpu_handoff::model::record::{Record, State as Stage};
 use gpu_handoff::settings::values::Doubt;
 
 use crate::common::calls::Move;
+use crate::common::hosts::PERSISTENCED;
 use crate::common::modules::needs_first;
 use crate::common::{End, Event, Fault, MemLedger, Model, Process, Session, State};
 use crate::order;
@@ -41,7 +42,7 @@ impl Tally {
             End::Done => 0,
             End::Refused(_) => 1,
             End::Restored(_) => 2,
-            End::NotRestored(_) | End::Dark(_) => 3,
+            End::NotRestored(_) | End::RestoredBut(_) => 3,
             End::Killed => 4,
             End::NotRead(_) => 5,
             End::Interrupted => 6,
@@ -146,11 +147,12 @@ impl Life<'_> {
                 self.unchanged(&said)?;
                 check(self.record().is_none(), || format!("{said}: {:?}", self.record()))
             }
-            End::Dark(dark) => {
-                // Only a call on that console that did not answer, or failed, is an excuse.
+            End::RestoredBut(but) => {
+                // Only a call that did not answer, or failed, is an excuse.
                 check(self.world.out.is_some(), || said.clone())?;
                 let mut found = self.differences();
-                found.retain(|f| !(f.starts_with("consoles ") && f.contains(&dark)));
+                found.retain(|f| !(f.starts_with("consoles ") && but.contains("the console vtcon")));
+                found.retain(|f| !(f.contains(PERSISTENCED) && but.contains(PERSISTENCED)));
                 check(found.is_empty(), || format!("{said}: {found:#?}"))?;
                 check(self.record().is_none(), || format!("{said}: {:?}", self.record()))
             }

@@ -6,10 +6,13 @@
 card_vm; setting 'deadlines.grace = 2'; nobody_listens; mkdir -p /etc/lab
 started() { within 90 0 qm start 111; away "the VM runs"; wait_for 20 systemctl -q is-active $watch; }
 
-say "killed, it is there again"
-started; first=$(watcher); kill -KILL "$first"
+say "killed, it is there again, whatever the signal"
 another() { _pid=$(watcher); [ "$_pid" != 0 ] && [ "$_pid" != "$first" ] && systemctl -q is-active $watch; }
-wait_for 20 another; say "process $first was killed, $(watcher) watches"; end_qemu KILL; comes_home 60 "after the kill"
+started
+for signal in HUP TERM KILL; do
+	first=$(watcher); kill -$signal "$first"; wait_for 20 another; say "process $first was ended by $signal, $(watcher) watches"
+done
+end_qemu KILL; comes_home 60 "after the kills"
 say "killed while post-stop is waited for"
 setting 'deadlines.grace = 6'; started; first=$(watcher); end_qemu KILL; stays 2; kill -KILL "$first"; wait_for 20 another; comes_home 60 "after the kill"
 
