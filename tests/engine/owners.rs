@@ -510,7 +510,7 @@ fn a_service_that_does_not_start_again_strands_nothing_that_is_undone() {
     let end = session.out(&mut model);
     let End::RestoredBut(but) = &end else { panic!("{end:?}") };
     assert!(
-        but.contains("nvidia-persistenced.service does not start again"),
+        but.contains("nvidia-persistenced does not start again"),
         "{but}"
     );
     assert_eq!(records(&model), []);
