@@ -163,7 +163,9 @@ pub fn nodes(root: &Root, functions: &[Function], gpus: &[NvidiaGpu]) -> io::Res
     for (major, name) in character_majors(&devices) {
         match name {
             "nvidia-uvm" => nodes.whole_major.insert(major, Node::Uvm),
-            "nvidia-caps" => nodes.whole_major.insert(major, Node::Caps),
+            // Those of NVLink's memory export are files of the same module (open-gpu-kernel-modules, kernel-open:
+            // nv-caps-imex.c).
+            "nvidia-caps" | "nvidia-caps-imex-channels" => nodes.whole_major.insert(major, Node::Caps),
             "nvidia-nvswitch" | "nvidia-nvlink" => nodes.whole_major.insert(major, Node::Switch),
             // misc devices (major 10) and others are found by their own `dev` files below.
             _ => None,
@@ -309,6 +311,19 @@ mod tests {
         let text = "Character devices:\n  1 mem\n195 nvidia\n511 nvidia-uvm\n\nBlock devices:\n  8 sd\n";
         let found: Vec<_> = character_majors(text).collect();
         assert_eq!(found, [(1, "mem"), (195, "nvidia"), (511, "nvidia-uvm")]);
+    }
+
+    #[test]
+    fn what_the_driver_registers_by_name_is_told_by_its_major() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+        let devices = "Character devices:\n234 nvidia-caps-imex-channels\n235 nvidia-nvswitch\n236 nvidia-nvlink\n\
+                       237 nvidia-caps\n511 nvidia-uvm\n512 nvidia-caps-of-tomorrow\n";
+        std::fs::write(dir.path().join("proc/devices"), devices).unwrap();
+        let nodes = nodes(&Root::at(dir.path()), &[], &[]).unwrap();
+        let of = [234, 235, 236, 237, 511, 512].map(|major| nodes.of(major, 2048));
+        let (caps, switch) = (Some(Node::Caps), Some(Node::Switch));
+        assert_eq!(of, [caps, switch, switch, caps, Some(Node::Uvm), None]);
     }
 
     #[test]

@@ -509,10 +509,7 @@ fn a_service_that_does_not_start_again_strands_nothing_that_is_undone() {
     model.faults.0.push((starts, Fault::Fails));
     let end = session.out(&mut model);
     let End::RestoredBut(but) = &end else { panic!("{end:?}") };
-    assert!(
-        but.contains("nvidia-persistenced does not start again"),
-        "{but}"
-    );
+    assert!(but.contains("nvidia-persistenced does not start again"), "{but}");
     assert_eq!(records(&model), []);
     let mut now = model.state();
     assert_ne!(now.units, at_home.units);
