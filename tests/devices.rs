@@ -158,8 +158,12 @@ fn what_is_not_understood_and_may_mean_a_gpu_is_refused_unless_the_settings_igno
                     \tmap node=pve2,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd=1\n\n\
                     nic-there\n\tmap node=pve1,id=8086:10d3,path=0000:03:00\n\
                     \tmap node=pve2,id=8086:10d3,path=0000:01:00\n\n\
+                    stale\n\tmap node=pve1,id=10de:1111,iommugroup=22,path=0000:02:00\n\
+                    \tmap node=pve1,id=10de:2204,iommugroup=21,path=0000:01:00,iommufd=1\n\n\
                     nic\n\tmap node=pve1,id=8086:10d3,path=0000:03:00,iommufd=1\n";
     for (conf, at) in [
+        ("hostpci0: mapping=later\n", "mapping 'later'"),
+        ("hostpci0: mapping=stale\n", "mapping 'stale'"),
         (
             "hostpci0: 01:00,iommufd=1\n",
             "/etc/pve/qemu-server/111.conf:1: hostpci0",

@@ -10,6 +10,7 @@ use crate::commands::plan::show_plan;
 use crate::commands::target::{given, moving, recorded, some_gpus};
 use crate::execute::kernel::Kernel;
 use crate::model::error::Error;
+use crate::model::plan::Direction;
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::output::plan;
@@ -31,7 +32,7 @@ pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<
     let given = given(host, target, &snapshot)?;
     some_gpus(target, &given)?;
     let addrs = moving(&snapshot, &given.gpus);
-    let claimed = host.claims(&addrs, &snapshot, &records)?;
+    let claimed = host.claims(Direction::Out, &addrs, &snapshot, &records)?;
     if !claimed.is_empty() {
         return Err(Refusal(claimed).into());
     }
@@ -68,7 +69,7 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
         }
     };
     let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
-    let claimed = host.claims(&addrs, &snapshot, &records)?;
+    let claimed = host.claims(Direction::Home, &addrs, &snapshot, &records)?;
     if !claimed.is_empty() {
         return Err(Refusal(claimed).into());
     }

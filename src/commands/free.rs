@@ -18,7 +18,7 @@ use crate::model::act::Act;
 use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record};
 use crate::plan::hangs;
-use crate::proxmox::files::Cluster;
+use crate::proxmox::files::{self, Cluster};
 use crate::run::session::{Session, this_boot};
 use crate::state::store::{Guard, Ledger};
 
@@ -154,7 +154,7 @@ fn free_one(
     if before.is_some() {
         return Ok(None);
     }
-    let cluster = host.cluster().unwrap_or_default();
+    let cluster = host.cluster().unwrap_or_else(|_| files::reservations_alone(&host.root));
     let gpus: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
     ask_cards(host, &mut snapshot, &gpus)?;
     let (mut taken, mut left) = (Vec::new(), Vec::new());
@@ -239,7 +239,7 @@ pub(crate) fn bring_back(
     if snapshot.module("nvidia").is_none() {
         return Ok(all); // a host that has no use for them
     }
-    let cluster = host.cluster().unwrap_or_default();
+    let cluster = host.cluster().unwrap_or_else(|_| files::reservations_alone(&host.root));
     let is_left = |a: &PciAddr| {
         let on_record = records.iter().any(|r| r.has(*a));
         !on_record && !said.contains(a) && snapshot.calls_at(*a).next().is_none()

@@ -7,7 +7,7 @@ use crate::commands::cli::{Cli, Target};
 use crate::commands::target::{given, moving};
 use crate::host::snapshot::Snapshot;
 use crate::model::error::Error;
-use crate::model::plan::Plan;
+use crate::model::plan::{Direction, Plan};
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::Refusal;
 use crate::output::plan;
@@ -96,7 +96,7 @@ fn before(
     records: &[Record],
 ) -> Result<Result<Vec<Plan>, Refusal>, Error> {
     let Some(vmid) = target.vm else {
-        let claimed = host.claims(&moving(snapshot, &given.gpus), snapshot, records)?;
+        let claimed = host.claims(Direction::Out, &moving(snapshot, &given.gpus), snapshot, records)?;
         return Ok(if claimed.is_empty() {
             Ok(Vec::new())
         } else {

@@ -173,7 +173,7 @@ fn settle(
     if let Some(why) = not_stranded(record, claim.as_ref(), how.all) {
         return Ok(Some(why));
     }
-    if let Some(Reason::Claimed { claim, .. }) = host.needed(&addrs, &snapshot, &[record.owner])?.first() {
+    if let Some(Reason::Claimed { claim, .. }) = host.needed_at_home(&addrs, &snapshot, &[record.owner])?.first() {
         info!("{}: {} is left as it is: {claim}", record.owner, join(&addrs));
         return Ok(Some(claim.to_string()));
     }

@@ -70,6 +70,8 @@ impl Belongs {
             }
             // A container that is none of Proxmox's.
             ["lxc", ..] => return Belongs::Unknown,
+            // Docker without systemd's help.
+            ["docker", id, ..] => return Belongs::Docker((*id).to_owned()),
             ["qemu.slice", scope] => {
                 let vmid = scope.strip_suffix(".scope").and_then(|name| name.parse().ok());
                 return vmid.map_or(Belongs::Unknown, Belongs::Vm);
@@ -89,8 +91,12 @@ impl Belongs {
                     return Belongs::Session { id: id.to_owned() };
                 }
             }
-            if !part.ends_with(".service") {
+            if part.ends_with(".slice") {
                 continue;
+            }
+            // A scope, or a group that systemd has not made: what is below it is somebody else's, who names it as he likes.
+            if !part.ends_with(".service") {
+                break;
             }
             let name = (*part).to_owned();
             match &manager {
@@ -195,6 +201,27 @@ mod tests {
                 "0::/system.slice/x.service/nvidia-persistenced.service\n",
                 unit("x.service"),
                 "x.service",
+            ),
+            // Below a group that systemd has not made, or has given away, whoever is in it chooses the names.
+            (
+                "0::/docker/0123456789abcdef/system.slice/nvidia-persistenced.service\n",
+                Belongs::Docker("0123456789abcdef".to_owned()),
+                "Docker container 0123456789ab",
+            ),
+            (
+                "0::/lxc.payload.web/system.slice/nvidia-persistenced.service\n",
+                Belongs::Unknown,
+                "",
+            ),
+            (
+                "0::/machine.slice/machine-web.scope/payload/system.slice/nvidia-persistenced.service\n",
+                Belongs::Unknown,
+                "",
+            ),
+            (
+                "0::/system.slice/run-u1.scope/nvidia-persistenced.service\n",
+                Belongs::Unknown,
+                "",
             ),
             ("0::/qemu.slice/111.scope\n", vm(111), "VM 111"),
             ("0::/qemu.slice/11.scope\n", Belongs::Unknown, ""),

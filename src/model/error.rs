@@ -145,7 +145,7 @@ impl Error {
     }
 
     /// Its text, but for that nothing was changed.
-    fn without_promise(&self) -> String {
+    pub fn without_promise(&self) -> String {
         match self {
             Error::Overdue { what, within, hint } => format!("{what} within {} s. Hint: {hint}", within.as_secs()),
             Error::Interrupted => "a signal asked us to end while waiting".to_owned(),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{are, foreign, join};
+use crate::host::belongs::Belongs;
 use crate::host::holders::{Holder, Unseen};
 use crate::host::modules::Problem;
 use crate::host::nodes::Node;
@@ -29,6 +30,15 @@ impl Refusal {
             _ => None,
         };
         self.0.iter().map(pid).collect()
+    }
+
+    /// Whether a VM's own QEMU is in the way.
+    pub fn is_by(&self, owner: Owner) -> bool {
+        let is_its = |h: &Holder| matches!(h.belongs_to, Belongs::Vm(vmid) if Owner::Vm(vmid) == owner);
+        self.0.iter().any(|reason| match reason {
+            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => is_its(holder),
+            _ => false,
+        })
     }
 
     /// The processes in the way, if all that is in the way is processes that are ending anyway.

@@ -104,6 +104,7 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
         running: &running,
     };
     let start = choice::start(config, site, moment);
+    let mut kept = Vec::new();
     for hostpci in config.hostpci() {
         let resolved = resolve::resolve_entry(hostpci, &cluster.mappings, &functions, &cluster.node);
         let mut entry = HostpciEntry {
@@ -140,6 +141,9 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
         } else if !given.template {
             entry.ours = gpus_of(snapshot, &entry.chosen);
         }
+        if mediated || hostpci.driver == Some(Driver::Keep) {
+            kept.push(entry.key.clone());
+        }
         // What Proxmox will bind to vfio-pci: the groups of these functions, whatever else is in them.
         let keeps = hostpci.driver == Some(Driver::Keep) || share.is_ok_and(|s| *s != Share::Whole);
         if !keeps && !given.template {
@@ -151,7 +155,7 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
     given.gpus.sort_unstable();
     given.gpus.dedup();
     if !given.template {
-        given.not_understood = not_understood(read, snapshot, cluster, &given);
+        given.not_understood = not_understood(read, snapshot, cluster, &given, &kept);
     }
     if given.refused.is_none() {
         given.refused = gpu_in_group(snapshot, &given);
@@ -187,7 +191,13 @@ fn as_proxmox_sees(function: &Function) -> HostFunction {
 
 /// The first line of a VM's config, or of a mapping that it uses, which this grammar has no place for and which may mean a
 /// GPU of this host.
-fn not_understood(read: &Config, snapshot: &Snapshot, cluster: &Cluster, given: &Given) -> Option<Reason> {
+fn not_understood(
+    read: &Config,
+    snapshot: &Snapshot,
+    cluster: &Cluster,
+    given: &Given,
+    kept: &[String],
+) -> Option<Reason> {
     // What is handed over anyway is not taken by anybody else.
     let at_stake = |text: &str| names_gpu(text, snapshot, &given.gpus);
     let is_here = |line: &Value| {
@@ -216,8 +226,8 @@ fn not_understood(read: &Config, snapshot: &Snapshot, cluster: &Cluster, given: 
             why: line.reason.to_string(),
         });
     }
-    let left = |key: &str| given.entries.iter().any(|e| e.key == key && e.left.is_some());
-    let used = read.config.hostpci().filter(|entry| !left(&entry.key()));
+    // What cannot be resolved by the lines that are understood may well be by one that is not.
+    let used = read.config.hostpci().filter(|entry| !kept.contains(&entry.key()));
     let mut names = used.filter_map(|entry| entry.mapping.as_deref());
     names.find_map(|name| {
         Some(Reason::NotUnderstood {

@@ -55,7 +55,7 @@ pub(crate) fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
 /// of the persistence daemon with the daemon, which is stopped first.
 pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
     let mut others = snapshot.holders.iter().filter(|h| !is_persistenced(h));
-    if others.any(|h| h.nodes.iter().any(|n| module_of(n).is_some())) {
+    if others.any(|h| h.nodes.iter().any(|n| module_of(snapshot, n).is_some())) {
         return Vec::new(); // somebody is named already
     }
     let top = modules.iter().filter_map(|name| snapshot.module(name));
@@ -90,9 +90,12 @@ fn uncounted(snapshot: &Snapshot, name: &str, at_least: bool) -> u32 {
             .is_some_and(|f| f.driver.as_deref() == Some(SOUND))
     };
     let of_sound = |node: &Node| name == SOUND && matches!(node, Node::Sound(addr) if is_on(*addr));
-    let of_module = |(node, _): &&(Node, u32)| module_of(node) == Some(name) || by_way_of(node) || of_sound(node);
-    let open: u32 = snapshot.open.iter().filter(of_module).map(|(_, count)| count).sum();
+    let is_of_module = |node: &Node| module_of(snapshot, node) == Some(name) || by_way_of(node) || of_sound(node);
+    let open = snapshot.open.iter().filter(|(node, _)| is_of_module(node));
+    let of_open = open.fold(0_u32, |sum, (node, count)| {
+        sum.saturating_add(count.saturating_mul(references_per_open(node)))
+    });
     let users = u32::try_from(module.users.len()).unwrap_or(u32::MAX);
-    let accounted = open.saturating_mul(references_per_open(name)).saturating_add(users);
+    let accounted = of_open.saturating_add(users);
     module.refs.unwrap_or(0).saturating_sub(accounted)
 }

@@ -38,7 +38,7 @@ pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
 
 /// Who is seen to have a module of NVIDIA's driver open.
 pub(crate) fn of_module<'a>(snapshot: &'a Snapshot, name: &str) -> Vec<&'a Holder> {
-    let has_it = |h: &&Holder| h.nodes.iter().any(|n| module_of(n) == Some(name));
+    let has_it = |h: &&Holder| h.nodes.iter().any(|n| module_of(snapshot, n) == Some(name));
     snapshot.holders.iter().filter(has_it).collect()
 }
 

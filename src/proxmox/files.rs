@@ -168,6 +168,16 @@ pub fn cluster_text(root: &Root) -> Result<ClusterText, Unreadable> {
     })
 }
 
+/// The reservations without the mappings, for when /etc/pve gives no answer: they are on a file system of the host's own.
+pub fn reservations_alone(root: &Root) -> Cluster {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Cluster {
+        reservations: Reservations::parse(&root.bytes(RESERVATIONS).unwrap_or_default()),
+        now: now.map_or(0, |t| t.as_secs()),
+        ..Cluster::default()
+    }
+}
+
 /// The lock that Proxmox holds through a whole start or stop of a VM (pve-guest-common, AbstractConfig.pm, lock_config).
 /// None where there is no file yet, which is not made.
 ///

@@ -16,11 +16,12 @@ use crate::execute::kernel::Kernel;
 use crate::host::snapshot::Snapshot;
 use crate::model::claim::Claim;
 use crate::model::error::{Error, chain};
+use crate::model::plan::Direction;
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::owners::{self, First, Over, Part, Signs, first, take_over};
 use crate::plan::selection;
-use crate::proxmox::files;
+use crate::proxmox::files::{self, Cluster};
 use crate::proxmox::reservations::Hold;
 use crate::run::session::{Session, this_boot};
 use crate::state::store::{Guard, Ledger};
@@ -123,11 +124,17 @@ pub fn settle(
         tried.push(of);
         let addrs = first.part.addrs();
         let needed = host.needed(&addrs, &snapshot, &[owner, of])?;
-        if !needed.is_empty() {
-            return Err(Refusal(needed).into());
-        }
         let devices = join(&addrs);
-        if of == owner && addrs.iter().any(|a| wanted.contains(&a.slot())) {
+        let is_wanted = addrs.iter().any(|a| wanted.contains(&a.slot()));
+        if !needed.is_empty() {
+            let refusal = Refusal(needed);
+            if of == owner && !is_wanted {
+                warn!("{owner}: {devices}, of an earlier handoff, stays on record: {refusal}");
+                continue;
+            }
+            return Err(refusal.into());
+        }
+        if of == owner && is_wanted {
             info!("{owner}: an earlier handoff of {devices} has not come to its end: home first");
         } else if of == owner {
             info!("{owner}: {devices}, of an earlier handoff, is not in its config any more: home first");
@@ -151,6 +158,10 @@ pub fn settle(
                     warn!("{of}: {devices} did not come home: {why}");
                     left.push(of);
                 }
+            }
+            // Somebody else has it by now, and this start does not need it.
+            Err(Error::Refused(refusal)) if of == owner && !is_wanted && !refusal.is_by(owner) => {
+                warn!("{owner}: {devices}, of an earlier handoff, stays on record: {refusal}");
             }
             Err(error) => return Err(error),
         }
@@ -298,7 +309,41 @@ impl Session {
         snapshot: &Snapshot,
         but: &[Owner],
     ) -> Result<Vec<Reason>, Error> {
-        let cluster = self.cluster()?;
+        let (cluster, vms) = (self.cluster()?, self.vms()?);
+        Ok(self.needed_by(addrs, snapshot, but, &cluster, vms))
+    }
+
+    /// The same for a way home, which does not wait for Proxmox's file system to come back: where it gives no answer, what
+    /// /run knows has to do, the reservations of VMs that start or run. A VM that is just starting has one by then.
+    ///
+    /// # Errors
+    /// A signal asked us to end.
+    pub(crate) fn needed_at_home(
+        &mut self,
+        addrs: &[PciAddr],
+        snapshot: &Snapshot,
+        but: &[Owner],
+    ) -> Result<Vec<Reason>, Error> {
+        let read = self.cluster().and_then(|cluster| Ok((cluster, self.vms()?)));
+        self.not_interrupted()?;
+        let (cluster, vms) = read.unwrap_or_else(|error| {
+            warn!(
+                "{}; the way home goes by the reservations alone",
+                error.without_promise()
+            );
+            (files::reservations_alone(&self.root), Vec::new())
+        });
+        Ok(self.needed_by(addrs, snapshot, but, &cluster, vms))
+    }
+
+    fn needed_by(
+        &mut self,
+        addrs: &[PciAddr],
+        snapshot: &Snapshot,
+        but: &[Owner],
+        cluster: &Cluster,
+        vms: Vec<VmId>,
+    ) -> Vec<Reason> {
         let running = |vm: VmId| snapshot.vms.iter().find(|v| v.vmid == vm).map(|v| v.process.pid);
         let passed_over = |vmid: u64| {
             but.iter()
@@ -321,7 +366,7 @@ impl Session {
                 add(Claim::Reserved { vmid: by.vmid, starts }, *addr);
             }
         }
-        for vmid in self.vms()? {
+        for vmid in vms {
             if passed_over(u64::from(vmid.get())) || !self.is_strangers_task(vmid) {
                 continue;
             }
@@ -329,14 +374,14 @@ impl Session {
             let Ok(read) = self.config_of(vmid, String::new()) else {
                 continue;
             };
-            let given = selection::of_vm(vmid, &read, snapshot, &cluster);
+            let given = selection::of_vm(vmid, &read, snapshot, cluster);
             let slots: BTreeSet<PciSlot> = given.functions.iter().chain(&given.gpus).map(|a| a.slot()).collect();
             for addr in addrs.iter().filter(|a| slots.contains(&a.slot())) {
                 add(Claim::Busy(vmid), *addr);
             }
         }
         let reason = |(claim, addrs)| Reason::Claimed { addrs, claim };
-        Ok(claims.into_iter().map(reason).collect())
+        claims.into_iter().map(reason).collect()
     }
 
     /// Whether a task of Proxmox holds a VM's lock that has not called us.
@@ -353,6 +398,7 @@ impl Session {
     /// As [`Session::needed`].
     pub(crate) fn claims(
         &mut self,
+        way: Direction,
         addrs: &[PciAddr],
         snapshot: &Snapshot,
         records: &[Record],
@@ -368,7 +414,10 @@ impl Session {
                 reasons.push(Reason::Claimed { addrs: of, claim });
             }
         }
-        reasons.extend(self.needed(addrs, snapshot, &owners)?);
+        reasons.extend(match way {
+            Direction::Out => self.needed(addrs, snapshot, &owners)?,
+            Direction::Home => self.needed_at_home(addrs, snapshot, &owners)?,
+        });
         Ok(reasons)
     }
 }
@@ -466,7 +515,7 @@ mod tests {
     }
 
     fn claimed(session: &mut Session, snapshot: &Snapshot, records: &[Record]) -> Vec<Claim> {
-        let reasons = session.claims(&[gpu()], snapshot, records).unwrap();
+        let reasons = session.claims(Direction::Out, &[gpu()], snapshot, records).unwrap();
         let claim = |reason| match reason {
             Reason::Claimed { addrs, claim } => {
                 assert_eq!(addrs, [gpu()]);
@@ -475,6 +524,20 @@ mod tests {
             reason => panic!("{reason}"),
         };
         reasons.into_iter().map(claim).collect()
+    }
+
+    /// Proxmox's file system is gone, and the host's own is there.
+    #[test]
+    fn a_way_home_goes_by_the_reservations_where_the_mappings_cannot_be_read() {
+        let later = format!("{GPU} 112 time:{}\n", u32::MAX);
+        for (reserved, claims) in [("", 0), (later.as_str(), 1)] {
+            let (dir, mut session, snapshot) = host(reserved);
+            fs::create_dir_all(dir.path().join("etc/pve/mapping/pci.cfg")).unwrap();
+            let home = session.claims(Direction::Home, &[gpu()], &snapshot, &[]).unwrap();
+            assert_eq!(home.len(), claims, "{reserved}");
+            let out = session.claims(Direction::Out, &[gpu()], &snapshot, &[]);
+            assert!(out.unwrap_err().to_string().contains("pci.cfg cannot be read"));
+        }
     }
 
     #[test]

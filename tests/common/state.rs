@@ -393,15 +393,17 @@ impl Model {
                 .and_then(tables::driver_info)
                 .is_some_and(|d| d.module == name),
             Node::VfioGroup(_) | Node::VfioDevice(_) => name == "vfio_pci",
+            // A bus is its adapter's driver's.
+            Node::I2c(addr) => name == "nvidia" && self.device(*addr).is_some_and(|d| d.driver == Some("nvidia")),
             _ => name == "nvidia", // its GPUs' own, and those of the whole driver
         };
         // Of its character devices, for each open node one for the device and one for its operations.
-        let each = if matches!(name, "nvidia" | "nvidia_modeset" | "nvidia_uvm") {
-            2
-        } else {
-            1
+        let each = |node: &Node| match name {
+            "nvidia" | "nvidia_modeset" | "nvidia_uvm" if !matches!(node, Node::I2c(_)) => 2,
+            _ => 1,
         };
-        let by_nodes = each * self.processes.iter().flat_map(|p| &p.nodes).filter(|n| held(n)).count();
+        let nodes = self.processes.iter().flat_map(|p| &p.nodes);
+        let by_nodes: usize = nodes.filter(|n| held(n)).map(each).sum();
         let by_console = name == "nvidia_drm" && self.fbcon_pins && self.console_on_drm();
         let pinned = self.pins.iter().filter(|n| **n == name).count();
         u32::try_from(by_modules + by_nodes + pinned).unwrap_or(u32::MAX) + u32::from(by_console)

@@ -128,6 +128,26 @@ fn what_somebody_has_open_refuses_the_start_of_who_does_not_name_it_any_more() {
     assert_eq!((records(&model), model.acts.len()), (before, acts));
 }
 
+/// A VM that nobody called us for runs with it: it keeps it, and whose record it is on starts without.
+#[test]
+fn what_another_vm_runs_with_keeps_nobody_from_starting_who_does_not_name_it_any_more() {
+    for after in [vec![], vec![2]] {
+        let mut model = with_all(2);
+        done(&of(111, &[1]).out(&mut model), "out");
+        runs(&mut model, 112, Some(1));
+        let case = format!("{after:?}");
+        done(&of(111, &after).start(&mut model, &nobody()), &case);
+        assert_eq!(
+            model.device(addr(1, 0)).and_then(|d| d.driver),
+            Some("vfio-pci"),
+            "{case}"
+        );
+        let (_, buses, _) = on_file(&model).pop().unwrap();
+        assert_eq!(buses, [vec![1], after].concat(), "{case}");
+        assert_eq!(model.laws.broken, [""; 0], "{case}");
+    }
+}
+
 /// Its own that does not come home keeps a VM from nothing: it is said, stays on record, and comes home later.
 #[test]
 fn a_vm_starts_without_what_does_not_come_home() {

@@ -86,6 +86,27 @@ fn every_reason_is_listed_at_once() {
     );
 }
 
+/// An I2C bus is one reference of the driver that made it, and of no other: it hides nobody.
+#[test]
+fn an_open_i2c_bus_accounts_for_itself_alone() {
+    for bus in [addr(2, 0), addr(2, 1)] {
+        for unseen in 0..=2 {
+            let mut model = host(2);
+            model.pins.extend(std::iter::repeat_n("nvidia", unseen));
+            model.processes.push(Process::new(9, &[Node::I2c(bus)]));
+            let case = format!("{bus}, {unseen} more");
+            match (plan_out(&mut model, &[addr(1, 0)]), unseen) {
+                (Ok(_), 0) => {}
+                (Err(refusal), 1..) => {
+                    let said = format!("in use beyond what can be seen ({unseen} more");
+                    assert!(refusal.to_string().contains(&said), "{case}: {refusal}");
+                }
+                (plan, _) => panic!("{case}: {plan:?}"),
+            }
+        }
+    }
+}
+
 /// Where the kernel's counts leave nothing open, who was not seen vetoes nothing; what they have beyond that is doubt.
 #[test]
 fn who_was_not_seen_is_in_the_way_only_where_the_counts_say_so() {

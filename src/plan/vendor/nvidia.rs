@@ -38,9 +38,14 @@ const ONE_SHOT: &[u32] = &[595];
 
 /// The module of NVIDIA's driver that an open node is a reference of: the owner of its file operations
 /// (open-gpu-kernel-modules, kernel-open: nv.c, nv-caps.c, linux_nvswitch.c; nvidia-modeset, nvidia-uvm and nvidia-drm).
-pub(crate) fn module_of(node: &Node) -> Option<&'static str> {
+pub(crate) fn module_of(snapshot: &Snapshot, node: &Node) -> Option<&'static str> {
     match node {
-        Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps | Node::Switch | Node::I2c(_) => Some("nvidia"),
+        Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps | Node::Switch => Some("nvidia"),
+        // Of whichever driver made the bus.
+        Node::I2c(addr) => snapshot
+            .function(*addr)
+            .is_some_and(Function::is_on_nvidia)
+            .then_some("nvidia"),
         Node::Modeset => Some("nvidia_modeset"),
         Node::Uvm => Some("nvidia_uvm"),
         Node::Drm(_) => Some("nvidia_drm"),
@@ -57,11 +62,12 @@ pub(crate) fn is_persistenced(holder: &Holder) -> bool {
 /// How many references of its module an open node is. The kernel takes one for the character device and one for its file
 /// operations where the driver names the module as the owner of both, as these do (linux, fs/char_dev.c, chrdev_open and
 /// cdev_get; open-gpu-kernel-modules, kernel-open: nv_register_chrdev, nv-caps.c, nvidia-uvm/uvm.c); DRM's is one (linux,
-/// drivers/gpu/drm/drm_drv.c, drm_stub_open).
-pub(crate) fn references_per_open(module: &str) -> u32 {
-    match module {
-        "nvidia" | "nvidia_modeset" | "nvidia_uvm" => 2,
-        _ => 1,
+/// drivers/gpu/drm/drm_drv.c, drm_stub_open), and so is that of an I2C bus, which is its adapter's owner (linux,
+/// drivers/i2c/i2c-core-base.c, i2c_get_adapter).
+pub(crate) fn references_per_open(node: &Node) -> u32 {
+    match node {
+        Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps | Node::Switch | Node::Modeset | Node::Uvm => 2,
+        Node::Drm(_) | Node::I2c(_) | Node::Sound(_) | Node::Disk(_) | Node::VfioGroup(_) | Node::VfioDevice(_) => 1,
     }
 }
 

@@ -9,7 +9,7 @@ modprobe fuse; mkdir -p /run/dead; never-closes /run/dead >/run/dead.out & serve
 wait_for 10 grep -q there /run/dead.out
 qm set 112 --args "-S -chardev file,id=dead,path=/run/dead/file" >/dev/null
 for way in auto unbind; do
-	setting "way = \"$way\"" 'deadlines.grace = 2'
+	setting "way = \"$way\"" 'deadlines.grace = 2' 'deadlines.way-home = 30'
 	within 90 0 qm start 111; away "VM 111 runs"
 	within 90 0 qm start 112; qemu=$(cat /run/qemu-server/112.pid)
 	kill -KILL "$qemu"; stuck() { [ "$(state_of "$qemu")" = D ] || [ "$(state_of "$qemu")" = Z ]; }
