@@ -9,6 +9,9 @@ use crate::base::wait::await_one;
 /// Most of a program's answer that is kept, bytes.
 const ANSWER: u64 = 4096;
 
+/// How long a program that was killed may take to end.
+const TO_END: Duration = Duration::from_secs(1);
+
 /// Runs a program to its end: whether it ended with 0, and what it said.
 pub(crate) fn ask(words: &[&str], within: Duration) -> Result<(bool, String), String> {
     let cannot = |e| format!("{} cannot be run: {e}", words[0]);
@@ -26,8 +29,16 @@ pub(crate) fn ask(words: &[&str], within: Duration) -> Result<(bool, String), St
     let pid = i32::try_from(child.id()).unwrap_or_default();
     if !await_one(&[pid], within) {
         let _ = child.kill();
+        let secs = within.as_secs();
+        // One that waits in the kernel is deaf to that: it is left to whoever is our parent when we have ended.
+        if !await_one(&[pid], TO_END) {
+            return Err(format!(
+                "{} gave no answer within {secs} s, and process {pid} does not end",
+                words[0]
+            ));
+        }
         let _ = child.wait();
-        return Err(format!("{} gave no answer within {} s", words[0], within.as_secs()));
+        return Err(format!("{} gave no answer within {secs} s", words[0]));
     }
     let status = child.wait().map_err(cannot)?;
     let mut said = Vec::new();

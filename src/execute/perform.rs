@@ -215,6 +215,7 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
                     return Err(ActError::Failed(format!("{function} is on {driver} by now")));
                 }
             }
+            answers(root, *addr)?;
             write_sysfs(root, &format!("{dir}/reset_subordinate"), "1")?;
             answers(root, *addr)?;
         }

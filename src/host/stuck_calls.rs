@@ -15,6 +15,7 @@
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,10 @@ use crate::base::pci::{PciAddr, PciClass, VENDOR_NVIDIA, parse_sysfs_hex};
 use crate::base::process::Stat;
 use crate::base::root::Root;
 use crate::host::belongs::Belongs;
+
+/// How long the descriptors of all processes are looked through for such calls. A host with a million of them is no reason
+/// to know nothing: what has none that were read is known by its stack.
+const TABLES: Duration = Duration::from_secs(1);
 
 /// A call that is in the kernel, at one of some functions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,18 +111,35 @@ pub fn scan(root: &Root) -> io::Result<Vec<StuckCall>> {
     if functions.is_empty() {
         return Ok(Vec::new());
     }
-    let mut calls = Vec::new();
+    let begun = Instant::now();
+    scan_until(root, &functions, begun + TABLES * 2, begun + TABLES)
+}
+
+/// The same, with the moments at which no more descriptors are read: of processes that wait uninterruptibly, which come
+/// first, and of the others, of which a driver of former years can keep one.
+fn scan_until(root: &Root, functions: &[Driverless], waiting: Instant, others: Instant) -> io::Result<Vec<StuckCall>> {
+    let mut processes: Vec<(bool, i32, Vec<i32>)> = Vec::new();
     for name in root.names("/proc")? {
         let Ok(pid) = name.parse::<i32>() else {
             continue;
         };
         // Of a process that ends meanwhile, or is not to be read, nothing is known.
-        let written = written_by(root, pid);
         let Ok(threads) = root.names(format!("/proc/{pid}/task")) else {
             continue;
         };
-        for thread in threads.iter().filter_map(|t| t.parse().ok()) {
-            calls.extend(call_of(root, pid, thread, &written, &functions));
+        let threads: Vec<i32> = threads.iter().filter_map(|t| t.parse().ok()).collect();
+        let waits = |thread: &i32| {
+            let stat = Stat::read(root, &format!("/proc/{pid}/task/{thread}"));
+            stat.is_some_and(|stat| stat.is_uninterruptible())
+        };
+        processes.push((threads.iter().any(waits), pid, threads));
+    }
+    processes.sort_by_key(|(waits, ..)| !waits);
+    let mut calls = Vec::new();
+    for (waits, pid, threads) in processes {
+        let written = written_by(root, pid, if waits { waiting } else { others });
+        for thread in threads {
+            calls.extend(call_of(root, pid, thread, &written, functions));
         }
     }
     calls.sort_by_key(|c| (c.pid, c.thread));
@@ -151,12 +173,13 @@ fn is_of_a_card(class: PciClass) -> bool {
     class.is_gpu() || matches!(class.0 >> 8, 0x0403 | 0x0c03 | 0x0c80 | 0x0680)
 }
 
-/// What a process has open for writing of that kind: what it stands for, and its whole path.
-fn written_by(root: &Root, pid: i32) -> Vec<(What, String)> {
+/// What a process has open for writing of that kind: what it stands for, and its whole path; as much as can be read in time.
+fn written_by(root: &Root, pid: i32, until: Instant) -> Vec<(What, String)> {
     let Ok(entries) = std::fs::read_dir(root.path(format!("/proc/{pid}/fd"))) else {
         return Vec::new();
     };
-    let written = entries.filter_map(|entry| {
+    let in_time = entries.take_while(|_| Instant::now() < until);
+    let written = in_time.filter_map(|entry| {
         let path = entry.ok()?.path();
         let target = std::fs::read_link(&path).ok()?;
         // `remove` takes its own file away before it waits.
@@ -343,6 +366,27 @@ mod tests {
                              [<0>] device_release_driver_internal+0x19c/0x200\n";
     const OF_A_NET_CARD: &str = "[<0>] ixgbe_remove+0x9/0x20 [ixgbe]\n[<0>] pci_device_remove+0x42/0xb0\n\
                                  [<0>] kernfs_fop_write_iter+0x13b/0x1f0\n";
+
+    /// Where the descriptors are too many, those of who waits are read before the others', and stacks all the same.
+    #[test]
+    fn where_the_time_for_descriptors_is_over_what_is_known_without_them_is_told() {
+        let (stat, stack, fd) = ("proc/812/task/812/stat", "proc/812/task/812/stack", "proc/812/fd/1");
+        let write = "[<0>] kernfs_fop_write_iter+0x13b/0x1f0\n";
+        let soon = Duration::from_secs(3600);
+        for (state, stack_of, waiting, others, found) in [
+            (D, write, soon, Duration::ZERO, Some(What::Unbind)),
+            (D, write, Duration::ZERO, Duration::ZERO, None),
+            (D, IN_UNBIND, Duration::ZERO, Duration::ZERO, Some(What::Release)),
+            (S, write, soon, soon, Some(What::Unbind)),
+            (S, write, soon, Duration::ZERO, None),
+        ] {
+            let (_dir, root) = host(&[(stat, state), (fd, UNBIND), (stack, stack_of)]);
+            let now = Instant::now();
+            let calls = scan_until(&root, &driverless(&root).unwrap(), now + waiting, now + others).unwrap();
+            let what: Vec<What> = calls.iter().map(|c| c.what).collect();
+            assert_eq!(what, Vec::from_iter(found), "{state} {stack_of} {waiting:?} {others:?}");
+        }
+    }
 
     #[test]
     fn who_is_in_a_call_is_told_by_what_is_open_and_by_the_stack_and_from_who_is_not() {

@@ -269,6 +269,11 @@ impl Record {
     /// has left its workers with. Only who holds the lock may: without it, the workers may be those of a run that lives.
     pub fn settle(&mut self, is_alive: impl Fn(Group) -> bool) {
         self.forget_ended(is_alive);
+        self.give_up_workers();
+    }
+
+    /// Its workers count as stuck from here on: they were waited for.
+    pub fn give_up_workers(&mut self) {
         let addrs = self.under_way_on();
         for group in &self.workers {
             if !self.wedges.iter().any(|w| w.group.number == group.number) {

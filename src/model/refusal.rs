@@ -285,7 +285,9 @@ impl Reason {
             ),
             Reason::NoRoom(why) => (
                 format!("the record of what leaves cannot be kept in /run/gpu-handoff: {why}"),
-                "see 'df /run' for how full it is, and 'du -x /run' for what fills it".into(),
+                "see 'df /run' for how full it is and 'du -x /run' for what fills it, or 'findmnt -T /run/gpu-handoff' \
+                 for whether it can be written"
+                    .into(),
             ),
             Reason::ProxmoxRefuses(why) => (
                 format!("Proxmox will not start this VM: {why}"),

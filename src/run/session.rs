@@ -256,7 +256,7 @@ impl Session {
         self.not_interrupted()?;
         let guard = locked.map_err(|e| not_locked(e, left))?;
         self.forget_other_boots(&guard)?;
-        self.await_leftovers(end)?;
+        self.await_leftovers(&guard, end)?;
         Ok(guard)
     }
 
@@ -285,14 +285,16 @@ impl Session {
     }
 
     /// Waits for the workers of a run that was killed: each finishes the one act it is at. The lock is ours, so no other
-    /// run is alive that it could belong to. One that does not finish counts as stuck from here on.
-    fn await_leftovers(&mut self, end: Duration) -> Result<(), Error> {
+    /// run is alive that it could belong to. One that does not finish counts as stuck from here on, on file too, so that no
+    /// later run waits for it again.
+    fn await_leftovers(&mut self, guard: &Guard, end: Duration) -> Result<(), Error> {
         for record in self.store.load().map_err(|e| Error::io("reading the records", e))?.0 {
             let until = end.min(self.kernel.now() + self.budgets.lock);
             let mut said = false;
             loop {
                 let alive_in = |group: &Group| group.alive(&self.root);
-                let alive: Vec<i32> = record.workers.iter().flat_map(alive_in).collect();
+                let is_awaited = |group: &&Group| !record.wedges.iter().any(|w| w.group == **group);
+                let alive: Vec<i32> = record.workers.iter().filter(is_awaited).flat_map(alive_in).collect();
                 let left = until.saturating_sub(self.kernel.now());
                 if alive.is_empty() {
                     break;
@@ -300,6 +302,12 @@ impl Session {
                 if left.is_zero() {
                     for group in &record.workers {
                         systemd::take_over(group.number, &alive_in(group));
+                    }
+                    let mut given_up = record.clone();
+                    given_up.workers.retain(|group| !alive_in(group).is_empty());
+                    given_up.give_up_workers();
+                    if let Err(e) = guard.save(&given_up) {
+                        warn!("{}: that it is stuck could not be written down: {e}", record.owner);
                     }
                     break;
                 }
@@ -562,6 +570,25 @@ mod tests {
             since_ms,
         });
         record
+    }
+
+    #[test]
+    fn what_a_killed_run_has_left_stuck_is_waited_for_once() {
+        let (_dir, mut session) = session(&[(WORKER, STARTED + 1)]);
+        session.budgets.lock = Duration::from_secs(1);
+        let end = session.kernel.now() + Duration::from_secs(60);
+        let guard = session.lock("test", end).unwrap();
+        guard.save(&at_an_act(true)).unwrap();
+        drop(guard);
+        let mut waited = Vec::new();
+        for _ in 0..2 {
+            let before = session.kernel.now();
+            drop(session.lock("test", end).unwrap());
+            waited.push((session.kernel.now() - before) >= session.budgets.lock);
+            let wedges = &session.store.load().unwrap().0[0].wedges;
+            assert_eq!(wedges.iter().map(|w| w.group.number).collect::<Vec<_>>(), [WORKER]);
+        }
+        assert_eq!(waited, [true, false]);
     }
 
     #[test]

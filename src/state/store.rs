@@ -115,7 +115,12 @@ impl Store {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&path)?;
+            .open(&path);
+        // Where nothing can be written there is still a way home: a lock needs no more than a descriptor (flock(2)).
+        let file = file.or_else(|e| match e.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => File::open(&path).map_err(|_| e),
+            _ => Err(e),
+        })?;
         // flock has no deadline of its own. A thread that is still waiting when we give up ends with the process;
         // if it gets the lock after all, nobody receives the file and dropping it lets go.
         let (sender, receiver) = mpsc::channel();

@@ -18,4 +18,8 @@ done
 say "full while it is away: it comes home"
 room; within 60 0 $hook 111 pre-start; away "away"; fill; rm -f /run/gpu-handoff/reserve*; fill
 within 60 0 $hook 111 post-stop; at_home "home"
-room; umount -l /run/gpu-handoff
+say "not to be written while it is away: it comes home, and its record goes when it can"
+room; within 60 0 $hook 111 pre-start; away "away"; mount -o remount,ro /run/gpu-handoff
+within 60 1 $hook 111 post-stop; said "Read-only file system"; is "$(both)" "nvidia snd_hda_intel (null) (null)" "home"
+mount -o remount,rw /run/gpu-handoff; within 60 0 gpu-handoff recover; at_home "with its record"
+umount -l /run/gpu-handoff

@@ -9,7 +9,7 @@ modprobe fuse; mkdir -p /run/dead; never-closes /run/dead >/run/dead.out & serve
 wait_for 10 grep -q there /run/dead.out
 qm set 112 --args "-S -chardev file,id=dead,path=/run/dead/file" >/dev/null
 for way in auto unbind; do
-	setting "way = \"$way\"" 'deadlines.grace = 2' 'deadlines.way-home = 30'
+	setting "way = \"$way\"" 'deadlines.grace = 2'
 	within 90 0 qm start 111; away "VM 111 runs"
 	within 90 0 qm start 112; qemu=$(cat /run/qemu-server/112.pid)
 	kill -KILL "$qemu"; stuck() { [ "$(state_of "$qemu")" = D ] || [ "$(state_of "$qemu")" = Z ]; }
@@ -19,7 +19,7 @@ for way in auto unbind; do
 	is "$(both)" "nvidia snd_hda_intel (null) (null)" "VM 111 has stopped"
 	within 90 0 qm start 111; away "beside it"
 	say "$way: what it has is not taken from it"
-	within 90 3 gpu-handoff to_nvidia --gpu "$second"; said "Hint: "; is "$(driver_of "$second")" vfio-pci "the second card"
+	within 150 3 gpu-handoff to_nvidia --gpu "$second"; said "Hint: "; is "$(driver_of "$second")" vfio-pci "the second card"
 	kill -KILL $server; umount -l /run/dead; wait_for 20 test ! -e "/proc/$qemu"
 	within 90 0 qm stop 111; $hook 111 post-stop || fail "post-stop"
 	comes_home 90 "it has ended"
