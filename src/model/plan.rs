@@ -98,8 +98,8 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::ShutGate { .. }
         | Act::OpenGate { .. } => budgets.attribute,
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
-        // Two looks in a row, and one that was in vain before them.
-        Act::ProveFree { .. } => budgets.look * 3,
+        // Two looks in a row.
+        Act::ProveFree { .. } => budgets.look * 2,
         Act::Verify { .. } => budgets.verify,
         Act::Reset { .. } | Act::ResetBus { .. } => budgets.reset,
         // A rescan probes what it finds.

@@ -2,7 +2,7 @@
 //!
 //! What can come home at all is decided before, in [`crate::plan::home`].
 
-use crate::base::pci::PciAddr;
+use crate::base::pci::{PciAddr, PciSlot};
 use crate::host::functions::{Function, VFIO_PCI};
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
@@ -66,14 +66,23 @@ impl WayHome<'_> {
         if !behind.is_empty() {
             steps.shut_gate(&behind, false);
         }
-        for (taken, function) in present.iter().rev().filter(|(_, f)| self.leaves_first(f)) {
-            self.let_go(taken, function, &mut steps);
-        }
-        for (taken, function) in present {
-            self.bring_home(taken, function, &mut steps);
-        }
-        if !behind.is_empty() {
-            steps.open_gate(&behind);
+        // By card: one that cannot come home keeps the next one where it is of use.
+        let mut slots: Vec<PciSlot> = present.iter().map(|(_, f)| f.addr.slot()).collect();
+        slots.dedup();
+        let last = coming.iter().map(|f| f.addr.slot()).next_back();
+        for slot in slots {
+            let its = || present.iter().filter(move |(_, f)| f.addr.slot() == slot);
+            for (taken, function) in its().rev().filter(|(t, f)| f.driver != t.driver) {
+                self.let_go(taken, function, &mut steps);
+            }
+            // Not until the last is bound: the kernel gives the numbers to the next VM's group (linux, drivers/vfio/group.c,
+            // vfio_group_release), and a probe can take its time.
+            if !behind.is_empty() && last == Some(slot) {
+                steps.open_gate(&behind);
+            }
+            for (taken, function) in its() {
+                self.bring_home(taken, function, &mut steps);
+            }
         }
         // Without any of their GPUs they would not load, and serve nobody.
         if gpus > 0 || self.all_are_there {
@@ -122,14 +131,6 @@ impl WayHome<'_> {
         self.present.iter().filter(move |(t, _)| t.driver.is_none() && moves)
     }
 
-    /// Whether a function leaves its driver before function 0 of its card comes home.
-    fn leaves_first(&self, function: &Function) -> bool {
-        let comes = |f: &&Function| f.addr.slot() == function.addr.slot();
-        let coming = self.coming();
-        let first = coming.iter().find(|f| f.addr.function == 0 && comes(f));
-        first.is_some_and(|first| first.addr != function.addr) && coming.iter().any(|f| f.addr == function.addr)
-    }
-
     /// Takes a function off the driver that it is on; who looks for it from then on finds the one that it goes to.
     fn let_go(&self, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
         let addr = function.addr;
@@ -151,9 +152,6 @@ impl WayHome<'_> {
                 steps.set_override(addr, was);
             }
             return;
-        }
-        if !self.leaves_first(function) {
-            self.let_go(taken, function, steps);
         }
         let Some(driver) = taken.driver.as_deref() else { return };
         let mut rungs = self.rungs(function, driver);
