@@ -19,7 +19,7 @@ use crate::model::error::{Error, Exit, chain};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::Reason;
 use crate::output::print::print;
-use crate::plan::owners;
+use crate::plan::owners::{self, Part, slots_of};
 use crate::run::session::{Session, must_be_root};
 use crate::state::store::{Guard, Ledger, UnreadableRecord};
 
@@ -168,7 +168,14 @@ fn settle(
     how: &Recover,
 ) -> Result<Option<String>, Error> {
     let snapshot = host.look(records)?;
-    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    // What its QEMU has stays, and what that runs without does not.
+    let part = Part::beside(record, &slots_of(&owners::held(&snapshot, record)));
+    let whole = || Part {
+        comes: record.clone(),
+        stays: None,
+    };
+    let Part { comes, stays } = part.unwrap_or_else(whole);
+    let addrs: Vec<PciAddr> = comes.taken.iter().map(|t| t.addr).collect();
     let claim = owners::claim(&snapshot, record, &addrs, host.signs_by_hand(record));
     if let Some(why) = not_stranded(record, claim.as_ref(), how.all) {
         return Ok(Some(why));
@@ -192,12 +199,20 @@ fn settle(
     }
     host.budgets = record.budgets.clone();
     let end = host.kernel.now() + host.budgets.way_home;
-    let plan = host.plan_home(record, records, end)?;
+    let plan = host.plan_home(&comes, records, end)?;
     let Some(guard) = guard else {
         return Ok(Some("stranded; it would be brought home".to_owned()));
     };
-    host.execute(guard, record.clone(), None, &plan, end)?;
-    Ok(None)
+    host.execute(guard, record.clone(), stays.clone(), &plan, end)?;
+    Ok(stays.map(|stays| {
+        let runs = stays.taken.iter().map(|t| t.addr);
+        format!(
+            "{} runs with {}, and {} is home",
+            record.owner,
+            join(runs),
+            join(&addrs)
+        )
+    }))
 }
 
 /// Why a record is left as it is; None: what it speaks of is stranded. `claim`: what its owner has; `all`: what was taken by

@@ -77,6 +77,11 @@ pub fn wanted(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], own: Opt
     ground.set.iter().chain(gpus).map(|a| a.slot()).collect()
 }
 
+/// The cards of some functions.
+pub fn slots_of(addrs: &[PciAddr]) -> BTreeSet<PciSlot> {
+    addrs.iter().map(|a| a.slot()).collect()
+}
+
 /// The functions of a record that are among these slots.
 pub fn among(record: &Record, slots: &BTreeSet<PciSlot>) -> Vec<PciAddr> {
     let addrs = record.taken.iter().map(|t| t.addr);
@@ -112,6 +117,21 @@ impl Part {
             comes: part,
             stays: Some(rest),
         })
+    }
+
+    /// The same where its owner's QEMU has the functions of these slots: they never come along, whatever has become of a run
+    /// on the others.
+    pub fn beside(record: &Record, held: &BTreeSet<PciSlot>) -> Option<Part> {
+        let away = Record {
+            state: State::Away,
+            ..record.clone()
+        };
+        let mut part = Part::of(&away, |a| !held.contains(&a.slot()))?;
+        part.comes.state = record.state;
+        if let Some(stays) = part.stays.as_mut().filter(|_| record.state != State::Away) {
+            stays.rest(State::Away); // what was under way was not theirs
+        }
+        Some(part)
     }
 
     /// Its functions.
@@ -168,9 +188,7 @@ pub fn first(
         return Err(claimed);
     }
     let Some(record) = others.first() else { return Ok(None) };
-    let held = held(snapshot, record);
-    let slots: BTreeSet<PciSlot> = held.iter().map(|a| a.slot()).collect();
-    Ok(first(record, Part::of(record, |a| !slots.contains(&a.slot()))))
+    Ok(first(record, Part::beside(record, &slots_of(&held(snapshot, record)))))
 }
 
 /// What another record is to be once a VM has taken over what it wants of it.

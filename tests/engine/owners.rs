@@ -198,13 +198,22 @@ fn what_another_vm_has_that_is_gone_comes_home_first() {
     }
 }
 
-/// It runs with one of two cards: only the other one comes home.
+/// It runs with one of two cards: only the other one comes home, also after a way home of that one that was broken off.
 #[test]
 fn of_what_a_vm_runs_with_nothing_moves_and_what_it_runs_without_does() {
+    for state in [State::Away, State::Stranded, State::Returning] {
+        beside_the_one_that_it_runs_with(state);
+    }
+}
+
+fn beside_the_one_that_it_runs_with(state: State) {
     let mut model = with_all(2);
     let at_home = model.state();
     done(&of(112, &[1, 2]).out(&mut model), "out");
     runs(&mut model, 112, Some(2));
+    let mut record = records(&model).remove(0);
+    record.state = state;
+    ledger(&model).put(record);
     let acts = model.acts.len();
     done(&of(111, &[1]).start(&mut model, &nobody()), "the other card");
     let moved: Vec<_> = model.acts[acts..].iter().filter_map(Act::function).collect();
