@@ -23,8 +23,9 @@ use crate::commands::cli::Phase;
 use crate::execute::kernel::Kernel;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::model::error::{Error, chain};
-use crate::model::record::{Owner, Record, State};
+use crate::model::record::{Owner, Record, State, Taken};
 use crate::model::refusal::{Reason, Refusal};
+use crate::plan::owners::Part;
 use crate::plan::selection::lent_by_hand;
 use crate::plan::{home, inferred};
 use crate::run::owners::{Locked, settle};
@@ -186,6 +187,15 @@ fn post_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     if unused.is_empty() || systemd::is_shutting_down() {
         return Ok(());
     }
+    let goes = |t: &&Taken| unused.iter().any(|gpu| gpu.slot() == t.addr.slot());
+    let addrs: Vec<PciAddr> = record.taken.iter().filter(goes).map(|t| t.addr).collect();
+    if let Some(Reason::Claimed { claim, .. }) = host.needed_at_home(&addrs, &snapshot, &[owner])?.first() {
+        info!(
+            "VM {vmid} post-start: Proxmox chose another card than {}, which stays away: {claim}",
+            join(&unused)
+        );
+        return Ok(());
+    }
     info!(
         "VM {vmid} post-start: Proxmox chose another card than {}, which goes home",
         join(&unused)
@@ -275,10 +285,17 @@ fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     }
     let generation = record.generation;
     must_be_root()?;
+    if let Some(pid) = host.stranger_at_work(vmid) {
+        let why = format!(
+            "process {pid} has Proxmox's lock of VM {vmid}, which is starting or stopping. Hint: wait until that is over; it \
+             has a post-stop of its own"
+        );
+        return Err(Refusal::from(Reason::Other(why)).into());
+    }
     // What was in force when the devices left, whatever the settings say by now.
     host.budgets = record.budgets.clone();
     let end = host.kernel.now() + host.budgets.way_home;
-    await_vfio(host, owner, end)?;
+    let elsewhere = await_vfio(host, owner, end)?;
     let guard = host.lock(&format!("VM {vmid} post-stop"), end)?;
     let records = host.records(Some(&guard))?;
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
@@ -289,6 +306,11 @@ fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
         info!("VM {vmid} post-stop: the VM has been started again meanwhile, its GPU stays");
         return Ok(());
     }
-    let plan = host.plan_home(record, &records, end)?;
-    host.execute(&guard, record.clone(), None, &plan, end)
+    let part = Part::beside(record, &elsewhere).unwrap_or_else(|| Part::whole(record));
+    if let Some(stays) = &part.stays {
+        let addrs = join(stays.taken.iter().map(|t| t.addr));
+        info!("VM {vmid} post-stop: {addrs} stays away, another VM runs with it");
+    }
+    let plan = host.plan_home(&part.comes, &records, end)?;
+    host.execute(&guard, record.clone(), part.stays, &plan, end)
 }

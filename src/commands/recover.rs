@@ -170,11 +170,7 @@ fn settle(
     let snapshot = host.look(records)?;
     // What its QEMU has stays, and what that runs without does not.
     let part = Part::beside(record, &slots_of(&owners::held(&snapshot, record)));
-    let whole = || Part {
-        comes: record.clone(),
-        stays: None,
-    };
-    let Part { comes, stays } = part.unwrap_or_else(whole);
+    let Part { comes, stays } = part.unwrap_or_else(|| Part::whole(record));
     let addrs: Vec<PciAddr> = comes.taken.iter().map(|t| t.addr).collect();
     let claim = owners::claim(&snapshot, record, &addrs, host.signs_by_hand(record));
     if let Some(why) = not_stranded(record, claim.as_ref(), how.all) {

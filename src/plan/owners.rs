@@ -70,6 +70,18 @@ pub fn held_by(snapshot: &Snapshot, vmid: VmId, addrs: &[PciAddr]) -> Vec<PciAdd
     addrs.iter().copied().filter(|a| has(*a)).collect()
 }
 
+/// The cards among these functions that the QEMU of another VM has.
+pub fn elsewhere(snapshot: &Snapshot, owner: Owner, addrs: &[PciAddr]) -> BTreeSet<PciSlot> {
+    let others = snapshot
+        .vms
+        .iter()
+        .map(|vm| vm.vmid)
+        .filter(|vmid| Owner::Vm(*vmid) != owner);
+    others
+        .flat_map(|vmid| slots_of(&held_by(snapshot, vmid, addrs)))
+        .collect()
+}
+
 /// What a VM wants, as slots: the cards of its GPUs, which may have been removed from the bus, and whatever has to leave with
 /// them.
 pub fn wanted(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], own: Option<&Record>) -> BTreeSet<PciSlot> {
@@ -108,10 +120,7 @@ impl Part {
             return None;
         }
         if rest.taken.is_empty() || record.state != State::Away {
-            return Some(Part {
-                comes: record.clone(),
-                stays: None,
-            });
+            return Some(Part::whole(record));
         }
         Some(Part {
             comes: part,
@@ -119,7 +128,15 @@ impl Part {
         })
     }
 
-    /// The same where its owner's QEMU has the functions of these slots: they never come along, whatever has become of a run
+    /// All of a record.
+    pub fn whole(record: &Record) -> Part {
+        Part {
+            comes: record.clone(),
+            stays: None,
+        }
+    }
+
+    /// The same where its owner's QEMU, or another one, has the functions of these slots: they never come along, whatever has become of a run
     /// on the others.
     pub fn beside(record: &Record, held: &BTreeSet<PciSlot>) -> Option<Part> {
         let away = Record {
@@ -233,4 +250,49 @@ pub fn take_over(own: Record, from: &Record, slots: &BTreeSet<PciSlot>) -> (Reco
         rest: Some(rest).filter(|r| !r.taken.is_empty()),
     };
     (own, over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::base::deadlines::Budgets;
+    use crate::base::pci::{PciClass, VENDOR_NVIDIA};
+    use crate::base::process::Process;
+    use crate::host::functions::Function;
+    use crate::host::vms::RunningVm;
+    use crate::model::record::Taken;
+
+    #[test]
+    fn what_another_vm_runs_with_stays_and_the_rest_comes_home() {
+        let [first, second] = ["0000:01:00.0", "0000:02:00.0"].map(|a| a.parse::<PciAddr>().unwrap());
+        let vm = |vmid: u32| VmId::try_from(vmid).unwrap();
+        let mut snapshot = Snapshot::default();
+        for (addr, group) in [(first, 21), (second, 22)] {
+            let mut function = Function::new(addr, VENDOR_NVIDIA, 0x2204, PciClass(0x03_0000));
+            function.group = Some(group);
+            snapshot.functions.push(function);
+        }
+        let mut record = Record::new(Owner::Vm(vm(111)), "boot".to_owned(), Budgets::default());
+        record.taken = vec![Taken::on_nvidia(first), Taken::on_nvidia(second)];
+        record.state = State::Stranded;
+        for (by, stays) in [(111, vec![]), (112, vec![second])] {
+            let process = Process { pid: 900, started: 1 };
+            snapshot.vms = vec![RunningVm { vmid: vm(by), process }];
+            snapshot.holders = vec![Holder {
+                pid: 900,
+                comm: "kvm".to_owned(),
+                belongs_to: Belongs::Vm(vm(by)),
+                nodes: vec![Node::VfioGroup(22)],
+            }];
+            let held = elsewhere(&snapshot, record.owner, &[first, second]);
+            assert_eq!(held, slots_of(&stays), "VM {by}");
+            let part = Part::beside(&record, &held).unwrap();
+            let left = part.stays.iter().flat_map(|r| &r.taken).map(|t| t.addr);
+            assert_eq!(left.collect::<Vec<_>>(), stays, "VM {by}");
+            assert_eq!(part.comes.state, State::Stranded);
+            assert!(part.stays.is_none_or(|r| r.state == State::Away));
+        }
+        assert_eq!(Part::beside(&record, &slots_of(&[first, second])), None);
+    }
 }

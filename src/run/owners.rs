@@ -384,6 +384,15 @@ impl Session {
         claims.into_iter().map(reason).collect()
     }
 
+    /// The process, alive and known, that has a VM's lock and has not called us.
+    pub(crate) fn stranger_at_work(&self, vmid: VmId) -> Option<u32> {
+        let lock = files::lock_file(&self.root, vmid).ok().flatten()?;
+        let holders = files::is_held(&lock).then(|| files::lock_holders(&self.root, &lock))?;
+        let is_there = |pid: &u32| process::process(&self.root, *pid).is_some();
+        let pid = holders.iter().copied().find(is_there)?;
+        (!self.descends_from(&holders)).then_some(pid)
+    }
+
     /// Whether a task of Proxmox holds a VM's lock that has not called us.
     fn is_strangers_task(&self, vmid: VmId) -> bool {
         let Ok(Some(lock)) = files::lock_file(&self.root, vmid) else {
@@ -587,6 +596,33 @@ mod tests {
         }
     }
 
+    /// The lines of /proc/locks for a lock that the caller has, and somebody else waits for.
+    fn locked_by_caller(dir: &Path, lock: &File) {
+        let meta = lock.metadata().unwrap();
+        let [major, minor] = [stat::major(meta.dev()), stat::minor(meta.dev())];
+        let file = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+        let locks =
+            format!("1: FLOCK  ADVISORY  WRITE {CALLER} {file} 0 EOF\n1: -> FLOCK  ADVISORY  READ  7 {file} 0 EOF\n");
+        write(dir, "proc/locks", &locks);
+    }
+
+    #[test]
+    fn a_task_that_has_the_vms_lock_and_has_not_called_us_is_told_where_it_is_known_and_alive() {
+        let (dir, session, _) = host("");
+        let lock = task(dir.path(), 111);
+        let at_work = || session.stranger_at_work(vm(111));
+        assert_eq!(at_work(), None, "nobody knows whose it is");
+        locked_by_caller(dir.path(), &lock);
+        assert_eq!(at_work(), None, "who asked for it has ended");
+        process(dir.path(), CALLER, 1);
+        assert_eq!(at_work(), Some(CALLER));
+        process(dir.path(), std::process::id(), CALLER);
+        assert_eq!(at_work(), None, "it has called us");
+        process(dir.path(), std::process::id(), 1);
+        drop(lock);
+        assert_eq!(at_work(), None, "over");
+    }
+
     #[test]
     fn by_hand_nothing_is_moved_that_a_vm_is_starting_with_and_who_was_called_by_its_task_may() {
         for (vmid, by_us, records, claim) in [
@@ -609,13 +645,7 @@ mod tests {
             if by_us {
                 // A line of /proc/locks; the task has called a script that has called us.
                 let ours = std::process::id();
-                let meta = lock.metadata().unwrap();
-                let [major, minor] = [stat::major(meta.dev()), stat::minor(meta.dev())];
-                let file = format!("{major:02x}:{minor:02x}:{}", meta.ino());
-                let locks = format!(
-                    "1: FLOCK  ADVISORY  WRITE {CALLER} {file} 0 EOF\n1: -> FLOCK  ADVISORY  READ  7 {file} 0 EOF\n"
-                );
-                write(dir.path(), "proc/locks", &locks);
+                locked_by_caller(dir.path(), &lock);
                 process(dir.path(), ours, CALLER + 1);
                 process(dir.path(), CALLER + 1, CALLER);
             }
