@@ -90,7 +90,7 @@ pub struct Record {
     pub version: u32,
     /// Also the name of the file.
     pub owner: Owner,
-    /// Counts the handoffs of this owner since boot.
+    /// Tells the handoffs of a boot apart, later ones by a higher number: when it was begun, ms after boot.
     pub generation: u64,
     /// /proc/sys/kernel/random/boot_id when it was written.
     pub boot_id: String,

@@ -12,7 +12,7 @@ use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card, is_on_vfio};
-use crate::model::record::{Owner, Record};
+use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::Reason;
 use crate::proxmox::choice::{self, Site};
 use crate::proxmox::files::{Cluster, Config};
@@ -347,14 +347,49 @@ fn list(gpus: &[&Function]) -> String {
     format!("the GPUs are {}", join(gpus.iter().map(|f| f.addr)))
 }
 
-/// The GPUs, if all of them were taken by hand and are on vfio-pci: a VM that starts on them leaves them so.
+/// The GPUs, if all of them were taken by hand and are on vfio-pci with all that left with them: a VM that starts on them
+/// leaves them so. A way home that was broken off has left some of that halfway.
 pub fn lent_by_hand(records: &[Record], snapshot: &Snapshot, gpus: &[PciAddr]) -> Option<String> {
-    let lent = !gpus.is_empty()
-        && gpus.iter().all(|gpu| {
-            let by_hand = records
-                .iter()
-                .any(|r| matches!(r.owner, Owner::ByHand(_)) && r.has(*gpu));
-            by_hand && is_on_vfio(snapshot, *gpu)
-        });
+    let is_away = |record: &&Record| {
+        let mut addrs = record.taken.iter().map(|t| t.addr);
+        record.state == State::Away && addrs.all(|a| is_on_vfio(snapshot, a))
+    };
+    let by_hand = records.iter().filter(|r| matches!(r.owner, Owner::ByHand(_)));
+    let away: Vec<&Record> = by_hand.filter(is_away).collect();
+    let lent = !gpus.is_empty() && gpus.iter().all(|gpu| away.iter().any(|r| r.has(*gpu)));
     lent.then(|| join(gpus))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::base::deadlines::Budgets;
+    use crate::base::pci::{PciClass, VENDOR_NVIDIA};
+    use crate::host::functions::VFIO_PCI;
+    use crate::model::record::Taken;
+
+    #[test]
+    fn what_was_taken_by_hand_is_left_to_a_vm_only_where_all_of_it_is_away() {
+        let [gpu, audio] = ["0000:01:00.0", "0000:01:00.1"].map(|a| a.parse::<PciAddr>().unwrap());
+        for (owner, state, on, lent) in [
+            (Owner::ByHand(gpu), State::Away, VFIO_PCI, true),
+            (Owner::ByHand(gpu), State::Away, "snd_hda_intel", false),
+            (Owner::ByHand(gpu), State::Returning, VFIO_PCI, false),
+            (Owner::ByHand(gpu), State::Stranded, VFIO_PCI, false),
+            (Owner::Vm(111.try_into().unwrap()), State::Away, VFIO_PCI, false),
+        ] {
+            let mut snapshot = Snapshot::default();
+            for (addr, driver) in [(gpu, VFIO_PCI), (audio, on)] {
+                let mut function = Function::new(addr, VENDOR_NVIDIA, 0x2204, PciClass(0x03_0000));
+                function.driver = Some(driver.to_owned());
+                snapshot.functions.push(function);
+            }
+            let mut record = Record::new(owner, "boot".to_owned(), Budgets::default());
+            record.taken = vec![Taken::on_nvidia(gpu), Taken::on_nvidia(audio)];
+            record.state = state;
+            let left = lent_by_hand(&[record], &snapshot, &[gpu]);
+            assert_eq!(left.is_some(), lent, "{owner} {state:?} {on}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::base::message_ids::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::base::pci::PciAddr;
+use crate::base::process::since_boot;
 use crate::base::systemd;
 use crate::base::text::{are, few_or_range, foreign, join, millis};
 use crate::base::vmid::VmId;
@@ -134,7 +135,9 @@ impl Session {
             Some(before) => before.clone(),
             None => Record::new(owner, this_boot()?, self.budgets.clone()),
         };
-        record.generation += u64::from(before.is_some());
+        // No two handoffs of a boot have the same, though records are removed in between.
+        let now = u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX);
+        record.generation = now.max(record.generation.saturating_add(1));
         // What an earlier handoff of this owner took and this one does not want is still away: it comes home with the
         // rest.
         record
