@@ -25,6 +25,9 @@ use crate::proxmox::reservations::{RESERVATIONS, Reservations};
 use crate::proxmox::unreadable::Unreadable;
 use crate::proxmox::vm_config::{self, VmConfig};
 
+/// The first qemu-server that knows `aw-bits` of a machine (qemu-server commit dc52c006).
+const KNOWS_AW_BITS: [u32; 3] = [9, 0, 21];
+
 /// The first qemu-server that knows `driver=` of a hostpci entry (qemu-server commit aa47045f).
 const KNOWS_DRIVER: [u32; 3] = [9, 0, 25];
 
@@ -303,8 +306,10 @@ fn generation(status: &str) -> Generation {
         .split(|c: char| !c.is_ascii_digit())
         .map_while(|n| n.parse().ok())
         .collect();
-    if numbers.as_slice() < KNOWS_DRIVER.as_slice() {
+    if numbers.as_slice() < KNOWS_AW_BITS.as_slice() {
         Generation::Pve8
+    } else if numbers.as_slice() < KNOWS_DRIVER.as_slice() {
+        Generation::Pve9Early
     } else {
         Generation::Pve9
     }
@@ -393,7 +398,9 @@ mod tests {
     fn the_installed_qemu_server_decides_the_generation() {
         for (version, expected) in [
             ("8.4.10", Generation::Pve8),
-            ("9.0.24", Generation::Pve8),
+            ("9.0.20", Generation::Pve8),
+            ("9.0.21", Generation::Pve9Early),
+            ("9.0.24", Generation::Pve9Early),
             ("9.0.25", Generation::Pve9),
             ("9.2.6~rc1", Generation::Pve9),
             ("10.0.0", Generation::Pve9),

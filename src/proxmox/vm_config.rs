@@ -106,11 +106,23 @@ impl VmConfig {
         self.current.get("hookscript")
     }
 
-    /// Whether the machine type is a q35 (PVE/QemuServer/Machine.pm, `machine_type_is_q35`).
+    /// Whether the machine type is a q35 (PVE/QemuServer/Machine.pm, `machine_type_is_q35`). Where the line has a property
+    /// that we do not know, a later Proxmox may: its type counts all the same.
     pub fn is_q35(&self, generation: Generation) -> bool {
-        let machine = self.current.get("machine").map(Value::as_bytes).unwrap_or_default();
-        let fields = propstring::parse(schema::machine_format(generation), machine).unwrap_or_default();
-        fields.get("type").is_some_and(|t| t.windows(3).any(|w| w == b"q35"))
+        let says_q35 = |kind: &[u8]| kind.windows(3).any(|w| w == b"q35");
+        let is_later = |line: &&IgnoredLine| {
+            line.reason == Invalid::UnknownProperty && line.key.as_deref().is_some_and(|key| key == "machine")
+        };
+        let machine = self.current.get("machine").map(Value::as_bytes);
+        if let Some(later) = self.ignored_lines.iter().rfind(is_later).filter(|_| machine.is_none()) {
+            let mut parts = later.value.as_bytes().split(|c| *c == b',');
+            return parts.any(|part| {
+                let kind = part.strip_prefix(b"type=").unwrap_or(part);
+                !kind.contains(&b'=') && says_q35(kind)
+            });
+        }
+        let fields = propstring::parse(schema::machine_format(generation), machine.unwrap_or_default());
+        fields.unwrap_or_default().get("type").is_some_and(|t| says_q35(t))
     }
 
     /// The keys that `[PENDING]` deletes, and whether by force (a leading `!`).
@@ -467,6 +479,18 @@ mod tests {
         assert_eq!(config.hookscript().unwrap(), &"local:snippets/x");
         assert!(config.is_q35(Generation::Pve9));
         assert!(!parse(b"machine: viommu=virtio", Generation::Pve9).is_q35(Generation::Pve9));
+        for (later, q35) in [
+            ("machine: q35,of-tomorrow=1", true),
+            ("machine: of-tomorrow=q35,type=pc-q35-9.2", true),
+            ("machine: pc,of-tomorrow=q35", false),
+            ("machine: q35,viommu=nonsense", false),
+        ] {
+            assert_eq!(
+                parse(later.as_bytes(), Generation::Pve9).is_q35(Generation::Pve9),
+                q35,
+                "{later}"
+            );
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub fn check(key: &str, value: &[u8], rules: Rules<'_>) -> Result<Vec<u8>, Inval
 
 fn either(generation: Generation, eight: Format, nine: Format) -> Kind {
     match generation {
-        Generation::Pve8 => Kind::Props(eight),
+        Generation::Pve8 | Generation::Pve9Early => Kind::Props(eight),
         Generation::Pve9 => Kind::Props(nine),
     }
 }
@@ -81,7 +81,7 @@ fn either(generation: Generation, eight: Format, nine: Format) -> Kind {
 /// The format of a hostpci entry.
 pub fn hostpci_format(generation: Generation) -> Format {
     match generation {
-        Generation::Pve8 => HOSTPCI_8,
+        Generation::Pve8 | Generation::Pve9Early => HOSTPCI_8,
         Generation::Pve9 => HOSTPCI_9,
     }
 }
@@ -90,7 +90,7 @@ pub fn hostpci_format(generation: Generation) -> Format {
 pub fn machine_format(generation: Generation) -> Format {
     match generation {
         Generation::Pve8 => MACHINE_8,
-        Generation::Pve9 => MACHINE_9,
+        Generation::Pve9Early | Generation::Pve9 => MACHINE_9,
     }
 }
 
@@ -312,6 +312,12 @@ mod tests {
             assert!(kept(key, value, NINE).is_ok(), "{key}: {value}");
             assert_eq!(kept(key, value, EIGHT), Err(reason), "{key}: {value}");
         }
+        let early = Rules {
+            generation: Generation::Pve9Early,
+            ..EIGHT
+        };
+        assert!(kept("machine", "q35,aw-bits=48", early).is_ok());
+        assert!(kept("hostpci0", "01:00,driver=keep", early).is_err());
         assert!(kept("ide0", "none,cyls=1", EIGHT).is_ok());
         assert_eq!(kept("ide0", "none,cyls=1", NINE), Err(Invalid::UnknownProperty));
     }
