@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::base::pci::PciAddr;
+use crate::base::text::join;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::ActError;
 use crate::execute::lines::{Count, Gap, say};
@@ -37,7 +38,7 @@ impl Executor<'_> {
             let Err(error) = result else { continue };
             let climbs = !matches!(
                 error,
-                ActError::Overdue { stuck: Some(_), .. } | ActError::Interrupted { .. }
+                ActError::Overdue { stuck: Some(_), .. } | ActError::Interrupted { .. } | ActError::NotBegun(_)
             );
             if !(climbs && self.climb(step, &error)) {
                 failed.push((*step, error));
@@ -113,6 +114,9 @@ impl Executor<'_> {
                 warn!("{why}: what was taken is given back without it");
             }
         }
+        if let Some(why) = self.gate_has_fallen(acts) {
+            return vec![Err(ActError::NotBegun(why)); acts.len()];
+        }
         let results = self.kernel.act_all(acts);
         let mut plain = Vec::new();
         for (((act, _), prefix), acted) in acts.iter().zip(prefixes).zip(results) {
@@ -141,6 +145,29 @@ impl Executor<'_> {
             true => Some(Gap::Shut),
             false => Some(Gap::Open(moment.saturating_sub(*looked))),
         }
+    }
+
+    /// Whether the gate has opened before its time, and why acts must not be begun for that: what was seen to be free behind
+    /// it is not any more, and a driver that waits for its users does so for ever.
+    fn gate_has_fallen(&mut self, acts: &[(Act, Duration)]) -> Option<String> {
+        if self.gate.is_empty() || self.kernel.gate_holds() {
+            return None;
+        }
+        let behind = std::mem::take(&mut self.gate);
+        self.looked.retain(|addr, _| !behind.contains(addr));
+        let takes_off = |act: &Act| matches!(act, Act::Unbind { .. } | Act::Remove { .. });
+        let is_behind = |act: &Act| act.function().is_some_and(|addr| behind.contains(&addr));
+        if acts.iter().any(|(act, _)| takes_off(act) && is_behind(act)) {
+            return Some(format!(
+                "the process that kept others from opening {} has ended, and somebody may have opened it",
+                join(&behind)
+            ));
+        }
+        warn!(
+            "{}: the process that kept others from opening it has ended",
+            join(&behind)
+        );
+        None
     }
 
     /// Which functions nobody can open now.

@@ -138,6 +138,11 @@ pub trait Kernel {
     /// Has the gate open, if it is shut still ([`crate::execute::gate`]), without waiting for anything.
     fn let_gate_go(&mut self) {}
 
+    /// Whether a gate that was shut is so still: who has it shut may have been killed, or had it for too long.
+    fn gate_holds(&mut self) -> bool {
+        true
+    }
+
     /// Waits until one of these processes has ended. Returns whether one has.
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool;
 }

@@ -202,6 +202,7 @@ impl Linux {
     /// The gate is shut and opened by a worker that is never among the idle ones. One that does not answer is ended and, if
     /// that takes time, waited for no longer: it is stuck in no call on a device.
     fn ask_gatekeeper(&mut self, act: &Act, within: Duration) -> (Result<Answer, ActError>, Duration) {
+        self.gate_holds(); // one that has ended takes no request
         let others = std::mem::take(&mut self.idle);
         self.idle.extend(self.gatekeeper.take());
         let mut answers = self.ask_all(vec![(Question::Act(act.clone()), within)]);
@@ -408,6 +409,13 @@ impl Kernel for Linux {
 
     fn let_gate_go(&mut self) {
         self.gatekeeper = None; // whose end opens it
+    }
+
+    fn gate_holds(&mut self) -> bool {
+        // It says nothing unasked: what can be read is its end.
+        let has_ended = |keeper: &Worker| poll_readable(&[keeper.replies()], Duration::ZERO) == [true];
+        self.gatekeeper = self.gatekeeper.take().filter(|keeper| !has_ended(keeper));
+        self.gatekeeper.is_some()
     }
 
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::{foreign, join};
-use crate::base::wait::await_one;
+use crate::base::wait::{await_one, poll_readable};
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
@@ -42,6 +43,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Shorter than the default deadline of a look, so that the reason is said.
 const GROUP_PATIENCE: Duration = Duration::from_secs(7);
 
+/// How long a gate stays shut that nobody asks to be opened. A run takes some minutes at most; one that has been stopped,
+/// or hangs, is not to keep the host from its GPU.
+const GATE_AT_MOST: Duration = Duration::from_secs(600);
+
 /// How often it is looked again where there is no event to wait for.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -58,14 +63,31 @@ pub fn serve() -> io::Result<()> {
         gate: None,
     };
     let mut stdout = io::stdout().lock();
-    for line in BufReader::new(io::stdin()).lines() {
-        let reply = worker.answer(serde_json::from_str(&line?)?);
+    let mut requests = BufReader::new(io::stdin().lock());
+    loop {
+        let within = worker.gate.as_ref().map(|_| GATE_AT_MOST);
+        let Some(line) = next_line(&mut requests, within)? else {
+            return Ok(()); // and what it has shut is open
+        };
+        let reply = worker.answer(serde_json::from_str(&line)?);
         let mut line = serde_json::to_vec(&reply)?;
         line.push(b'\n');
         stdout.write_all(&line)?;
         stdout.flush()?;
     }
-    Ok(())
+}
+
+/// The next request; None where there is none any more, or none comes in time.
+fn next_line<R: Read + AsFd>(requests: &mut BufReader<R>, within: Option<Duration>) -> io::Result<Option<String>> {
+    if let Some(within) = within
+        && requests.buffer().is_empty()
+        && poll_readable(&[requests.get_ref().as_fd()], within) == [false]
+    {
+        return Ok(None);
+    }
+    let mut line = String::new();
+    let read = requests.read_line(&mut line)?;
+    Ok((read > 0).then_some(line))
 }
 
 /// Closes what the caller of our caller may have left open without close-on-exec.
@@ -406,6 +428,19 @@ fn failed(words: &[&str], stderr: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_a_gate_shut_waits_for_the_next_request_only_so_long() {
+        let (theirs, ours) = std::io::pipe().unwrap();
+        let mut requests = BufReader::new(theirs);
+        let soon = Some(Duration::from_millis(20));
+        (&ours).write_all(b"one\ntwo\n").unwrap();
+        assert_eq!(next_line(&mut requests, soon).unwrap().as_deref(), Some("one\n"));
+        assert_eq!(next_line(&mut requests, soon).unwrap().as_deref(), Some("two\n"));
+        assert_eq!(next_line(&mut requests, soon).unwrap(), None); // and the pipe is open still
+        drop(ours);
+        assert_eq!(next_line(&mut requests, None).unwrap(), None);
+    }
 
     #[test]
     fn a_proof_tells_when_its_scan_was_over() {

@@ -363,6 +363,7 @@ impl Model {
             Event::Dies(addr) => self.die(addr),
             Event::Vanishes(addr) => self.vanish(addr),
             Event::Signal => self.signal = self.signal.or(Some(self.time)),
+            Event::GateFalls => self.gate = None,
         }
     }
 }

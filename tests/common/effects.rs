@@ -213,6 +213,10 @@ impl Kernel for Model {
         self.gate = None;
     }
 
+    fn gate_holds(&mut self) -> bool {
+        self.gate.is_some()
+    }
+
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {
         let end = self.time + within;
         let gone = |m: &Model| pids.iter().any(|pid| m.processes.iter().all(|p| p.pid != *pid));

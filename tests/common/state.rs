@@ -191,6 +191,8 @@ pub enum Event {
     Vanishes(PciAddr),
     /// The run is asked to end (SIGTERM).
     Signal,
+    /// Who has the gate shut ends.
+    GateFalls,
 }
 
 /// When something happens by itself.

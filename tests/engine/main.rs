@@ -165,16 +165,23 @@ impl io::Write for Log {
     }
 }
 
+/// What a run says, on this thread.
+fn logged<T>(run: impl FnOnce() -> T) -> (T, String) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false).init());
+    LOG.take();
+    let end = run();
+    (end, String::from_utf8(LOG.take()).unwrap())
+}
+
 #[test]
 fn each_unbind_says_how_long_after_the_last_look_it_was() {
-    tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false).init();
     for (gate, said) in [(Gate::Auto, ", gate shut "), (Gate::Off, " 0 ms later ")] {
         let mut model = host(2);
         let mut session = Session::new(&[addr(2, 0)]);
         session.settings.gate = gate;
-        assert!(matches!(session.out(&mut model), End::Done));
-        assert!(matches!(session.home(&mut model), End::Done));
-        let text = String::from_utf8(LOG.take()).unwrap();
+        let (ends, text) = logged(|| (session.out(&mut model), session.home(&mut model)));
+        assert!(matches!(ends, (End::Done, End::Done)), "{ends:?}");
         let unbinds: Vec<&str> = text.lines().filter(|l| l.contains("unbind from")).collect();
         assert_eq!(unbinds.len(), 4, "{text}");
         for line in unbinds {
@@ -546,6 +553,38 @@ fn who_would_come_after_the_proof_finds_the_gate_shut() {
     assert_eq!(model.laws.broken, [""; 0]);
     // What belongs to the GPU that stays was open all the while, and afterwards all is.
     assert_eq!(model.gate, None);
+}
+
+/// A gate that falls is no gate: what was seen to be free behind it is not taken off its driver, and what was not looked at
+/// yet is, as on a host that has none.
+#[test]
+fn a_gate_that_falls_after_the_look_ends_the_way_out_and_one_that_falls_before_it_is_said() {
+    for (falls_at_the_look, mut model) in [(true, host(2)), (false, host(2))] {
+        model.version = "590.48.01".to_owned();
+        let before = model.state();
+        let mut session = Session::new(&[addr(1, 0)]);
+        session.settings.way = WayOut::Unbind;
+        let plan = session.plan_out(&mut model).unwrap();
+        let at = |wanted: fn(&Act) -> bool| plan.steps.iter().position(|s| wanted(&s.act)).unwrap();
+        let fall = match falls_at_the_look {
+            true => at(|a| matches!(a, Act::ProveFree { .. })),
+            false => at(|a| matches!(a, Act::ShutGate { .. })) + 1,
+        };
+        model.events.push((When::Act(fall), Event::GateFalls));
+        let record = session.record(&plan, None);
+        let until = model.now() + Duration::from_secs(60);
+        let (end, log) = logged(|| session.execute(&mut model, record, None, &plan, until));
+        let said = "the process that kept others from opening";
+        match end {
+            End::Restored(text) if falls_at_the_look => {
+                assert!(text.contains(said), "{text}");
+                assert_as_before(&model, &before, &text);
+            }
+            End::Done if !falls_at_the_look => assert!(log.contains(said) && !log.contains("gate shut"), "{log}"),
+            end => panic!("{end:?}: {log}"),
+        }
+        assert_eq!(model.laws.broken, [""; 0]);
+    }
 }
 
 /// On a host without a gate, who comes after the proof is met by the unbind: that race is only bounded, and told.
