@@ -84,7 +84,7 @@ pub struct Cli {
     /// Show what would be done and why, touch nothing
     #[arg(short = 'n', long, global = true, alias = "dryrun")]
     pub dry_run: bool,
-    /// Print JSON instead of text
+    /// Print JSON instead of text, where anything is printed
     #[arg(long, global = true)]
     pub json: bool,
     /// Only warnings and errors
@@ -168,7 +168,7 @@ pub struct Target {
     /// The GPUs of this VM's hostpci lines
     #[arg(long, value_name = "VMID", conflicts_with = "gpu")]
     pub vm: Option<VmId>,
-    /// One GPU: address (0000:01:00.0, 01:00), index in bus order, or UUID
+    /// One GPU: address (0000:01:00.0, 01:00), index in bus order, or UUID while it is home
     #[arg(long, value_name = "GPU")]
     pub gpu: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `plan`, and `--dry-run` of a phase: what would be done, or every reason why not.
+//! `plan`: what pre-start would do, or every reason why not.
 
 use serde::Serialize;
 

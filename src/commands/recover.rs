@@ -321,7 +321,11 @@ mod tests {
         let run = Some("VM 111 pre-start (pid 4711)".to_owned());
         for (at_work, busy, why) in [
             (None, false, None),
-            (None, true, Some("VM 111 is starting or stopping")),
+            (
+                None,
+                true,
+                Some("VM 111 is starting or stopping, or another task has its lock"),
+            ),
             (
                 Some(run),
                 true,

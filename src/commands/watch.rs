@@ -16,7 +16,7 @@
 //! What keeps a GPU away may have no event (a process, a module that is not there): a way home that has failed is tried again
 //! after pauses that grow to an hour, and at once when something has happened.
 //!
-//! [`Watch::next`] decides, [`run`] waits. It runs in `gpu-handoff-watch@VMID.service`, may write nothing but our lock, and
+//! [`Watch::next`] decides, [`run`] waits. It runs in `gpu-handoff-watch@VMID.service`, writes nothing but our lock, and
 //! has the way home run by `gpu-handoff-home@VMID.service`. It leaves only while it holds the host-wide lock and no record of
 //! this VM can be acted on: a run that comes after it has asked for a watcher of its own.
 

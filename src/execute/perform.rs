@@ -294,7 +294,7 @@ fn prove_free(
                     continue;
                 }
                 Some(_) if begun.elapsed() < GROUP_PATIENCE => {}
-                Some(group) => return Err(ActError::Failed(Reason::GroupHeld(group).to_string())),
+                Some(reason) => return Err(ActError::Failed(reason.to_string())),
             }
         }
         clean_before = false;
@@ -307,21 +307,31 @@ fn prove_free(
     }
 }
 
-/// A group of these functions that is held, in the kernel's own word: a second opening of one is refused with EBUSY (linux,
+/// A group of these functions that is held, or that cannot be asked, in the kernel's own word: a second opening of one is refused with EBUSY (linux,
 /// drivers/vfio/group.c, vfio_group_fops_open). A QEMU that is ending closes it out of everybody's sight. For reading alone,
 /// since the gate is shut for everything else, and for no longer than this call: nobody else may open it meanwhile.
-fn held_group(root: &Root, snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<u32> {
+fn held_group(root: &Root, snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<Reason> {
     let on_vfio = |a: &&PciAddr| is_on_vfio(snapshot, **a);
     let groups: BTreeSet<u32> = addrs
         .iter()
         .filter(on_vfio)
         .filter_map(|a| snapshot.function(*a)?.group)
         .collect();
-    groups.into_iter().find(|group| {
-        let path = root.path(format!("/dev/vfio/{group}"));
+    groups.into_iter().find_map(|group| {
+        let node = format!("/dev/vfio/{group}");
         let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
-        let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
-        opened.is_err_and(|e| e.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32))
+        let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(root.path(&node));
+        let error = opened.err()?;
+        if error.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32) {
+            return Some(Reason::GroupHeld(group));
+        }
+        // Somebody has removed the node of a group that the kernel has; a kernel without groups has none.
+        let number = root.line(format!("/sys/class/vfio/{group}/dev"));
+        let (major, minor) = number.as_deref().filter(|_| error.kind() == io::ErrorKind::NotFound)?.split_once(':')?;
+        Some(Reason::Other(format!(
+            "{node} is not there, so that the kernel cannot be asked whether somebody has that group open. Hint: 'mknod -m \
+             600 {node} c {major} {minor}' makes it again"
+        )))
     })
 }
 
@@ -428,6 +438,40 @@ fn failed(words: &[&str], stderr: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::base::pci::{PciClass, VENDOR_NVIDIA};
+    use crate::host::functions::{Function, VFIO_PCI};
+
+    #[test]
+    fn a_group_whose_node_is_gone_cannot_be_asked_and_a_kernel_without_groups_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let mut function = Function::new(
+            "0000:01:00.0".parse().unwrap(),
+            VENDOR_NVIDIA,
+            0x2204,
+            PciClass(0x03_0000),
+        );
+        (function.driver, function.group) = (Some(VFIO_PCI.to_owned()), Some(21));
+        let addrs = [function.addr];
+        let snapshot = Snapshot {
+            functions: vec![function],
+            ..Snapshot::default()
+        };
+        assert_eq!(held_group(&root, &snapshot, &addrs), None);
+        for (path, text) in [("sys/class/vfio/21/dev", "242:3\n"), ("dev/vfio/21", "")] {
+            std::fs::create_dir_all(dir.path().join(path).parent().unwrap()).unwrap();
+            std::fs::write(dir.path().join(path), text).unwrap();
+            let said = held_group(&root, &snapshot, &addrs).map(|reason| reason.to_string());
+            match text {
+                "" => assert_eq!(said, None),
+                _ => assert!(
+                    said.unwrap()
+                        .ends_with("'mknod -m 600 /dev/vfio/21 c 242 3' makes it again")
+                ),
+            }
+        }
+    }
 
     #[test]
     fn who_has_a_gate_shut_waits_for_the_next_request_only_so_long() {

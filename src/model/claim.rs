@@ -12,7 +12,7 @@ use crate::model::remedy::Remedy;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Claim {
-    /// A task of Proxmox holds the lock of this VM, which has the functions or is to get them.
+    /// Somebody holds Proxmox's lock of this VM, which has the functions or is to get them: a start, a stop, or another task.
     Busy(VmId),
     /// Its pre-start was called by hand, and who did so may still start it.
     Caller {
@@ -35,7 +35,7 @@ pub enum Claim {
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Claim::Busy(vmid) => write!(f, "VM {vmid} is starting or stopping"),
+            Claim::Busy(vmid) => write!(f, "VM {vmid} is starting or stopping, or another task has its lock"),
             Claim::Caller { vmid, pid } => write!(
                 f,
                 "pre-start of VM {vmid} was called by hand, and process {pid}, which called it, still runs"

@@ -136,8 +136,8 @@ impl Part {
         }
     }
 
-    /// The same where its owner's QEMU, or another one, has the functions of these slots: they never come along, whatever has become of a run
-    /// on the others.
+    /// The same where its owner's QEMU, or another one, has the functions of these slots: they never come along, whatever has
+    /// become of a run on the others.
     pub fn beside(record: &Record, held: &BTreeSet<PciSlot>) -> Option<Part> {
         let away = Record {
             state: State::Away,

@@ -11,22 +11,22 @@ use crate::plan::vendor::nvidia::{is_persistenced, module_of, references_per_ope
 
 /// What was not seen and speaks against an unbind of these functions.
 ///
-/// Where the kernel itself knows, it is asked: NVIDIA's modules and the sound cards' count who has their nodes open, and where
-/// all of that is accounted for, nobody unseen has any. A VFIO group tells by itself whether it is held ([`crate::execute::perform`]). For
-/// all other drivers who could not be looked into may be a user.
+/// Where the kernel itself knows, it is asked: NVIDIA's modules, and those of a card's other functions, count who has their
+/// nodes open, and where all of that is accounted for, nobody unseen has any. A VFIO group tells by itself whether it is
+/// held ([`crate::execute::perform`]), and a USB controller waits for nobody. For all other drivers who could not be looked
+/// into may be a user.
 pub(crate) fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
     let functions = || addrs.iter().filter_map(|a| snapshot.function(*a));
-    let is_on_sound = |f: &Function| f.driver.as_deref() == Some(SOUND);
-    let on_nvidia = functions().any(Function::is_on_nvidia);
-    let counted = [
-        ("nvidia", on_nvidia),
-        ("nvidia_uvm", on_nvidia),
-        (SOUND, functions().any(is_on_sound)),
-    ];
-    let asked = counted.into_iter().filter(|(_, is_asked)| *is_asked);
-    let asked: Vec<&str> = asked.map(|(name, _)| name).collect();
+    let mut asked: Vec<&str> = functions().filter_map(|f| counting(snapshot, f)).collect();
+    if functions().any(Function::is_on_nvidia) {
+        asked.extend(["nvidia", "nvidia_uvm"]);
+    }
+    asked.sort_unstable();
+    asked.dedup();
     let may_hide = asked.iter().any(|name| uncounted(snapshot, name, false) > 0);
-    let tells = |f: &Function| f.is_on_nvidia() || f.is_on_vfio() || is_on_sound(f);
+    let waits_for_nobody = |f: &Function| f.driver.as_deref() == Some(XHCI);
+    let tells =
+        |f: &Function| f.is_on_nvidia() || f.is_on_vfio() || waits_for_nobody(f) || counting(snapshot, f).is_some();
     let on_others = functions().any(|f| f.driver.is_some() && !tells(f));
     if !may_hide && !on_others {
         return Vec::new();
@@ -70,12 +70,26 @@ pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
         .collect()
 }
 
-/// The driver of a card's sound function, and its module: it counts who has a sound node of any of its cards open (linux,
-/// sound/core/pcm_native.c, snd_pcm_open; control.c, snd_ctl_open; hwdep.c and rawmidi.c alike: the card's module).
-const SOUND: &str = "snd_hda_intel";
+/// The drivers of a card's other functions whose modules count who has a node of any of their devices open: the sound
+/// function's (linux, sound/core/pcm_native.c, snd_pcm_open; control.c, snd_ctl_open; hwdep.c and rawmidi.c alike: the card's
+/// module), and that of the bus to its USB-C port (drivers/i2c/busses/i2c-nvidia-gpu.c, gpu_i2c_probe, the adapter's owner;
+/// i2c-core-base.c, i2c_get_adapter, and i2c_del_adapter, which waits for all who have it).
+const COUNTING: [(&str, &str); 2] = [("snd_hda_intel", "snd_hda_intel"), ("nvidia-gpu", "i2c_nvidia_gpu")];
+
+/// The driver of a card's USB controller: who has a device of it open is told that it has gone, and is not waited for (linux,
+/// drivers/usb/core/devio.c, usbfs_notify's USB_DEVICE_REMOVE). What is plugged in is a reason of its own.
+const XHCI: &str = "xhci_hcd";
+
+/// The module that counts the users of a function; None: there is none, or it is part of the kernel, which counts nobody.
+fn counting(snapshot: &Snapshot, function: &Function) -> Option<&'static str> {
+    let (_, module) = COUNTING
+        .iter()
+        .find(|(driver, _)| function.driver.as_deref() == Some(*driver))?;
+    snapshot.module(module)?.refs.map(|_| *module)
+}
 
 /// References of a module that neither its other modules nor the descriptors that were found account for: one of NVIDIA's
-/// driver's, or the sound cards'.
+/// driver's, or of those of a card's other functions.
 /// A descriptor that was handed on counts as often as it is seen, so that there may be more than this says, and not less.
 ///
 /// `at_least`: what may be counted twice is taken for what is; otherwise there may be less than this says, and not more.
@@ -84,13 +98,13 @@ fn uncounted(snapshot: &Snapshot, name: &str, at_least: bool) -> u32 {
     // Drivers that open /dev/nvidia-modeset through nvidia's own character device count it there as well
     // (nvidia_register_module, in kernel-open/nvidia/nv-frontend.c of the branches that have that file).
     let by_way_of = |node: &Node| at_least && name == "nvidia" && *node == Node::Modeset;
-    let is_on = |addr: PciAddr| {
-        snapshot
-            .function(addr)
-            .is_some_and(|f| f.driver.as_deref() == Some(SOUND))
+    let of_other = |node: &Node| match node {
+        Node::Sound(addr) | Node::I2c(addr) => {
+            snapshot.function(*addr).and_then(|f| counting(snapshot, f)) == Some(name)
+        }
+        _ => false,
     };
-    let of_sound = |node: &Node| name == SOUND && matches!(node, Node::Sound(addr) if is_on(*addr));
-    let is_of_module = |node: &Node| module_of(snapshot, node) == Some(name) || by_way_of(node) || of_sound(node);
+    let is_of_module = |node: &Node| module_of(snapshot, node) == Some(name) || by_way_of(node) || of_other(node);
     let open = snapshot.open.iter().filter(|(node, _)| is_of_module(node));
     let of_open = open.fold(0_u32, |sum, (node, count)| {
         sum.saturating_add(count.saturating_mul(references_per_open(node)))

@@ -389,14 +389,13 @@ impl Model {
                 "nouveau" => self.device(*addr).is_some_and(|d| d.driver == Some("nouveau")),
                 _ => false,
             },
-            Node::Sound(addr) => self
+            // A bus is its adapter's driver's.
+            Node::Sound(addr) | Node::I2c(addr) => self
                 .device(*addr)
                 .and_then(|d| d.driver)
                 .and_then(tables::driver_info)
                 .is_some_and(|d| d.module == name),
             Node::VfioGroup(_) | Node::VfioDevice(_) => name == "vfio_pci",
-            // A bus is its adapter's driver's.
-            Node::I2c(addr) => name == "nvidia" && self.device(*addr).is_some_and(|d| d.driver == Some("nvidia")),
             _ => name == "nvidia", // its GPUs' own, and those of the whole driver
         };
         // Of its character devices, for each open node one for the device and one for its operations.

@@ -258,7 +258,7 @@ fn what_another_vm_has_that_is_not_gone_is_refused_with_who_it_is() {
         (
             busy,
             false,
-            "VM 112 is starting or stopping. Hint: wait until that is over",
+            "VM 112 is starting or stopping, or another task has its lock. Hint: wait until that is over",
         ),
         (
             called,

@@ -5,8 +5,9 @@ use gpu_handoff::model::plan::Way;
 use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::settings::values::Doubt;
 
+use crate::common::hosts::add_card;
 use crate::common::session::vm;
-use crate::common::{End, Model, Process, Session, addr, host};
+use crate::common::{End, Generation, Model, Process, Session, addr, host};
 use crate::plan_out;
 
 /// From 595 on an unbind that meets a user never ends: only the unload, which the kernel itself refuses, is safe.
@@ -159,6 +160,42 @@ fn who_was_not_seen_is_in_the_way_only_where_the_counts_say_so() {
             let mut session = Session::new(&[addr(2, 0)]);
             session.settings.doubt = Doubt::GoOn;
             assert!(session.plan_out(&mut model).is_ok(), "{case}");
+        }
+    }
+}
+
+/// A card with a USB-C port has two more functions: a controller, which waits for nobody, and a bus, whose driver's module
+/// counts who has it open.
+#[test]
+fn who_was_not_seen_is_in_the_way_of_a_usb_c_port_only_where_the_counts_say_so() {
+    for (pinned, open, refused) in [
+        (0, false, None),
+        (0, true, None),
+        (1, false, Some("process 9 (python3, container 104) is ending")),
+        (1, true, Some("process 9 (python3, container 104) is ending")),
+    ] {
+        let mut model = Model::new(Generation::K6_12);
+        add_card(&mut model, 1, 0x2204, 4);
+        for (function, driver) in (0..).zip(["nvidia", "snd_hda_intel", "xhci_hcd", "nvidia-gpu"]) {
+            model.settle_on(addr(1, function), driver);
+        }
+        // Another card's bus is counted by the same module, and is no function that leaves.
+        add_card(&mut model, 2, 0x2204, 4);
+        model.settle_on(addr(2, 0), "nvidia");
+        model.settle_on(addr(2, 3), "nvidia-gpu");
+        model.pins.extend(std::iter::repeat_n("i2c_nvidia_gpu", pinned));
+        if open {
+            model.processes.push(Process::new(8, &[Node::I2c(addr(2, 3))]));
+        }
+        model.processes.push(Process {
+            ending: true,
+            ..Process::new(9, &[])
+        });
+        let case = format!("{pinned} {open}");
+        match (plan_out(&mut model, &[addr(1, 0)]), refused) {
+            (Ok(_), None) => {}
+            (Err(refusal), Some(said)) => assert!(refusal.to_string().contains(said), "{case}: {refusal}"),
+            (plan, _) => panic!("{case}: {plan:?}"),
         }
     }
 }
