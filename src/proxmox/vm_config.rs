@@ -122,7 +122,7 @@ impl VmConfig {
             });
         }
         let fields = propstring::parse(schema::machine_format(generation), machine.unwrap_or_default());
-        fields.unwrap_or_default().get("type").is_some_and(|t| says_q35(t))
+        fields.unwrap_or_default().get("type").is_some_and(says_q35)
     }
 
     /// The keys that `[PENDING]` deletes, and whether by force (a leading `!`).
