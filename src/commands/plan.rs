@@ -9,9 +9,10 @@ use crate::host::snapshot::Snapshot;
 use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan};
 use crate::model::record::{Owner, Record};
-use crate::model::refusal::Refusal;
+use crate::model::refusal::{Reason, Refusal};
 use crate::output::plan;
 use crate::output::print::print;
+use crate::plan::obstacles::at_work;
 use crate::plan::selection::{Given, HostpciEntry, lent_by_hand};
 use crate::plan::{home, owners};
 use crate::proxmox::container_config::GpuContainer;
@@ -44,10 +45,11 @@ pub struct Shown<'a> {
 /// Shows the plan. A refusal is a result too: it is shown, and the exit code is that of the refusal.
 pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
     host.read_settings(target.vm)?;
-    let records = host.records(None)?;
+    let (records, problems) = host.load(None)?;
     let mut snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
-    let refusal = given.refused.clone().map(Refusal::from);
+    let unreadable = problems.first().map(|problem| Reason::Other(problem.to_string()));
+    let refusal = unreadable.or_else(|| given.refused.clone()).map(Refusal::from);
     let by_hand = target.vm.and_then(|_| lent_by_hand(&records, &snapshot, &given.gpus));
     let mut first = Vec::new();
     let plan = match refusal.map_or_else(|| before(host, target, &given, &mut snapshot, &records), |r| Ok(Err(r)))? {
@@ -107,6 +109,12 @@ fn before(
     let own = records.iter().find(|r| r.owner == owner);
     let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
     let wanted = owners::wanted(snapshot, &given.gpus, &functions, own);
+    // While a run is at work, whose its record is says little: pre-start waits until it is over.
+    let concerned = records.iter().filter(|r| !owners::among(r, &wanted).is_empty());
+    let runs: Vec<Reason> = concerned.filter_map(at_work).collect();
+    if !runs.is_empty() {
+        return Ok(Err(Refusal(runs)));
+    }
     let (mut tried, mut homes) = (Vec::new(), Vec::new());
     loop {
         let first = match owners::first(snapshot, records, owner, &wanted, &tried, |r| host.signs(r)) {
@@ -114,8 +122,16 @@ fn before(
             Ok(None) => return Ok(Ok(homes)),
             Err(reasons) => return Ok(Err(Refusal(reasons))),
         };
-        tried.push(first.record.owner);
-        let taken: Vec<PciAddr> = first.part.comes.taken.iter().map(|t| t.addr).collect();
+        let of = first.record.owner;
+        tried.push(of);
+        let taken = first.part.addrs();
+        let needed = host.needed_at_home(&taken, snapshot, &[owner, of])?;
+        if !needed.is_empty() {
+            if of == owner && !taken.iter().any(|a| wanted.contains(&a.slot())) {
+                continue; // it stays on record, and the start goes on
+            }
+            return Ok(Err(Refusal(needed)));
+        }
         host.ask(snapshot, &taken, host.budgets.look)?;
         match home::plan(snapshot, &first.part.comes) {
             Ok(plan) => homes.push(plan),

@@ -175,3 +175,49 @@ impl Error {
 pub fn chain(error: Error) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    use crate::model::refusal::Reason;
+
+    #[test]
+    fn who_has_done_something_does_not_say_that_nothing_was_changed() {
+        let refused = || Error::Refused(Refusal::from(Reason::Other("no. Hint: yes".to_owned())));
+        let late = Error::Overdue {
+            what: "nobody came".to_owned(),
+            within: Duration::from_secs(5),
+            hint: "wait".to_owned(),
+        };
+        let recovery = |exit| Error::Recovery {
+            exit,
+            what: "VM 111: no".to_owned(),
+        };
+        for (error, said) in [
+            (refused(), "what was done so far stays done; then: no. Hint: yes"),
+            (
+                late,
+                "what was done so far stays done; then: nobody came within 5 s. Hint: wait",
+            ),
+            (
+                Error::Interrupted,
+                "what was done so far stays done; then: a signal asked us to end while waiting",
+            ),
+            (recovery(Exit::Refused), "VM 111: no"),
+            (recovery(Exit::Overdue), "VM 111: no"),
+        ] {
+            let beside = error.beside();
+            assert_eq!((beside.exit(), beside.to_string().as_str()), (Exit::Failed, said));
+        }
+        // What says by itself how the host is stays as it is.
+        for error in [recovery(Exit::NotRestored), Error::Restored { what: "a".to_owned() }] {
+            let (exit, text) = (error.exit(), error.to_string());
+            let beside = error.beside();
+            assert_eq!((beside.exit(), beside.to_string()), (exit, text));
+        }
+        assert_eq!(refused().exit(), Exit::Refused);
+    }
+}

@@ -17,7 +17,7 @@ slowly() {
 	at_it() { gpu-handoff status | grep -q "at '$act'"; }
 	wait_for 60 at_it; kill -TSTP $run
 	asked 0 gpu-handoff status; asked 0 gpu-handoff recover -n
-	asked 3 gpu-handoff plan --vm 111
+	asked 3 gpu-handoff plan --vm 111; asked 3 gpu-handoff plan --vm 112
 	is "$(state_of $run)" S "the run after Ctrl-Z"
 	wait $run || { cat /root/hook; fail "the hook"; }
 	cat /root/hook; stub "$1" 0
