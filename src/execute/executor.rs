@@ -114,6 +114,7 @@ impl<'a> Executor<'a> {
             }
         }
         self.rest(State::Away);
+        self.record.beside.clear();
         if all_well {
             self.record.awake.clear();
         }
@@ -121,6 +122,7 @@ impl<'a> Executor<'a> {
             return Ok(());
         };
         self.record.awake.clone_from(&plan.awake);
+        self.record.beside.clone_from(&plan.beside);
         // A card that is away without a record would not come home by itself.
         let why = ActError::Failed(chain(error));
         let what = "the end of the handoff";

@@ -4,7 +4,8 @@
 //! ```text
 //! out   vfio-pci there -> overrides set -> .3 .2 .1 unbound -> .0 let go -> all bound to vfio-pci
 //!       .0 is let go by unloading the driver's modules (all its GPUs leave; the kernel itself refuses if
-//!       anybody is left) or by unbind (some GPUs stay)
+//!       anybody is left) or by unbind (some GPUs stay); of a driver whose unbind may never end by unloading it, too,
+//!       and loading it again for those that stay
 //! home  .3 .2 .1: override := original driver -> unbound from vfio-pci
 //!       .0: the same -> module loaded -> probed -> override as it was
 //!       .1 .2 .3: module loaded -> probed -> override as it was; then the modules that were loaded beside nvidia
@@ -21,13 +22,13 @@ use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
 use crate::model::act::Act;
-use crate::model::record::{Owner, Taken};
+use crate::model::record::{Beside, Owner, Taken};
 
 /// How the GPUs leave their host driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
-    /// The driver's modules are unloaded: all its GPUs leave.
+    /// The driver's modules are unloaded: all its GPUs leave, or get it back when it is loaded again.
     Unload,
     /// Each GPU is unbound: others stay.
     Unbind,
@@ -68,6 +69,9 @@ pub struct Plan {
     pub way: Way,
     /// What is taken (out) or given back (home).
     pub taken: Vec<Taken>,
+    /// What stays on the driver that is unloaded, and gets it back before the end (out).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Beside>,
     /// Modules that are loaded again at home, in the order of unloading.
     pub modules: Vec<String>,
     /// Units that are stopped (out) or started again (home).

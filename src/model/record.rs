@@ -83,6 +83,17 @@ pub struct Taken {
     pub parent: Option<PciAddr>,
 }
 
+/// A function that stays on NVIDIA's driver while another leaves it, where the driver can only be unloaded and loaded again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// Where it is on the bus.
+    pub addr: PciAddr,
+    /// The driver it has, of NVIDIA's module: a GPU's or an NVSwitch's.
+    pub driver: String,
+    /// The `driver_override` it has; while it is without its driver it has that one's name, so that nobody else takes it.
+    pub driver_override: Option<String>,
+}
+
 /// One handoff, from the first act of the way out to the last of the way home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -98,6 +109,9 @@ pub struct Record {
     pub state: State,
     /// What was taken, in the order of its addresses.
     pub taken: Vec<Taken>,
+    /// What stays and is without its driver until the modules are loaded again; none once everything is away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")] // since a later version
+    pub beside: Vec<Beside>,
     /// Modules that were unloaded and are loaded again at home, in the order of unloading.
     pub modules: Vec<String>,
     /// Units that were stopped and are started again at home.
@@ -194,6 +208,7 @@ impl Record {
             boot_id,
             state: State::Leaving,
             taken: Vec::new(),
+            beside: Vec::new(),
             modules: Vec::new(),
             units: Vec::new(),
             consoles: Vec::new(),
@@ -243,7 +258,10 @@ impl Record {
                     let driver = t.driver.as_deref() == Some("nvidia") && name.starts_with("nvidia");
                     driver || t.module.as_ref() == Some(name)
                 };
-                let touched: Vec<PciAddr> = self.taken.iter().filter(of).map(|t| t.addr).collect();
+                let mut touched: Vec<PciAddr> = self.taken.iter().filter(of).map(|t| t.addr).collect();
+                if name.starts_with("nvidia") {
+                    touched.extend(self.beside.iter().map(|b| b.addr));
+                }
                 // A module that is nobody's driver (vfio_pci) could have been after any of them.
                 if touched.is_empty() {
                     self.taken.iter().map(|t| t.addr).collect()

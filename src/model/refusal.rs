@@ -29,7 +29,12 @@ impl Refusal {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => Some(holder.pid),
             _ => None,
         };
-        self.0.iter().map(pid).collect()
+        // It only says why they are in the way.
+        let others = self
+            .0
+            .iter()
+            .filter(|reason| !matches!(reason, Reason::Reloaded { .. }));
+        others.map(pid).collect()
     }
 
     /// Whether a VM's own QEMU is in the way.
@@ -205,11 +210,16 @@ pub enum Reason {
         /// References that no module and no process accounts for.
         refs: u32,
     },
-    /// The GPU would leave by an unbind, of a driver whose unbind must not meet a user.
+    /// The settings ask for an unbind, of a driver whose unbind must not meet a user.
     OneShot {
         /// The driver's version; empty where it is not known, which counts as such a driver.
         version: String,
-        /// The functions that stay on it; none where the settings ask for the unbind.
+    },
+    /// Such a driver is unloaded and loaded again, and somebody uses it.
+    Reloaded {
+        /// As before.
+        version: String,
+        /// The functions that stay on it.
         staying: Vec<PciAddr>,
     },
     /// The settings ask for an unload, and some GPUs stay on the driver.
@@ -413,17 +423,17 @@ impl Reason {
                 ),
                 "find the 'frame buffer device' among /sys/class/vtconsole/*/name and write 0 to its 'bind'".into(),
             ),
-            Reason::OneShot { version, staying } if staying.is_empty() => (
+            Reason::OneShot { version } => (
                 format!("'way' is \"unbind\", and {}", never_ends(version)),
                 "set 'way' to \"auto\" in /etc/gpu-handoff/config.toml".into(),
             ),
-            Reason::OneShot { version, staying } => (
+            Reason::Reloaded { version, staying } => (
                 format!(
-                    "{}, and the driver cannot be unloaded while {} stays on it",
+                    "{}, so that the driver is unloaded and loaded again; for that moment nobody may use {} either",
                     never_ends(version),
                     join(staying)
                 ),
-                "give the VM all GPUs of the driver, or use a driver before 595".into(),
+                "end what uses them, give the VM all GPUs of the driver, or use a driver before 595".into(),
             ),
             Reason::UnloadAsked { staying } => (
                 format!("'way' is \"unload\", and {} stays on the driver", join(staying)),

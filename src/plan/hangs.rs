@@ -187,6 +187,7 @@ pub fn freeing(snapshot: &Snapshot, call: &StuckCall, record: &Record) -> Plan {
         units: Vec::new(),
         consoles,
         platforms: Vec::new(),
+        beside: Vec::new(),
         awake: Vec::new(),
         missing: Vec::new(),
         steps: steps.into_list(),

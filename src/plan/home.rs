@@ -42,6 +42,7 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
         cards: slots(&cards(snapshot, record)),
         way: if moves { Way::Unbind } else { Way::AlreadyThere },
         taken: record.taken.clone(),
+        beside: Vec::new(),
         modules: record.modules.clone(),
         units: record.units.clone(),
         consoles: record.consoles.clone(),
@@ -105,6 +106,9 @@ fn removed(snapshot: &Snapshot, record: &Record) -> Vec<Function> {
     record.taken.iter().filter_map(as_found).collect()
 }
 
+/// What is said of a function that has fallen off the bus.
+const GONE: &str = "does not answer any more (it reads all ones) and needs a power cycle";
+
 /// A function as it was and as it is.
 type Present<'a> = (&'a Taken, &'a Function);
 
@@ -120,11 +124,16 @@ fn present_and_missing<'a>(
         match snapshot.function(taken.addr).or(known) {
             None => {} // what is not there is among what is to be found
             // Every access to it would take the minute that the kernel waits for a device after a reset.
-            Some(function) if function.gone => missing.push((
-                taken.addr,
-                "does not answer any more (it reads all ones) and needs a power cycle".to_owned(),
-            )),
+            Some(function) if function.gone => missing.push((taken.addr, GONE.to_owned())),
             Some(function) => present.push((taken, function)),
+        }
+    }
+    // Of what stayed nothing is known by which it could be found again.
+    for beside in record.beside.iter().filter(|b| !record.has(b.addr)) {
+        match snapshot.function(beside.addr) {
+            None => missing.push((beside.addr, "is not on the bus any more".to_owned())),
+            Some(function) if function.gone => missing.push((beside.addr, GONE.to_owned())),
+            Some(_) => {}
         }
     }
     // An NVSwitch, whose driver is in the same module, does not keep that loaded: without a GPU it gives up.

@@ -7,7 +7,7 @@ use crate::host::functions::{Function, VFIO_PCI};
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Act;
 use crate::model::plan::Step;
-use crate::model::record::{Record, State, Taken};
+use crate::model::record::{Beside, Record, State, Taken};
 use crate::plan::awake::{bridges, sleepers};
 use crate::plan::steps::Steps;
 use crate::plan::vendor::nvidia::drm_holds_gpus;
@@ -60,6 +60,19 @@ impl WayHome<'_> {
         for (_, function) in self.driverless().filter(|(_, f)| !kept(f)) {
             steps.set_override(function.addr, Some(VFIO_PCI));
         }
+        // Neither may NVIDIA's driver take a GPU, with its load for another, whose sound is not off vfio-pci yet.
+        for (_, function) in present
+            .iter()
+            .filter(|(t, f)| self.waits_for_its_sound(t, f) && !kept(f))
+        {
+            steps.set_override(function.addr, Some(VFIO_PCI));
+        }
+        // Somebody has had NVIDIA's driver take what is not its own, and the service, which runs again, holds that.
+        if coming.iter().any(|f| f.is_on_nvidia()) {
+            for unit in &record.units {
+                steps.stop(unit).soft();
+            }
+        }
         // Their nodes of VFIO, as long as they are on vfio-pci: a guest that came now would hold up the unbind.
         let behind = coming.iter().filter(|f| f.driver.is_some());
         let behind: Vec<PciAddr> = behind.filter(|_| record.gate).map(|f| f.addr).collect();
@@ -84,8 +97,9 @@ impl WayHome<'_> {
                 self.bring_home(taken, function, &mut steps);
             }
         }
+        let bereft = self.serve_those_that_stay(&mut steps);
         // Without any of their GPUs they would not load, and serve nobody.
-        if gpus > 0 || self.all_are_there {
+        if gpus > 0 || bereft || self.all_are_there {
             self.load_modules(&mut steps, &mut notes);
         }
         for (taken, function) in self.driverless() {
@@ -114,6 +128,33 @@ impl WayHome<'_> {
         }
     }
 
+    /// What a run that was killed has left without its driver, when that was unloaded for another, has it again; what
+    /// somebody has given to a guest meanwhile is left alone. Returns whether there is any of that.
+    fn serve_those_that_stay(&self, steps: &mut Steps<'_>) -> bool {
+        let is_known = |b: &&Beside| !self.record.has(b.addr);
+        let there = self.record.beside.iter().filter(is_known);
+        let there = there.filter_map(|b| Some((b, self.snapshot.function(b.addr)?)));
+        let bereft: Vec<(&Beside, &Function)> = there.filter(|(_, f)| !f.is_on_vfio() && !f.gone).collect();
+        let is_without = |b: &Beside, f: &Function| f.driver.as_ref() != Some(&b.driver);
+        for (Beside { addr, driver, .. }, function) in bereft.iter().filter(|(b, f)| is_without(b, f)) {
+            steps.set_override(*addr, Some(driver));
+            if let Some(other) = &function.driver {
+                steps.prove_free(*addr, &[], false);
+                steps.unbind(*addr, other);
+            }
+            if self.snapshot.module("nvidia").is_none() && !steps.loads("nvidia") {
+                steps.load("nvidia");
+            }
+            let again = vec![Act::load("nvidia"), Act::probe(*addr, driver)];
+            steps.probe(*addr, driver).rungs(vec![again]);
+        }
+        // Nobody has asked what it is.
+        for (beside, _) in &bereft {
+            steps.set_override(beside.addr, beside.driver_override.as_deref());
+        }
+        !bereft.is_empty()
+    }
+
     /// Functions that are not on their driver.
     fn coming(&self) -> Vec<&Function> {
         let present = self.present.iter();
@@ -125,6 +166,17 @@ impl WayHome<'_> {
         self.present.iter().any(|(t, f)| f.driver != t.driver)
     }
 
+    /// Whether this is a GPU without a driver beside a sound function that is on vfio-pci.
+    fn waits_for_its_sound(&self, taken: &Taken, function: &Function) -> bool {
+        let sound = PciAddr {
+            function: 1,
+            ..function.addr
+        };
+        let is_gpu = function.addr.function == 0 && taken.driver.as_deref() == Some("nvidia");
+        let is_there = |(_, f): &(&Taken, &Function)| f.addr == sound && f.is_on_vfio();
+        is_gpu && function.driver.is_none() && self.present.iter().any(is_there)
+    }
+
     /// Functions that had no driver, where others move.
     fn driverless(&self) -> impl Iterator<Item = &(&Taken, &Function)> {
         let moves = self.moves();
@@ -134,7 +186,8 @@ impl WayHome<'_> {
     /// Takes a function off the driver that it is on; who looks for it from then on finds the one that it goes to.
     fn let_go(&self, taken: &Taken, function: &Function, steps: &mut Steps<'_>) {
         let addr = function.addr;
-        if taken.driver.is_some() && taken.driver != function.driver_override {
+        let is_other = taken.driver != function.driver_override || self.waits_for_its_sound(taken, function);
+        if taken.driver.is_some() && is_other {
             steps.set_override(addr, taken.driver.as_deref());
         }
         if let Some(current) = &function.driver {

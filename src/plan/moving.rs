@@ -6,8 +6,8 @@ use crate::base::pci::PciAddr;
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card, users_first};
 use crate::model::plan::Way;
-use crate::model::record::Record;
-use crate::plan::vendor::nvidia::drm_holds_gpus;
+use crate::model::record::{Beside, Record};
+use crate::plan::vendor::nvidia::{drm_holds_gpus, is_one_shot};
 use crate::settings::values::{Settings, WayOut};
 
 /// What is looked at before a way is chosen.
@@ -20,6 +20,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) functions: Vec<&'a Function>,
     /// Those of them that are not on vfio-pci yet.
     pub(crate) leaving: Vec<&'a Function>,
+    /// What stays, and an interrupted run may have left without the driver that it had.
+    bereft: Vec<Beside>,
 }
 
 impl<'a> Ground<'a> {
@@ -43,11 +45,15 @@ impl<'a> Ground<'a> {
         );
         let functions: Vec<&Function> = set.iter().filter_map(|a| snapshot.function(*a)).collect();
         let leaving = functions.iter().copied().filter(|f| !f.is_on_vfio()).collect();
+        let of_earlier = earlier.into_iter().flat_map(|r| &r.beside);
+        let is_there = |b: &&Beside| !set.contains(&b.addr) && snapshot.function(b.addr).is_some();
+        let bereft = of_earlier.filter(is_there).cloned().collect();
         Ground {
             snapshot,
             set,
             functions,
             leaving,
+            bereft,
         }
     }
 
@@ -71,17 +77,41 @@ impl<'a> Ground<'a> {
         on_nvidia.map(|f| f.addr).filter(|a| !self.set.contains(a)).collect()
     }
 
-    /// The way that the settings ask for; left to us, NVIDIA's driver is unloaded where nothing stays on it.
+    /// What stays on NVIDIA's driver and is without it for a moment, since it is unloaded and loaded again; and what may have
+    /// been without it since a run that was killed.
+    pub(crate) fn beside(&self, way: Way) -> Vec<Beside> {
+        let mut beside = self.bereft.clone();
+        if way == Way::Unload && is_one_shot(self.snapshot) {
+            let staying = self.staying();
+            let new = staying.iter().filter(|a| self.bereft.iter().all(|b| b.addr != **a));
+            beside.extend(new.filter_map(|a| {
+                let function = self.snapshot.function(*a)?;
+                Some(Beside {
+                    addr: *a,
+                    driver: function.driver.clone()?,
+                    driver_override: function.driver_override.clone(),
+                })
+            }));
+        }
+        beside
+    }
+
+    /// The way that the settings ask for; left to us, NVIDIA's driver is unloaded where nothing stays on it, and where its
+    /// unbind could wait for ever.
     pub(crate) fn way(&self, settings: &Settings) -> Way {
         if self.leaving.is_empty() {
             Way::AlreadyThere
         } else if !self.leaves_nvidia() {
             Way::Unbind
-        } else if settings.way == WayOut::Unload || (settings.way == WayOut::Auto && self.staying().is_empty()) {
+        } else if settings.way == WayOut::Unload || (settings.way == WayOut::Auto && self.unloads()) {
             Way::Unload
         } else {
             Way::Unbind
         }
+    }
+
+    fn unloads(&self) -> bool {
+        self.staying().is_empty() || is_one_shot(self.snapshot)
     }
 
     /// Modules that are unloaded, in that order.

@@ -8,7 +8,7 @@ use crate::host::functions::Function;
 use crate::host::modules::Problem;
 use crate::host::snapshot::Snapshot;
 use crate::model::plan::Way;
-use crate::model::record::{Owner, Record, found_again};
+use crate::model::record::{Beside, Owner, Record, found_again};
 use crate::model::refusal::{Reason, Split};
 use crate::plan::moving::Ground;
 use crate::plan::vendor::nvidia::is_one_shot;
@@ -68,6 +68,32 @@ pub(crate) fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason
     reasons
 }
 
+/// What speaks against taking the driver off what stays on it, for a moment.
+pub(crate) fn beside_reasons(snapshot: &Snapshot, beside: &[Beside]) -> Vec<Reason> {
+    let functions = || beside.iter().filter_map(|b| snapshot.function(b.addr));
+    let mut reasons: Vec<Reason> = silent(functions()).into_iter().collect();
+    for function in functions() {
+        if function.stuck && snapshot.calls_at(function.addr).next().is_none() {
+            reasons.push(Reason::Stuck(function.addr));
+        }
+        reasons.extend(function.gone.then_some(Reason::Gone(function.addr)));
+        reasons.extend(split(snapshot, function));
+        let sound = PciAddr {
+            function: 1,
+            ..function.addr
+        };
+        if snapshot.function(sound).is_some_and(Function::is_on_vfio) {
+            reasons.push(Reason::Other(format!(
+                "the driver would be loaded again for {}, which stays on it, and take {sound} for a sound card, which is on \
+                 vfio-pci: the kernel may oops (open-gpu-kernel-modules issue 1365). Hint: leave {sound} to snd_hda_intel or \
+                 to no driver: see 'ids=' of vfio-pci in /etc/modprobe.d",
+                function.addr
+            )));
+        }
+    }
+    reasons
+}
+
 /// That the kernel gave no answer about some of these: what was not read is not taken for what is not there.
 pub(crate) fn silent<'a>(functions: impl Iterator<Item = &'a Function>) -> Option<Reason> {
     let unread = functions.filter(|f| !f.asked && !f.stuck);
@@ -107,21 +133,29 @@ pub(crate) fn taken_reasons(ground: &Ground<'_>, owner: Owner, records: &[Record
 }
 
 /// What speaks against the way and not against the devices: an unload under GPUs that stay, an unbind that a user would
-/// hold up for ever.
-pub(crate) fn way_reasons(ground: &Ground<'_>, way: Way) -> Option<Reason> {
+/// hold up for ever. `others`: what speaks against it so far, of which it is said why those that stay matter.
+pub(crate) fn way_reasons(ground: &Ground<'_>, way: Way, others: &[Reason]) -> Option<Reason> {
     let staying = ground.staying();
-    if way == Way::Unload && !staying.is_empty() {
-        return Some(Reason::UnloadAsked { staying });
+    let is_one_shot = is_one_shot(ground.snapshot);
+    let version = || {
+        ground
+            .snapshot
+            .nvidia
+            .as_ref()
+            .map(|n| n.version.clone())
+            .unwrap_or_default()
+    };
+    let is_by_user = |reason: &Reason| matches!(reason, Reason::Held { .. } | Reason::Doubtful { .. });
+    match way {
+        Way::Unload if staying.is_empty() => None,
+        Way::Unload if !is_one_shot => Some(Reason::UnloadAsked { staying }),
+        Way::Unload => others.iter().any(is_by_user).then(|| Reason::Reloaded {
+            version: version(),
+            staying,
+        }),
+        _ => (way == Way::Unbind && ground.leaves_nvidia() && is_one_shot)
+            .then(|| Reason::OneShot { version: version() }),
     }
-    let unbinds_nvidia = way == Way::Unbind && ground.leaves_nvidia();
-    if !unbinds_nvidia || !is_one_shot(ground.snapshot) {
-        return None;
-    }
-    let version = ground.snapshot.nvidia.as_ref().map(|n| n.version.clone());
-    Some(Reason::OneShot {
-        version: version.unwrap_or_default(),
-        staying: ground.staying(),
-    })
 }
 
 /// What nobody has asked about counts as missing: a way out without a way home is worse than none.

@@ -13,7 +13,9 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::consoles::Displays;
 use crate::plan::hangs;
 use crate::plan::moving::Ground;
-use crate::plan::obstacles::{at_work, host_reasons, load_reasons, removed, taken_reasons, way_reasons};
+use crate::plan::obstacles::{
+    at_work, beside_reasons, host_reasons, load_reasons, removed, taken_reasons, way_reasons,
+};
 use crate::plan::out_steps::WayOut;
 use crate::plan::steps::both;
 use crate::plan::taken::taken_from;
@@ -44,10 +46,17 @@ pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings
     names
 }
 
-/// The functions that would move: those whose details [`plan`] needs.
-pub fn moving(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record]) -> Vec<PciAddr> {
+/// The functions whose details [`plan`] needs: those that would move, and those that are without their driver meanwhile.
+pub fn moving(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], settings: &Settings) -> Vec<PciAddr> {
     let earlier = records.iter().find(|r| r.owner == wanted.owner);
-    Ground::of(snapshot, wanted.gpus, wanted.given, earlier).addrs()
+    let ground = Ground::of(snapshot, wanted.gpus, wanted.given, earlier);
+    let beside = ground.beside(ground.way(settings));
+    ground
+        .set
+        .iter()
+        .copied()
+        .chain(beside.iter().map(|b| b.addr))
+        .collect()
 }
 
 /// The plan. `records` are all handoffs there are; the functions that move have their details in the snapshot
@@ -69,6 +78,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let addrs = ground.addrs();
     let way = ground.way(settings);
     let modules = ground.modules(way);
+    let beside = ground.beside(way);
 
     let absent = gpus.iter().filter(|gpu| snapshot.function(**gpu).is_none());
     let mut reasons: Vec<Reason> = absent.map(|gpu| Reason::Absent(*gpu)).collect();
@@ -77,10 +87,11 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let unloaded = modules.iter().any(|m| m == "nvidia").then_some("nvidia");
     reasons.extend(hangs::on_the_way_out(snapshot, &addrs, unloaded));
     reasons.extend(host_reasons(&ground, given));
+    reasons.extend(beside_reasons(snapshot, &beside));
     reasons.extend(taken_reasons(&ground, owner, records));
     reasons.dedup();
-    let judged = judge_holders(&ground, &addrs, way, settings, &mut reasons);
-    reasons.extend(way_reasons(&ground, way));
+    let judged = judge_holders(&ground, way, settings, &mut reasons);
+    reasons.extend(way_reasons(&ground, way, &reasons));
     if way == Way::Unbind && !modules.is_empty() {
         reasons.extend(users::drm_needed(snapshot, &ground.set));
     }
@@ -98,7 +109,17 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         .iter()
         .map(|f| {
             let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == f.addr));
-            known.cloned().unwrap_or_else(|| taken_from(snapshot, f, settings))
+            known.cloned().unwrap_or_else(|| {
+                let mut taken = taken_from(snapshot, f, settings);
+                // A run that was killed has left it without its driver.
+                let bereft = records.iter().flat_map(|r| &r.beside).find(|b| b.addr == f.addr);
+                if let Some(beside) = bereft.filter(|_| taken.driver.is_none()) {
+                    taken.driver = Some(beside.driver.clone());
+                    taken.driver_override.clone_from(&beside.driver_override);
+                    taken.module = Some("nvidia".to_owned());
+                }
+                taken
+            })
         })
         .collect();
     let mut notes = judged.notes.clone();
@@ -108,6 +129,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let decided = WayOut {
         ground: &ground,
         way,
+        beside: &beside,
         modules: &modules,
         judged: &judged,
         displays: &displays,
@@ -121,6 +143,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         cards: slots(gpus),
         way,
         taken,
+        beside,
         modules: both(earlier.map(|r| &r.modules), &modules),
         units: both(earlier.map(|r| &r.units), &judged.units),
         consoles: both(earlier.map(|r| &r.consoles), &displays.consoles),
@@ -140,6 +163,23 @@ fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<
             "nvidia_drm is reloaded: driver {} lets no GPU go while it is loaded; displays of the GPUs that stay are \
              dark meanwhile",
             ground.snapshot.nvidia.as_ref().map_or("?", |n| n.version.as_str())
+        ));
+    }
+    let reloaded: Vec<PciAddr> = match way {
+        Way::Unload => ground.staying(),
+        _ => Vec::new(),
+    };
+    if !reloaded.is_empty() {
+        let version = ground.snapshot.nvidia.as_ref().map_or("", |n| n.version.as_str());
+        let (stays, are, its) = match reloaded.len() {
+            1 => ("stays", "is", "its"),
+            _ => ("stay", "are", "their"),
+        };
+        notes.push(format!(
+            "driver {} is unloaded and loaded again, since its unbind may never end; {}, which {stays} on it, {are} without it \
+             meanwhile, {its} displays dark, and what nvidia-smi has set there is gone",
+            if version.is_empty() { "of unknown version" } else { version },
+            join(&reloaded)
         ));
     }
     let ours = |addr: PciAddr| earlier.is_some_and(|r| r.has(addr));

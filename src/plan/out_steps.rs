@@ -6,7 +6,7 @@ use crate::base::pci::PciAddr;
 use crate::host::functions::{Function, VFIO_PCI};
 use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Step, Way};
-use crate::model::record::Record;
+use crate::model::record::{Beside, Record};
 use crate::plan::awake::{bridges, sleepers};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
@@ -19,6 +19,8 @@ use crate::settings::values::{Gate, Reset, Settings};
 pub(crate) struct WayOut<'a> {
     pub(crate) ground: &'a Ground<'a>,
     pub(crate) way: Way,
+    /// What stays and is without its driver meanwhile.
+    pub(crate) beside: &'a [Beside],
     /// Modules that are unloaded, in that order.
     pub(crate) modules: &'a [String],
     pub(crate) judged: &'a Judged,
@@ -32,7 +34,8 @@ impl WayOut<'_> {
     /// The acts, and the bridges that may not sleep meanwhile.
     pub(crate) fn steps(&self) -> (Vec<Step>, Vec<PciAddr>) {
         let Ground { snapshot, leaving, .. } = self.ground;
-        let mut steps = Steps::out(&self.settings.budgets, self.on_nvidia().len(), &self.ground.addrs());
+        let let_go = self.on_nvidia().len() + self.beside.len();
+        let mut steps = Steps::out(&self.settings.budgets, let_go, &self.ground.addrs());
         if !leaving.is_empty() && !snapshot.vfio_pci {
             // Never unloaded again: other VMs may come to depend on it.
             steps.load("vfio_pci").for_good();
@@ -53,6 +56,12 @@ impl WayOut<'_> {
         }
         for function in leaving {
             steps.change_override(function.addr, own_override(function, self.earlier), Some(VFIO_PCI));
+        }
+        for (beside, is) in self.without_a_driver() {
+            if is.driver_override.as_deref() != Some(&beside.driver) {
+                let own = beside.driver_override.as_deref();
+                steps.change_override(beside.addr, own, Some(&beside.driver));
+            }
         }
         // Functions 1 to 3 of Turing and later cards work only while function 0 is awake, so it goes last
         // (linux commit 6d2e369f0d, "PCI: Add NVIDIA GPU multi-function power dependencies").
@@ -82,7 +91,8 @@ impl WayOut<'_> {
         }
         self.open_gate(&mut steps);
         // A run that was killed may have left nothing to unbind, and something to give back.
-        if (self.way == Way::Unbind || self.earlier.is_some()) && !self.ground.staying().is_empty() {
+        let takes = self.way != Way::AlreadyThere || self.earlier.is_some();
+        if takes && !(self.ground.staying().is_empty() && self.beside.is_empty()) {
             self.serve_those_that_stay(&mut steps);
         }
         if self.displays.others {
@@ -104,7 +114,8 @@ impl WayOut<'_> {
     fn shut_gate(&self, steps: &mut Steps<'_>) {
         let leaving = self.behind_the_gate();
         if !leaving.is_empty() {
-            let whole = self.ground.staying().is_empty() && !self.on_nvidia().is_empty();
+            let unloaded = self.way == Way::Unload || self.ground.staying().is_empty();
+            let whole = unloaded && !self.on_nvidia().is_empty();
             steps.shut_gate(&leaving, whole);
         }
     }
@@ -143,6 +154,7 @@ impl WayOut<'_> {
             let mut back: Vec<Act> = gpus().map(|a| Act::set_override(a, Some("nvidia"))).collect();
             back.push(Act::load(module));
             back.extend(gpus().map(|a| Act::probe(a, "nvidia")));
+            back.extend(self.beside.iter().map(|b| Act::probe(b.addr, &b.driver)));
             step.undone_by(back);
         }
     }
@@ -186,11 +198,42 @@ impl WayOut<'_> {
         }
     }
 
+    /// What stays and is without its driver meanwhile, or is so already, and how it is.
+    fn without_a_driver(&self) -> impl Iterator<Item = (&Beside, &Function)> {
+        let is = |b: &'_ Beside| self.ground.snapshot.function(b.addr);
+        let both = self.beside.iter().filter_map(move |b| Some((b, is(b)?)));
+        both.filter(|(_, f)| self.way == Way::Unload || f.driver.is_none())
+    }
+
     /// Modules and services come back for those that stay on NVIDIA's driver; what a run that was killed has taken from them,
     /// too.
     fn serve_those_that_stay(&self, steps: &mut Steps<'_>) {
         for module in both(self.earlier.map(|r| &r.modules), self.modules).iter().rev() {
-            steps.load(module);
+            let step = steps.load(module);
+            // What stays may be in use from here on, and what leaves is taken back without another unload.
+            if module.starts_with("nvidia") && !self.beside.is_empty() {
+                step.for_good();
+            }
+            if module == "nvidia" {
+                for (Beside { addr, driver, .. }, _) in self.without_a_driver() {
+                    let again = vec![Act::load(module), Act::probe(*addr, driver)];
+                    steps.probe(*addr, driver).for_good().rungs(vec![again]);
+                }
+            }
+        }
+        for beside in self.beside {
+            let own = beside.driver_override.as_deref();
+            let is_changed = self
+                .without_a_driver()
+                .any(|(b, _)| b == beside && own != Some(&beside.driver));
+            let is = self
+                .ground
+                .snapshot
+                .function(beside.addr)
+                .map(|f| f.driver_override.as_deref());
+            if is_changed || is.is_some_and(|is| is != own) {
+                steps.set_override(beside.addr, own);
+            }
         }
         // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
         let mut gpus = self.ground.snapshot.gpus();

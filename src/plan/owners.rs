@@ -234,6 +234,7 @@ pub fn take_over(own: Record, from: &Record, slots: &BTreeSet<PciSlot>) -> (Reco
         }
     }
     own.taken.sort_by_key(|t| t.addr);
+    own.beside = both(Some(&own.beside), &from.beside);
     own.modules = both(Some(&own.modules), &from.modules);
     own.units = both(Some(&own.units), &from.units);
     own.consoles = both(Some(&own.consoles), &from.consoles);

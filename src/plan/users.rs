@@ -140,20 +140,21 @@ pub(crate) struct Judged {
 }
 
 /// Sorts the holders; the rest are reasons. `way`: where the driver is unloaded, the kernel refuses if anybody unseen has it
-/// open, and nobody's word counts against that.
-pub(crate) fn judge_holders(
-    ground: &Ground<'_>,
-    addrs: &[PciAddr],
-    way: Way,
-    settings: &Settings,
-    reasons: &mut Vec<Reason>,
-) -> Judged {
+/// open, and nobody's word counts against that; and who uses what stays on it counts, too.
+pub(crate) fn judge_holders(ground: &Ground<'_>, way: Way, settings: &Settings, reasons: &mut Vec<Reason>) -> Judged {
     let mut judged = Judged::default();
     let snapshot = ground.snapshot;
+    let addrs = &ground.addrs();
+    let let_go: Vec<PciAddr> = ground
+        .beside(way)
+        .iter()
+        .map(|b| b.addr)
+        .chain(addrs.iter().copied())
+        .collect();
     let accepts_doubt = settings.doubt == Doubt::GoOn && !is_one_shot(snapshot);
     let is_unbound = |a: &&PciAddr| way != Way::Unload || !snapshot.function(**a).is_some_and(Function::is_on_nvidia);
     let unbound: Vec<PciAddr> = addrs.iter().filter(is_unbound).copied().collect();
-    let all = held(snapshot, addrs).into_iter().chain(unseen(snapshot, &unbound));
+    let all = held(snapshot, &let_go).into_iter().chain(unseen(snapshot, &unbound));
     for reason in all.chain(usb_below(snapshot, addrs)) {
         match &reason {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if is_persistenced(holder) => {

@@ -51,7 +51,7 @@ impl Session {
             gpus: &given.gpus,
             given: &functions,
         };
-        let moving = out::moving(&snapshot, wanted, records);
+        let moving = out::moving(&snapshot, wanted, records, &self.settings);
         self.ask(&mut snapshot, &moving, self.budgets.look)?;
         let needed = out::needed(&snapshot, &given.gpus, &functions, &self.settings);
         let answers = self.kernel.loadable(&needed, self.budgets.look);
@@ -155,6 +155,7 @@ impl Session {
         }
         record.taken.extend(plan.taken.iter().cloned());
         record.taken.sort_by_key(|t| t.addr);
+        record.beside.clone_from(&plan.beside);
         record.modules.clone_from(&plan.modules);
         record.units.clone_from(&plan.units);
         record.consoles.clone_from(&plan.consoles);
@@ -380,6 +381,7 @@ mod tests {
             units: Vec::new(),
             consoles: Vec::new(),
             platforms: Vec::new(),
+            beside: Vec::new(),
             awake: Vec::new(),
             missing: Vec::new(),
             steps: vec![step; steps],

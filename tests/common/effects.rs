@@ -111,7 +111,7 @@ impl Kernel for Model {
         stuck.extend(self.calls_of_others().into_iter().flat_map(|c| c.at));
         let stuck = &stuck[..];
         let wedged = self.wedged();
-        if let Some(addr) = wedged.iter().find(|a| !stuck.contains(a)) {
+        if let Some(addr) = wedged.iter().find(|a| !stuck.contains(a) && self.is_known_to_hang(**a)) {
             self.laws.broken.push(format!("wedged: attributes of {addr} were read"));
         }
         Ok(self.snapshot(stuck))

@@ -50,6 +50,7 @@ impl Model {
         self.judge_users(act, &mut broken);
         if let (Some(set), Some(addr)) = (&self.laws.may_touch, act.function())
             && !set.contains(&addr)
+            && !self.gives_back(act)
         {
             broken.push(format!("law 2: {act}: not asked for"));
         }
@@ -78,16 +79,57 @@ impl Model {
     pub(super) fn judge_details(&mut self, addrs: &[PciAddr]) {
         let mut broken = Vec::new();
         for addr in addrs {
-            if self.wedged().contains(addr) {
+            if self.wedged().contains(addr) && self.is_known_to_hang(*addr) {
                 broken.push(format!("wedged: attributes of {addr} were read"));
             }
-            if self.laws.may_touch.as_ref().is_some_and(|set| !set.contains(addr)) {
+            let may = |set: &BTreeSet<PciAddr>| set.contains(addr) || self.is_let_go_with_the_others(*addr);
+            if self.laws.may_touch.as_ref().is_some_and(|set| !may(set)) {
                 broken.push(format!(
                     "law 2: attributes of {addr} were read, which was not asked for"
                 ));
             }
         }
         self.laws.broken.extend(broken);
+    }
+
+    /// Whether an act is about a function that has lost its driver with the unload for another, and gives it back: binds it,
+    /// or keeps others from it until then. One that another driver has taken is taken off that.
+    fn gives_back(&self, act: &Act) -> bool {
+        let Some(original) = act
+            .function()
+            .and_then(|addr| self.laws.original.as_ref()?.function(addr))
+        else {
+            return false;
+        };
+        let Some(had) = original
+            .driver
+            .filter(|d| d.starts_with("nvidia") && self.is_let_go_with_the_others(original.addr))
+        else {
+            return false;
+        };
+        match act {
+            Act::Probe { driver, .. } => driver.as_deref() == Some(had),
+            Act::SetOverride { driver, .. } => driver.as_deref() == Some(had) || *driver == original.driver_override,
+            Act::Unbind { driver, .. } => driver == "nouveau",
+            Act::ProveFree { .. } => true, // who looks touches nothing
+            _ => false,
+        }
+    }
+
+    /// Whether a function is on a driver that can only be unloaded, or was.
+    fn is_let_go_with_the_others(&self, addr: PciAddr) -> bool {
+        let was = self.laws.original.as_ref().and_then(|o| o.function(addr)?.driver);
+        let is = self.device(addr).and_then(|d| d.driver);
+        let on_nvidia = is.into_iter().chain(was).any(|d| d.starts_with("nvidia"));
+        on_nvidia && (self.is_one_shot() || self.version.is_empty())
+    }
+
+    /// Whether who looks can know that a call of ours hangs at a function. Not where it is none of ours, such as a GPU without a
+    /// driver that a module tries first; and who comes after a run that was killed does not where nothing could be written
+    /// any more: the kernel gives no answer then, and that is the refusal.
+    pub(super) fn is_known_to_hang(&self, addr: PciAddr) -> bool {
+        let is_ours = self.laws.may_touch.as_ref().is_none_or(|set| set.contains(&addr));
+        is_ours && self.ledger.as_ref().is_none_or(|ledger| !ledger.is_behind())
     }
 
     /// Law 1: no unbind or unload that begins may meet a user.
@@ -258,6 +300,12 @@ impl Model {
             Act::UnloadModule { name } => {
                 // One that was not there before need not come back.
                 let was_there = original.modules.contains(&name.as_str());
+                let module_of = |d: &&Device| d.driver.and_then(tables::driver_info).map(|i| i.module);
+                let of_it = self.devices.iter().filter(|d| module_of(d) == Some(name.as_str()));
+                let is_known = |a: PciAddr| record.has(a) || record.beside.iter().any(|b| b.addr == a);
+                if let Some(unknown) = of_it.map(|d| d.addr).find(|a| !is_known(*a)) {
+                    return Some(format!("the record lacks {unknown}, which stays"));
+                }
                 return lacks(record.modules.contains(name) || !was_there, name);
             }
             Act::StopUnit { name } => return lacks(record.units.contains(name), name),
@@ -273,6 +321,9 @@ impl Model {
         let before = original.function(addr)?;
         if self.device(addr).is_some_and(|d| d.bridge) {
             return lacks(record.awake.contains(&addr), "the bridge");
+        }
+        if record.beside.iter().any(|b| b.addr == addr) && self.gives_back(act) {
+            return None;
         }
         let Some(taken) = record.taken.iter().find(|t| t.addr == addr) else {
             return Some(format!("{addr}, which was {before:?}"));

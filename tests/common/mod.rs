@@ -33,7 +33,7 @@ pub mod session;
 pub mod state;
 pub mod tables;
 
-pub use before::State;
+pub use before::{FunctionState, State};
 pub use calls::Twist;
 pub use effects::{Fault, Killed};
 pub use hosts::{addr, host};

@@ -78,7 +78,7 @@ impl Session {
     }
 
     /// The records as a run reads them: what an interrupted run has left is waited for, and then counts as stuck.
-    fn records(&self, model: &mut Model) -> Vec<Record> {
+    pub fn records(&self, model: &mut Model) -> Vec<Record> {
         let Some(ledger) = model.ledger.clone() else {
             return Vec::new();
         };
@@ -134,7 +134,7 @@ impl Session {
     }
 
     fn judge(&self, model: &mut Model, mut snapshot: Snapshot, records: &[Record]) -> Result<Plan, Refusal> {
-        let moving = out::moving(&snapshot, self.wanted(), records);
+        let moving = out::moving(&snapshot, self.wanted(), records, &self.settings);
         self.ask(model, &mut snapshot, &moving);
         let needed = out::needed(&snapshot, &self.gpus, &self.given, &self.settings);
         snapshot.loadable = model.what_modprobe_says(&needed);
@@ -245,6 +245,7 @@ impl Session {
             .retain(|t| !plan.taken.iter().any(|new| new.addr == t.addr));
         record.taken.extend(plan.taken.iter().cloned());
         record.taken.sort_by_key(|t| t.addr);
+        record.beside.clone_from(&plan.beside);
         record.modules.clone_from(&plan.modules);
         record.units.clone_from(&plan.units);
         record.consoles.clone_from(&plan.consoles);

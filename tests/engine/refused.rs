@@ -3,35 +3,80 @@
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::plan::Way;
 use gpu_handoff::model::refusal::{Reason, Refusal};
-use gpu_handoff::settings::values::Doubt;
+use gpu_handoff::settings::values::{Doubt, WayOut};
 
 use crate::common::hosts::add_card;
 use crate::common::session::vm;
 use crate::common::{End, Generation, Model, Process, Session, addr, host};
-use crate::plan_out;
+use crate::{assert_as_before, plan_out};
 
-/// From 595 on an unbind that meets a user never ends: only the unload, which the kernel itself refuses, is safe.
+/// From 595 on an unbind that meets a user never ends, and of a driver whose version cannot be read that is not known: only
+/// the unload is safe, which the kernel itself refuses. What stays has its driver again at the end, out and home.
 #[test]
-fn from_595_on_a_gpu_leaves_only_with_all_the_others() {
-    let mut model = host(2);
-    model.version = "595.45.04".to_owned();
-    let refusal = plan_out(&mut model, &[addr(2, 0)]).unwrap_err().to_string();
-    assert!(refusal.contains("driver 595.45.04 never ends"), "{refusal}");
-    let both = plan_out(&mut model, &[addr(1, 0), addr(2, 0)]);
-    assert_eq!(both.unwrap().way, Way::Unload);
+fn a_driver_whose_unbind_may_never_end_is_unloaded_and_loaded_again_for_what_stays() {
+    for (version, of_the_other) in [("595.45.04", None), ("620.70", Some("vfio-pci")), ("", Some("nvidia"))] {
+        let mut model = host(3);
+        model.version = version.to_owned();
+        if let Some(device) = model.devices.iter_mut().find(|d| d.addr == addr(3, 0)) {
+            device.driver_override = of_the_other.map(str::to_owned);
+        }
+        let before = model.state();
+        let session = Session::new(&[addr(2, 0)]);
+        let plan = session.plan_out(&mut model).unwrap();
+        assert_eq!(plan.way, Way::Unload, "{version}");
+        let stays: Vec<_> = plan.beside.iter().map(|b| (b.addr, b.driver.as_str())).collect();
+        assert_eq!(stays, [(addr(1, 0), "nvidia"), (addr(3, 0), "nvidia")], "{version}");
+        assert!(
+            plan.notes[0].contains("0000:01:00.0, 0000:03:00.0, which stay on it, are without it"),
+            "{:?}",
+            plan.notes
+        );
+        assert!(matches!(session.out(&mut model), End::Done), "{version}");
+        for (of, driver) in [(1, "nvidia"), (2, "vfio-pci"), (3, "nvidia")] {
+            assert_eq!(model.driver_of(addr(of, 0)), Some(driver), "{version}");
+        }
+        let record = &session.records(&mut model)[0];
+        assert!(
+            record.beside.is_empty() && record.taken.iter().all(|t| t.addr.slot() == addr(2, 0).slot()),
+            "{version}"
+        );
+        assert!(matches!(session.home(&mut model), End::Done), "{version}");
+        assert_as_before(&model, &before, version);
+    }
 }
 
-/// What a driver without a version that can be read does when it is unbound is not known either.
+/// Who uses what stays is in the way, too, and it is said why; the settings do not make it an unbind.
 #[test]
-fn of_a_driver_of_unknown_version_a_gpu_leaves_only_with_all_the_others() {
+fn who_uses_what_stays_on_a_driver_that_is_unloaded_is_in_the_way() {
+    for node in [Node::Gpu(addr(1, 0)), Node::Drm(addr(1, 0)), Node::Uvm, Node::Control] {
+        let mut model = host(2);
+        model.version = "595.45.04".to_owned();
+        model.processes.push(Process::new(9, &[node]));
+        let refusal = plan_out(&mut model, &[addr(2, 0)]).unwrap_err();
+        assert_eq!(refusal.only_holders(), Some(vec![9]), "{node}");
+        let said = "(2) an unbind by driver 595.45.04 never ends if anybody turns out to use the GPU, so that the driver is \
+                    unloaded and loaded again; for that moment nobody may use 0000:01:00.0 either. Hint: ";
+        let refusal = refusal.to_string();
+        assert!(
+            refusal.contains("process 9 (python3") && refusal.contains(said),
+            "{node}: {refusal}"
+        );
+    }
     let mut model = host(2);
-    model.version = String::new();
+    model.version = "595.45.04".to_owned();
+    let mut session = Session::new(&[addr(2, 0)]);
+    session.settings.way = WayOut::Unbind;
+    let refusal = session.plan_out(&mut model).unwrap_err().to_string();
+    assert!(
+        refusal.starts_with("'way' is \"unbind\", and an unbind by driver 595.45.04 never ends"),
+        "{refusal}"
+    );
+    // What stays is looked at: its virtual functions or instances would not come back with the driver.
+    if let Some(device) = model.devices.iter_mut().find(|d| d.addr == addr(1, 0)) {
+        device.vfs = 4;
+    }
     let refusal = plan_out(&mut model, &[addr(2, 0)]).unwrap_err().to_string();
-    let text = "an unbind by the driver, whose version cannot be read, may never end if anybody turns out to use the GPU, \
-                and the driver cannot be unloaded while 0000:01:00.0 stays on it. Hint: ";
-    assert!(refusal.starts_with(text), "{refusal}");
-    let both = plan_out(&mut model, &[addr(1, 0), addr(2, 0)]);
-    assert_eq!(both.unwrap().way, Way::Unload);
+    assert!(refusal.contains("0000:01:00.0 has virtual functions (4)"), "{refusal}");
 }
 
 #[test]

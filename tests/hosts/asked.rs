@@ -183,7 +183,7 @@ impl Host {
                     gpus: &given.gpus,
                     given: &functions,
                 };
-                let moving = out::moving(&snapshot, wanted, &[]);
+                let moving = out::moving(&snapshot, wanted, &[], &settings);
                 snapshot.complete(&moving, read_details(root, &moving));
                 let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
                 snapshot.loadable = modules::read(root, &needed);
