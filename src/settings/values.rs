@@ -90,13 +90,14 @@ impl Choice for WayOut {
         (
             WayOut::Auto,
             "auto",
-            "unload the driver where all its GPUs leave, and unbind those that leave where others stay.",
+            "unload the driver where all its GPUs leave, and unbind those that leave where others stay; from driver 595 on \
+             unload it then, too, and load it again for the others, if nobody uses them.",
         ),
         (
             WayOut::Unload,
             "unload",
-            "only by unloading the driver: the kernel itself refuses if anybody is left. Refused where a GPU stays on the \
-             driver.",
+            "only by unloading the driver: the kernel itself refuses if anybody is left. Before driver 595 refused where a \
+             GPU stays on it.",
         ),
         (
             WayOut::Unbind,
