@@ -29,12 +29,8 @@ impl Refusal {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => Some(holder.pid),
             _ => None,
         };
-        // It only says why they are in the way.
-        let others = self
-            .0
-            .iter()
-            .filter(|reason| !matches!(reason, Reason::Reloaded { .. }));
-        others.map(pid).collect()
+        let counts = |reason: &&Reason| !matches!(reason, Reason::Reloaded { .. }); // it says why they are in the way
+        self.0.iter().filter(counts).map(pid).collect()
     }
 
     /// Whether a VM's own QEMU is in the way.

@@ -177,7 +177,8 @@ fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<
         };
         notes.push(format!(
             "driver {} is unloaded and loaded again, since its unbind may never end; {}, which {stays} on it, {are} without it \
-             meanwhile, {its} displays dark, and what nvidia-smi has set there is gone",
+             meanwhile, {its} displays dark, and what nvidia-smi has set there is gone; the numbers of \
+             /dev/nvidiaN may be others afterwards",
             if version.is_empty() { "of unknown version" } else { version },
             join(&reloaded)
         ));

@@ -23,7 +23,9 @@ for round in 1 2; do
 	within 90 0 qm start 111; away "round $round"; stays "round $round"
 	systemctl -q is-active nvidia-persistenced || fail "the persistence daemon"
 	lsmod | grep -q ^nvidia_uvm || fail "nvidia_uvm"; is "$(records | wc -l)" 1 "records"
-	hold --for 1 /dev/nvidia1 >/dev/null || fail "the second card's node"
+	# The driver counts anew: what was its second GPU may be its first.
+	minor=$(sed -n 's/^Device Minor:[[:space:]]*//p' "/proc/driver/nvidia/gpus/$second/information")
+	hold --for 1 "/dev/nvidia$minor" >/dev/null || fail "the second card's node"
 	within 90 0 qm stop 111; at_home "round $round, home"; stays "round $round, home"; is "$(records)" "" "records"
 done
 systemctl stop nvidia-persistenced
