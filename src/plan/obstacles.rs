@@ -72,6 +72,14 @@ pub(crate) fn host_reasons(ground: &Ground<'_>, given: &[PciAddr]) -> Vec<Reason
 pub(crate) fn beside_reasons(snapshot: &Snapshot, beside: &[Beside]) -> Vec<Reason> {
     let functions = || beside.iter().filter_map(|b| snapshot.function(b.addr));
     let mut reasons: Vec<Reason> = silent(functions()).into_iter().collect();
+    if !beside.is_empty() && !functions().any(Function::is_nvidia_gpu) {
+        reasons.push(Reason::Other(format!(
+            "{} would stay on the driver, which is unloaded and does not load again without a GPU. Hint: give the VM {} as \
+             well",
+            join(beside.iter().map(|b| b.addr)),
+            if beside.len() == 1 { "that" } else { "those" }
+        )));
+    }
     for function in functions() {
         if function.stuck && snapshot.calls_at(function.addr).next().is_none() {
             reasons.push(Reason::Stuck(function.addr));

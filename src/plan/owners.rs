@@ -147,6 +147,7 @@ impl Part {
         part.comes.state = record.state;
         if let Some(stays) = part.stays.as_mut().filter(|_| record.state != State::Away) {
             stays.rest(State::Away); // what was under way was not theirs
+            stays.beside.clear();
         }
         Some(part)
     }

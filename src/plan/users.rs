@@ -145,9 +145,11 @@ pub(crate) fn judge_holders(ground: &Ground<'_>, way: Way, settings: &Settings, 
     let mut judged = Judged::default();
     let snapshot = ground.snapshot;
     let addrs = &ground.addrs();
+    // What is without its driver since an earlier run is not taken off one.
     let let_go: Vec<PciAddr> = ground
         .beside(way)
         .iter()
+        .filter(|_| way == Way::Unload)
         .map(|b| b.addr)
         .chain(addrs.iter().copied())
         .collect();
