@@ -48,6 +48,11 @@ impl PciAddr {
             slot: self.slot,
         }
     }
+
+    /// Function 1 of its card: where NVIDIA's cards have their sound.
+    pub fn sound(self) -> PciAddr {
+        PciAddr { function: 1, ..self }
+    }
 }
 
 impl fmt::Display for PciAddr {

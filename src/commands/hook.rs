@@ -274,7 +274,7 @@ fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let Some(record) = records.iter().find(|r| r.owner == owner) else {
         // What cannot be read may speak of a GPU that is away.
         if let Some(problem) = problems.iter().find(|p| p.is_of(owner)) {
-            return Err(Refusal::from(Reason::Other(problem.to_string())).into());
+            return Err(problem.refusal().into());
         }
         info!("VM {vmid} post-stop: nothing was handed over, nothing to bring home");
         return Ok(());

@@ -17,6 +17,7 @@ use crate::plan::selection::{Given, HostpciEntry, lent_by_hand};
 use crate::plan::{home, owners};
 use crate::proxmox::container_config::GpuContainer;
 use crate::run::session::Session;
+use crate::state::store::UnreadableRecord;
 
 /// What `plan` shows.
 #[derive(Debug, Serialize)]
@@ -48,8 +49,8 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Resul
     let (records, problems) = host.load(None)?;
     let mut snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
-    let unreadable = problems.first().map(|problem| Reason::Other(problem.to_string()));
-    let refusal = unreadable.or_else(|| given.refused.clone()).map(Refusal::from);
+    let unreadable = problems.first().map(UnreadableRecord::refusal);
+    let refusal = unreadable.or_else(|| given.refused.clone().map(Refusal::from));
     let by_hand = target.vm.and_then(|_| lent_by_hand(&records, &snapshot, &given.gpus));
     let mut first = Vec::new();
     let plan = match refusal.map_or_else(|| before(host, target, &given, &mut snapshot, &records), |r| Ok(Err(r)))? {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::base::pci::PciAddr;
 use crate::base::text::join;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::ActError;
@@ -206,7 +205,7 @@ impl Executor<'_> {
             act => matches!(act, Act::ProveFree { .. } | Act::Unbind { .. } | Act::Probe { .. }),
         };
         let addr = act.function().filter(|a| takes && a.function == 0)?;
-        let sound = PciAddr { function: 1, ..addr };
+        let sound = addr.sound();
         self.away.contains(&sound).then(|| {
             format!("left out: NVIDIA's driver would take {sound}, which is still on {VFIO_PCI}, for a sound card")
         })

@@ -133,6 +133,11 @@ impl Snapshot {
         self.modules.iter().find(|m| m.name == name)
     }
 
+    /// The version of NVIDIA's driver; empty where it is not loaded, or does not say.
+    pub fn nvidia_version(&self) -> &str {
+        self.nvidia.as_ref().map_or("", |driver| driver.version.as_str())
+    }
+
     /// The calls that may be at a function.
     pub fn calls_at(&self, addr: PciAddr) -> impl Iterator<Item = &StuckCall> {
         self.calls.iter().filter(move |c| c.at.contains(&addr))

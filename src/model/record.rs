@@ -358,6 +358,11 @@ impl Record {
         self.run = None;
     }
 
+    /// What stays, and was not taken since.
+    pub fn stayed(&self) -> impl Iterator<Item = &Beside> {
+        self.beside.iter().filter(|b| !self.has(b.addr))
+    }
+
     /// Whether a function was taken by this handoff.
     pub fn has(&self, addr: PciAddr) -> bool {
         self.taken.iter().any(|t| t.addr == addr)

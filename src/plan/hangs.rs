@@ -54,7 +54,7 @@ fn reason(snapshot: &Snapshot, call: &StuckCall) -> Reason {
 /// A call, with what it waits for.
 fn hang(snapshot: &Snapshot, call: &StuckCall) -> Hang {
     let on_nvidia = is_of_nvidia(snapshot, call);
-    let version = || snapshot.nvidia.as_ref().map(|n| n.version.clone()).unwrap_or_default();
+    let version = || snapshot.nvidia_version().to_owned();
     Hang {
         call: call.clone(),
         holders: holders(snapshot, call, on_nvidia),

@@ -129,7 +129,7 @@ fn present_and_missing<'a>(
         }
     }
     // Of what stayed nothing is known by which it could be found again.
-    for beside in record.beside.iter().filter(|b| !record.has(b.addr)) {
+    for beside in record.stayed() {
         match snapshot.function(beside.addr) {
             None => missing.push((beside.addr, "is not on the bus any more".to_owned())),
             Some(function) if function.gone => missing.push((beside.addr, GONE.to_owned())),

@@ -131,9 +131,8 @@ impl WayHome<'_> {
     /// What a run that was killed has left without its driver, when that was unloaded for another, has it again; what
     /// somebody has given to a guest meanwhile is left alone. Returns whether there is any of that.
     fn serve_those_that_stay(&self, steps: &mut Steps<'_>) -> bool {
-        let is_known = |b: &&Beside| !self.record.has(b.addr);
-        let there = self.record.beside.iter().filter(is_known);
-        let there = there.filter_map(|b| Some((b, self.snapshot.function(b.addr)?)));
+        let stayed = self.record.stayed();
+        let there = stayed.filter_map(|b| Some((b, self.snapshot.function(b.addr)?)));
         let bereft: Vec<(&Beside, &Function)> = there.filter(|(_, f)| !f.is_on_vfio() && !f.gone).collect();
         let is_without = |b: &Beside, f: &Function| f.driver.as_ref() != Some(&b.driver);
         for (Beside { addr, driver, .. }, function) in bereft.iter().filter(|(b, f)| is_without(b, f)) {
@@ -168,10 +167,7 @@ impl WayHome<'_> {
 
     /// Whether this is a GPU without a driver beside a sound function that is on vfio-pci.
     fn waits_for_its_sound(&self, taken: &Taken, function: &Function) -> bool {
-        let sound = PciAddr {
-            function: 1,
-            ..function.addr
-        };
+        let sound = function.addr.sound();
         let is_gpu = function.addr.function == 0 && taken.driver.as_deref() == Some("nvidia");
         let is_there = |(_, f): &(&Taken, &Function)| f.addr == sound && f.is_on_vfio();
         is_gpu && function.driver.is_none() && self.present.iter().any(is_there)

@@ -86,10 +86,7 @@ pub(crate) fn beside_reasons(snapshot: &Snapshot, beside: &[Beside]) -> Vec<Reas
         }
         reasons.extend(function.gone.then_some(Reason::Gone(function.addr)));
         reasons.extend(split(snapshot, function));
-        let sound = PciAddr {
-            function: 1,
-            ..function.addr
-        };
+        let sound = function.addr.sound();
         if snapshot.function(sound).is_some_and(Function::is_on_vfio) {
             reasons.push(Reason::Other(format!(
                 "the driver would be loaded again for {}, which stays on it, and take {sound} for a sound card, which is on \
@@ -145,14 +142,7 @@ pub(crate) fn taken_reasons(ground: &Ground<'_>, owner: Owner, records: &[Record
 pub(crate) fn way_reasons(ground: &Ground<'_>, way: Way, others: &[Reason]) -> Option<Reason> {
     let staying = ground.staying();
     let is_one_shot = is_one_shot(ground.snapshot);
-    let version = || {
-        ground
-            .snapshot
-            .nvidia
-            .as_ref()
-            .map(|n| n.version.clone())
-            .unwrap_or_default()
-    };
+    let version = || ground.snapshot.nvidia_version().to_owned();
     let is_by_user = |reason: &Reason| matches!(reason, Reason::Held { .. } | Reason::Doubtful { .. });
     match way {
         Way::Unload if staying.is_empty() => None,

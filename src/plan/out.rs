@@ -50,13 +50,9 @@ pub fn needed(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings
 pub fn moving(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], settings: &Settings) -> Vec<PciAddr> {
     let earlier = records.iter().find(|r| r.owner == wanted.owner);
     let ground = Ground::of(snapshot, wanted.gpus, wanted.given, earlier);
-    let beside = ground.beside(ground.way(settings));
-    ground
-        .set
-        .iter()
-        .copied()
-        .chain(beside.iter().map(|b| b.addr))
-        .collect()
+    let mut addrs = ground.addrs();
+    addrs.extend(ground.beside(ground.way(settings)).iter().map(|b| b.addr));
+    addrs
 }
 
 /// The plan. `records` are all handoffs there are; the functions that move have their details in the snapshot
@@ -90,7 +86,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     reasons.extend(beside_reasons(snapshot, &beside));
     reasons.extend(taken_reasons(&ground, owner, records));
     reasons.dedup();
-    let judged = judge_holders(&ground, way, settings, &mut reasons);
+    let judged = judge_holders(&ground, &beside, way, settings, &mut reasons);
     reasons.extend(way_reasons(&ground, way, &reasons));
     if way == Way::Unbind && !modules.is_empty() {
         reasons.extend(users::drm_needed(snapshot, &ground.set));
@@ -109,17 +105,9 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         .iter()
         .map(|f| {
             let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == f.addr));
-            known.cloned().unwrap_or_else(|| {
-                let mut taken = taken_from(snapshot, f, settings);
-                // A run that was killed has left it without its driver.
-                let bereft = records.iter().flat_map(|r| &r.beside).find(|b| b.addr == f.addr);
-                if let Some(beside) = bereft.filter(|_| taken.driver.is_none()) {
-                    taken.driver = Some(beside.driver.clone());
-                    taken.driver_override.clone_from(&beside.driver_override);
-                    taken.module = Some("nvidia".to_owned());
-                }
-                taken
-            })
+            known
+                .cloned()
+                .unwrap_or_else(|| taken_from(snapshot, f, records, settings))
         })
         .collect();
     let mut notes = judged.notes.clone();
@@ -155,6 +143,28 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     })
 }
 
+/// What becomes of those that stay on a driver that is unloaded and loaded again.
+fn reload_note(ground: &Ground<'_>, way: Way) -> Option<String> {
+    let reloaded = ground.staying();
+    if way != Way::Unload || reloaded.is_empty() {
+        return None;
+    }
+    let version = match ground.snapshot.nvidia_version() {
+        "" => "of unknown version",
+        version => version,
+    };
+    let (stays, are, its) = match reloaded.len() {
+        1 => ("stays", "is", "its"),
+        _ => ("stay", "are", "their"),
+    };
+    Some(format!(
+        "driver {version} is unloaded and loaded again, since its unbind may never end; {}, which {stays} on it, {are} \
+         without it meanwhile, {its} displays dark, and what nvidia-smi has set there is gone; the numbers of /dev/nvidiaN \
+         may be others afterwards",
+        join(&reloaded)
+    ))
+}
+
 /// What an earlier handoff of the same owner has written down, and what is new.
 fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<&Record>) -> Vec<String> {
     let mut notes = Vec::new();
@@ -165,24 +175,7 @@ fn way_notes(ground: &Ground<'_>, way: Way, modules: &[String], earlier: Option<
             ground.snapshot.nvidia.as_ref().map_or("?", |n| n.version.as_str())
         ));
     }
-    let reloaded: Vec<PciAddr> = match way {
-        Way::Unload => ground.staying(),
-        _ => Vec::new(),
-    };
-    if !reloaded.is_empty() {
-        let version = ground.snapshot.nvidia.as_ref().map_or("", |n| n.version.as_str());
-        let (stays, are, its) = match reloaded.len() {
-            1 => ("stays", "is", "its"),
-            _ => ("stay", "are", "their"),
-        };
-        notes.push(format!(
-            "driver {} is unloaded and loaded again, since its unbind may never end; {}, which {stays} on it, {are} without it \
-             meanwhile, {its} displays dark, and what nvidia-smi has set there is gone; the numbers of \
-             /dev/nvidiaN may be others afterwards",
-            if version.is_empty() { "of unknown version" } else { version },
-            join(&reloaded)
-        ));
-    }
+    notes.extend(reload_note(ground, way));
     let ours = |addr: PciAddr| earlier.is_some_and(|r| r.has(addr));
     let there = ground.functions.iter().filter(|f| f.is_on_vfio() && !ours(f.addr));
     let there: Vec<PciAddr> = there.map(|f| f.addr).collect();

@@ -198,11 +198,19 @@ impl WayOut<'_> {
         }
     }
 
-    /// What stays and is without its driver meanwhile, or is so already, and how it is.
+    /// What stays and is without its driver meanwhile, or may have been since a run that was killed; and how it is.
+    fn those_that_stay(&self) -> impl Iterator<Item = (&Beside, &Function)> {
+        let snapshot = self.ground.snapshot;
+        self.beside.iter().filter_map(|b| Some((b, snapshot.function(b.addr)?)))
+    }
+
+    /// Those of them that have to be bound again.
     fn without_a_driver(&self) -> impl Iterator<Item = (&Beside, &Function)> {
-        let is = |b: &'_ Beside| self.ground.snapshot.function(b.addr);
-        let both = self.beside.iter().filter_map(move |b| Some((b, is(b)?)));
-        both.filter(|(_, f)| self.way == Way::Unload || f.driver.is_none())
+        self.those_that_stay().filter(|(_, is)| self.loses_its_driver(is))
+    }
+
+    fn loses_its_driver(&self, is: &Function) -> bool {
+        self.way == Way::Unload || is.driver.is_none()
     }
 
     /// Modules and services come back for those that stay on NVIDIA's driver; what a run that was killed has taken from them,
@@ -221,17 +229,10 @@ impl WayOut<'_> {
                 }
             }
         }
-        for beside in self.beside {
-            let own = beside.driver_override.as_deref();
-            let is_changed = self
-                .without_a_driver()
-                .any(|(b, _)| b == beside && own != Some(&beside.driver));
-            let is = self
-                .ground
-                .snapshot
-                .function(beside.addr)
-                .map(|f| f.driver_override.as_deref());
-            if is_changed || is.is_some_and(|is| is != own) {
+        for (beside, is) in self.those_that_stay() {
+            let (own, driver) = (beside.driver_override.as_deref(), Some(beside.driver.as_str()));
+            let is_changed = self.loses_its_driver(is) && own != driver;
+            if is_changed || is.driver_override.as_deref() != own {
                 steps.set_override(beside.addr, own);
             }
         }

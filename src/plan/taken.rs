@@ -14,9 +14,10 @@ pub(crate) fn own_override<'a>(function: &'a Function, earlier: Option<&'a Recor
     known.as_deref()
 }
 
-/// What a function goes back to, as it is before anything is changed.
-pub(crate) fn taken_from(snapshot: &Snapshot, function: &Function, settings: &Settings) -> Taken {
-    Taken {
+/// What a function goes back to, as it is before anything is changed; what another's run that was killed has left without
+/// its driver, as that has it on record (`records`: all there are).
+pub(crate) fn taken_from(snapshot: &Snapshot, function: &Function, records: &[Record], settings: &Settings) -> Taken {
+    let mut taken = Taken {
         addr: function.addr,
         driver: function.driver.clone(),
         module: function.module.clone(),
@@ -27,7 +28,14 @@ pub(crate) fn taken_from(snapshot: &Snapshot, function: &Function, settings: &Se
             .map(|(attribute, before, _)| (attribute, before))
             .collect(),
         parent: function.parent,
+    };
+    let bereft = records.iter().flat_map(|r| &r.beside).find(|b| b.addr == function.addr);
+    if let Some(beside) = bereft.filter(|_| taken.driver.is_none()) {
+        taken.driver = Some(beside.driver.clone());
+        taken.driver_override.clone_from(&beside.driver_override);
+        taken.module = Some("nvidia".to_owned());
     }
+    taken
 }
 
 /// Attributes that are changed while a function is away: which, what puts them back, what they become.

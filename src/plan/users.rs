@@ -10,7 +10,7 @@ use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 use crate::model::plan::Way;
-use crate::model::record::Owner;
+use crate::model::record::{Beside, Owner};
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
 use crate::plan::unseen::unseen;
@@ -141,18 +141,21 @@ pub(crate) struct Judged {
 
 /// Sorts the holders; the rest are reasons. `way`: where the driver is unloaded, the kernel refuses if anybody unseen has it
 /// open, and nobody's word counts against that; and who uses what stays on it counts, too.
-pub(crate) fn judge_holders(ground: &Ground<'_>, way: Way, settings: &Settings, reasons: &mut Vec<Reason>) -> Judged {
+pub(crate) fn judge_holders(
+    ground: &Ground<'_>,
+    beside: &[Beside],
+    way: Way,
+    settings: &Settings,
+    reasons: &mut Vec<Reason>,
+) -> Judged {
     let mut judged = Judged::default();
     let snapshot = ground.snapshot;
     let addrs = &ground.addrs();
+    let mut let_go = addrs.clone();
     // What is without its driver since an earlier run is not taken off one.
-    let let_go: Vec<PciAddr> = ground
-        .beside(way)
-        .iter()
-        .filter(|_| way == Way::Unload)
-        .map(|b| b.addr)
-        .chain(addrs.iter().copied())
-        .collect();
+    if way == Way::Unload {
+        let_go.extend(beside.iter().map(|b| b.addr));
+    }
     let accepts_doubt = settings.doubt == Doubt::GoOn && !is_one_shot(snapshot);
     let is_unbound = |a: &&PciAddr| way != Way::Unload || !snapshot.function(**a).is_some_and(Function::is_on_nvidia);
     let unbound: Vec<PciAddr> = addrs.iter().filter(is_unbound).copied().collect();

@@ -109,7 +109,7 @@ impl Session {
         let (records, problems) = self.load(Some(guard))?;
         match problems.first() {
             None => Ok(records),
-            Some(problem) => Err(Refusal::from(Reason::Other(problem.to_string())).into()),
+            Some(problem) => Err(problem.refusal().into()),
         }
     }
 

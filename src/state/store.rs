@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::base::files::{exchange, replace, write};
 use crate::base::wait::poll_readable;
 use crate::model::record::{Owner, Record, VERSION};
+use crate::model::refusal::{Reason, Refusal};
 
 /// Where records and the lock live.
 pub const DIR: &str = "/run/gpu-handoff";
@@ -40,6 +41,11 @@ impl fmt::Display for UnreadableRecord {
 }
 
 impl UnreadableRecord {
+    /// What it is to who may not go on without knowing what it says.
+    pub fn refusal(&self) -> Refusal {
+        Refusal::from(Reason::Other(self.to_string()))
+    }
+
     /// Whether it is in the place of this owner's record.
     pub fn is_of(&self, owner: Owner) -> bool {
         self.file.file_name().is_some_and(|name| *name == *file_name(owner))

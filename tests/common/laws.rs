@@ -95,16 +95,10 @@ impl Model {
     /// Whether an act is about a function that has lost its driver with the unload for another, and gives it back: binds it,
     /// or keeps others from it until then. One that another driver has taken is taken off that.
     fn gives_back(&self, act: &Act) -> bool {
-        let Some(original) = act
-            .function()
-            .and_then(|addr| self.laws.original.as_ref()?.function(addr))
-        else {
-            return false;
-        };
-        let Some(had) = original
-            .driver
-            .filter(|d| d.starts_with("nvidia") && self.is_let_go_with_the_others(original.addr))
-        else {
+        let original = act.function().and_then(|a| self.laws.original.as_ref()?.function(a));
+        let original = original.filter(|o| self.is_let_go_with_the_others(o.addr));
+        let had = original.and_then(|o| o.driver).filter(|d| d.starts_with("nvidia"));
+        let (Some(original), Some(had)) = (original, had) else {
             return false;
         };
         match act {

@@ -286,8 +286,7 @@ impl Life<'_> {
                 check(is_away, || format!("{said}: {addr} is on {driver:?}"))?;
             } else {
                 let driver = now.function(addr).and_then(|f| f.driver);
-                let is_out = self.model.device(addr).is_none();
-                check(driver == function.driver || is_out, || {
+                check(driver == function.driver, || {
                     format!("{said}: law 2: {addr} is on {driver:?}, was on {:?}", function.driver)
                 })?;
             }
@@ -312,7 +311,7 @@ impl Life<'_> {
             .iter()
             .filter(|f| self.model.device(f.addr).is_none());
         now.functions.extend(gone.filter(|_| self.is_pulled_out()).cloned());
-        now.functions.sort_by_key(|f: &FunctionState| f.addr);
+        now.functions.sort_by_key(|f| f.addr);
         self.before.differences(&now)
     }
 
@@ -338,7 +337,7 @@ impl Life<'_> {
         let is_out = |f: &&FunctionState| self.model.device(f.addr).is_none() && !touched.contains(&f.addr);
         now.functions
             .extend(self.before.functions.iter().filter(is_out).cloned());
-        now.functions.sort_by_key(|f: &FunctionState| f.addr);
+        now.functions.sort_by_key(|f| f.addr);
         // A driver that is loaded takes what is free and matches: nobody can keep it from that without touching it. Of
         // the functions that are asked for only one that its own override gives away is free at such a moment, or where udev
         // comes in between.

@@ -32,15 +32,14 @@ systemctl stop nvidia-persistenced
 say "the other way round"
 within 90 0 gpu-handoff to_vfio --gpu "$second"; is "$(both) $(driver_of "$second")" "nvidia snd_hda_intel (null) (null) vfio-pci" "the second is away"
 within 90 0 gpu-handoff to_nvidia --gpu "$second"; at_home "the second is back"; stays "back"
-say "killed while the driver is loaded again"
-driver delay_probe_ms=6000
-$hook 111 pre-start >/root/hook 2>&1 & run=$!
-loads() { gpu-handoff status | grep -q "at 'nvidia: load the module'"; }
-wait_for 60 loads; kill -KILL $run; wait $run 2>/dev/null
-within 120 0 $hook 111 post-stop; at_home "recovered"; stays "recovered"
-say "and while it is unloaded"
-driver delay_remove_ms=4000
-$hook 111 pre-start >/root/hook 2>&1 & run=$!
-unloads() { gpu-handoff status | grep -q "at 'nvidia: unload the module'"; }
-wait_for 60 unloads; kill -KILL $run; wait $run 2>/dev/null
-within 120 0 $hook 111 post-stop; at_home "recovered"; stays "recovered"
+# killed_at OPTION ACT: the hook, with a driver that takes its time over that act
+killed_at() {
+	driver "$1"; act=$2
+	$hook 111 pre-start >/root/hook 2>&1 & run=$!
+	at_it() { gpu-handoff status | grep -q "at '$act'"; }
+	wait_for 60 at_it; kill -KILL $run; wait $run 2>/dev/null
+	within 120 0 $hook 111 post-stop; at_home "recovered"; stays "recovered"
+}
+say "killed while the driver is loaded again, and while it is unloaded"
+killed_at delay_probe_ms=6000 "nvidia: load the module"
+killed_at delay_remove_ms=4000 "nvidia: unload the module"
