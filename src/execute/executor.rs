@@ -219,7 +219,11 @@ impl Trouble {
 
     /// Whether an act is about what is lost, or needs that an earlier one led to what it should have.
     fn rules_out(&self, act: &Act, record: &Record) -> bool {
-        let needs_the_last = matches!(act, Act::Unbind { .. } | Act::Probe { .. } | Act::Verify { .. });
+        // An override that is given back before the function is on its driver lets another one take it.
+        let needs_the_last = matches!(
+            act,
+            Act::Unbind { .. } | Act::Probe { .. } | Act::Verify { .. } | Act::SetOverride { .. }
+        );
         if let Act::LoadModule { name } = act {
             // The others of NVIDIA's need it, and all of them a GPU.
             let needed = |(missing, _): &(String, Problem)| missing == "nvidia" && name.starts_with("nvidia");

@@ -72,6 +72,12 @@ impl WayOut<'_> {
         for module in self.modules {
             self.unload(module, &mut steps);
         }
+        if self.way == Way::Unload && !self.beside.is_empty() {
+            // Before anything is done at what leaves that may take long: those that stay do not wait for it. Its override keeps
+            // the driver from it.
+            steps.load("nvidia").for_good();
+            self.bind_those_that_stay(&mut steps);
+        }
         if self.way == Way::Unbind {
             for function in descending().filter(|f| f.is_on_nvidia()) {
                 self.unbind(function, &mut steps);
@@ -213,20 +219,27 @@ impl WayOut<'_> {
         self.way == Way::Unload || is.driver.is_none()
     }
 
+    fn bind_those_that_stay(&self, steps: &mut Steps<'_>) {
+        for (Beside { addr, driver, .. }, _) in self.without_a_driver() {
+            let again = vec![Act::load("nvidia"), Act::probe(*addr, driver)];
+            steps.probe(*addr, driver).for_good().rungs(vec![again]);
+        }
+    }
+
     /// Modules and services come back for those that stay on NVIDIA's driver; what a run that was killed has taken from them,
     /// too.
     fn serve_those_that_stay(&self, steps: &mut Steps<'_>) {
         for module in both(self.earlier.map(|r| &r.modules), self.modules).iter().rev() {
+            if module == "nvidia" && steps.loads(module) {
+                continue;
+            }
             let step = steps.load(module);
             // What stays may be in use from here on, and what leaves is taken back without another unload.
             if module.starts_with("nvidia") && !self.beside.is_empty() {
                 step.for_good();
             }
             if module == "nvidia" {
-                for (Beside { addr, driver, .. }, _) in self.without_a_driver() {
-                    let again = vec![Act::load(module), Act::probe(*addr, driver)];
-                    steps.probe(*addr, driver).for_good().rungs(vec![again]);
-                }
+                self.bind_those_that_stay(steps);
             }
         }
         for (beside, is) in self.those_that_stay() {
