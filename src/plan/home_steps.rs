@@ -74,15 +74,27 @@ impl WayHome<'_> {
             }
         }
         // Their nodes of VFIO, as long as they are on vfio-pci: a guest that came now would hold up the unbind.
-        let behind = coming.iter().filter(|f| f.driver.is_some());
-        let behind: Vec<PciAddr> = behind.filter(|_| record.gate).map(|f| f.addr).collect();
+        let (bereft, strays) = (self.bereft(), self.strays());
+        let let_go = coming.iter().copied().chain(strays.iter().map(|(_, f)| *f));
+        let behind = let_go.filter(|f| f.driver.is_some() && record.gate);
+        let behind: Vec<PciAddr> = behind.map(|f| f.addr).collect();
         if !behind.is_empty() {
             steps.shut_gate(&behind, false);
+        }
+        for (beside, function) in &strays {
+            steps.set_override(beside.addr, Some(&beside.driver));
+            if let Some(other) = &function.driver {
+                steps.prove_free(beside.addr, &[], false);
+                steps.unbind(beside.addr, other);
+            }
         }
         // By card: one that cannot come home keeps the next one where it is of use.
         let mut slots: Vec<PciSlot> = present.iter().map(|(_, f)| f.addr.slot()).collect();
         slots.dedup();
         let last = coming.iter().map(|f| f.addr.slot()).next_back();
+        if !behind.is_empty() && last.is_none() {
+            steps.open_gate(&behind);
+        }
         for slot in slots {
             let its = || present.iter().filter(move |(_, f)| f.addr.slot() == slot);
             for (taken, function) in its().rev().filter(|(t, f)| f.driver != t.driver) {
@@ -97,9 +109,15 @@ impl WayHome<'_> {
                 self.bring_home(taken, function, &mut steps);
             }
         }
-        let bereft = self.serve_those_that_stay(&mut steps);
+        for (beside, _) in &strays {
+            self.bind_again(beside, &mut steps);
+        }
+        // Nobody has asked what it is.
+        for beside in &bereft {
+            steps.set_override(beside.addr, beside.driver_override.as_deref());
+        }
         // Without any of their GPUs they would not load, and serve nobody.
-        if gpus > 0 || bereft || self.all_are_there {
+        if gpus > 0 || !bereft.is_empty() || self.all_are_there {
             self.load_modules(&mut steps, &mut notes);
         }
         for (taken, function) in self.driverless() {
@@ -128,30 +146,29 @@ impl WayHome<'_> {
         }
     }
 
-    /// What a run that was killed has left without its driver, when that was unloaded for another, has it again; what
-    /// somebody has given to a guest meanwhile is left alone. Returns whether there is any of that.
-    fn serve_those_that_stay(&self, steps: &mut Steps<'_>) -> bool {
+    /// What a run that was killed may have left without its driver, when that was unloaded for another. What somebody has
+    /// given to a guest meanwhile is left alone.
+    fn bereft(&self) -> Vec<&Beside> {
+        let is_left = |f: &Function| !f.gone && !f.is_on_vfio();
         let stayed = self.record.stayed();
-        let there = stayed.filter_map(|b| Some((b, self.snapshot.function(b.addr)?)));
-        let bereft: Vec<(&Beside, &Function)> = there.filter(|(_, f)| !f.is_on_vfio() && !f.gone).collect();
-        let is_without = |b: &Beside, f: &Function| f.driver.as_ref() != Some(&b.driver);
-        for (Beside { addr, driver, .. }, function) in bereft.iter().filter(|(b, f)| is_without(b, f)) {
-            steps.set_override(*addr, Some(driver));
-            if let Some(other) = &function.driver {
-                steps.prove_free(*addr, &[], false);
-                steps.unbind(*addr, other);
-            }
-            if self.snapshot.module("nvidia").is_none() && !steps.loads("nvidia") {
-                steps.load("nvidia");
-            }
-            let again = vec![Act::load("nvidia"), Act::probe(*addr, driver)];
-            steps.probe(*addr, driver).rungs(vec![again]);
+        stayed
+            .filter(|b| self.snapshot.function(b.addr).is_some_and(is_left))
+            .collect()
+    }
+
+    /// Those of them that are without it, or on another.
+    fn strays(&self) -> Vec<(&Beside, &Function)> {
+        let bereft = self.bereft().into_iter();
+        let there = bereft.filter_map(|b| Some((b, self.snapshot.function(b.addr)?)));
+        there.filter(|(b, f)| f.driver.as_ref() != Some(&b.driver)).collect()
+    }
+
+    fn bind_again(&self, beside: &Beside, steps: &mut Steps<'_>) {
+        if self.snapshot.module("nvidia").is_none() && !steps.loads("nvidia") {
+            steps.load("nvidia");
         }
-        // Nobody has asked what it is.
-        for (beside, _) in &bereft {
-            steps.set_override(beside.addr, beside.driver_override.as_deref());
-        }
-        !bereft.is_empty()
+        let again = vec![Act::load("nvidia"), Act::probe(beside.addr, &beside.driver)];
+        steps.probe(beside.addr, &beside.driver).rungs(vec![again]);
     }
 
     /// Functions that are not on their driver.
