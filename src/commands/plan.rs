@@ -111,7 +111,7 @@ fn before(
     let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
     let wanted = owners::wanted(snapshot, &given.gpus, &functions, own);
     // While a run is at work, whose its record is says little: pre-start waits until it is over.
-    let concerned = records.iter().filter(|r| !owners::among(r, &wanted).is_empty());
+    let concerned = records.iter().filter(|r| !owners::concerned(r, &wanted).is_empty());
     let runs: Vec<Reason> = concerned.filter_map(at_work).collect();
     if !runs.is_empty() {
         return Ok(Err(Refusal(runs)));

@@ -18,7 +18,7 @@ use crate::plan::obstacles::{
 };
 use crate::plan::out_steps::WayOut;
 use crate::plan::steps::both;
-use crate::plan::taken::taken_from;
+use crate::plan::taken::{recorded_override, taken_from};
 use crate::plan::unseen;
 use crate::plan::users::{self, judge_holders};
 use crate::settings::known_gpus;
@@ -74,7 +74,12 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let addrs = ground.addrs();
     let way = ground.way(settings);
     let modules = ground.modules(way);
-    let beside = ground.beside(way);
+    let mut beside = ground.beside(way);
+    for one in &mut beside {
+        if let Some(own) = recorded_override(records, one.addr) {
+            one.driver_override.clone_from(own);
+        }
+    }
 
     let absent = gpus.iter().filter(|gpu| snapshot.function(**gpu).is_none());
     let mut reasons: Vec<Reason> = absent.map(|gpu| Reason::Absent(*gpu)).collect();
@@ -117,6 +122,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let decided = WayOut {
         ground: &ground,
         way,
+        taken: &taken,
         beside: &beside,
         modules: &modules,
         judged: &judged,

@@ -6,12 +6,12 @@ use crate::base::pci::PciAddr;
 use crate::host::functions::{Function, VFIO_PCI};
 use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Step, Way};
-use crate::model::record::{Beside, Record};
+use crate::model::record::{Beside, Record, Taken};
 use crate::plan::awake::{bridges, sleepers};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
 use crate::plan::steps::{Steps, both};
-use crate::plan::taken::{attributes, own_override};
+use crate::plan::taken::attributes;
 use crate::plan::users::Judged;
 use crate::settings::values::{Gate, Reset, Settings};
 
@@ -19,6 +19,8 @@ use crate::settings::values::{Gate, Reset, Settings};
 pub(crate) struct WayOut<'a> {
     pub(crate) ground: &'a Ground<'a>,
     pub(crate) way: Way,
+    /// All that moves, as it was before any handoff.
+    pub(crate) taken: &'a [Taken],
     /// What stays and is without its driver meanwhile.
     pub(crate) beside: &'a [Beside],
     /// Modules that are unloaded, in that order.
@@ -55,7 +57,7 @@ impl WayOut<'_> {
             steps.keep_awake(addr);
         }
         for function in leaving {
-            steps.change_override(function.addr, own_override(function, self.earlier), Some(VFIO_PCI));
+            steps.change_override(function.addr, self.own_override(function), Some(VFIO_PCI));
         }
         for (beside, is) in self.without_a_driver() {
             if is.driver_override.as_deref() != Some(&beside.driver) {
@@ -184,9 +186,15 @@ impl WayOut<'_> {
         }
     }
 
+    /// The override that a function has on the host.
+    fn own_override(&self, function: &Function) -> Option<&str> {
+        let taken = self.taken.iter().find(|t| t.addr == function.addr);
+        taken?.driver_override.as_deref()
+    }
+
     /// The override that a function has once it is bound: the host's own again, unless that is vfio-pci.
     fn override_away<'f>(&'f self, function: &'f Function) -> Option<&'f str> {
-        own_override(function, self.earlier).filter(|d| *d != VFIO_PCI)
+        self.own_override(function).filter(|d| *d != VFIO_PCI)
     }
 
     /// What is on vfio-pci already, where a run that was broken off, out or home, has left another override on it.

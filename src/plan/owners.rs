@@ -100,6 +100,13 @@ pub fn among(record: &Record, slots: &BTreeSet<PciSlot>) -> Vec<PciAddr> {
     addrs.filter(|a| slots.contains(&a.slot())).collect()
 }
 
+/// The functions that a record is about, among these slots: those that were taken, and those that a run on it may have left
+/// without their driver.
+pub fn concerned(record: &Record, slots: &BTreeSet<PciSlot>) -> Vec<PciAddr> {
+    let stayed = record.stayed().map(|b| b.addr).filter(|a| slots.contains(&a.slot()));
+    among(record, slots).into_iter().chain(stayed).collect()
+}
+
 /// A part of a handoff that comes home.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -195,9 +202,10 @@ pub fn first(
         }
     }
     let of_vm = |r: &&Record| r.owner != owner && matches!(r.owner, Owner::Vm(_));
-    let others: Vec<&Record> = left().filter(of_vm).filter(|r| !among(r, wanted).is_empty()).collect();
+    let is_concerned = |r: &&Record| !concerned(r, wanted).is_empty();
+    let others: Vec<&Record> = left().filter(of_vm).filter(is_concerned).collect();
     let claimed = others.iter().filter_map(|record| {
-        let addrs = among(record, wanted);
+        let addrs = concerned(record, wanted);
         let claim = claim(snapshot, record, &addrs, signs(record))?;
         Some(Reason::Claimed { addrs, claim })
     });

@@ -1,5 +1,6 @@
 //! What is noted of a function before it leaves, so that it comes home as it was.
 
+use crate::base::pci::PciAddr;
 use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
 use crate::model::act::Attribute;
@@ -7,11 +8,19 @@ use crate::model::record::{Record, Taken};
 use crate::settings::known_gpus;
 use crate::settings::values::{Reset, Settings};
 
-/// The override that a function has on the host: what an interrupted run has written down, where there is one.
-pub(crate) fn own_override<'a>(function: &'a Function, earlier: Option<&'a Record>) -> Option<&'a str> {
-    let known = earlier.and_then(|r| r.taken.iter().find(|t| t.addr == function.addr));
-    let known = known.map_or(&function.driver_override, |t| &t.driver_override);
-    known.as_deref()
+/// The override that a function has on the host, as any of the records has it whose run may have changed it; None: none of
+/// them has.
+pub(crate) fn recorded_override(records: &[Record], addr: PciAddr) -> Option<&Option<String>> {
+    let taken = records
+        .iter()
+        .flat_map(|r| &r.taken)
+        .map(|t| (t.addr, &t.driver_override));
+    let beside = records
+        .iter()
+        .flat_map(|r| &r.beside)
+        .map(|b| (b.addr, &b.driver_override));
+    let known = taken.chain(beside).find(|(a, _)| *a == addr);
+    known.map(|(_, own)| own)
 }
 
 /// What a function goes back to, as it is before anything is changed; what another's run that was killed has left without
@@ -32,8 +41,10 @@ pub(crate) fn taken_from(snapshot: &Snapshot, function: &Function, records: &[Re
     let bereft = records.iter().flat_map(|r| &r.beside).find(|b| b.addr == function.addr);
     if let Some(beside) = bereft.filter(|_| taken.driver.is_none()) {
         taken.driver = Some(beside.driver.clone());
-        taken.driver_override.clone_from(&beside.driver_override);
         taken.module = Some("nvidia".to_owned());
+    }
+    if let Some(own) = recorded_override(records, function.addr) {
+        taken.driver_override.clone_from(own);
     }
     taken
 }

@@ -145,7 +145,11 @@ pub fn settle(
             } else {
                 "neither runs nor is starting, and has"
             };
-            info!("{of} {gone} {devices} on record: home first, since {owner} wants it");
+            let what = match is_wanted {
+                true => "it",
+                false => "what stayed beside it",
+            };
+            info!("{of} {gone} {devices} on record: home first, since {owner} wants {what}");
         }
         match host.bring_home(&first, &records) {
             Ok(()) => {}
@@ -184,6 +188,9 @@ fn taken_over(
         let Some(at) = records.iter().position(|r| r.owner == *from) else {
             continue;
         };
+        if owners::among(&records[at], wanted).is_empty() {
+            continue; // it was concerned by what it has left without a driver
+        }
         let from = records.remove(at);
         let own = records
             .iter()

@@ -343,6 +343,42 @@ fn what_a_run_of_another_vm_has_left_at_any_act_is_settled_by_the_next_one() {
     assert!(cases > 90, "only {cases} cases");
 }
 
+/// Abandoned at any act of a way out on which the driver is unloaded and loaded again: the next VM that wants what stayed
+/// has it, and all is as it was when both have been home, in either order.
+#[test]
+fn what_a_run_of_another_vm_has_left_without_its_driver_is_not_taken_for_what_it_was() {
+    let host = || {
+        let mut model = with_all(3);
+        model.version = "595.45.04".to_owned();
+        if let Some(device) = model.devices.iter_mut().find(|d| d.addr == addr(3, 0)) {
+            device.driver_override = Some("nvidia".to_owned());
+        }
+        model
+    };
+    let at_home = host().state();
+    let mut undisturbed = host();
+    done(&of(112, &[1]).out(&mut undisturbed), "undisturbed");
+    let next = of(111, &[2]);
+    for owner in [vm(112), Owner::ByHand(addr(1, 0))] {
+        let first = Session { owner, ..of(112, &[1]) };
+        for (at, kill) in (0..undisturbed.acts.len()).flat_map(|at| KILLS.map(|kill| (at, kill))) {
+            for order in [[&next, &first], [&first, &next]] {
+                let mut model = host();
+                model.faults.0 = vec![(at, kill)];
+                assert!(matches!(first.out(&mut model), End::Killed));
+                model.faults.0.clear();
+                let case = format!("{owner}, act {at}, {kill:?}, {} comes home first", order[0].owner);
+                done(&next.start(&mut model, &nobody()), &case);
+                for session in order {
+                    done(&session.home(&mut model), &case);
+                }
+                assert_as_before(&model, &at_home, &case);
+                assert_eq!(records(&model), [], "{case}");
+            }
+        }
+    }
+}
+
 /// VM 112 has these cards on record, and its driver takes none back.
 fn stranded(cards: u8, its: &[u8]) -> Model {
     let mut model = with_all(cards);
