@@ -96,11 +96,14 @@ impl Model {
     /// or keeps others from it until then. One that another driver has taken is taken off that.
     fn gives_back(&self, act: &Act) -> bool {
         let original = act.function().and_then(|a| self.laws.original.as_ref()?.function(a));
-        let original = original.filter(|o| self.is_let_go_with_the_others(o.addr));
-        let had = original.and_then(|o| o.driver).filter(|d| d.starts_with("nvidia"));
-        let (Some(original), Some(had)) = (original, had) else {
+        let Some(original) = original.filter(|o| self.is_let_go_with_the_others(o.addr)) else {
             return false;
         };
+        // One without a driver has been taken by NVIDIA's, when that was loaded for others before.
+        let had = original.driver.unwrap_or("nvidia");
+        if !had.starts_with("nvidia") {
+            return false;
+        }
         match act {
             Act::Probe { driver, .. } => driver.as_deref() == Some(had),
             Act::SetOverride { driver, .. } => driver.as_deref() == Some(had) || *driver == original.driver_override,
