@@ -22,7 +22,7 @@ use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question};
-use crate::host::functions::read_details;
+use crate::host::functions::{VFIO_PCI, read_details};
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::host::{modules, snapshot, stuck_calls};
@@ -212,7 +212,10 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
                 &addr.to_string(),
             )?;
         }
-        Act::Probe { addr, .. } => {
+        Act::Probe { addr, driver } => {
+            if driver.as_deref() == Some(VFIO_PCI) {
+                gpu_is_not_caught(root, *addr)?;
+            }
             answers(root, *addr)?;
             write_sysfs(root, "/sys/bus/pci/drivers_probe", &addr.to_string())?;
         }
@@ -352,6 +355,20 @@ fn nobody_is_at(root: &Root, addr: PciAddr) -> Result<(), ActError> {
     }
 }
 
+/// Before function 1 of a card goes to vfio-pci: whether somebody has loaded NVIDIA's driver meanwhile, and it has caught
+/// function 0, which was to go there as well. With vfio-pci at function 1 its probe lets the kernel oops
+/// ([`crate::plan::home_steps`]).
+fn gpu_is_not_caught(root: &Root, addr: PciAddr) -> Result<(), ActError> {
+    let gpu = PciAddr { function: 0, ..addr };
+    let dir = format!("/sys/bus/pci/devices/{gpu}");
+    let leaves = || root.line(format!("{dir}/driver_override")).as_deref() == Some(VFIO_PCI);
+    let is_on_nvidia = || root.link_name(format!("{dir}/driver")).as_deref() == Some("nvidia");
+    if addr == gpu.sound() && leaves() && is_on_nvidia() {
+        return Err(ActError::Failed(format!("{gpu} is on nvidia by now")));
+    }
+    Ok(())
+}
+
 /// One write, nothing else: a second one would be a second act. Never creates and never truncates, as std's
 /// `fs::write` would ask for.
 fn write_sysfs(root: &Root, path: &str, text: &str) -> Result<(), ActError> {
@@ -440,7 +457,7 @@ mod tests {
     use super::*;
 
     use crate::base::pci::{PciClass, VENDOR_NVIDIA};
-    use crate::host::functions::{Function, VFIO_PCI};
+    use crate::host::functions::Function;
 
     #[test]
     fn a_group_whose_node_is_gone_cannot_be_asked_and_a_kernel_without_groups_has_none() {
@@ -484,6 +501,31 @@ mod tests {
         assert_eq!(next_line(&mut requests, soon).unwrap(), None); // and the pipe is open still
         drop(ours);
         assert_eq!(next_line(&mut requests, None).unwrap(), None);
+    }
+
+    #[test]
+    fn a_sound_function_does_not_go_to_vfio_pci_beside_a_gpu_that_nvidia_has_caught_on_its_way_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let gpu = dir.path().join("sys/bus/pci/devices/0000:01:00.0");
+        std::fs::create_dir_all(&gpu).unwrap();
+        let sound: PciAddr = "0000:01:00.1".parse().unwrap();
+        for (driver, own, caught) in [
+            ("nvidia", "vfio-pci\n", true),
+            ("nvidia", "(null)\n", false), // it stays, and so it was seen
+            ("vfio-pci", "vfio-pci\n", false),
+            ("nouveau", "vfio-pci\n", false),
+        ] {
+            let _ = std::fs::remove_file(gpu.join("driver"));
+            std::os::unix::fs::symlink(format!("../../drivers/{driver}"), gpu.join("driver")).unwrap();
+            std::fs::write(gpu.join("driver_override"), own).unwrap();
+            let said = gpu_is_not_caught(&root, sound).map_err(|e| e.to_string());
+            let expected = Err("0000:01:00.0 is on nvidia by now".to_owned());
+            assert_eq!(said, if caught { expected } else { Ok(()) }, "{driver} {own}");
+            assert_eq!(gpu_is_not_caught(&root, "0000:01:00.2".parse().unwrap()), Ok(()));
+        }
+        std::fs::remove_dir_all(&gpu).unwrap();
+        assert_eq!(gpu_is_not_caught(&root, sound), Ok(()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::process::{Group, Process as Told};
 use gpu_handoff::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
-use gpu_handoff::host::functions::Details;
+use gpu_handoff::host::functions::{Details, VFIO_PCI};
 use gpu_handoff::host::modules::{Loadable, Problem};
 use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::model::act::{Act, Expect};
@@ -316,6 +316,16 @@ impl Model {
         {
             let why = format!("{} is on {:?} by now", bound.addr, bound.driver);
             return Some(Err(ActError::Failed(why)));
+        }
+        if let Act::Probe { addr, driver } = act
+            && driver.as_deref() == Some(VFIO_PCI)
+            && let Some(gpu) = self.device(PciAddr { function: 0, ..*addr })
+            && *addr == gpu.addr.sound()
+            && gpu.driver_override.as_deref() == Some(VFIO_PCI)
+            && gpu.link
+            && gpu.driver == Some("nvidia")
+        {
+            return Some(Err(ActError::Failed(format!("{} is on nvidia by now", gpu.addr))));
         }
         let begun = match act {
             Act::LoadModule { name } => self.modprobe(group, name),
