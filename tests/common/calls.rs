@@ -303,6 +303,15 @@ impl Model {
         }
     }
 
+    /// Whatever hangs goes on, and comes to its end.
+    pub fn let_go_of_calls(&mut self) {
+        for call in &mut self.calls {
+            call.todo.retain(|m| *m != Move::Hang);
+            call.twist = None;
+        }
+        self.spend(Duration::from_secs(400));
+    }
+
     /// Events whose time has come.
     fn happen(&mut self) {
         while let Some(at) = self

@@ -156,7 +156,7 @@ impl Model {
             let proof = self.laws.proofs.iter().rev().find(|p| p.0 == addr).map(|p| p.1);
             let mut raced = false;
             for process in self.processes.iter().filter(|p| self.is_used_by(device, p)) {
-                let seen = process.nodes.iter().any(|n| is_of(n, device));
+                let seen = !process.hidden && process.nodes.iter().any(|n| is_of(n, device));
                 if !seen && self.laws.may_doubt {
                     continue;
                 }

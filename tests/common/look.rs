@@ -64,6 +64,9 @@ impl Model {
             ..Snapshot::default()
         };
         for process in &self.processes {
+            if process.hidden {
+                continue;
+            }
             if process.unreadable {
                 snapshot.unseen.push(Unseen {
                     pid: process.pid,

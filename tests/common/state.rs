@@ -130,6 +130,8 @@ pub struct Process {
     pub ending: bool,
     /// Its descriptors cannot be read.
     pub unreadable: bool,
+    /// What it holds is in no table that a scan reads, as a descriptor that is in flight; only the kernel counts it.
+    pub hidden: bool,
     /// When it opened its nodes, on the count of what has happened.
     pub came: u64,
 }
@@ -148,6 +150,7 @@ impl Process {
             uses: Vec::new(),
             ending: false,
             unreadable: false,
+            hidden: false,
             came: 0,
         }
     }

@@ -34,6 +34,8 @@ pub struct Tally {
     pub twice: u64,
     /// Recoveries beside a VM that starts, runs, or holds the group.
     pub busy: u64,
+    /// Whatever is asked while a call of the killed run hangs.
+    pub hung: u64,
     pub ends: [u64; 4],
     /// What was not as it should be.
     pub problems: Vec<String>,
@@ -41,7 +43,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn cases(&self) -> u64 {
-        self.same + self.opposite + self.recover + self.watcher + self.another + self.twice + self.busy
+        self.same + self.opposite + self.recover + self.watcher + self.another + self.twice + self.busy + self.hung
     }
 
     pub fn add(&mut self, other: Tally) {
@@ -53,6 +55,7 @@ impl Tally {
         self.another += other.another;
         self.twice += other.twice;
         self.busy += other.busy;
+        self.hung += other.hung;
         for (sum, n) in self.ends.iter_mut().zip(other.ends) {
             *sum += n;
         }
@@ -65,7 +68,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} cases after {} kills: {} same again, {} the opposite, {} recover, {} the watcher, {} another VM's \
-             start, {} recover or the watcher killed and again, {} recover beside a VM; ends: ",
+             start, {} recover or the watcher killed and again, {} recover beside a VM, {} beside a call that hangs; ends: ",
             self.cases(),
             self.kills,
             self.same,
@@ -74,7 +77,8 @@ impl fmt::Display for Tally {
             self.watcher,
             self.another,
             self.twice,
-            self.busy
+            self.busy,
+            self.hung
         )?;
         let ends: Vec<String> = ENDS
             .iter()
@@ -108,6 +112,9 @@ pub struct After<'a> {
 impl After<'_> {
     pub fn all(&mut self, scene: &Scene) {
         self.tally.kills += u64::from(!scene.faults.is_empty());
+        if scene.hangs() {
+            return self.while_it_hangs(scene);
+        }
         self.tally.same += 1;
         self.asked(scene, scene.command);
         self.tally.opposite += 1;
@@ -126,6 +133,49 @@ impl After<'_> {
         self.tally
             .problems
             .push(format!("{}: {said}: {why}\n{told}", self.trip.name));
+    }
+
+    /// Whatever is asked while a call hangs comes to an end, and touches nothing that the call may be at; once it is over,
+    /// everything comes home.
+    fn while_it_hangs(&mut self, scene: &Scene) {
+        let session = &self.trip.session;
+        let another = Session {
+            owner: vm(112),
+            ..session.clone()
+        };
+        let by_hand = matches!(session.owner, Owner::ByHand(_));
+        type Asked<'a> = (&'a str, &'a dyn Fn(&mut Model) -> String);
+        let asked: [Asked<'_>; 5] = [
+            ("the same", &|model| format!("{:?}", scene.command.run(session, model))),
+            ("the opposite", &|model| {
+                format!("{:?}", scene.command.opposite().run(session, model))
+            }),
+            ("recover", &|model| {
+                format!("{:?}", recover(self.trip, model, false, true))
+            }),
+            // It does not leave, since the call may end.
+            ("the watcher", &|model| {
+                format!("{:?}", watch(self.trip, model, Beside::default()))
+            }),
+            ("another VM's start", &|model| {
+                format!("{:?}", another.start(model, &Others::default()))
+            }),
+        ];
+        let mut wrong = Vec::new();
+        for (what, ask) in asked.iter().take(if by_hand { 3 } else { 5 }) {
+            let mut model = scene.model.fork();
+            let end = ask(&mut model);
+            let meanwhile = self.on_record(&model);
+            model.let_go_of_calls();
+            let homes = [another.home(&mut model), session.home(&mut model)];
+            if let Err(why) = meanwhile.and_then(|()| self.home(&model)) {
+                wrong.push((format!("while it hangs {what}: {end}, then home: {homes:?}"), why));
+            }
+        }
+        self.tally.hung += if by_hand { 3 } else { 5 };
+        for (said, why) in wrong {
+            self.problem(scene, &said, &why);
+        }
     }
 
     /// The same or the opposite command, and home after it.

@@ -23,6 +23,8 @@ pub struct Trip {
     pub session: Session,
     /// One card and few acts: where everything is tried that grows with the square of them.
     pub small: bool,
+    /// What a kill beside a call that hangs leads to is tried as well.
+    pub beside_hangs: bool,
 }
 
 impl Trip {
@@ -39,11 +41,17 @@ impl Trip {
             model,
             session,
             small: false,
+            beside_hangs: false,
         }
     }
 
     fn small(mut self) -> Self {
         self.small = true;
+        self.beside_hangs()
+    }
+
+    fn beside_hangs(mut self) -> Self {
+        self.beside_hangs = true;
         self
     }
 }
@@ -109,7 +117,7 @@ pub fn made_here() -> Vec<Trip> {
     let mut trips = vec![
         Trip::new("one card", host(1), one()).small(),
         Trip::new("one of two", host(2), Session::new(&[addr(2, 0)])).small(),
-        Trip::new("both of two", host(2), Session::new(&[addr(1, 0), addr(2, 0)])),
+        Trip::new("both of two", host(2), Session::new(&[addr(1, 0), addr(2, 0)])).beside_hangs(),
         Trip::new("one card of four functions", wide(1), one()).small(),
         Trip::new(
             "two cards of four functions",

@@ -4,11 +4,14 @@ use std::ops::Range;
 
 use gpu_handoff::model::act::Act;
 
-use crate::common::{End, Fault, Model, Session};
+use crate::common::{End, Fault, Model, Session, Twist};
 use crate::hosts::Trip;
 
 /// Before an act, while it is in the kernel, after it.
 pub const KILLS: [Fault; 3] = [Fault::KilledBefore, Fault::KilledIn, Fault::KilledAfter];
+
+/// An act of which the kernel does not come back.
+const HANGS: Fault = Fault::Twisted(Twist::Hangs);
 
 /// The acts of the longest rung: a proof, the removal of four functions, a rescan, a probe.
 const RUNG: usize = 7;
@@ -45,6 +48,11 @@ pub struct Scene {
 }
 
 impl Scene {
+    /// A call of it hangs, and nobody knows for how long.
+    pub fn hangs(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| *fault == HANGS)
+    }
+
     /// What has led to it, in words.
     pub fn told(&self) -> String {
         let Scene { command, faults, model } = self;
@@ -69,6 +77,7 @@ pub fn each(trip: &Trip, mut then: impl FnMut(Scene)) {
         run.killed_at(&[], first..acts, &mut then);
         for at in first..acts {
             run.gone_wrong(at, at + 1 == acts, &mut then);
+            run.hung(at, &mut then);
         }
     }
 }
@@ -108,6 +117,14 @@ impl Run<'_> {
             model.faults.0.clear();
             let command = self.command;
             then(Scene { command, faults, model });
+        }
+    }
+
+    /// An act hangs, and the run is killed beside it: at another one of its round, and in what is done about it.
+    fn hung(&self, at: usize, then: &mut impl FnMut(Scene)) {
+        if self.trip.beside_hangs {
+            let hangs = [(at, HANGS)];
+            self.killed_at(&hangs, at + 1..self.with(&hangs).acts.len(), then);
         }
     }
 

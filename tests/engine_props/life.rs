@@ -9,10 +9,10 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::{Record, State as Stage};
 use gpu_handoff::settings::values::Doubt;
 
-use crate::common::calls::Move;
 use crate::common::hosts::PERSISTENCED;
 use crate::common::modules::needs_first;
-use crate::common::{End, Event, Fault, FunctionState, MemLedger, Model, Process, Session, State};
+use crate::common::session::vm;
+use crate::common::{Beside, End, Event, Fault, FunctionState, MemLedger, Model, Process, Session, State};
 use crate::order;
 use crate::world::World;
 
@@ -24,6 +24,7 @@ pub struct Tally {
     races: u64,
     again: u64,
     recovered: u64,
+    another: u64,
 }
 
 const ENDS: [&str; 7] = [
@@ -59,6 +60,7 @@ impl Tally {
         assert!(self.races > 0 || !many, "nobody came after a proof");
         assert!(self.again > 0, "no host changed under a plan");
         assert!(self.recovered > 0, "nothing was brought home after a failure");
+        assert!(self.another > 0, "no other VM started on what was left");
     }
 }
 
@@ -72,11 +74,12 @@ impl fmt::Display for Tally {
             races,
             again,
             recovered,
+            another,
             ..
         } = self;
         write!(
             f,
-            "{recovered} home after all; {acts} acts, {races} met a user who came after the proof, {again} planned once more"
+            "{recovered} home after all, {another} other VM's starts; {acts} acts, {races} met a user who came after the proof, {again} planned once more"
         )
     }
 }
@@ -115,8 +118,8 @@ pub fn live(world: &World, tally: &mut Tally) -> Result<(), String> {
 }
 
 impl Life<'_> {
-    fn record(&self) -> Option<Record> {
-        self.model.ledger.as_ref()?.records().pop()
+    fn records(&self) -> Vec<Record> {
+        self.model.ledger.as_ref().map(|l| l.records()).unwrap_or_default()
     }
 
     fn out(&mut self) -> Result<(), String> {
@@ -135,7 +138,11 @@ impl Life<'_> {
         match end {
             End::Done => {
                 self.away(&said)?;
-                self.home()
+                if self.comes_another() {
+                    self.another()
+                } else {
+                    self.home()
+                }
             }
             End::Refused(_) | End::NotRead(_) | End::Interrupted => {
                 self.unchanged(&said)?;
@@ -145,7 +152,7 @@ impl Life<'_> {
             }
             End::Restored(_) => {
                 self.unchanged(&said)?;
-                check(self.record().is_none(), || format!("{said}: {:?}", self.record()))
+                self.nothing_on_record(&said)
             }
             End::RestoredBut(but) => {
                 // Only a call that did not answer, or failed, is an excuse.
@@ -154,16 +161,22 @@ impl Life<'_> {
                 found.retain(|f| !(f.starts_with("consoles ") && but.contains("the console vtcon")));
                 found.retain(|f| !(f.contains(PERSISTENCED) && but.contains(PERSISTENCED)));
                 check(found.is_empty(), || format!("{said}: {found:#?}"))?;
-                check(self.record().is_none(), || format!("{said}: {:?}", self.record()))
+                self.nothing_on_record(&said)
             }
             End::NotRestored(_) => {
                 self.recorded(&said)?;
-                self.recover(&said)
+                if self.comes_another() {
+                    self.another()
+                } else {
+                    self.recover(&said)
+                }
             }
             End::Killed => {
                 self.recorded(&said)?;
                 // Whichever is asked next finishes it.
-                if self.world.guest && self.world.udev.is_none() {
+                if self.comes_another() {
+                    self.another()
+                } else if self.world.guest && self.world.udev.is_none() {
                     self.again()
                 } else {
                     self.recover(&said)
@@ -181,6 +194,37 @@ impl Life<'_> {
         if let End::Done = end {
             self.away(&said)?;
         }
+        self.recover(&said)
+    }
+
+    /// Where udev has loaded a module, what is home is not as it was, and that is held against it here.
+    fn comes_another(&self) -> bool {
+        self.world.another && self.world.udev.is_none()
+    }
+
+    /// Another VM starts on the GPUs of one whose post-stop was lost, or whose run was killed or has failed, and stops.
+    fn another(&mut self) -> Result<(), String> {
+        let another = Session {
+            owner: vm(112),
+            ..self.session.clone()
+        };
+        let end = another.start(&mut self.model, &Beside::default());
+        self.tally.count(&end);
+        self.tally.another += 1;
+        let said = format!("another VM's start: {end:?}");
+        self.laws(&said)?;
+        match end {
+            End::Done => self.away(&said)?,
+            _ => self.recorded(&said)?,
+        }
+        let end = another.home(&mut self.model);
+        self.tally.count(&end);
+        let said = format!("{said}, then home: {end:?}");
+        self.laws(&said)?;
+        if self.records().is_empty() {
+            return self.unchanged(&said);
+        }
+        self.recorded(&said)?;
         self.recover(&said)
     }
 
@@ -202,7 +246,7 @@ impl Life<'_> {
         match end {
             End::Done => {
                 self.unchanged(&said)?;
-                check(self.record().is_none(), || format!("{said}: {:?}", self.record()))
+                self.nothing_on_record(&said)
             }
             _ => {
                 self.recorded(&said)?;
@@ -238,11 +282,7 @@ impl Life<'_> {
         if let Some(ledger) = &model.ledger {
             ledger.well();
         }
-        for call in &mut model.calls {
-            call.todo.retain(|m| *m != Move::Hang);
-            call.twist = None;
-        }
-        model.spend(Duration::from_secs(400));
+        model.let_go_of_calls();
         if self.world.udev.is_some_and(|(_, name)| name == "nvidia_drm") {
             // Whoever had it loaded unloads it again.
             model.drm.clear();
@@ -253,19 +293,28 @@ impl Life<'_> {
         }
         let lost = |f: &crate::common::before::FunctionState| self.model.device(f.addr).is_none_or(|d| d.dead);
         let lost = self.before.functions.iter().any(lost);
-        let end = self.session.home(&mut self.model);
-        self.tally.count(&end);
-        let said = format!("{said}, then home: {end:?}");
-        self.laws(&said)?;
-        match end {
-            End::Done => {
-                self.tally.recovered += 1;
-                self.unchanged(&said)?;
-                check(self.record().is_none(), || format!("{said}: {:?}", self.record()))
+        for owner in self.records().iter().map(|r| r.owner).chain([self.session.owner]) {
+            let of = Session {
+                owner,
+                ..self.session.clone()
+            };
+            let end = of.home(&mut self.model);
+            self.tally.count(&end);
+            let said = format!("{said}, then home of {owner}: {end:?}");
+            self.laws(&said)?;
+            match end {
+                End::Done => self.tally.recovered += 1,
+                End::NotRestored(_) if lost => return self.recorded(&said),
+                _ => return Err(said),
             }
-            End::NotRestored(_) if lost => self.recorded(&said),
-            end => Err(format!("{said}: {end:?}")),
         }
+        self.unchanged(said)?;
+        self.nothing_on_record(said)
+    }
+
+    fn nothing_on_record(&self, said: &str) -> Result<(), String> {
+        let records = self.records();
+        check(records.is_empty(), || format!("{said}: {records:?}"))
     }
 
     fn laws(&self, said: &str) -> Result<(), String> {
@@ -291,9 +340,8 @@ impl Life<'_> {
                 })?;
             }
         }
-        let record = self.record();
-        let stage = record.map(|r| r.state);
-        check(stage == Some(Stage::Away), || format!("{said}: on record as {stage:?}"))
+        let stages: Vec<Stage> = self.records().iter().map(|r| r.state).collect();
+        check(stages == [Stage::Away], || format!("{said}: on record as {stages:?}"))
     }
 
     /// All is as it was.
@@ -388,21 +436,17 @@ impl Life<'_> {
     /// What is not as it was is on record.
     fn recorded(&self, said: &str) -> Result<(), String> {
         let now = self.now();
-        let record = self.record();
-        if self.before == now {
+        let records = self.records();
+        let found = self.differences();
+        if found.is_empty() {
             return Ok(());
         }
-        let Some(record) = record else {
-            return Err(format!(
-                "{said}: nothing is on record of {:#?}",
-                self.before.differences(&now)
-            ));
-        };
+        check(!records.is_empty(), || format!("{said}: nothing is on record of {found:#?}"))?;
         for before in &self.before.functions {
             let is_same = now.function(before.addr) == Some(before);
-            let is_beside = record.beside.iter().any(|b| b.addr == before.addr);
-            let has = record.has(before.addr) || is_beside || record.awake.contains(&before.addr);
-            check(is_same || has, || {
+            let is_beside = |r: &Record| r.beside.iter().any(|b| b.addr == before.addr);
+            let has = |r: &Record| r.has(before.addr) || is_beside(r) || r.awake.contains(&before.addr);
+            check(is_same || records.iter().any(has), || {
                 format!(
                     "{said}: {:?}, was {before:?}, is not on record",
                     now.function(before.addr)
@@ -410,7 +454,7 @@ impl Life<'_> {
             })?;
         }
         for name in self.before.modules.iter().filter(|n| !now.modules.contains(n)) {
-            let has = record.modules.iter().any(|m| m == name);
+            let has = records.iter().any(|r| r.modules.iter().any(|m| m == name));
             check(has, || format!("{said}: {name} is not on record"))?;
         }
         Ok(())

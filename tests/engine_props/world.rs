@@ -55,6 +55,8 @@ pub enum Holds {
     Caps,
     Drm,
     Sound,
+    /// The GPU, through a descriptor that no table shows.
+    Hidden,
     /// A guest holds the card's group.
     Guest,
     Unreadable,
@@ -114,6 +116,8 @@ pub struct World {
     pub home: Option<(usize, Fault)>,
     /// The VM runs for a while between the two.
     pub guest: bool,
+    /// Nobody calls again for the VM, and another one starts on its GPUs.
+    pub another: bool,
 }
 
 fn card() -> impl Strategy<Value = Card> {
@@ -166,6 +170,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         Holds::Caps,
         Holds::Drm,
         Holds::Sound,
+        Holds::Hidden,
         Holds::Guest,
         Holds::Unreadable,
     ]);
@@ -242,12 +247,13 @@ pub fn worlds() -> impl Strategy<Value = World> {
         mishap(),
         mishap(),
         any::<bool>(),
+        prop::bool::weighted(0.25),
     );
     (host, settings, request).prop_map(|(host, settings, request)| {
         let ((cards, nouveau), generation, version, modeset, loaded, persistenced, console, firmware, broken, holders) =
             host;
         let (way, doubt, (gate, no_gate), reset) = settings;
-        let (wanted, probe_fault, udev, unwritten, out, home, guest) = request;
+        let (wanted, probe_fault, udev, unwritten, out, home, guest, another) = request;
         World {
             cards,
             nouveau,
@@ -272,6 +278,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
             out,
             home,
             guest,
+            another,
         }
     })
 }
@@ -433,7 +440,7 @@ impl World {
         let pid = 3000 + i32::try_from(n).unwrap();
         let audio = addr(card.bus, 1);
         let (nodes, uses) = match holder.holds {
-            Holds::Gpu => (vec![Node::Gpu(card)], None),
+            Holds::Gpu | Holds::Hidden => (vec![Node::Gpu(card)], None),
             Holds::Control(uses) => (vec![Node::Control], uses.then_some(card)),
             Holds::Uvm(uses) => (vec![Node::Control, Node::Uvm], uses.then_some(card)),
             Holds::Modeset => (vec![Node::Modeset], None),
@@ -448,6 +455,7 @@ impl World {
             _ => Process::new(pid, &nodes),
         };
         process.unreadable = holder.holds == Holds::Unreadable;
+        process.hidden = holder.holds == Holds::Hidden;
         // Only what the driver has can be used.
         let can_use = |a: &PciAddr| model.driver_of(*a) == Some("nvidia");
         process.uses.extend(uses.filter(can_use));
