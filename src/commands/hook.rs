@@ -311,6 +311,12 @@ fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
         let addrs = join(stays.taken.iter().map(|t| t.addr));
         info!("VM {vmid} post-stop: {addrs} stays away, another VM runs with it");
     }
+    // A VM without this hook takes it from vfio-pci as it is.
+    let snapshot = host.look(&records)?;
+    let reserved = host.reserved(&part.addrs(), &snapshot, owner);
+    if !reserved.is_empty() {
+        return Err(Refusal(reserved).into());
+    }
     let plan = host.plan_home(&part.comes, &records, end)?;
     host.execute(&guard, record.clone(), part.stays, &plan, end)
 }

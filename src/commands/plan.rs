@@ -126,16 +126,20 @@ fn before(
         let of = first.record.owner;
         tried.push(of);
         let taken = first.part.addrs();
+        // It stays on record where it cannot come home now, and the start goes on.
+        let is_left = of == owner && !taken.iter().any(|a| wanted.contains(&a.slot()));
         let needed = host.needed_at_home(&taken, snapshot, &[owner, of])?;
         if !needed.is_empty() {
-            if of == owner && !taken.iter().any(|a| wanted.contains(&a.slot())) {
-                continue; // it stays on record, and the start goes on
+            if is_left {
+                continue;
             }
             return Ok(Err(Refusal(needed)));
         }
-        host.ask(snapshot, &taken, host.budgets.look)?;
-        match home::plan(snapshot, &first.part.comes) {
+        let comes = owners::without_what_others_have(&first.part.comes, records);
+        host.ask(snapshot, &home::looked_at(&comes), host.budgets.look)?;
+        match home::plan(snapshot, &comes) {
             Ok(plan) => homes.push(plan),
+            Err(refusal) if is_left && !refusal.is_by(owner) => {}
             Err(refusal) => return Ok(Err(refusal)),
         }
     }

@@ -33,7 +33,7 @@ pub(crate) fn not_seen(unseen: &[Unseen]) -> (String, Remedy) {
     let remedy = if unseen.iter().any(|u| matches!(u.what, Hidden::Refused(_))) {
         "run as root, outside a container"
     } else {
-        "end that process, or raise 'look' below [deadlines] in /etc/gpu-handoff/config.toml where it only takes long"
+        "end that process, or wait until it has done what it is at, and try again"
     };
     (fact, remedy.into())
 }

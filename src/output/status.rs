@@ -82,7 +82,9 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
         .filter(|m| !m.is_empty())
         .unwrap_or_else(|| format!("NVIDIA {:04x}:{:04x}", gpu.vendor, gpu.device));
     let record = records.iter().find(|r| r.has(gpu.addr));
-    let (at_work, left) = at_work(record);
+    // What stays on a driver that is loaded again is without it meanwhile.
+    let beside = || records.iter().find(|r| r.stayed().any(|b| b.addr == gpu.addr));
+    let (at_work, left) = at_work(record.or_else(beside));
     let owner = record.map(|r| {
         let state = serde_json::to_value(r.state).ok();
         let state = state.as_ref().and_then(|s| s.as_str()).unwrap_or("?").to_owned();

@@ -54,6 +54,12 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
     })
 }
 
+/// The functions whose details [`plan`] needs.
+pub fn looked_at(record: &Record) -> Vec<PciAddr> {
+    let taken = record.taken.iter().map(|t| t.addr);
+    taken.chain(record.stayed().map(|b| b.addr)).collect()
+}
+
 fn reasons(snapshot: &Snapshot, record: &Record) -> Vec<Reason> {
     if let Some(reason) = at_work(record) {
         return vec![reason];
@@ -70,7 +76,9 @@ fn reasons(snapshot: &Snapshot, record: &Record) -> Vec<Reason> {
     let is_said = |a: PciAddr| record.stuck().any(|r| r == a) || snapshot.calls_at(a).next().is_some();
     let other = there().filter(|f| f.stuck && !is_said(f.addr));
     reasons.extend(other.map(|f| Reason::Stuck(f.addr)));
-    reasons.extend(silent(there()));
+    // What stayed beside it as well: the load of its driver would wait for its lock.
+    let stayed = record.stayed().filter_map(|b| snapshot.function(b.addr));
+    reasons.extend(silent(there().chain(stayed)));
     reasons
 }
 

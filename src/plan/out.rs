@@ -17,6 +17,7 @@ use crate::plan::obstacles::{
     at_work, beside_reasons, host_reasons, load_reasons, removed, taken_reasons, way_reasons,
 };
 use crate::plan::out_steps::WayOut;
+use crate::plan::owners;
 use crate::plan::steps::both;
 use crate::plan::taken::{recorded_override, taken_from};
 use crate::plan::unseen;
@@ -64,9 +65,10 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let Wanted { owner, gpus, given } = wanted;
     let earlier = records.iter().find(|r| r.owner == owner);
     let ground = Ground::of(snapshot, gpus, given, earlier);
+    let moves = owners::slots_of(&ground.addrs());
     let concerned = records
         .iter()
-        .filter(|r| r.owner == owner || ground.set.iter().any(|a| r.has(*a)));
+        .filter(|r| r.owner == owner || !owners::concerned(r, &moves).is_empty());
     let at_work: Vec<Reason> = concerned.filter_map(at_work).collect();
     if !at_work.is_empty() {
         return Err(Refusal(at_work));

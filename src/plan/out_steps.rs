@@ -105,7 +105,7 @@ impl WayOut<'_> {
         }
         if self.displays.others {
             for console in &self.displays.consoles {
-                steps.console(console, true);
+                steps.console(console, true).soft();
             }
         }
         (steps.into_list(), awake)

@@ -107,6 +107,14 @@ pub fn concerned(record: &Record, slots: &BTreeSet<PciSlot>) -> Vec<PciAddr> {
     among(record, slots).into_iter().chain(stayed).collect()
 }
 
+/// A record without what stayed beside its run and another handoff has taken since: that one brings it home.
+pub fn without_what_others_have(record: &Record, records: &[Record]) -> Record {
+    let is_anothers = |addr: PciAddr| records.iter().any(|r| r.owner != record.owner && r.has(addr));
+    let mut record = record.clone();
+    record.beside.retain(|b| !is_anothers(b.addr));
+    record
+}
+
 /// A part of a handoff that comes home.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {

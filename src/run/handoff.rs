@@ -20,9 +20,9 @@ use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
-use crate::plan::home;
 use crate::plan::out::{self, Wanted};
 use crate::plan::selection::Given;
+use crate::plan::{home, owners};
 use crate::run::owners::{Settled, write_over};
 use crate::run::session::{Session, this_boot};
 use crate::settings::values::{Gate, Reset};
@@ -224,11 +224,11 @@ impl Session {
     /// A refusal: somebody uses a device, or does not end in time.
     pub fn plan_home(&mut self, record: &Record, records: &[Record], end: Duration) -> Result<Plan, Error> {
         say_broken_off(record);
+        let record = owners::without_what_others_have(record, records);
         loop {
             let mut snapshot = self.look(records)?;
-            let taken: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
-            self.ask(&mut snapshot, &taken, self.budgets.look)?;
-            let refusal = match home::plan(&snapshot, record) {
+            self.ask(&mut snapshot, &home::looked_at(&record), self.budgets.look)?;
+            let refusal = match home::plan(&snapshot, &record) {
                 Ok(plan) => return Ok(plan),
                 Err(refusal) => refusal,
             };

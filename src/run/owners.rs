@@ -343,6 +343,12 @@ impl Session {
         Ok(self.needed_by(addrs, snapshot, but, &cluster, vms))
     }
 
+    /// For which other VMs Proxmox has these functions reserved, by /run alone.
+    pub(crate) fn reserved(&mut self, addrs: &[PciAddr], snapshot: &Snapshot, but: Owner) -> Vec<Reason> {
+        let cluster = files::reservations_alone(&self.root);
+        self.needed_by(addrs, snapshot, &[but], &cluster, Vec::new())
+    }
+
     fn needed_by(
         &mut self,
         addrs: &[PciAddr],

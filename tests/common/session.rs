@@ -18,7 +18,7 @@ use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
-use gpu_handoff::plan::owners::{First, Over, Signs};
+use gpu_handoff::plan::owners::{self, First, Over, Signs};
 use gpu_handoff::run::look::look;
 use gpu_handoff::run::owners::{Host, settle, write_over};
 use gpu_handoff::settings::values::{Gate, Reset, Settings};
@@ -268,9 +268,9 @@ impl Session {
                 Ok(snapshot) => snapshot,
                 Err(end) => return end,
             };
-            let taken: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
-            self.ask(model, &mut snapshot, &taken);
-            match home::plan(&snapshot, &record) {
+            let comes = owners::without_what_others_have(&record, &records);
+            self.ask(model, &mut snapshot, &home::looked_at(&comes));
+            match home::plan(&snapshot, &comes) {
                 Ok(plan) => return self.execute(model, record, None, &plan, end),
                 Err(refusal) => {
                     let left = end.saturating_sub(model.time);
@@ -367,9 +367,9 @@ impl Host for Start<'_> {
             ..self.session.clone()
         };
         let mut snapshot = self.look(records)?;
-        let taken: Vec<PciAddr> = part.comes.taken.iter().map(|t| t.addr).collect();
-        of.ask(self.model, &mut snapshot, &taken);
-        let plan = home::plan(&snapshot, &part.comes)?;
+        let comes = owners::without_what_others_have(&part.comes, records);
+        of.ask(self.model, &mut snapshot, &home::looked_at(&comes));
+        let plan = home::plan(&snapshot, &comes)?;
         let end = self.model.time + record.budgets.way_home;
         match of.execute(self.model, record.clone(), part.stays.clone(), &plan, end) {
             End::Done => Ok(()),

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::Record;
 use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::output::status::{status, status_text};
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
 
+use crate::common::calls::{Lock, Move};
 use crate::common::session::vm;
-use crate::common::{End, Fault, Model, Session, addr, host};
-use crate::{acts, records, trips};
+use crate::common::{End, Fault, Generation, Model, Session, addr, host};
+use crate::{acts, assert_as_before, records, trips};
 
 /// The record as somebody reads it who does not have the lock, two seconds into the act.
 fn read(model: &Model, run: Option<&str>) -> Vec<Record> {
@@ -86,6 +88,65 @@ fn at_each_act_of_a_run_that_lives_another_sees_who_is_at_what_and_nothing_stuck
         }
     }
     assert!(cases > 50, "only {cases} cases");
+}
+
+/// What stays on a driver that is unloaded and loaded again is without it meanwhile: nothing is said to be stuck or missing.
+#[test]
+fn what_stays_beside_a_run_that_lives_is_at_work_as_well() {
+    let mut host = host(2);
+    host.version = "595.45.04".to_owned();
+    let session = Session::new(&[addr(1, 0)]);
+    let other = Session {
+        owner: vm(112),
+        ..Session::new(&[addr(2, 0)])
+    };
+    let mut cases = 0;
+    for at in 0..acts(&host, &session).0 {
+        let mut model = host.fork();
+        model.faults.0 = vec![(at, Fault::KilledIn)];
+        assert!(matches!(session.out(&mut model), End::Killed));
+        let case = format!("act {at} {}", model.acts[at]);
+        let records = read(&model, Some(RUN));
+        let [refusal, _] = refused(&mut model.fork(), &other, &records);
+        let [Reason::AtWork { addrs, .. }] = refusal.0.as_slice() else {
+            panic!("{case}: {refusal}")
+        };
+        assert!(addrs.contains(&addr(2, 0)), "{case}: {addrs:?}");
+        let stuck: Vec<_> = records.iter().flat_map(Record::not_to_be_read).collect();
+        let cards = status(&model.whole_snapshot(&stuck), &records);
+        assert!(cards.iter().all(|card| card.at_work.is_some()), "{case}");
+        assert_eq!((&cards[1].owner, cards[1].stuck.len()), (&None, 0), "{case}");
+        cases += 1;
+    }
+    assert!(cases > 10, "only {cases} cases");
+}
+
+/// It is not probed before it answers, and neither is the driver loaded, which would wait for its lock.
+#[test]
+fn what_stayed_beside_a_run_that_was_killed_is_asked_before_it_is_bound_again() {
+    let mut model = host(2);
+    (model.version, model.generation) = ("595.45.04".to_owned(), Generation::K6_1);
+    let before = model.state();
+    let session = Session::new(&[addr(1, 0)]);
+    let mut undisturbed = model.fork();
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let unload = |act: &Act| matches!(act, Act::UnloadModule { name } if name == "nvidia");
+    let at = undisturbed.acts.iter().position(unload).unwrap();
+    model.faults.0 = vec![(at, Fault::KilledAfter)];
+    assert!(matches!(session.out(&mut model), End::Killed));
+    let lock = Lock::Device(addr(2, 0));
+    let minute = Duration::from_secs(60);
+    model.begin(99, vec![Move::Lock(lock), Move::Sleep(minute), Move::Unlock(lock)]);
+    model.spend(Duration::from_millis(1));
+    let acts = model.acts.len();
+    let end = session.home(&mut model);
+    let End::Refused(refusal) = end else { panic!("{end:?}") };
+    assert_eq!(refusal.0, [Reason::Silent(vec![addr(2, 0)])]);
+    assert_eq!(model.acts.len(), acts);
+    model.spend(minute);
+    let end = session.home(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_as_before(&model, &before, "after the wait");
 }
 
 #[test]

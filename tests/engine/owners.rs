@@ -379,6 +379,41 @@ fn what_a_run_of_another_vm_has_left_without_its_driver_is_not_taken_for_what_it
     }
 }
 
+/// What stayed beside a run that was killed, and that another VM has begun to take since, is that one's to bring home: its
+/// sound function may be on vfio-pci already, beside which NVIDIA's driver must not take it.
+#[test]
+fn what_another_vm_has_taken_since_is_not_bound_by_the_run_that_it_stayed_beside() {
+    let mut model = with_all(2);
+    model.version = "595.45.04".to_owned();
+    let (first, next) = (of(112, &[1]), of(111, &[2]));
+    let number = |model: &Model, session: &Session, wanted: &str| {
+        let mut model = model.fork();
+        session.start(&mut model, &nobody());
+        let acts: Vec<String> = model.acts.iter().map(ToString::to_string).collect();
+        acts.iter()
+            .rposition(|a| a == wanted)
+            .unwrap_or_else(|| panic!("{acts:#?}"))
+    };
+    let killed_after = |model: &mut Model, session: &Session, wanted: &str| {
+        model.faults.0 = vec![(number(model, session, wanted), Fault::KilledAfter)];
+        assert!(matches!(session.start(model, &nobody()), End::Killed), "{wanted}");
+        model.faults.0.clear();
+    };
+    killed_after(&mut model, &first, "nvidia: unload the module");
+    model.die(addr(1, 0));
+    killed_after(&mut model, &next, "0000:02:00.1: bind to vfio-pci");
+    let drivers = |model: &Model| [0, 1].map(|function| model.driver_of(addr(2, function)));
+    assert_eq!(drivers(&model), [None, Some("vfio-pci")]);
+    let beside: Vec<_> = records(&model).iter().flat_map(|r| r.beside.clone()).collect();
+    assert!(beside.iter().any(|b| b.addr == addr(2, 0)), "{beside:?}");
+    let end = first.home(&mut model);
+    assert!(matches!(end, End::NotRestored(_)), "its own card is dead: {end:?}");
+    assert_eq!(drivers(&model), [None, Some("vfio-pci")]);
+    done(&next.home(&mut model), "the other's");
+    assert_eq!(drivers(&model), [Some("nvidia"), Some("snd_hda_intel")]);
+    assert_eq!(model.laws.broken, [""; 0]);
+}
+
 /// VM 112 has these cards on record, and its driver takes none back.
 fn stranded(cards: u8, its: &[u8]) -> Model {
     let mut model = with_all(cards);

@@ -441,7 +441,9 @@ impl Life<'_> {
         if found.is_empty() {
             return Ok(());
         }
-        check(!records.is_empty(), || format!("{said}: nothing is on record of {found:#?}"))?;
+        check(!records.is_empty(), || {
+            format!("{said}: nothing is on record of {found:#?}")
+        })?;
         for before in &self.before.functions {
             let is_same = now.function(before.addr) == Some(before);
             let is_beside = |r: &Record| r.beside.iter().any(|b| b.addr == before.addr);

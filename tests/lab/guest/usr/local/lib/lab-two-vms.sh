@@ -19,6 +19,15 @@ wait_for 60 test ! -e /run/gpu-handoff/vm-111.json
 is "$(driver_of "$first")" nvidia "home"
 expect_rc 0 qm start 112; expect_rc 0 qm stop 112; wait_for 60 test ! -e /run/gpu-handoff/vm-112.json
 
+say "$mechanism: Proxmox has it reserved for a VM without this hook when post-stop comes"
+expect_rc 0 qm start 111
+echo "$first 113 time:$(($(date +%s) + 30))" >>/run/qemu-server/pci-id-reservations
+qm stop 111
+wait_for 60 sh -c 'journalctl -b -q -t gpu-handoff | grep -q "reserved for VM 113, which is starting"'
+is "$(driver_of "$first")" vfio-pci "what is reserved for another VM"
+wait_for 240 test ! -e /run/gpu-handoff/vm-111.json
+is "$(driver_of "$first")" nvidia "home, when the reservation is over"
+
 say "$mechanism: one mapping of two same-model cards, two VMs at the same moment"
 mkmapping gpu "$first" "$second"
 for vm in 111 112; do qm set $vm --hostpci0 mapping=gpu,pcie=1 >/dev/null; done
