@@ -1,0 +1,53 @@
+# What the gate scenarios do: `. /usr/local/lib/lab-gate.sh`, with $rounds, how often the GPU goes out and home beside the openers.
+. /usr/local/lib/lab-home.sh
+cat >/root/opener <<'END'
+import os, sys, time
+path, shut, opened = sys.argv[1], 0, 0
+while not os.path.exists("/root/enough"):
+    try:
+        os.close(os.open(path, os.O_RDWR)); opened += 1
+    except PermissionError: shut += 1
+    except OSError: pass
+    time.sleep(0.01)
+print(opened, shut)
+END
+# opens NODE: what comes of an open of it
+opens() { python3 -c 'import os, sys
+try: os.close(os.open(sys.argv[1], os.O_RDWR)); print("open")
+except OSError as e: print(e.strerror)' "$1"; }
+mknod /root/elsewhere c 195 0; mknod /root/control c 195 255
+setting 'way = "unbind"'
+python3 /root/opener /dev/nvidia0 >/root/of-host & python3 /root/opener /root/elsewhere >/root/of-node &
+systemd-run -q --unit opener -p DevicePolicy=closed -p "DeviceAllow=/dev/nvidia0 rwm" sh -c 'python3 /root/opener /dev/nvidia0 >/root/of-unit'
+mkdir -p /sys/fs/cgroup/lxc/104/ns; sh -c 'echo $$ >/sys/fs/cgroup/lxc/104/ns/cgroup.procs; exec unshare -mp --fork python3 /root/opener /root/elsewhere' >/root/of-container &
+sleep 1; dmesg -C; n=0
+while [ $n -lt $rounds ]; do
+	gpu-handoff to_vfio --gpu "$gpu" >/root/said 2>&1 || { cat /root/said; fail "round $n: to_vfio"; }
+	grep -q "$gpu .*unbind from nvidia, gate shut" /root/said || { cat /root/said; fail "round $n: no gate"; }
+	is "$(opens /root/control)" open "round $n: what others need" >/dev/null
+	gpu-handoff to_nvidia --gpu "$gpu" >/root/said 2>&1 || { cat /root/said; fail "round $n: to_nvidia"; }
+	n=$((n + 1))
+done
+dmesg | grep -e "non-zero usage" && fail "an unbind has met a user"
+touch /root/enough; wait; wait_for 20 test -s /root/of-unit
+for of in host node unit container; do
+	read -r opened shut </root/of-$of || fail "$of has ended early"
+	say "$of: opened $opened times, kept out $shut times"
+	[ "$opened" -gt 0 ] && [ "$shut" -gt 0 ] || fail "$of was never at the gate"
+done
+is "$(opens /dev/nvidia0)" open "afterwards"
+
+say "a run that is killed, at 20 moments of both ways"
+for pause in 0.05 0.1 0.15 0.2 0.25 0.3 0.35 0.4 0.5 0.6; do for way in to_vfio to_nvidia; do
+	[ $way = to_vfio ] || gpu-handoff to_vfio --gpu "$gpu" >/dev/null 2>&1
+	gpu-handoff $way --gpu "$gpu" >/root/said 2>&1 & run=$!
+	sleep $pause; kill -KILL $run 2>/dev/null; wait $run 2>/dev/null
+	not_shut() { [ "$(opens /root/elsewhere)" != "Operation not permitted" ]; }
+	wait_for 2 not_shut
+	within 90 0 gpu-handoff recover >/dev/null; [ -z "$(records)" ] || within 90 0 gpu-handoff to_nvidia --gpu "$gpu" >/dev/null
+	is "$(driver_of "$gpu") $(driver_of "$audio")" "nvidia snd_hda_intel" "$way, killed after $pause s"
+done; done
+say "switched off, it is not there, and the time between look and act is said"
+setting 'way = "unbind"' 'gate = "off"'
+within 60 0 gpu-handoff to_vfio --gpu "$gpu"; said "ms later"; grep -q "gate shut" /root/said && fail "there is one"
+within 60 0 gpu-handoff to_nvidia --gpu "$gpu"; setting; at_home "in the end"
