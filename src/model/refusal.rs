@@ -372,7 +372,7 @@ impl Reason {
             ),
             Reason::Held { holder, nodes } => (
                 format!("{} is in use by {}", join(nodes), describe(holder)),
-                Remedy::of_holder(holder),
+                Remedy::of_user(holder),
             ),
             Reason::Doubtful { holder, nodes } => (
                 format!(
@@ -380,7 +380,7 @@ impl Reason {
                     join(nodes),
                     describe(holder)
                 ),
-                Remedy::of_holder(holder),
+                Remedy::of_user(holder),
             ),
             Reason::Ending(holder) => (
                 format!(

@@ -8,6 +8,7 @@ use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::usb::{How, InUse};
+use crate::settings::values::Services;
 
 /// The unit that no Proxmox host should be without: what is of it is ended by itself.
 const NEVER_STOPPED: &str = "pvedaemon.service";
@@ -27,6 +28,8 @@ pub enum Remedy {
     StopVm(VmId),
     /// Stop a unit of the system's systemd.
     StopUnit(String),
+    /// Stop such a unit, or allow it to be stopped for a handoff.
+    StopService(String),
     /// Stop a unit of a user's systemd.
     StopUserUnit {
         /// The user, where that is known.
@@ -66,6 +69,16 @@ impl Remedy {
     }
 }
 
+impl Remedy {
+    /// What makes the user of a GPU let go that is to leave: a setting may have that done.
+    pub fn of_user(holder: &Holder) -> Remedy {
+        match Remedy::of_holder(holder) {
+            Remedy::StopUnit(name) if Services::can_have(&name) => Remedy::StopService(name),
+            remedy => remedy,
+        }
+    }
+}
+
 impl From<&'static str> for Remedy {
     fn from(text: &'static str) -> Self {
         Remedy::Person(Cow::Borrowed(text))
@@ -84,6 +97,12 @@ impl fmt::Display for Remedy {
             Remedy::StopContainer(ctid) => write!(f, "pct shutdown {ctid}"),
             Remedy::StopVm(vmid) => write!(f, "qm shutdown {vmid}"),
             Remedy::StopUnit(name) => write!(f, "systemctl stop {}", foreign(name)),
+            Remedy::StopService(name) => write!(
+                f,
+                "systemctl stop {0}, or services = \"{0}\" in /etc/gpu-handoff/config.toml: then that is done for you, and it \
+                 is started again when the GPU is home",
+                foreign(name)
+            ),
             Remedy::StopUserUnit { name, .. } => write!(f, "systemctl --user stop {} as that user", foreign(name)),
             Remedy::EndLogin(Some(uid)) => write!(
                 f,

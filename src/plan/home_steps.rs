@@ -10,7 +10,7 @@ use crate::model::plan::Step;
 use crate::model::record::{Beside, Record, State, Taken};
 use crate::plan::awake::{bridges, sleepers};
 use crate::plan::steps::Steps;
-use crate::plan::vendor::nvidia::drm_holds_gpus;
+use crate::plan::vendor::nvidia::{drm_holds_gpus, is_own_service};
 
 /// A way home that nothing speaks against.
 pub(crate) struct WayHome<'a> {
@@ -343,10 +343,13 @@ impl WayHome<'_> {
     }
 
     fn restart_services(&self, steps: &mut Steps<'_>) {
-        for unit in &self.record.units {
-            // One that runs for other GPUs learns of the returned one only when it starts. The GPU is home whatever becomes
-            // of its service.
-            steps.stop(unit).soft();
+        // The GPU is home whatever becomes of its services.
+        for unit in self.record.units.iter().rev() {
+            // One of NVIDIA's that runs for other GPUs learns of the returned one only when it starts. Another one that runs
+            // by now somebody has started.
+            if is_own_service(unit, true) {
+                steps.stop(unit).soft();
+            }
             steps.start(unit).soft();
         }
     }

@@ -13,6 +13,7 @@ use crate::plan::moving::Ground;
 use crate::plan::steps::{Steps, both};
 use crate::plan::taken::attributes;
 use crate::plan::users::Judged;
+use crate::plan::vendor::nvidia::is_own_service;
 use crate::settings::values::{Gate, Reset, Settings};
 
 /// A way out that has been decided on.
@@ -260,7 +261,9 @@ impl WayOut<'_> {
         // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.
         let mut gpus = self.ground.snapshot.gpus();
         if gpus.any(|f| self.ground.stays(Some(f.addr))) {
-            for unit in &both(self.earlier.map(|r| &r.units), &self.judged.units) {
+            // Others come back when all that they had is home.
+            let units = both(self.earlier.map(|r| &r.units), &self.judged.units);
+            for unit in units.iter().rev().filter(|unit| is_own_service(unit, true)) {
                 steps.start(unit);
             }
         }

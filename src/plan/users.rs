@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
-use crate::base::text::join;
+use crate::base::text::{foreign, join};
 use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
@@ -14,8 +14,8 @@ use crate::model::record::{Beside, Owner};
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
 use crate::plan::unseen::unseen;
-use crate::plan::vendor::nvidia::{PERSISTENCED, drm_holds_gpus, is_one_shot, is_persistenced, module_of};
-use crate::settings::values::{Doubt, Settings};
+use crate::plan::vendor::nvidia::{drm_holds_gpus, is_one_shot, is_own_service, module_of};
+use crate::settings::values::{Doubt, Services, Settings};
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
 pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
@@ -129,7 +129,7 @@ pub fn keeps_away(snapshot: &Snapshot, on_vfio: &[PciAddr], owner: Owner) -> Vec
 /// What becomes of the holders.
 #[derive(Default)]
 pub(crate) struct Judged {
-    /// Units that are stopped for the handoff: the persistence daemon's.
+    /// Units that are stopped for the handoff, in that order.
     pub(crate) units: Vec<String>,
     /// Doubtful ones that the settings accept.
     pub(crate) accepted: Vec<i32>,
@@ -137,6 +137,38 @@ pub(crate) struct Judged {
     pub(crate) accepts_unseen: bool,
     /// What is said of these.
     pub(crate) notes: Vec<String>,
+}
+
+impl Judged {
+    /// A service is stopped: NVIDIA's own last, since others may talk to them.
+    fn stops(&mut self, unit: &str, is_own: bool, nodes: &[Node]) {
+        if self.units.iter().any(|u| u == unit) {
+            return;
+        }
+        if is_own {
+            self.units.push(unit.to_owned());
+            return;
+        }
+        self.units.insert(0, unit.to_owned());
+        self.notes.push(format!(
+            "{} has {} open and is stopped, as 'services' says; it is started again when the GPU is home",
+            foreign(unit),
+            join(nodes)
+        ));
+    }
+}
+
+/// The service that a holder belongs to, where the settings have it stopped, and whether it is NVIDIA's own.
+fn stopped<'h>(holder: &'h Holder, ground: &Ground<'_>, settings: &Settings) -> Option<(&'h str, bool)> {
+    let Belongs::Unit(unit) = &holder.belongs_to else {
+        return None;
+    };
+    let is_own = is_own_service(unit, ground.staying().is_empty());
+    let may = match &settings.services {
+        Services::Refuse => false,
+        services => is_own || services.names(unit),
+    };
+    may.then_some((unit.as_str(), is_own))
 }
 
 /// Sorts the holders; the rest are reasons. `way`: where the driver is unloaded, the kernel refuses if anybody unseen has it
@@ -162,8 +194,10 @@ pub(crate) fn judge_holders(
     let all = held(snapshot, &let_go).into_iter().chain(unseen(snapshot, &unbound));
     for reason in all.chain(usb_below(snapshot, addrs)) {
         match &reason {
-            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if is_persistenced(holder) => {
-                judged.units = vec![PERSISTENCED.to_owned()];
+            Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }
+                if let Some((unit, is_own)) = stopped(holder, ground, settings) =>
+            {
+                judged.stops(unit, is_own, nodes);
             }
             Reason::Doubtful { holder, nodes } if accepts_doubt => {
                 judged.accepted.push(holder.pid);

@@ -60,6 +60,12 @@ pub static KEYS: &[Key] = &[
                 that stays.",
     },
     Key {
+        name: "services",
+        field: |s| &mut s.services,
+        about: "Which services of the host may be stopped where they use a GPU that leaves. Each is started again when the \
+                GPU is home, or when the start has failed.",
+    },
+    Key {
         name: "gate",
         field: |s| &mut s.gate,
         about: "Whether others are kept from opening a GPU's device nodes while it is handed over, for the part of a second \

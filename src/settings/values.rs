@@ -141,6 +141,109 @@ impl Choice for UnknownKeys {
     ];
 }
 
+/// Which services that use a GPU may be stopped for a handoff, and are started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Services {
+    /// None.
+    Refuse,
+    /// NVIDIA's own, which serve nobody without it.
+    Auto,
+    /// These units as well.
+    Also(Vec<String>),
+}
+
+/// What no host should be without: stopped, it takes the host's management, its sessions or its network along.
+fn is_needed(unit: &str) -> bool {
+    let starts = [
+        "pve",
+        "systemd-",
+        "dbus",
+        "ssh",
+        "user@",
+        "gpu-handoff",
+        "lxc",
+        "corosync",
+        "ceph",
+    ];
+    starts.iter().any(|start| unit.starts_with(start))
+}
+
+/// The name of a service as systemd has it (systemd.unit(5)), without its suffix or with it; no longer than what is shown of one.
+fn service(word: &str) -> Option<String> {
+    let name = word.strip_suffix(".service").unwrap_or(word);
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let other = [".socket", ".timer", ".target", ".scope", ".slice", ".mount"];
+    let is_good = !name.is_empty()
+        && name.len() <= 56
+        && name.chars().all(is_allowed)
+        && !name.starts_with(['-', '.'])
+        && !other.iter().any(|suffix| name.ends_with(suffix));
+    (is_good && !is_needed(name)).then(|| format!("{name}.service"))
+}
+
+impl Services {
+    /// Whether a unit can be named there.
+    pub fn can_have(unit: &str) -> bool {
+        unit.ends_with(".service") && service(unit).as_deref() == Some(unit)
+    }
+
+    /// Whether a unit is named.
+    pub fn names(&self, unit: &str) -> bool {
+        matches!(self, Services::Also(names) if names.iter().any(|name| name == unit))
+    }
+}
+
+impl Value for Services {
+    fn take(&mut self, value: &DeValue<'_>) -> Option<()> {
+        let DeValue::String(text) = value else { return None };
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        *self = match words.as_slice() {
+            [] => return None,
+            ["refuse"] => Services::Refuse,
+            ["auto"] => Services::Auto,
+            words if words.iter().any(|word| ["auto", "refuse"].contains(word)) => return None,
+            words => Services::Also(words.iter().map(|word| service(word)).collect::<Option<_>>()?),
+        };
+        Some(())
+    }
+
+    fn allowed(&self) -> String {
+        "\"auto\", \"refuse\", or names of services, but of none that the host itself needs".to_owned()
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Services::Refuse => "refuse".to_owned(),
+            Services::Auto => "auto".to_owned(),
+            Services::Also(names) => names.join(" "),
+        }
+    }
+
+    fn toml(&self) -> String {
+        format!("\"{}\"", self.shown())
+    }
+
+    fn words(&self) -> Vec<(&'static str, String)> {
+        let words = [
+            (
+                "auto",
+                "NVIDIA's own, which are there for the GPU alone: the persistence daemon, nvidia-powerd, DCGM, and the fabric \
+                 manager where no GPU stays on the driver.",
+            ),
+            (
+                "refuse",
+                "none: a service that uses the GPU keeps the VM from starting.",
+            ),
+            (
+                "ollama.service jellyfin.service",
+                "names, with spaces between: these as well. One that uses a GPU when it leaves is stopped, and started again \
+                 when that is home; one that does not is left alone.",
+            ),
+        ];
+        words.map(|(word, means)| (word, means.to_owned())).to_vec()
+    }
+}
+
 /// How a GPU may be reset while it is away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reset {
@@ -229,6 +332,8 @@ pub struct Settings {
     pub way: WayOut,
     /// What to do where it cannot be known whether a process uses the GPU.
     pub doubt: Doubt,
+    /// Which services may be stopped and started again.
+    pub services: Services,
     /// Whether others are kept from opening a GPU while it is handed over.
     pub gate: Gate,
     /// What to do with a line of Proxmox\'s that is not understood and may mean a GPU.
@@ -248,11 +353,62 @@ impl Default for Settings {
             on_backup: OnBackup::IfFree,
             way: WayOut::Auto,
             doubt: Doubt::Refuse,
+            services: Services::Auto,
             gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,
             reset: Reset::Auto,
             facts: known_gpus::known(),
             origins: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use toml::de::DeTable;
+
+    fn services(text: &str) -> Option<Services> {
+        let file = format!("key = {text}");
+        let table = DeTable::parse(&file).unwrap();
+        let mut value = Services::Refuse;
+        value.take(table.get_ref().get("key").unwrap().get_ref())?;
+        Some(value)
+    }
+
+    #[test]
+    fn services_are_words_or_names_and_none_that_the_host_needs() {
+        assert_eq!(services("\"auto\""), Some(Services::Auto));
+        assert_eq!(services("\"refuse\""), Some(Services::Refuse));
+        let named = services("\"ollama  jellyfin.service a@b.service\"").unwrap();
+        assert_eq!(named.shown(), "ollama.service jellyfin.service a@b.service");
+        assert_eq!(services(&named.toml()), Some(named.clone()));
+        assert!(named.names("ollama.service") && !named.names("ollama") && !Services::Auto.names("auto.service"));
+        for none in [
+            "\"\"",
+            "true",
+            "[\"ollama\"]",
+            "\"pvedaemon\"",
+            "\"ollama dbus.service\"",
+            "\"systemd-logind\"",
+            "\"display.socket\"",
+            "\"../x\"",
+            "\"refuse ollama\"",
+            "\"-x\"",
+            "\"a;b\"",
+        ] {
+            assert_eq!(services(none), None, "{none}");
+        }
+        assert!(Services::can_have("ollama.service"));
+        for none in [
+            "ollama",
+            "pvedaemon.service",
+            "a b.service",
+            "session-3.scope",
+            "a\u{202e}b.service",
+        ] {
+            assert!(!Services::can_have(none), "{none}");
         }
     }
 }

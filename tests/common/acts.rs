@@ -11,6 +11,7 @@ use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::plan::users;
 
 use super::calls::{Answer, Errno};
+use super::hosts::PERSISTENCED;
 use super::state::{Device, Model, Process, Stage};
 
 /// How long a holder or a last user gets to let go.
@@ -157,13 +158,14 @@ impl Model {
         }
         let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
         let mut nodes: Vec<Node> = gpus.map(|d| Node::Gpu(d.addr)).collect();
-        if nodes.is_empty() {
+        let is_daemon = name == PERSISTENCED;
+        if nodes.is_empty() && is_daemon {
             return Err(ActError::Failed(format!("Job for {name} failed.")));
         }
-        nodes.push(Node::Control);
+        nodes.extend((!nodes.is_empty()).then_some(Node::Control));
         self.next_pid += 1;
         let daemon = Process {
-            comm: "nvidia-persiste",
+            comm: if is_daemon { "nvidia-persiste" } else { "ollama" },
             belongs_to: Belongs::Unit(name.to_owned()),
             ..Process::new(self.next_pid, &nodes)
         };

@@ -81,6 +81,19 @@ pub fn add_consoles(model: &mut Model, on_framebuffer: bool) {
     ];
 }
 
+/// A service that uses every GPU of the driver, and runs without any as well.
+pub const OLLAMA: &str = "ollama.service";
+
+/// That service.
+pub fn add_ollama(model: &mut Model) {
+    model.units.push(Unit {
+        name: OLLAMA.to_owned(),
+        active: false,
+    });
+    let started = model.switch_unit(OLLAMA, true);
+    assert!(started.is_ok(), "{started:?}");
+}
+
 /// The persistence daemon, which holds every GPU of the driver.
 pub fn add_persistenced(model: &mut Model) {
     model.units.push(Unit {

@@ -8,10 +8,10 @@ use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::model::plan::{Plan, Way};
 use gpu_handoff::model::record::Owner;
-use gpu_handoff::settings::values::WayOut;
+use gpu_handoff::settings::values::{Services, WayOut};
 
 use crate::asked::{Answer, Host, Kind, folders, requests};
-use crate::common::hosts::{add_card, add_consoles, add_persistenced};
+use crate::common::hosts::{OLLAMA, add_card, add_consoles, add_ollama, add_persistenced};
 use crate::common::{Generation, MemLedger, Model, Session, addr, host};
 use crate::convert::model_of;
 use crate::order;
@@ -143,6 +143,14 @@ pub fn made_here() -> Vec<Trip> {
         add_consoles(&mut model, true);
         add_persistenced(&mut model);
         trips.push(Trip::new(&format!("console and daemon, {cards}"), model, one()).small());
+    }
+    for (cards, gpus) in [(1, vec![1]), (2, vec![1])] {
+        let mut model = host(cards);
+        add_persistenced(&mut model);
+        add_ollama(&mut model);
+        let mut session = Session::new(&gpus.iter().map(|bus| addr(*bus, 0)).collect::<Vec<_>>());
+        session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
+        trips.push(Trip::new(&format!("a service and the daemon, {cards}"), model, session).small());
     }
     for generation in [Generation::K6_1, Generation::K7_2] {
         let mut model = host(1);

@@ -10,6 +10,7 @@ mod full;
 mod owners;
 mod hangs;
 mod refused;
+mod services;
 mod untouched;
 
 use std::cell::RefCell;

@@ -9,6 +9,18 @@ use crate::host::snapshot::Snapshot;
 /// The unit of NVIDIA's persistence daemon, in NVIDIA's own packages and Debian's.
 pub(crate) const PERSISTENCED: &str = "nvidia-persistenced.service";
 
+/// The unit of NVIDIA's fabric manager, which serves all GPUs of an NVSwitch system.
+const FABRICMANAGER: &str = "nvidia-fabricmanager.service";
+
+/// NVIDIA's services that have no purpose but the GPUs: the persistence daemon, Dynamic Boost, the Data Center GPU Manager
+/// (by the names of NVIDIA's packages).
+const OWN_SERVICES: [&str; 3] = [PERSISTENCED, "nvidia-powerd.service", "nvidia-dcgm.service"];
+
+/// Whether a unit is NVIDIA's own, and serves nobody else once these GPUs have left: where some stay, the fabric manager does.
+pub(crate) fn is_own_service(unit: &str, all_leave: bool) -> bool {
+    OWN_SERVICES.contains(&unit) || (all_leave && unit == FABRICMANAGER)
+}
+
 /// Driver and module of a card's functions by class, where the kernel has one for them: the aliases of
 /// nvidia (VGA and 3D of vendor 10de), snd_hda_intel, xhci_pci (driver xhci_hcd) and i2c_nvidia_gpu (driver
 /// nvidia-gpu) in modules.alias.

@@ -1,0 +1,180 @@
+//! Services that use the GPU and that a setting has stopped: they run again when it is home, and whatever fails in between.
+
+use gpu_handoff::host::belongs::Belongs;
+use gpu_handoff::host::nodes::Node;
+use gpu_handoff::model::act::Act;
+use gpu_handoff::model::refusal::Reason;
+use gpu_handoff::settings::values::{Services, WayOut};
+
+use crate::common::hosts::{OLLAMA, PERSISTENCED, add_ollama, add_persistenced};
+use crate::common::{End, Fault, Model, Process, Session, addr, host};
+use crate::{assert_as_before, records};
+
+/// This many cards, all used by the service and the daemon.
+fn used(cards: u8) -> Model {
+    let mut model = host(cards);
+    add_persistenced(&mut model);
+    add_ollama(&mut model);
+    model
+}
+
+/// The first card, by this way; the service is named.
+fn named(way: WayOut) -> Session {
+    let mut session = Session::new(&[addr(1, 0)]);
+    session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
+    session.settings.way = way;
+    session
+}
+
+fn is_start(act: &Act) -> bool {
+    matches!(act, Act::StartUnit { name } if name == OLLAMA)
+}
+
+fn runs(model: &Model, unit: &str) -> bool {
+    model.units.iter().any(|u| u.name == unit && u.active)
+}
+
+#[test]
+fn a_service_that_is_named_is_stopped_before_the_daemon_and_started_after_it() {
+    for (cards, way) in [
+        (1, WayOut::Auto),
+        (1, WayOut::Unbind),
+        (2, WayOut::Auto),
+        (2, WayOut::Unbind),
+    ] {
+        let case = format!("{cards} cards, {way:?}");
+        let mut model = used(cards);
+        let before = model.state();
+        let session = named(way);
+        let plan = session.plan_out(&mut model).unwrap();
+        assert_eq!(plan.units, [OLLAMA, PERSISTENCED], "{case}");
+        let note = "ollama.service has the GPU node of 0000:01:00.0";
+        assert!(
+            plan.notes.iter().any(|n| n.starts_with(note)),
+            "{case}: {:?}",
+            plan.notes
+        );
+        let end = session.out(&mut model);
+        assert!(matches!(end, End::Done), "{case}: {end:?}");
+        assert!(!runs(&model, OLLAMA), "{case}");
+        assert_eq!(runs(&model, PERSISTENCED), cards == 2, "{case}");
+        let away = model.acts.len();
+        let end = session.home(&mut model);
+        assert!(matches!(end, End::Done), "{case}: {end:?}");
+        assert_as_before(&model, &before, &case);
+        let started = model.acts[away..].iter().filter_map(|act| match act {
+            Act::StartUnit { name } => Some(name.as_str()),
+            _ => None,
+        });
+        assert_eq!(started.collect::<Vec<_>>(), [PERSISTENCED, OLLAMA], "{case}");
+        assert!(
+            !model.acts[away..]
+                .iter()
+                .any(|act| matches!(act, Act::StopUnit { name } if name == OLLAMA)),
+            "{case}: somebody may have started it since"
+        );
+    }
+}
+
+#[test]
+fn a_service_that_is_not_named_is_refused_with_the_line_that_allows_it() {
+    for (services, own) in [
+        (Services::Auto, false),
+        (Services::Refuse, true),
+        (Services::Also(vec!["jellyfin.service".to_owned()]), false),
+    ] {
+        let mut model = used(1);
+        let mut session = named(WayOut::Auto);
+        session.settings.services = services.clone();
+        let refusal = session.plan_out(&mut model).unwrap_err();
+        let units: Vec<&str> = refusal
+            .0
+            .iter()
+            .map(|reason| match reason {
+                Reason::Held { holder, .. } => match &holder.belongs_to {
+                    Belongs::Unit(unit) => unit.as_str(),
+                    other => panic!("{other:?}"),
+                },
+                other => panic!("{other}"),
+            })
+            .collect();
+        let mut expected = vec![OLLAMA];
+        if own {
+            expected.insert(0, PERSISTENCED);
+        }
+        assert_eq!(units, expected, "{services:?}");
+        let hint = "Hint: systemctl stop ollama.service, or services = \"ollama.service\" in \
+                    /etc/gpu-handoff/config.toml: then that is done for you, and it is started again when the GPU is home";
+        assert!(refusal.to_string().contains(hint), "{refusal}");
+    }
+}
+
+/// One that has only what any GPU is used through may use the one that leaves.
+#[test]
+fn a_service_of_which_it_is_not_known_which_gpu_it_uses_is_stopped_as_well() {
+    let mut model = host(2);
+    add_ollama(&mut model);
+    for process in &mut model.processes {
+        process.nodes = vec![Node::Control, Node::Uvm];
+    }
+    let before = model.state();
+    let session = named(WayOut::Auto);
+    assert!(matches!(session.out(&mut model), End::Done));
+    assert!(!runs(&model, OLLAMA));
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert_as_before(&model, &before, "at home");
+}
+
+/// The name alone, in a container, is not the service.
+#[test]
+fn a_unit_of_that_name_in_a_container_is_not_the_service() {
+    let mut model = host(1);
+    let mut process = Process::new(9, &[Node::Gpu(addr(1, 0))]);
+    process.belongs_to = Belongs::Container {
+        ctid: "104".to_owned(),
+        unit: Some(OLLAMA.to_owned()),
+    };
+    model.processes.push(process);
+    let refusal = named(WayOut::Auto).plan_out(&mut model).unwrap_err();
+    assert!(refusal.to_string().contains("pct shutdown 104"), "{refusal}");
+}
+
+#[test]
+fn whatever_fails_or_is_killed_the_service_runs_again_at_the_end() {
+    let session = named(WayOut::Auto);
+    let mut undisturbed = used(1);
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let away = undisturbed.acts.len();
+    assert!(matches!(session.home(&mut undisturbed), End::Done));
+    for at in 0..undisturbed.acts.len() {
+        for fault in [
+            Fault::Fails,
+            Fault::FailsAfterwards,
+            Fault::KilledBefore,
+            Fault::KilledIn,
+            Fault::KilledAfter,
+        ] {
+            let mut model = used(1);
+            let case = format!("{fault:?} at {at} {}", undisturbed.acts[at]);
+            model.faults.0 = vec![(at, fault)];
+            let out = session.out(&mut model);
+            let left = records(&model).iter().any(|r| r.units.contains(&OLLAMA.to_owned()));
+            assert!(runs(&model, OLLAMA) || left, "{case}: {out:?}");
+            let home = session.home(&mut model);
+            // What does not start is said, and strands nothing.
+            let is_its_start = at >= away && is_start(&undisturbed.acts[at]) && fault == Fault::Fails;
+            let again = match home {
+                End::Done => home,
+                _ => session.home(&mut model),
+            };
+            assert!(matches!(again, End::Done), "{case}: {out:?}, {again:?}");
+            if !is_its_start {
+                assert!(runs(&model, OLLAMA), "{case}: {out:?}, {again:?}");
+            }
+
+            let drivers = |model: &Model| [0, 1].map(|f| model.driver_of(addr(1, f)));
+            assert_eq!(drivers(&model), [Some("nvidia"), Some("snd_hda_intel")], "{case}");
+            assert_eq!(model.laws.broken, [""; 0], "{case}");
+        }
+    }
+}
