@@ -23,14 +23,21 @@ use crate::proxmox::unreadable::Unreadable;
 pub struct Refusal(pub Vec<Reason>);
 
 impl Refusal {
-    /// The processes in the way, if they are all that is: they may let go in a moment.
+    /// The processes in the way, if they are all that is: they may let go in a moment. Without a number: one that opened
+    /// something between the look through all processes and the reading of the driver's counts.
     pub fn only_holders(&self) -> Option<Vec<i32>> {
-        let pid = |reason: &Reason| match reason {
-            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => Some(holder.pid),
-            _ => None,
-        };
-        let counts = |reason: &&Reason| !matches!(reason, Reason::Reloaded { .. }); // it says why they are in the way
-        self.0.iter().filter(counts).map(pid).collect()
+        let mut pids = Vec::new();
+        for reason in &self.0 {
+            match reason {
+                Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => {
+                    pids.push(holder.pid);
+                }
+                Reason::Uncounted { .. } | Reason::ModuleInUse { .. } => {}
+                Reason::Reloaded { .. } => {} // it says why they are in the way
+                _ => return None,
+            }
+        }
+        Some(pids)
     }
 
     /// Whether a VM's own QEMU is in the way.
