@@ -38,6 +38,15 @@ pub(crate) fn not_seen(unseen: &[Unseen]) -> (String, Remedy) {
     (fact, remedy.into())
 }
 
+/// What an unbind by a driver would do that waits for its users for ever. `version`: empty where it is not known.
+pub(crate) fn never_ends(version: &str) -> String {
+    let by = match version {
+        "" => "the driver, whose version cannot be read, may never end".to_owned(),
+        _ => format!("driver {version} never ends"),
+    };
+    format!("an unbind by {by} if anybody turns out to use the GPU")
+}
+
 /// What is lost without these modules, and what makes them loadable.
 pub(crate) fn cannot_load(modules: &[String], why: &Problem) -> (String, Remedy) {
     let (then, remedy) = if modules.iter().any(|m| m == "vfio_pci") {

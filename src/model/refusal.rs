@@ -13,7 +13,7 @@ use crate::host::nodes::Node;
 use crate::host::usb::InUse;
 use crate::model::claim::Claim;
 use crate::model::hang::{self, Hang};
-use crate::model::particulars::{cannot_load, not_seen, usb_use};
+use crate::model::particulars::{cannot_load, never_ends, not_seen, usb_use};
 use crate::model::record::Owner;
 use crate::model::remedy::Remedy;
 use crate::proxmox::unreadable::Unreadable;
@@ -23,31 +23,35 @@ use crate::proxmox::unreadable::Unreadable;
 pub struct Refusal(pub Vec<Reason>);
 
 impl Refusal {
-    /// The processes in the way, if they are all that is: they may let go in a moment.
+    /// The processes in the way, if they are all that is: they may let go in a moment. Without a number: one that opened
+    /// something between the look through all processes and the reading of the driver's counts.
     pub fn only_holders(&self) -> Option<Vec<i32>> {
-        let pid = |reason: &Reason| match reason {
-            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => Some(holder.pid),
-            _ => None,
-        };
-        let counts = |reason: &&Reason| !matches!(reason, Reason::Reloaded { .. }); // it says why they are in the way
-        self.0.iter().filter(counts).map(pid).collect()
+        let mut pids = Vec::new();
+        for reason in &self.0 {
+            // The last of these says why the others are in the way.
+            let may_pass = matches!(
+                reason,
+                Reason::Uncounted { .. } | Reason::ModuleInUse { .. } | Reason::Reloaded { .. }
+            );
+            match reason.holder() {
+                Some(holder) => pids.push(holder.pid),
+                None if may_pass => {}
+                None => return None,
+            }
+        }
+        Some(pids)
     }
 
     /// Whether a VM's own QEMU is in the way.
     pub fn is_by(&self, owner: Owner) -> bool {
         let is_its = |h: &Holder| matches!(h.belongs_to, Belongs::Vm(vmid) if Owner::Vm(vmid) == owner);
-        self.0.iter().any(|reason| match reason {
-            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => is_its(holder),
-            _ => false,
-        })
+        self.0.iter().filter_map(Reason::holder).any(is_its)
     }
 
     /// The processes in the way, if all that is in the way is processes that are ending anyway.
     pub fn only_ending(&self) -> Option<Vec<i32>> {
-        let pid = |reason: &Reason| match reason {
-            Reason::Ending(holder) => Some(holder.pid),
-            _ => None,
-        };
+        let is_ending = |r: &&Reason| matches!(r, Reason::Ending(_));
+        let pid = |r: &Reason| Some(r).filter(is_ending)?.holder().map(|h| h.pid);
         self.0.iter().map(pid).collect()
     }
 }
@@ -265,6 +269,14 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
+    /// The process in the way, where that is what it says.
+    fn holder(&self) -> Option<&Holder> {
+        match self {
+            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } | Reason::Ending(holder) => Some(holder),
+            _ => None,
+        }
+    }
+
     /// What is the matter, without what can be done about it.
     pub fn fact(&self) -> String {
         self.said().0
@@ -479,15 +491,6 @@ fn split(addr: PciAddr, how: &Split) -> (String, Remedy) {
             .into(),
         ),
     }
-}
-
-/// What an unbind by such a driver would do.
-fn never_ends(version: &str) -> String {
-    let by = match version {
-        "" => "the driver, whose version cannot be read, may never end".to_owned(),
-        _ => format!("driver {version} never ends"),
-    };
-    format!("an unbind by {by} if anybody turns out to use the GPU")
 }
 
 /// A process, for a sentence.

@@ -202,14 +202,14 @@ impl Session {
                 break;
             };
             if !said {
-                info!(
-                    "{owner}: waiting up to {} for process {} to let go",
-                    millis(left),
-                    join(&pids)
-                );
+                let whom = match pids.as_slice() {
+                    [] => "what is in use".to_owned(),
+                    pids => format!("process {}", join(pids)),
+                };
+                info!("{owner}: waiting up to {} for {whom} to let go", millis(left));
                 said = true;
             }
-            // A process may let go without ending, and there is no event for that.
+            // A process may let go without ending, and neither for that nor for a count there is an event.
             self.kernel.await_exit(&pids, left.min(HOLDER_POLL));
             self.not_interrupted()?;
             seen = self.look(records)?;

@@ -270,6 +270,7 @@ impl Model {
             return;
         }
         self.judge_sound(addr);
+        self.laws.caught.insert(addr);
         let taken: Vec<u32> = self.devices.iter().filter_map(|d| d.minor).collect();
         let minor = (0..).find(|n| !taken.contains(n));
         if let Some(device) = self.device_mut(addr) {

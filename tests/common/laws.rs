@@ -35,6 +35,10 @@ pub struct Laws {
     pub run: Option<(Owner, Direction)>,
     /// What of a plan's order is wrong, in words.
     pub order: Option<fn(&Plan) -> Vec<&'static str>>,
+    /// What NVIDIA's driver has taken so far: among them what had no driver, when it was loaded for others.
+    pub caught: BTreeSet<PciAddr>,
+    /// The first worker of the run that is at work.
+    pub first_worker: u32,
     /// How things were before the first act of the handoff.
     pub original: Option<State>,
     /// When functions were last proven free, on the count of what has happened.
@@ -117,7 +121,8 @@ impl Model {
     fn is_let_go_with_the_others(&self, addr: PciAddr) -> bool {
         let was = self.laws.original.as_ref().and_then(|o| o.function(addr)?.driver);
         let is = self.device(addr).and_then(|d| d.driver);
-        let on_nvidia = is.into_iter().chain(was).any(|d| d.starts_with("nvidia"));
+        let is_or_was = is.into_iter().chain(was).any(|d| d.starts_with("nvidia"));
+        let on_nvidia = is_or_was || self.laws.caught.contains(&addr);
         on_nvidia && (self.is_one_shot() || self.version.is_empty())
     }
 
@@ -127,6 +132,14 @@ impl Model {
     pub(super) fn is_known_to_hang(&self, addr: PciAddr) -> bool {
         let is_ours = self.laws.may_touch.as_ref().is_none_or(|set| set.contains(&addr));
         is_ours && self.ledger.as_ref().is_none_or(|ledger| !ledger.is_behind())
+    }
+
+    /// Whether a run can know that a call hangs at a function: its own calls it knows, and those of an earlier one from the
+    /// record, if that could be written.
+    fn is_known_in_this_run(&self, addr: PciAddr) -> bool {
+        let at = |call: &&Call| call.held.contains(&Lock::Device(addr));
+        let is_own = |call: &Call| call.group >= self.laws.first_worker;
+        self.is_known_to_hang(addr) || self.calls.iter().filter(at).any(is_own)
     }
 
     /// Law 1: no unbind or unload that begins may meet a user.
@@ -221,7 +234,10 @@ impl Model {
                 }
             }
             act => {
-                if act.function().is_some_and(|a| wedged.contains(&a)) {
+                if act
+                    .function()
+                    .is_some_and(|a| wedged.contains(&a) && self.is_known_in_this_run(a))
+                {
                     broken.push(format!("wedged: {act}: touched"));
                 }
             }

@@ -98,6 +98,7 @@ impl Session {
     fn begin(model: &mut Model) {
         model.signal = None;
         model.workers.clear();
+        model.laws.first_worker = model.next_worker;
     }
 
     /// The host, as a run looks at it.

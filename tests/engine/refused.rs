@@ -1,5 +1,7 @@
 //! What is refused, with the exact words where they matter to the reader.
 
+use std::time::Duration;
+
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::plan::Way;
 use gpu_handoff::model::refusal::{Reason, Refusal};
@@ -7,7 +9,7 @@ use gpu_handoff::settings::values::{Doubt, WayOut};
 
 use crate::common::hosts::add_card;
 use crate::common::session::vm;
-use crate::common::{End, Generation, Model, Process, Session, addr, host};
+use crate::common::{End, Event, Generation, Model, Process, Session, When, addr, host};
 use crate::{assert_as_before, plan_out};
 
 /// From 595 on an unbind that meets a user never ends, and of a driver whose version cannot be read that is not known: only
@@ -42,6 +44,37 @@ fn a_driver_whose_unbind_may_never_end_is_unloaded_and_loaded_again_for_what_sta
         );
         assert!(matches!(session.home(&mut model), End::Done), "{version}");
         assert_as_before(&model, &before, version);
+    }
+}
+
+/// A monitoring tool that opens and closes the GPU again and again: between the look through all processes and the reading of
+/// the driver's counts it may have opened it.
+#[test]
+fn who_is_only_counted_has_a_moment_to_let_go_like_anybody_else() {
+    let moment = Duration::from_secs(1);
+    for (letting_go, version) in [
+        (Some(moment), "580.105.08"),
+        (None, "580.105.08"),
+        (Some(moment), "595.45.04"),
+    ] {
+        let mut model = host(2);
+        model.version = version.to_owned();
+        let mut process = Process::new(9, &[Node::Gpu(addr(2, 0))]);
+        process.hidden = true;
+        model.open(process).unwrap();
+        model
+            .events
+            .extend(letting_go.map(|time| (When::At(time), Event::Goes(9))));
+        let session = Session::new(&[addr(2, 0)]);
+        let end = session.out(&mut model);
+        match letting_go {
+            Some(_) => assert!(matches!(end, End::Done), "{end:?}"),
+            None => {
+                let End::Refused(refusal) = end else { panic!("{end:?}") };
+                assert!(matches!(refusal.0[0], Reason::Uncounted { .. }), "{refusal}");
+                assert!(model.time >= session.settings.budgets.holder_wait, "{:?}", model.time);
+            }
+        }
     }
 }
 
