@@ -9,7 +9,7 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::{Record, State as Stage};
 use gpu_handoff::settings::values::Doubt;
 
-use crate::common::hosts::PERSISTENCED;
+use crate::common::hosts::{OLLAMA, PERSISTENCED};
 use crate::common::modules::needs_first;
 use crate::common::session::vm;
 use crate::common::{Beside, End, Event, Fault, FunctionState, MemLedger, Model, Process, Session, State};
@@ -159,7 +159,9 @@ impl Life<'_> {
                 check(self.world.out.is_some(), || said.clone())?;
                 let mut found = self.differences();
                 found.retain(|f| !(f.starts_with("consoles ") && but.contains("the console vtcon")));
-                found.retain(|f| !(f.contains(PERSISTENCED) && but.contains(PERSISTENCED)));
+                for unit in [PERSISTENCED, OLLAMA] {
+                    found.retain(|f| !(f.contains(unit) && but.contains(unit)));
+                }
                 check(found.is_empty(), || format!("{said}: {found:#?}"))?;
                 self.nothing_on_record(&said)
             }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::settings::values::{Doubt, Gate, Reset, Settings, WayOut};
+use gpu_handoff::settings::values::{Doubt, Gate, Reset, Services, Settings, WayOut};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::common::hosts::{PERSISTENCED, add_card, add_consoles, add_persistenced};
+use crate::common::hosts::{OLLAMA, PERSISTENCED, add_card, add_consoles, add_ollama, add_persistenced};
 use crate::common::state::Unit;
 use crate::common::{Device, Event, Fault, Generation, Model, ProbeFault, Process, Session, Twist, When, addr};
 
@@ -92,6 +92,8 @@ pub struct World {
     /// nvidia_drm, nvidia_uvm, nvidia_peermem and vfio_pci are loaded.
     pub loaded: [bool; 4],
     pub persistenced: bool,
+    /// A service uses all GPUs, and whether the setting `services` names it.
+    pub service: Option<bool>,
     /// None: no console; else whether it is on a framebuffer.
     pub console: Option<bool>,
     /// The firmware's framebuffer lies on this card.
@@ -209,7 +211,10 @@ pub fn worlds() -> impl Strategy<Value = World> {
         select(vec!["470.256.02", "580.95.05", "580.105.08", "590.44.01", "595.45.04"]),
         any::<bool>(),
         any::<[bool; 4]>(),
-        prop::bool::weighted(0.3),
+        (
+            prop::bool::weighted(0.3),
+            prop::option::weighted(0.2, prop::bool::weighted(0.8)),
+        ),
         prop::option::of(any::<bool>()),
         prop::option::weighted(0.1, 0_usize..16),
         prop::option::weighted(0.05, select(vec!["nvidia", "nvidia_drm", "vfio_pci"])),
@@ -250,8 +255,8 @@ pub fn worlds() -> impl Strategy<Value = World> {
         prop::bool::weighted(0.25),
     );
     (host, settings, request).prop_map(|(host, settings, request)| {
-        let ((cards, nouveau), generation, version, modeset, loaded, persistenced, console, firmware, broken, holders) =
-            host;
+        let ((cards, nouveau), generation, version, modeset, loaded, units, console, firmware, broken, holders) = host;
+        let (persistenced, service) = units;
         let (way, doubt, (gate, no_gate), reset) = settings;
         let (wanted, probe_fault, udev, unwritten, out, home, guest, another) = request;
         World {
@@ -262,6 +267,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
             modeset,
             loaded,
             persistenced,
+            service,
             console,
             firmware,
             broken,
@@ -314,6 +320,9 @@ impl World {
             gate: self.gate,
             ..Settings::default()
         };
+        if self.service == Some(true) {
+            settings.services = Services::Also(vec![OLLAMA.to_owned()]);
+        }
         settings.reset = match self.reset {
             0 => Reset::Auto,
             1 => Reset::Never,
@@ -365,6 +374,9 @@ impl World {
                 name: PERSISTENCED.to_owned(),
                 active: false,
             });
+        }
+        if self.service.is_some() {
+            add_ollama(&mut model);
         }
         model
             .broken

@@ -1,0 +1,70 @@
+#!/bin/sh
+# Services that use the GPU: one that is named is stopped, and runs again at home, after a failed start and a killed run; others are refused.
+# tier: full
+. /usr/local/lib/lab-home.sh
+cat >/root/uses <<'END'
+import os, signal, sys
+if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+held = []
+for node in "/dev/nvidia0", "/dev/nvidiactl":
+    try: held.append(os.open(node, os.O_RDWR))
+    except OSError: pass
+while True: signal.pause()
+END
+# service NAME WORD LINE...: a service that uses the GPU where there is one, and runs without one as well
+service() { _name=$1 _word=$2; shift 2
+	{ printf '[Service]\nExecStart=/usr/bin/python3 /root/uses %s\n' "$_word"; printf '%s\n' "$@"; } >"/run/systemd/system/$_name.service"
+	systemctl daemon-reload; systemctl restart "$_name"; wait_for 20 uses "$_name"; }
+pid_of() { systemctl show -P MainPID "$1"; }
+uses() { [ -n "$(find "/proc/$(pid_of "$1")/fd" -lname /dev/nvidia0)" ]; }
+service ollama -; service jellyfin -; service idle -; systemctl stop idle; card_vm
+
+say "not named: refused, and told how to allow it"
+pid=$(pid_of ollama)
+within 60 255 qm start 111; said "systemctl stop ollama.service, or services = \"ollama.service\" in /etc/gpu-handoff/config.toml"
+settled || fail "not as before"; is "$(pid_of ollama)" "$pid" "its process"
+for bad in pvedaemon dbus 'ollama auto' '../x'; do
+	setting "services = \"$bad\""; within 60 3 gpu-handoff plan --vm 111; said "names of services"
+done
+
+for way in unload unbind; do
+	say "$way: named, it is stopped and started again"
+	setting "way = \"$way\"" 'services = "ollama jellyfin idle"'
+	expect_text "ollama.service has /dev/nvidia0, /dev/nvidiactl open and is stopped" gpu-handoff plan --vm 111
+	within 60 0 qm start 111; away "$way"
+	for name in ollama jellyfin idle; do is "$(systemctl is-active $name)" inactive "$name"; done
+	within 90 0 qm stop 111; comes_home 60 "$way"
+	for name in ollama jellyfin; do wait_for 20 uses $name; done
+	is "$(systemctl is-active idle)" inactive "what did not run"
+	qm set 111 --args --no-such-option >/dev/null
+	fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null
+	for name in ollama jellyfin; do wait_for 20 uses $name; done
+	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+	wait_for 30 sh -c "! systemctl -q is-active ollama"; kill -KILL $run; wait $run 2>/dev/null
+	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed when it was stopped"
+	for name in ollama jellyfin; do wait_for 20 uses $name; done
+done
+systemctl stop jellyfin
+
+say "another user keeps the GPU: what was not stopped for nothing"
+setting 'deadlines.holder-wait = 1' 'services = "ollama"'; pid=$(pid_of ollama)
+hold_open /dev/nvidia0; within 60 255 qm start 111; said "in use by process $holder"; kill $holder; wait $holder 2>/dev/null
+is "$(pid_of ollama)" "$pid" "its process"
+
+say "deaf to TERM: the start fails in time, and it runs again when systemd has ended it"
+setting 'deadlines.unit = 3' 'services = "ollama"'; service ollama deaf TimeoutStopSec=15
+within 60 255 qm start 111; said "ollama: stop the service"
+comes_home 120 "deaf"; wait_for 60 uses ollama
+
+say "it does not start again: that is said, and the GPU is home"
+setting 'services = "ollama"'
+for how in broken masked; do
+	service ollama - 'ExecStartPre=/usr/bin/test ! -e /root/broken'
+	within 60 0 qm start 111; away "$how"
+	case $how in broken) touch /root/broken ;; masked) rm /run/systemd/system/ollama.service; systemctl -q mask --runtime ollama ;; esac
+	within 90 0 qm stop 111; comes_home 60 "$how"
+	wait_for 20 sh -c 'journalctl -q -b -t gpu-handoff -n 60 | grep -q "ollama.service was stopped for the handoff and does not start again"'
+	is "$(systemctl is-active ollama | sed s/failed/inactive/)" inactive "$how"
+	case $how in broken) rm /root/broken ;; masked) systemctl -q unmask --runtime ollama ;; esac
+done
+setting; at_home "in the end"
