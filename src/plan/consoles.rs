@@ -18,8 +18,8 @@ pub(crate) struct Displays {
 }
 
 impl Displays {
-    /// What goes with the functions of the ground, and with these modules.
-    pub(crate) fn of(ground: &Ground<'_>, modules: &[String]) -> Self {
+    /// What goes with the functions of the ground, and with these modules. `stopped`: units that are, before.
+    pub(crate) fn of(ground: &Ground<'_>, modules: &[String], stopped: &[String]) -> Self {
         let snapshot = ground.snapshot;
         let goes = |fb: &&Framebuffer| {
             let ours = fb
@@ -31,7 +31,7 @@ impl Displays {
         let going: Vec<&Framebuffer> = snapshot.framebuffers.iter().filter(goes).collect();
         let others = going.len() < snapshot.framebuffers.len() || going.iter().any(|fb| ground.stays(fb.of));
         // A console that is on another card's framebuffer pins nothing, and is left where it is.
-        let pinned = !unseen::unaccounted(snapshot, modules).is_empty();
+        let pinned = !unseen::unaccounted(snapshot, modules, stopped).is_empty();
         let bound = snapshot.consoles.iter().filter(|c| c.is_framebuffer() && c.bound);
         let consoles = if going.is_empty() || (others && !pinned) {
             Vec::new()

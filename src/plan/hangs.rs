@@ -16,7 +16,7 @@ use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Record, State, Taken};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::steps::{Steps, both};
-use crate::plan::vendor::nvidia::{drm_holds_gpus, is_one_shot, natural_driver};
+use crate::plan::vendor::nvidia::{PERSISTENCED, drm_holds_gpus, is_one_shot, natural_driver};
 use crate::plan::{unseen, users};
 
 const DRM: &str = "nvidia_drm";
@@ -130,7 +130,7 @@ pub fn may_be_freed(snapshot: &Snapshot, call: &StuckCall) -> Result<(), Refusal
 
 /// Consoles that go off the framebuffer of what a call is at: those keep nvidia_drm loaded, if that is in use at all.
 fn consoles(snapshot: &Snapshot, call: &StuckCall) -> Vec<String> {
-    let in_use = !unseen::unaccounted(snapshot, &[DRM.to_owned()]).is_empty();
+    let in_use = !unseen::unaccounted(snapshot, &[DRM.to_owned()], &[PERSISTENCED.to_owned()]).is_empty();
     let is_shown = |fb: &Framebuffer| fb.name.starts_with("nvidia") && fb.of.is_some_and(|of| call.at.contains(&of));
     if !in_use || !snapshot.framebuffers.iter().any(is_shown) {
         return Vec::new();

@@ -98,9 +98,9 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     if way == Way::Unbind && !modules.is_empty() {
         reasons.extend(users::drm_needed(snapshot, &ground.set));
     }
-    let displays = Displays::of(&ground, &modules);
+    let displays = Displays::of(&ground, &modules, &judged.units);
     if displays.consoles.is_empty() {
-        reasons.extend(unseen::unaccounted(snapshot, &modules));
+        reasons.extend(unseen::unaccounted(snapshot, &modules, &judged.units));
     }
     reasons.extend(load_reasons(snapshot, &needed(snapshot, gpus, given, settings)));
     if !reasons.is_empty() {

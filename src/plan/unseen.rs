@@ -7,7 +7,7 @@ use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 use crate::model::refusal::Reason;
-use crate::plan::vendor::nvidia::{is_persistenced, module_of, references_per_open};
+use crate::plan::vendor::nvidia::{module_of, references_per_open};
 
 /// What was not seen and speaks against an unbind of these functions.
 ///
@@ -51,10 +51,11 @@ pub(crate) fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
 
 /// Modules that no other module uses and that still have references, where no process was found to have any.
 ///
-/// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them, and those
-/// of the persistence daemon with the daemon, which is stopped first.
-pub fn unaccounted(snapshot: &Snapshot, modules: &[String]) -> Vec<Reason> {
-    let mut others = snapshot.holders.iter().filter(|h| !is_persistenced(h));
+/// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them, and those of
+/// the units that are `stopped` first with those.
+pub fn unaccounted(snapshot: &Snapshot, modules: &[String], stopped: &[String]) -> Vec<Reason> {
+    let is_stopped = |h: &&Holder| matches!(&h.belongs_to, Belongs::Unit(name) if stopped.contains(name));
+    let mut others = snapshot.holders.iter().filter(|h| !is_stopped(h));
     if others.any(|h| h.nodes.iter().any(|n| module_of(snapshot, n).is_some())) {
         return Vec::new(); // somebody is named already
     }

@@ -1,8 +1,6 @@
 //! What is particular to NVIDIA's driver, by version: the one place where its laws stand.
 
-use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
-use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 
@@ -63,12 +61,6 @@ pub(crate) fn module_of(snapshot: &Snapshot, node: &Node) -> Option<&'static str
         Node::Drm(_) => Some("nvidia_drm"),
         Node::Sound(_) | Node::Disk(_) | Node::VfioGroup(_) | Node::VfioDevice(_) => None,
     }
-}
-
-/// Whether a process is NVIDIA's persistence daemon: it keeps GPUs initialised and nothing else, so that it may be stopped
-/// and started again (nvidia-persistenced(1)).
-pub(crate) fn is_persistenced(holder: &Holder) -> bool {
-    matches!(&holder.belongs_to, Belongs::Unit(name) if name == PERSISTENCED)
 }
 
 /// How many references of its module an open node is. The kernel takes one for the character device and one for its file
