@@ -6,7 +6,7 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::settings::values::{Services, WayOut};
 
-use crate::common::hosts::{OLLAMA, PERSISTENCED, add_ollama, add_persistenced};
+use crate::common::hosts::{OLLAMA, PERSISTENCED, add_consoles, add_ollama, add_persistenced};
 use crate::common::{End, Fault, Model, Process, Session, addr, host};
 use crate::{assert_as_before, records};
 
@@ -176,5 +176,24 @@ fn whatever_fails_or_is_killed_the_service_runs_again_at_the_end() {
             assert_eq!(drivers(&model), [Some("nvidia"), Some("snd_hda_intel")], "{case}");
             assert_eq!(model.laws.broken, [""; 0], "{case}");
         }
+    }
+}
+
+/// The console of a GPU that leaves goes with it, where a GPU stays that others draw on, as without the service.
+#[test]
+fn a_console_is_found_beside_a_service_that_is_stopped() {
+    for service in [false, true] {
+        let mut model = host(2);
+        add_consoles(&mut model, true);
+        if service {
+            add_ollama(&mut model);
+        }
+        let before = model.state();
+        let session = named(WayOut::Auto);
+        let plan = session.plan_out(&mut model).unwrap();
+        assert_eq!(plan.consoles, ["vtcon1"], "{service}");
+        assert!(matches!(session.out(&mut model), End::Done), "{service}");
+        assert!(matches!(session.home(&mut model), End::Done), "{service}");
+        assert_as_before(&model, &before, "at home");
     }
 }
