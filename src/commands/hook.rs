@@ -25,7 +25,7 @@ use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record, State, Taken};
 use crate::model::refusal::{Reason, Refusal};
-use crate::plan::owners::Part;
+use crate::plan::owners::{Part, slots_of};
 use crate::plan::selection::lent_by_hand;
 use crate::plan::{home, inferred};
 use crate::run::owners::{Locked, settle};
@@ -306,16 +306,24 @@ fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
         info!("VM {vmid} post-stop: the VM has been started again meanwhile, its GPU stays");
         return Ok(());
     }
-    let part = Part::beside(record, &elsewhere).unwrap_or_else(|| Part::whole(record));
-    if let Some(stays) = &part.stays {
-        let addrs = join(stays.taken.iter().map(|t| t.addr));
-        info!("VM {vmid} post-stop: {addrs} stays away, another VM runs with it");
-    }
     // A VM without this hook takes it from vfio-pci as it is.
     let snapshot = host.look(&records)?;
-    let reserved = host.reserved(&part.addrs(), &snapshot, owner);
-    if !reserved.is_empty() {
-        return Err(Refusal(reserved).into());
+    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    let reserved = host.reserved(&addrs, &snapshot, owner);
+    let mut stay = elsewhere;
+    for reason in &reserved {
+        if let Reason::Claimed { addrs, .. } = reason {
+            stay.extend(slots_of(addrs));
+        }
+    }
+    let part = match Part::beside(record, &stay) {
+        Some(part) => part,
+        None if !reserved.is_empty() => return Err(Refusal(reserved).into()),
+        None => Part::whole(record),
+    };
+    if let Some(stays) = &part.stays {
+        let addrs = join(stays.taken.iter().map(|t| t.addr));
+        info!("VM {vmid} post-stop: {addrs} stays away, another VM runs or is starting with it");
     }
     let plan = host.plan_home(&part.comes, &records, end)?;
     host.execute(&guard, record.clone(), part.stays, &plan, end)

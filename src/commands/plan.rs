@@ -111,7 +111,9 @@ fn before(
     let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
     let wanted = owners::wanted(snapshot, &given.gpus, &functions, own);
     // While a run is at work, whose its record is says little: pre-start waits until it is over.
-    let concerned = records.iter().filter(|r| !owners::concerned(r, &wanted).is_empty());
+    let concerned = records
+        .iter()
+        .filter(|r| !owners::concerned(snapshot, r, &wanted).is_empty());
     let runs: Vec<Reason> = concerned.filter_map(at_work).collect();
     if !runs.is_empty() {
         return Ok(Err(Refusal(runs)));
@@ -127,7 +129,7 @@ fn before(
         tried.push(of);
         let taken = first.part.addrs();
         // It stays on record where it cannot come home now, and the start goes on.
-        let is_left = of == owner && !taken.iter().any(|a| wanted.contains(&a.slot()));
+        let is_left = !taken.iter().any(|a| wanted.contains(&a.slot()));
         let needed = host.needed_at_home(&taken, snapshot, &[owner, of])?;
         if !needed.is_empty() {
             if is_left {
@@ -139,7 +141,7 @@ fn before(
         host.ask(snapshot, &home::looked_at(&comes), host.budgets.look)?;
         match home::plan(snapshot, &comes) {
             Ok(plan) => homes.push(plan),
-            Err(refusal) if is_left && !refusal.is_by(owner) => {}
+            Err(refusal) if is_left && (of != owner || !refusal.is_by(owner)) => {}
             Err(refusal) => return Ok(Err(refusal)),
         }
     }

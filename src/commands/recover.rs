@@ -19,7 +19,7 @@ use crate::model::error::{Error, Exit, chain};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::Reason;
 use crate::output::print::print;
-use crate::plan::owners::{self, Part, slots_of};
+use crate::plan::owners::{self, Part};
 use crate::run::session::{Session, must_be_root};
 use crate::state::store::{Guard, Ledger, UnreadableRecord};
 
@@ -168,8 +168,8 @@ fn settle(
     how: &Recover,
 ) -> Result<Option<String>, Error> {
     let snapshot = host.look(records)?;
-    // What its QEMU has stays, and what that runs without does not.
-    let part = Part::beside(record, &slots_of(&owners::held(&snapshot, record)));
+    // What its QEMU has stays, or another VM's; and what they run without does not.
+    let part = Part::beside(record, &owners::in_use(&snapshot, record));
     let Part { comes, stays } = part.unwrap_or_else(|| Part::whole(record));
     let addrs: Vec<PciAddr> = comes.taken.iter().map(|t| t.addr).collect();
     let claim = owners::claim(&snapshot, record, &addrs, host.signs_by_hand(record));
@@ -179,6 +179,13 @@ fn settle(
     if let Some(Reason::Claimed { claim, .. }) = host.needed_at_home(&addrs, &snapshot, &[record.owner])?.first() {
         info!("{}: {} is left as it is: {claim}", record.owner, join(&addrs));
         return Ok(Some(claim.to_string()));
+    }
+    let other = snapshot
+        .vms
+        .iter()
+        .find(|vm| Owner::Vm(vm.vmid) != record.owner && !owners::held_by(&snapshot, vm.vmid, &addrs).is_empty());
+    if let Some(vm) = other {
+        return Ok(Some(Claim::Runs(vm.vmid).to_string()));
     }
     if record.at_work.is_some() {
         let (acts, groups) = (record.acts_at_work(), join(&record.workers));
@@ -201,13 +208,8 @@ fn settle(
     };
     host.execute(guard, record.clone(), stays.clone(), &plan, end)?;
     Ok(stays.map(|stays| {
-        let runs = stays.taken.iter().map(|t| t.addr);
-        format!(
-            "{} runs with {}, and {} is home",
-            record.owner,
-            join(runs),
-            join(&addrs)
-        )
+        let runs = join(stays.taken.iter().map(|t| t.addr));
+        format!("a VM runs with {runs}, and {} is home", join(&addrs))
     }))
 }
 

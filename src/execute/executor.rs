@@ -103,18 +103,20 @@ impl<'a> Executor<'a> {
         self.record.state = State::Leaving;
         let mut done: Vec<&Step> = Vec::new();
         let mut all_well = true;
+        let mut unbound: BTreeSet<PciAddr> = BTreeSet::new();
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let steps: Vec<&Step> = round.iter().map(|at| &plan.steps[*at]).collect();
             done.extend(&steps);
             let failed = self.round(&steps, &mut count);
             all_well &= failed.is_empty();
+            unbound.extend(failed.iter().filter_map(|(step, _)| step.act.function()));
             if let Some((step, error)) = failed.into_iter().find(|(step, error)| counts(step, error)) {
                 return Err(self.undo(&done, &step.act.to_string(), &error));
             }
         }
         self.rest(State::Away);
-        self.record.beside.clear();
+        self.record.beside.retain(|b| unbound.contains(&b.addr));
         if all_well {
             self.record.awake.clear();
         }
@@ -133,6 +135,7 @@ impl<'a> Executor<'a> {
         self.record.state = State::Returning;
         self.gives_back = true;
         let mut trouble = Trouble::of(plan);
+        let mut undone: BTreeSet<PciAddr> = trouble.failed.clone();
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let mut steps: Vec<&Step> = Vec::new();
@@ -153,13 +156,16 @@ impl<'a> Executor<'a> {
                     count.skip();
                 } else {
                     steps.push(step);
+                    continue;
                 }
+                undone.extend(step.act.function());
             }
             for (step, error) in self.round(&steps, &mut count) {
                 if let ActError::Interrupted { .. } = error {
                     return Err(self.interrupted(&step.act));
                 }
                 self.left_out(&step.act);
+                undone.extend(step.act.function());
                 if counts(step, &error) {
                     trouble.note(&step.act, &error, &self.record);
                 } else {
@@ -170,6 +176,8 @@ impl<'a> Executor<'a> {
         if trouble.errors.is_empty() {
             return self.close().map_err(|e| Error::io("removing the record", e));
         }
+        // What has its driver again is nobody's business any more.
+        self.record.beside.retain(|b| undone.contains(&b.addr));
         let what = format!("the way home failed ({})", trouble.errors.join("; "));
         Err(self.stranded(what, trouble.left(), &trouble.first()))
     }

@@ -46,8 +46,9 @@ impl<'a> Ground<'a> {
         let functions: Vec<&Function> = set.iter().filter_map(|a| snapshot.function(*a)).collect();
         let leaving = functions.iter().copied().filter(|f| !f.is_on_vfio()).collect();
         let of_earlier = earlier.into_iter().flat_map(|r| &r.beside);
-        let is_there =
-            |b: &&Beside| !set.contains(&b.addr) && snapshot.function(b.addr).is_some_and(|f| !f.is_on_vfio());
+        // What does not answer any more has no driver to have again.
+        let is_lost = |f: &Function| f.is_on_vfio() || (f.gone && f.driver.is_none());
+        let is_there = |b: &&Beside| !set.contains(&b.addr) && snapshot.function(b.addr).is_some_and(|f| !is_lost(f));
         let bereft = of_earlier.filter(is_there).cloned().collect();
         Ground {
             snapshot,

@@ -68,7 +68,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let moves = owners::slots_of(&ground.addrs());
     let concerned = records
         .iter()
-        .filter(|r| r.owner == owner || !owners::concerned(r, &moves).is_empty());
+        .filter(|r| r.owner == owner || !owners::concerned(snapshot, r, &moves).is_empty());
     let at_work: Vec<Reason> = concerned.filter_map(at_work).collect();
     if !at_work.is_empty() {
         return Err(Refusal(at_work));

@@ -80,6 +80,9 @@ impl WayOut<'_> {
             // the driver from it.
             steps.load("nvidia").for_good();
             self.bind_those_that_stay(&mut steps);
+            // Nothing that leaves has a driver any more.
+            self.open_gate(&mut steps);
+            self.serve_those_that_stay(&mut steps);
         }
         if self.way == Way::Unbind {
             for function in descending().filter(|f| f.is_on_nvidia()) {
@@ -98,11 +101,13 @@ impl WayOut<'_> {
         for bridge in &awake {
             steps.let_sleep(*bridge);
         }
-        self.open_gate(&mut steps);
-        // A run that was killed may have left nothing to unbind, and something to give back.
-        let takes = self.way != Way::AlreadyThere || self.earlier.is_some();
-        if takes && !(self.ground.staying().is_empty() && self.beside.is_empty()) {
-            self.serve_those_that_stay(&mut steps);
+        if self.way != Way::Unload || self.beside.is_empty() {
+            self.open_gate(&mut steps);
+            // A run that was killed may have left nothing to unbind, and something to give back.
+            let takes = self.way != Way::AlreadyThere || self.earlier.is_some();
+            if takes && !(self.ground.staying().is_empty() && self.beside.is_empty()) {
+                self.serve_those_that_stay(&mut steps);
+            }
         }
         if self.displays.others {
             for console in &self.displays.consoles {
@@ -229,9 +234,12 @@ impl WayOut<'_> {
     }
 
     fn bind_those_that_stay(&self, steps: &mut Steps<'_>) {
-        for (Beside { addr, driver, .. }, _) in self.without_a_driver() {
+        for (Beside { addr, driver, .. }, is) in self.without_a_driver() {
             let again = vec![Act::load("nvidia"), Act::probe(*addr, driver)];
-            steps.probe(*addr, driver).for_good().rungs(vec![again]);
+            let step = steps.probe(*addr, driver).for_good().rungs(vec![again]);
+            if is.driver.is_none() {
+                step.soft(); // an earlier run has left it so: it does not keep others from starting
+            }
         }
     }
 

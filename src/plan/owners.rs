@@ -14,7 +14,7 @@ use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 use crate::model::claim::Claim;
-use crate::model::record::{Owner, Record, State, found_again};
+use crate::model::record::{Beside, Owner, Record, State, found_again};
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
 use crate::plan::steps::both;
@@ -100,11 +100,24 @@ pub fn among(record: &Record, slots: &BTreeSet<PciSlot>) -> Vec<PciAddr> {
     addrs.filter(|a| slots.contains(&a.slot())).collect()
 }
 
-/// The functions that a record is about, among these slots: those that were taken, and those that a run on it may have left
-/// without their driver.
-pub fn concerned(record: &Record, slots: &BTreeSet<PciSlot>) -> Vec<PciAddr> {
-    let stayed = record.stayed().map(|b| b.addr).filter(|a| slots.contains(&a.slot()));
+/// The functions that a record is about, among these slots: those that were taken, and those that a run on it has left
+/// without their driver, or may do so while it is at work.
+pub fn concerned(snapshot: &Snapshot, record: &Record, slots: &BTreeSet<PciSlot>) -> Vec<PciAddr> {
+    let is_without = |b: &&Beside| {
+        let function = snapshot.function(b.addr);
+        function.is_none_or(|f| f.driver.as_ref() != Some(&b.driver))
+    };
+    let stayed = record.stayed().filter(|b| record.at_work.is_some() || is_without(b));
+    let stayed = stayed.map(|b| b.addr).filter(|a| slots.contains(&a.slot()));
     among(record, slots).into_iter().chain(stayed).collect()
+}
+
+/// What of a record some VM runs with: its owner's, or another one that has it from vfio-pci.
+pub fn in_use(snapshot: &Snapshot, record: &Record) -> BTreeSet<PciSlot> {
+    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
+    let mut slots = elsewhere(snapshot, record.owner, &addrs);
+    slots.extend(slots_of(&held(snapshot, record)));
+    slots
 }
 
 /// A record without what stayed beside its run and another handoff has taken since: that one brings it home.
@@ -210,10 +223,10 @@ pub fn first(
         }
     }
     let of_vm = |r: &&Record| r.owner != owner && matches!(r.owner, Owner::Vm(_));
-    let is_concerned = |r: &&Record| !concerned(r, wanted).is_empty();
+    let is_concerned = |r: &&Record| !concerned(snapshot, r, wanted).is_empty();
     let others: Vec<&Record> = left().filter(of_vm).filter(is_concerned).collect();
     let claimed = others.iter().filter_map(|record| {
-        let addrs = concerned(record, wanted);
+        let addrs = concerned(snapshot, record, wanted);
         let claim = claim(snapshot, record, &addrs, signs(record))?;
         Some(Reason::Claimed { addrs, claim })
     });
@@ -222,7 +235,7 @@ pub fn first(
         return Err(claimed);
     }
     let Some(record) = others.first() else { return Ok(None) };
-    Ok(first(record, Part::beside(record, &slots_of(&held(snapshot, record)))))
+    Ok(first(record, Part::beside(record, &in_use(snapshot, record))))
 }
 
 /// What another record is to be once a VM has taken over what it wants of it.

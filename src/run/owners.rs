@@ -128,8 +128,8 @@ pub fn settle(
         let is_wanted = addrs.iter().any(|a| wanted.contains(&a.slot()));
         if !needed.is_empty() {
             let refusal = Refusal(needed);
-            if of == owner && !is_wanted {
-                warn!("{owner}: {devices}, of an earlier handoff, stays on record: {refusal}");
+            if !is_wanted {
+                warn!("{of}: {devices}, of an earlier handoff, stays on record: {refusal}");
                 continue;
             }
             return Err(refusal.into());
@@ -164,8 +164,8 @@ pub fn settle(
                 }
             }
             // Somebody else has it by now, and this start does not need it.
-            Err(Error::Refused(refusal)) if of == owner && !is_wanted && !refusal.is_by(owner) => {
-                warn!("{owner}: {devices}, of an earlier handoff, stays on record: {refusal}");
+            Err(Error::Refused(refusal)) if !is_wanted && (of != owner || !refusal.is_by(owner)) => {
+                warn!("{of}: {devices}, of an earlier handoff, stays on record: {refusal}");
             }
             Err(error) => return Err(error),
         }

@@ -11,7 +11,7 @@ use gpu_handoff::model::refusal::{Reason, Refusal};
 use gpu_handoff::output::status::{status, status_text};
 use gpu_handoff::plan::{hangs, home, inferred};
 
-use crate::common::hosts::add_consoles;
+use crate::common::hosts::{add_consoles, add_persistenced};
 use crate::common::{End, Event, Fault, Generation, Model, Process, Session, Twist, When, addr, host};
 use crate::{assert_as_before, records};
 
@@ -92,6 +92,42 @@ fn an_unbind_that_somebody_else_hangs_in_is_named_at_once_and_nothing_is_touched
 }
 
 /// The unload of nvidia goes through every device that nvidia has, and would wait behind the unbind of the other one.
+/// Before anything is done at what leaves, those that stay have all of their driver again.
+#[test]
+fn a_bind_that_hangs_after_a_reload_costs_those_that_stay_nothing() {
+    let mut host = host(3);
+    host.version = "595.45.04".to_owned();
+    add_persistenced(&mut host);
+    let session = Session::new(&[addr(1, 0)]);
+    let mut undisturbed = host.fork();
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let is_bind = |act: &Act| matches!(act, Act::Probe { driver, .. } if driver.as_deref() == Some("vfio-pci"));
+    let binds = (0..undisturbed.acts.len()).filter(|at| is_bind(&undisturbed.acts[*at]));
+    for at in binds {
+        let mut model = host.fork();
+        model.faults.0 = vec![(at, Fault::Twisted(Twist::Hangs))];
+        let end = session.out(&mut model);
+        assert!(matches!(end, End::NotRestored(_)), "{end:?}");
+        let loaded = |model: &Model| model.state().modules.clone();
+        let of_nvidia = |names: Vec<&'static str>| {
+            names
+                .into_iter()
+                .filter(|n| n.starts_with("nvidia"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of_nvidia(loaded(&model)),
+            of_nvidia(loaded(&host)),
+            "{}",
+            undisturbed.acts[at]
+        );
+        for bus in [2, 3] {
+            assert_eq!(model.driver_of(addr(bus, 0)), Some("nvidia"));
+        }
+        assert!(model.units.iter().all(|unit| unit.active), "{:?}", model.units);
+    }
+}
+
 #[test]
 fn another_gpu_does_not_leave_by_an_unload_beside_an_unbind_that_hangs() {
     let mut model = unbound_by_a_script(host(2), 2);

@@ -401,7 +401,9 @@ fn what_another_vm_has_taken_since_is_not_bound_by_the_run_that_it_stayed_beside
     };
     killed_after(&mut model, &first, "nvidia: unload the module");
     model.die(addr(1, 0));
+    model.probe_faults = vec![("nvidia", ProbeFault::Always)]; // until then it is not bound again
     killed_after(&mut model, &next, "0000:02:00.1: bind to vfio-pci");
+    model.probe_faults.clear();
     let drivers = |model: &Model| [0, 1].map(|function| model.driver_of(addr(2, function)));
     assert_eq!(drivers(&model), [None, Some("vfio-pci")]);
     let beside: Vec<_> = records(&model).iter().flat_map(|r| r.beside.clone()).collect();
@@ -411,6 +413,87 @@ fn what_another_vm_has_taken_since_is_not_bound_by_the_run_that_it_stayed_beside
     assert_eq!(drivers(&model), [None, Some("vfio-pci")]);
     done(&next.home(&mut model), "the other's");
     assert_eq!(drivers(&model), [Some("nvidia"), Some("snd_hda_intel")]);
+    assert_eq!(model.laws.broken, [""; 0]);
+}
+
+/// Three cards by driver 595, of which VM 111 has taken the first with the others beside, and does not get it home.
+fn stranded_beside() -> Model {
+    let mut model = with_all(3);
+    model.version = "595.45.04".to_owned();
+    let first = of(111, &[1]);
+    let mut undisturbed = model.fork();
+    done(&first.out(&mut undisturbed), "undisturbed");
+    let of_the_second = |act: &Act| matches!(act, Act::Probe { addr: a, .. } if *a == addr(2, 0));
+    let at = undisturbed.acts.iter().position(of_the_second).unwrap();
+    model.faults.0 = vec![(at, Fault::KilledAfter)];
+    assert!(matches!(first.out(&mut model), End::Killed));
+    model.faults.0.clear();
+    model.die(addr(1, 0));
+    let end = first.home(&mut model);
+    assert!(matches!(end, End::NotRestored(_)), "{end:?}");
+    for bus in [2, 3] {
+        assert_eq!(model.driver_of(addr(bus, 0)), Some("nvidia"), "{bus}");
+    }
+    model
+}
+
+/// What has its driver again after a run that failed is nobody's business any more, whatever becomes of the card that failed.
+#[test]
+fn what_stayed_beside_a_card_that_does_not_come_home_is_free_for_others() {
+    let mut model = stranded_beside();
+    assert_eq!(records(&model)[0].beside, []);
+    let busy = Beside {
+        busy: vec![vm(111)],
+        ..nobody()
+    };
+    let next = of(112, &[2]);
+    done(&next.start(&mut model, &busy), "while a task has the other VM's lock");
+    done(&next.home(&mut model), "home");
+    for bus in [2, 3] {
+        assert_eq!(model.driver_of(addr(bus, 0)), Some("nvidia"), "{bus}");
+    }
+    assert_eq!(model.laws.broken, [""; 0]);
+}
+
+/// One that does not answer any more since a run that was killed is said, and keeps no VM from the others.
+#[test]
+fn a_gpu_that_died_beside_a_run_that_was_killed_keeps_no_vm_from_the_others() {
+    for vmid in [111, 112] {
+        let mut model = with_all(2);
+        model.version = "595.45.04".to_owned();
+        let first = of(111, &[1]);
+        let mut undisturbed = model.fork();
+        done(&first.out(&mut undisturbed), "undisturbed");
+        let unload = |act: &Act| matches!(act, Act::UnloadModule { name } if name == "nvidia");
+        let at = undisturbed.acts.iter().position(unload).unwrap();
+        model.faults.0 = vec![(at, Fault::KilledAfter)];
+        assert!(matches!(first.out(&mut model), End::Killed));
+        model.faults.0.clear();
+        model.die(addr(2, 0));
+        let next = of(vmid, &[1]);
+        done(&next.start(&mut model, &nobody()), &format!("VM {vmid}"));
+        assert_eq!(model.driver_of(addr(1, 0)), Some("vfio-pci"), "VM {vmid}");
+        done(&next.home(&mut model), &format!("VM {vmid}, home"));
+        assert_eq!(model.driver_of(addr(1, 0)), Some("nvidia"), "VM {vmid}");
+        assert_eq!(model.laws.broken, [""; 0], "VM {vmid}");
+    }
+}
+
+/// What another VM has from vfio-pci, without this hook, stays; the rest of the record comes home for whom it concerns.
+#[test]
+fn a_vm_that_runs_with_one_of_two_cards_of_another_record_withholds_that_alone() {
+    let mut model = with_all(3);
+    done(&of(111, &[1, 2]).out(&mut model), "out");
+    runs(&mut model, 112, Some(1));
+    let next = of(113, &[2]);
+    done(&next.start(&mut model, &nobody()), "the other card");
+    let mut found = on_file(&model);
+    found.sort_by_key(|(owner, ..)| owner.to_string());
+    assert_eq!(
+        found,
+        [(vm(111), vec![1], State::Away), (vm(113), vec![2], State::Away)]
+    );
+    assert_eq!(model.driver_of(addr(1, 0)), Some("vfio-pci"));
     assert_eq!(model.laws.broken, [""; 0]);
 }
 

@@ -209,7 +209,7 @@ const ROWS: &[Row] = &[
     (
         OUT,
         "the gate is open again when nothing is let go any more, and before services start",
-        |a| lets_go(a) || to_vfio(a).is_some() || matches!(a, Act::OpenGate { .. }),
+        |a| lets_go(a) || matches!(a, Act::OpenGate { .. }),
         |a, b| match a {
             Act::OpenGate { .. } => matches!(b, Act::StartUnit { .. }),
             _ => matches!(b, Act::OpenGate { .. }),

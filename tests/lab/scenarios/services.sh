@@ -30,7 +30,7 @@ done
 for way in unload unbind; do
 	say "$way: named, it is stopped and started again"
 	setting "way = \"$way\"" 'services = "ollama jellyfin idle"'
-	expect_text "ollama.service has /dev/nvidia0, /dev/nvidiactl open and is stopped" gpu-handoff plan --vm 111
+	expect_text "ollama.service has the GPU node of $gpu, /dev/nvidiactl open and is stopped" gpu-handoff plan --vm 111
 	within 60 0 qm start 111; away "$way"
 	for name in ollama jellyfin idle; do is "$(systemctl is-active $name)" inactive "$name"; done
 	within 90 0 qm stop 111; comes_home 60 "$way"
