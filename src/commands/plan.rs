@@ -49,7 +49,11 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Resul
     let (records, problems) = host.load(None)?;
     let mut snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
-    let unreadable = problems.first().map(UnreadableRecord::refusal);
+    // A VM that is given no device, and has nothing on record, is started whatever is in /run.
+    let is_concerned = target
+        .vm
+        .is_none_or(|vmid| !given.entries.is_empty() || records.iter().any(|r| r.owner == Owner::Vm(vmid)));
+    let unreadable = problems.first().filter(|_| is_concerned).map(UnreadableRecord::refusal);
     let refusal = unreadable.or_else(|| given.refused.clone().map(Refusal::from));
     let by_hand = target.vm.and_then(|_| lent_by_hand(&records, &snapshot, &given.gpus));
     let mut first = Vec::new();
