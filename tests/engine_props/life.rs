@@ -387,6 +387,12 @@ impl Life<'_> {
         let is_out = |f: &&FunctionState| self.model.device(f.addr).is_none() && !touched.contains(&f.addr);
         now.functions
             .extend(self.before.functions.iter().filter(is_out).cloned());
+        // Or that dies.
+        for function in &mut now.functions {
+            if !touched.contains(&function.addr) && self.model.device(function.addr).is_some_and(|d| d.dead) {
+                function.clone_from(self.before.function(function.addr).unwrap());
+            }
+        }
         now.functions.sort_by_key(|f| f.addr);
         // A driver that is loaded takes what is free and matches: nobody can keep it from that without touching it. Of
         // the functions that are asked for only one that its own override gives away is free at such a moment, or where udev
