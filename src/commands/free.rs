@@ -17,7 +17,7 @@ use crate::host::stuck_calls::StuckCall;
 use crate::model::act::Act;
 use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record};
-use crate::plan::{hangs, home};
+use crate::plan::hangs;
 use crate::proxmox::files::{self, Cluster};
 use crate::run::session::{Session, this_boot};
 use crate::state::store::{Guard, Ledger};
@@ -241,7 +241,7 @@ pub(crate) fn bring_back(
     }
     let cluster = host.cluster().unwrap_or_else(|_| files::reservations_alone(&host.root));
     let is_left = |a: &PciAddr| {
-        let on_record = records.iter().any(|r| home::looked_at(r).contains(a));
+        let on_record = records.iter().any(|r| r.functions().contains(a));
         !on_record && !said.contains(a) && snapshot.calls_at(*a).next().is_none()
     };
     let gpus = snapshot.gpus().filter(|f| f.driver.is_none()).map(|f| f.addr);

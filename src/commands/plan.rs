@@ -142,7 +142,7 @@ fn before(
             return Ok(Err(Refusal(needed)));
         }
         let comes = owners::without_what_others_have(&first.part.comes, records);
-        host.ask(snapshot, &home::looked_at(&comes), host.budgets.look)?;
+        host.ask(snapshot, &comes.functions(), host.budgets.look)?;
         match home::plan(snapshot, &comes) {
             Ok(plan) => homes.push(plan),
             Err(refusal) if is_left && (of != owner || !refusal.is_by(owner)) => {}

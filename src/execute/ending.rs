@@ -7,7 +7,6 @@ use crate::execute::executor::{Executor, First};
 use crate::model::error::{Error, chain};
 use crate::model::particulars::loading_remedy;
 use crate::model::record::State;
-use crate::plan::home;
 
 impl Executor<'_> {
     /// Not everything could be put where it belongs: that is written down. `what` went wrong, what is `left`, and what
@@ -29,7 +28,7 @@ impl Executor<'_> {
     pub(super) fn interrupted(&self, act: &impl std::fmt::Display) -> Error {
         Error::NotRestored {
             what: format!("a signal asked us to end during '{act}'"),
-            left: join(home::looked_at(&self.record)),
+            left: join(self.record.functions()),
             hint: "'gpu-handoff recover' finishes the way home once that act is over".to_owned(),
         }
     }

@@ -363,6 +363,12 @@ impl Record {
         self.beside.iter().filter(|b| !self.has(b.addr))
     }
 
+    /// All that it speaks of: what was taken, and what stays.
+    pub fn functions(&self) -> Vec<PciAddr> {
+        let taken = self.taken.iter().map(|t| t.addr);
+        taken.chain(self.stayed().map(|b| b.addr)).collect()
+    }
+
     /// Whether a function was taken by this handoff.
     pub fn has(&self, addr: PciAddr) -> bool {
         self.taken.iter().any(|t| t.addr == addr)

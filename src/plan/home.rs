@@ -15,7 +15,8 @@ use crate::plan::home_steps::{Acts, WayHome};
 use crate::plan::obstacles::{at_work, silent};
 use crate::plan::users;
 
-/// The plan from vfio-pci to the host, from the record alone and how things are now.
+/// The plan from vfio-pci to the host, from the record alone and how things are now. It needs the details of all functions
+/// of the record ([`Record::functions`]).
 ///
 /// # Errors
 /// [`Refusal`] where somebody still uses a function.
@@ -52,12 +53,6 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
         steps,
         notes,
     })
-}
-
-/// The functions whose details [`plan`] needs.
-pub fn looked_at(record: &Record) -> Vec<PciAddr> {
-    let taken = record.taken.iter().map(|t| t.addr);
-    taken.chain(record.stayed().map(|b| b.addr)).collect()
 }
 
 fn reasons(snapshot: &Snapshot, record: &Record) -> Vec<Reason> {

@@ -110,8 +110,7 @@ pub(crate) fn silent<'a>(functions: impl Iterator<Item = &'a Function>) -> Optio
 /// any more when that is over.
 pub(crate) fn at_work(record: &Record) -> Option<Reason> {
     let at_work = record.at_work.as_ref()?;
-    let stayed = record.stayed().map(|b| b.addr);
-    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).chain(stayed).collect();
+    let addrs = record.functions();
     let acts = record.acts_at_work();
     Some(match &at_work.run {
         Some(run) => Reason::AtWork {

@@ -227,7 +227,7 @@ impl Session {
         let record = owners::without_what_others_have(record, records);
         loop {
             let mut snapshot = self.look(records)?;
-            self.ask(&mut snapshot, &home::looked_at(&record), self.budgets.look)?;
+            self.ask(&mut snapshot, &record.functions(), self.budgets.look)?;
             let refusal = match home::plan(&snapshot, &record) {
                 Ok(plan) => return Ok(plan),
                 Err(refusal) => refusal,

@@ -86,20 +86,19 @@ pub const OLLAMA: &str = "ollama.service";
 
 /// That service.
 pub fn add_ollama(model: &mut Model) {
-    model.units.push(Unit {
-        name: OLLAMA.to_owned(),
-        active: false,
-    });
-    let started = model.switch_unit(OLLAMA, true);
-    assert!(started.is_ok(), "{started:?}");
+    add_started(model, OLLAMA);
 }
 
 /// The persistence daemon, which holds every GPU of the driver.
 pub fn add_persistenced(model: &mut Model) {
+    add_started(model, PERSISTENCED);
+}
+
+fn add_started(model: &mut Model, unit: &str) {
     model.units.push(Unit {
-        name: PERSISTENCED.to_owned(),
+        name: unit.to_owned(),
         active: false,
     });
-    let started = model.switch_unit(PERSISTENCED, true);
+    let started = model.switch_unit(unit, true);
     assert!(started.is_ok(), "{started:?}");
 }

@@ -270,7 +270,7 @@ impl Session {
                 Err(end) => return end,
             };
             let comes = owners::without_what_others_have(&record, &records);
-            self.ask(model, &mut snapshot, &home::looked_at(&comes));
+            self.ask(model, &mut snapshot, &comes.functions());
             match home::plan(&snapshot, &comes) {
                 Ok(plan) => return self.execute(model, record, None, &plan, end),
                 Err(refusal) => {
@@ -369,7 +369,7 @@ impl Host for Start<'_> {
         };
         let mut snapshot = self.look(records)?;
         let comes = owners::without_what_others_have(&part.comes, records);
-        of.ask(self.model, &mut snapshot, &home::looked_at(&comes));
+        of.ask(self.model, &mut snapshot, &comes.functions());
         let plan = home::plan(&snapshot, &comes)?;
         let end = self.model.time + record.budgets.way_home;
         match of.execute(self.model, record.clone(), part.stays.clone(), &plan, end) {
