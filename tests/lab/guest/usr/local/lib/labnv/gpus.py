@@ -1,8 +1,6 @@
 """The GPUs on the driver, as NVML would list them: in the order of the bus."""
 
 import os
-import re
-import subprocess
 
 PROC = "/proc/driver/nvidia"
 
@@ -37,17 +35,23 @@ def driver_version():
     """From the version line; None where the driver is not loaded."""
     try:
         with open(f"{PROC}/version", encoding="ascii") as file:
-            return re.search(r"  (\d+\.[\d.]+)  ", file.readline())[1]
+            return next(word for word in file.readline().split() if word[0].isdigit() and "." in word)
     except FileNotFoundError:
         return None
 
 
 def load_driver():
     """NVML runs the setuid nvidia-modprobe where the driver or a node is missing: any query can bring the module back."""
-    subprocess.run(["/usr/bin/nvidia-modprobe"], stderr=subprocess.DEVNULL, check=False)
+    modprobe()
     for gpu in all_gpus():
         if not os.path.exists(gpu.node):
-            subprocess.run(["/usr/bin/nvidia-modprobe", "-c", str(gpu.minor)], stderr=subprocess.DEVNULL, check=False)
+            modprobe("-c", str(gpu.minor))
+
+
+def modprobe(*arguments):
+    words = ["/usr/bin/nvidia-modprobe", *arguments]
+    quiet = [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]
+    os.waitpid(os.posix_spawn(words[0], words, os.environ, file_actions=quiet), 0)
 
 
 def select(gpus, wanted):
