@@ -2,12 +2,11 @@
 
 use tracing::info;
 
-use crate::base::pci::PciAddr;
 use crate::base::systemd;
 use crate::base::text::join;
 use crate::commands::cli::{Cli, Target};
 use crate::commands::plan::show_plan;
-use crate::commands::target::{given, moving, recorded, some_gpus};
+use crate::commands::target::{by_whom, given, moving, part_of, recorded, some_gpus};
 use crate::execute::kernel::Kernel;
 use crate::model::error::Error;
 use crate::model::plan::Direction;
@@ -16,12 +15,13 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::output::plan;
 use crate::output::print::print;
 use crate::plan::inferred;
+use crate::plan::owners::Part;
 use crate::run::owners::Settled;
 use crate::run::session::{Session, must_be_root, this_boot};
 
 pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
     if cli.dry_run {
-        return show_plan(host, cli, target);
+        return show_plan(host, cli, target, None);
     }
     must_be_root()?;
     host.read_settings(target.vm)?;
@@ -36,9 +36,7 @@ pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<
     if !claimed.is_empty() {
         return Err(Refusal(claimed).into());
     }
-    let by_hand = records.iter().filter(|r| matches!(r.owner, Owner::ByHand(_)));
-    let earlier = by_hand.into_iter().find(|r| r.has(given.gpus[0]));
-    let owner = earlier.map_or(Owner::ByHand(given.gpus[0]), |r| r.owner);
+    let owner = by_whom(&records, given.gpus[0]);
     host.way_out(&guard, Settled::as_is(records, snapshot), owner, &given, end)
 }
 
@@ -56,8 +54,8 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
     }
     let records = host.records(guard.as_ref())?;
     let snapshot = host.look(&records)?;
-    let record = match recorded(host, target, &records, &snapshot)? {
-        Ok(record) => record.clone(),
+    let (record, part) = match recorded(host, target, &records, &snapshot)? {
+        Ok((record, gpus)) => (record.clone(), part_of(record, &gpus, &snapshot)),
         Err(gpus) => {
             info!(
                 "no record says where {} came from: its drivers are inferred from what it is",
@@ -65,17 +63,17 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
             );
             let mut empty = Record::new(Owner::ByHand(gpus[0]), this_boot()?, host.budgets.clone());
             empty.rest(State::Away); // nobody's run that was broken off
-            inferred::inferred(&snapshot, &gpus, empty)
+            let record = inferred::inferred(&snapshot, &gpus, empty);
+            (record.clone(), Part::whole(&record))
         }
     };
-    let addrs: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).collect();
-    let claimed = host.claims(Direction::Home, &addrs, &snapshot, &records)?;
+    let claimed = host.claims(Direction::Home, &part.addrs(), &snapshot, &records)?;
     if !claimed.is_empty() {
         return Err(Refusal(claimed).into());
     }
-    let plan = host.plan_home(&record, &records, end)?;
+    let plan = host.plan_home(&part.comes, &records, end)?;
     match guard {
-        Some(guard) => host.execute(&guard, record, None, &plan, end),
+        Some(guard) => host.execute(&guard, record, part.stays, &plan, end),
         None => print(cli.json, &plan::PlanView::from(&plan), || plan::plan_text(&plan)),
     }
 }

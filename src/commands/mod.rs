@@ -37,7 +37,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             to: Side::Nvidia,
             target,
         } => on_host(|host| to_nvidia(host, cli, target)),
-        Command::Plan(target) => show_plan(&mut Session::real(), cli, target),
+        Command::Plan(target) => show_plan(&mut Session::real(), cli, target, target.vm),
         Command::Status => {
             let mut host = Session::real();
             let records = host.records(None)?;

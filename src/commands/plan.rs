@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use crate::base::pci::PciAddr;
+use crate::base::vmid::VmId;
 use crate::commands::cli::{Cli, Target};
-use crate::commands::target::{given, moving};
+use crate::commands::target::{by_whom, given, moving, some_gpus};
 use crate::host::snapshot::Snapshot;
 use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan};
@@ -43,21 +44,24 @@ pub struct Shown<'a> {
     pub settings: Vec<(&'static str, String, &'a str)>,
 }
 
-/// Shows the plan. A refusal is a result too: it is shown, and the exit code is that of the refusal.
-pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
+/// Shows the plan. A refusal is a result too: it is shown, and the exit code is that of the refusal. `starts`: the VM whose
+/// pre-start it is; None: a person's handoff, which may be of a VM's devices as well.
+pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target, starts: Option<VmId>) -> Result<(), Error> {
     host.read_settings(target.vm)?;
     let (records, problems) = host.load(None)?;
     let mut snapshot = host.look(&records)?;
     let given = given(host, target, &snapshot)?;
     // A VM that is given no device, and has nothing on record, is started whatever is in /run.
-    let is_concerned = target
-        .vm
-        .is_none_or(|vmid| !given.entries.is_empty() || records.iter().any(|r| r.owner == Owner::Vm(vmid)));
+    let is_concerned =
+        starts.is_none_or(|vmid| !given.entries.is_empty() || records.iter().any(|r| r.owner == Owner::Vm(vmid)));
     let unreadable = problems.first().filter(|_| is_concerned).map(UnreadableRecord::refusal);
     let refusal = unreadable.or_else(|| given.refused.clone().map(Refusal::from));
-    let by_hand = target.vm.and_then(|_| lent_by_hand(&records, &snapshot, &given.gpus));
+    if starts.is_none() && refusal.is_none() {
+        some_gpus(target, &given)?;
+    }
+    let by_hand = starts.and_then(|_| lent_by_hand(&records, &snapshot, &given.gpus));
     let mut first = Vec::new();
-    let plan = match refusal.map_or_else(|| before(host, target, &given, &mut snapshot, &records), |r| Ok(Err(r)))? {
+    let plan = match refusal.map_or_else(|| before(host, starts, &given, &mut snapshot, &records), |r| Ok(Err(r)))? {
         Err(refusal) => Some(Err(refusal)),
         Ok(homes) if !homes.is_empty() => {
             first = homes;
@@ -65,7 +69,7 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Resul
         }
         Ok(_) if given.gpus.is_empty() || by_hand.is_some() => None,
         Ok(_) => {
-            let owner = target.vm.map_or(Owner::ByHand(given.gpus[0]), Owner::Vm);
+            let owner = starts.map_or_else(|| by_whom(&records, given.gpus[0]), Owner::Vm);
             Some(host.judge_out(snapshot, &records, owner, &given)?)
         }
     };
@@ -97,12 +101,12 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target) -> Resul
 /// The plans of what comes home first, or why what is wanted is not to be had; by hand nothing comes home first.
 fn before(
     host: &mut Session,
-    target: &Target,
+    starts: Option<VmId>,
     given: &Given,
     snapshot: &mut Snapshot,
     records: &[Record],
 ) -> Result<Result<Vec<Plan>, Refusal>, Error> {
-    let Some(vmid) = target.vm else {
+    let Some(vmid) = starts else {
         let claimed = host.claims(Direction::Out, &moving(snapshot, &given.gpus), snapshot, records)?;
         return Ok(if claimed.is_empty() {
             Ok(Vec::new())

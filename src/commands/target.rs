@@ -9,6 +9,7 @@ use crate::host::snapshot::{Snapshot, card};
 use crate::model::error::Error;
 use crate::model::record::{Owner, Record, Taken};
 use crate::model::refusal::{Reason, Refusal};
+use crate::plan::owners::{self, Part};
 use crate::plan::selection::{self, Given};
 use crate::run::session::Session;
 
@@ -59,21 +60,32 @@ pub(crate) fn moving(snapshot: &Snapshot, gpus: &[PciAddr]) -> Vec<PciAddr> {
     cards.collect::<BTreeSet<PciAddr>>().into_iter().collect()
 }
 
-/// The record that a target's GPUs are in, or the GPUs where there is none. With a VM its own record comes first: its
-/// config may have changed since. Where nothing says which of several GPUs is meant, it is the one that is lent.
+/// Whose a handoff of this GPU by hand is: the one's that has it by hand already, or its own.
+pub(crate) fn by_whom(records: &[Record], gpu: PciAddr) -> Owner {
+    let by_hand = records.iter().filter(|r| matches!(r.owner, Owner::ByHand(_)));
+    let earlier = by_hand.into_iter().find(|r| r.has(gpu));
+    earlier.map_or(Owner::ByHand(gpu), |r| r.owner)
+}
+
+/// A record with those of its GPUs that were named; or the GPUs, where no record has one of them.
+type Recorded<'a> = Result<(&'a Record, Vec<PciAddr>), Vec<PciAddr>>;
+
+/// The record that a target's GPUs are in, or the GPUs where there is none. With a VM its
+/// own record comes first: its config may have changed since. Where nothing says which of several GPUs is meant, it is the one
+/// that is lent. What a run has left without its driver beside others is on that run's record.
 pub(crate) fn recorded<'a>(
     host: &mut Session,
     target: &Target,
     records: &'a [Record],
     snapshot: &Snapshot,
-) -> Result<Result<&'a Record, Vec<PciAddr>>, Error> {
+) -> Result<Recorded<'a>, Error> {
     let of_vm = |r: &&Record| target.vm.is_some_and(|vmid| r.owner == Owner::Vm(vmid));
     if let Some(record) = records.iter().find(of_vm) {
-        return Ok(Ok(record));
+        return Ok(Ok((record, Vec::new())));
     }
     let says_which = target.vm.is_some() || target.gpu.is_some() || named_by_variable().is_some();
     if !says_which && let Some(record) = lent(records, snapshot).map_err(Refusal::from)? {
-        return Ok(Ok(record));
+        return Ok(Ok((record, Vec::new())));
     }
     let name = target
         .gpu
@@ -81,7 +93,7 @@ pub(crate) fn recorded<'a>(
         .or_else(named_by_variable)
         .filter(|_| target.vm.is_none());
     if let Some(record) = name.and_then(|name| vanished(records, snapshot, &name)) {
-        return Ok(Ok(record));
+        return Ok(Ok((record, Vec::new())));
     }
     // What is not understood of a config keeps nothing from coming home.
     let mut given = given(host, target, snapshot)?;
@@ -89,8 +101,32 @@ pub(crate) fn recorded<'a>(
         given.refused = None;
     }
     some_gpus(target, &given)?;
-    let found = records.iter().find(|r| given.gpus.iter().any(|g| r.has(*g)));
-    Ok(found.ok_or(given.gpus))
+    let found = record_of(records, snapshot, &given.gpus);
+    let named = target.vm.is_none();
+    Ok(match found {
+        Some(record) if named => Ok((record, given.gpus)),
+        Some(record) => Ok((record, Vec::new())),
+        None => Err(given.gpus),
+    })
+}
+
+/// The record that has one of these GPUs, or that of the run which has left one without its driver.
+fn record_of<'a>(records: &'a [Record], snapshot: &Snapshot, gpus: &[PciAddr]) -> Option<&'a Record> {
+    let slots = owners::slots_of(gpus);
+    let has = records.iter().find(|r| gpus.iter().any(|g| r.has(*g)));
+    has.or_else(|| {
+        records
+            .iter()
+            .find(|r| !owners::concerned(snapshot, r, &slots).is_empty())
+    })
+}
+
+/// What of a record comes home by hand: all of it, or without what a VM runs with, where that is not what was named.
+pub(crate) fn part_of(record: &Record, named: &[PciAddr], snapshot: &Snapshot) -> Part {
+    let part = Part::beside(record, &owners::in_use(snapshot, record));
+    let stays = |part: &Part, gpu: &PciAddr| part.stays.as_ref().is_some_and(|s| s.has(*gpu));
+    let part = part.filter(|p| !named.is_empty() && !named.iter().any(|gpu| stays(p, gpu)));
+    part.unwrap_or_else(|| Part::whole(record))
 }
 
 /// The record of a function of this name that was taken and is not on the bus any more: no GPU that is there is meant.
@@ -135,7 +171,14 @@ mod tests {
 
     use crate::base::deadlines::Budgets;
     use crate::base::pci::{PciClass, VENDOR_NVIDIA};
+    use crate::base::process::Process;
+    use crate::base::vmid::VmId;
+    use crate::host::belongs::Belongs;
     use crate::host::functions::Function;
+    use crate::host::holders::Holder;
+    use crate::host::nodes::Node;
+    use crate::host::vms::RunningVm;
+    use crate::model::record::{Beside, State};
 
     fn addr(text: &str) -> PciAddr {
         text.parse().unwrap()
@@ -181,6 +224,69 @@ mod tests {
             let found = lent(&records, &snapshot);
             let found = found.map(|r| r.map(|r| r.owner)).map_err(|why| why.to_string());
             assert_eq!(found, meant, "{} GPUs", snapshot.functions.len());
+        }
+    }
+
+    fn on_nvidia(gpu: &str, group: u32) -> Function {
+        let mut function = Function::new(addr(gpu), VENDOR_NVIDIA, 0x2204, PciClass(0x03_0000));
+        (function.driver, function.group) = (Some("nvidia".to_owned()), Some(group));
+        function
+    }
+
+    #[test]
+    fn a_gpu_that_a_run_has_left_without_its_driver_is_on_the_record_of_that_run() {
+        let (first, second) = ("0000:01:00.0", "0000:02:00.0");
+        let mut record = record(Owner::ByHand(addr(first)), &[first]);
+        record.beside.push(Beside {
+            addr: addr(second),
+            driver: "nvidia".to_owned(),
+            driver_override: None,
+        });
+        let records = [record];
+        let mut snapshot = Snapshot {
+            functions: vec![on_nvidia(first, 1), on_nvidia(second, 2)],
+            ..Snapshot::default()
+        };
+        let found = |snapshot: &Snapshot, gpu| record_of(&records, snapshot, &[addr(gpu)]).is_some();
+        assert!(found(&snapshot, first));
+        assert!(!found(&snapshot, second), "it has its driver");
+        snapshot.functions[1].driver = None;
+        assert!(found(&snapshot, second));
+    }
+
+    #[test]
+    fn what_a_vm_runs_with_does_not_keep_another_card_away_that_was_named() {
+        let (first, second) = ("0000:01:00.0", "0000:02:00.0");
+        let [ours, other]: [VmId; 2] = ["111", "112"].map(|vm| vm.parse().unwrap());
+        let mut record = record(Owner::Vm(ours), &[first, second]);
+        record.state = State::Away;
+        let mut snapshot = Snapshot {
+            functions: vec![on_nvidia(first, 1), on_nvidia(second, 2)],
+            ..Snapshot::default()
+        };
+        for vmid in [ours, other] {
+            let process = Process { pid: 900, started: 1 };
+            snapshot.vms = vec![RunningVm { vmid, process }];
+            snapshot.holders = vec![Holder {
+                pid: 900,
+                comm: "kvm".to_owned(),
+                belongs_to: Belongs::Vm(vmid),
+                nodes: vec![Node::VfioGroup(1)],
+            }];
+            for (named, comes) in [
+                (&[][..], &[first, second][..]),
+                (&[second], &[second]),
+                // Who asks for it is told who runs with it.
+                (&[first], &[first, second]),
+            ] {
+                let named: Vec<PciAddr> = named.iter().map(|gpu| addr(gpu)).collect();
+                let comes: Vec<PciAddr> = comes.iter().map(|gpu| addr(gpu)).collect();
+                assert_eq!(
+                    part_of(&record, &named, &snapshot).addrs(),
+                    comes,
+                    "VM {vmid}, {named:?}"
+                );
+            }
         }
     }
 

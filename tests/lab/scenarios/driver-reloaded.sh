@@ -32,14 +32,15 @@ systemctl stop nvidia-persistenced
 say "the other way round"
 within 90 0 gpu-handoff to_vfio --gpu "$second"; is "$(both) $(driver_of "$second")" "nvidia snd_hda_intel (null) (null) vfio-pci" "the second is away"
 within 90 0 gpu-handoff to_nvidia --gpu "$second"; at_home "the second is back"; stays "back"
-# killed_at OPTION ACT: the hook, with a driver that takes its time over that act
+# killed_at OPTION ACT COMMAND...: the hook, with a driver that takes its time over that act; the command brings everything home
 killed_at() {
-	driver "$1"; act=$2
+	driver "$1"; act=$2; shift 2
 	$hook 111 pre-start >/root/hook 2>&1 & run=$!
 	at_it() { gpu-handoff status | grep -q "at '$act'"; }
 	wait_for 60 at_it; kill -KILL $run; wait $run 2>/dev/null
-	within 120 0 $hook 111 post-stop; at_home "recovered"; stays "recovered"
+	within 30 0 gpu-handoff recover -n; grep -q "on nobody's record" /root/said && fail "what stays is on the run's"
+	within 120 0 "$@"; at_home "recovered"; stays "recovered"; is "$(records)" "" "records"
 }
 say "killed while the driver is loaded again, and while it is unloaded"
-killed_at delay_probe_ms=6000 "nvidia: load the module"
-killed_at delay_remove_ms=4000 "nvidia: unload the module"
+killed_at delay_probe_ms=6000 "nvidia: load the module" $hook 111 post-stop
+killed_at delay_remove_ms=4000 "nvidia: unload the module" gpu-handoff to_nvidia --gpu "$second"

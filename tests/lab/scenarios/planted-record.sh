@@ -18,7 +18,7 @@ at_boot() {
 
 case $LAB_BOOT in
 1)
-	card_vm; setting 'deadlines.grace = 2'
+	card_vm; mkvm 112; setting 'deadlines.grace = 2'
 	within 90 0 qm start 111; cp $record /root/record; within 90 0 qm stop 111; settled || fail "not as before"
 	say "half a record, another version, nothing, rubbish: each command says so and how to go on, and nothing is moved"
 	for how in half version nothing rubbish; do
@@ -28,6 +28,7 @@ case $LAB_BOOT in
 		esac | plant
 		sane 0 gpu-handoff status; sane 3 gpu-handoff recover; said "Hint: "; sane 3 gpu-handoff recover --vm 111
 		sane 3 $hook 111 post-stop; sane 3 $hook 111 pre-start; said "Hint: "; sane 0 gpu-handoff 112 post-stop
+		sane 3 gpu-handoff plan --vm 111; said "Hint: "; sane 0 gpu-handoff plan --vm 112
 		systemctl start $boot; is "$(systemctl show -P ExecMainCode -P ExecMainStatus $boot | tr '\n' ' ')" "1 3 " "how $boot ended"
 		systemctl reset-failed $boot; rm $record; settled || { explain; fail "not as before"; }
 	done
