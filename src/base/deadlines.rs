@@ -34,6 +34,8 @@ pub struct Budgets {
     pub load: Duration,
     /// Stopping or starting a service.
     pub unit: Duration,
+    /// The end of a process that was asked to end, and once more where it is killed.
+    pub process: Duration,
     /// A reset of a function. The kernel itself waits up to a minute for a device to come back (linux,
     /// drivers/pci/pci.c, PCIE_RESET_READY_POLL_MS).
     pub reset: Duration,
@@ -63,6 +65,7 @@ impl Default for Budgets {
             bind: s(20),
             load: s(45),
             unit: s(15),
+            process: s(10),
             reset: s(75),
             verify: s(30),
             unload: s(20),

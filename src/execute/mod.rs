@@ -15,6 +15,7 @@
 //! Not here: which steps, and why ([`crate::plan`]).
 
 mod acting; // a round: its acts, and their rungs
+mod end_process; // a process of somebody else's that uses what leaves
 mod ending; // errors, and what they advise
 pub mod executor; // steps -> acts
 mod fault_points; // where the tests have a run killed; not in the package

@@ -17,6 +17,7 @@ use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::{foreign, join};
 use crate::base::wait::{await_one, poll_readable};
+use crate::execute::end_process::end_process;
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
@@ -190,6 +191,13 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         }
         Act::StopUnit { name } => run(&["systemctl", "stop", "--", name])?,
         Act::StartUnit { name } => run(&["systemctl", "start", "--", name])?,
+        Act::EndProcess {
+            pid,
+            addrs,
+            within_ms,
+            kill,
+            ..
+        } => end_process(root, *pid, addrs, Duration::from_millis(*within_ms), *kill)?,
         Act::SetConsole { name, bound } => {
             let flag = if *bound { "1" } else { "0" };
             write_sysfs(root, &format!("/sys/class/vtconsole/{name}/bind"), flag)?;

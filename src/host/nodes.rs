@@ -68,6 +68,24 @@ impl fmt::Display for Node {
     }
 }
 
+impl Node {
+    /// The function that it is of; None: of none alone.
+    pub fn function(&self) -> Option<PciAddr> {
+        match self {
+            Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::I2c(a) | Node::Disk(a) | Node::VfioDevice(a) => {
+                Some(*a)
+            }
+            Node::UnknownGpu(_)
+            | Node::Control
+            | Node::Modeset
+            | Node::Uvm
+            | Node::Caps
+            | Node::Switch
+            | Node::VfioGroup(_) => None,
+        }
+    }
+}
+
 /// Device numbers and what they stand for.
 #[derive(Debug, Default)]
 pub struct Nodes {

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
+use crate::base::text::foreign;
 use crate::host::displays::Platform;
 
 /// An attribute of a PCI function that is changed while it is away, and put back.
@@ -71,6 +72,20 @@ pub enum Act {
     StartUnit {
         /// As systemctl takes it, such as nvidia-persistenced.service.
         name: String,
+    },
+    /// Ask a process of a login session to end that uses what leaves; nothing takes that back.
+    EndProcess {
+        /// Its process id. What has it by then is looked at again before it is sent anything.
+        pid: i32,
+        /// Its name, as it chose it.
+        comm: String,
+        /// The functions that leave: a process that uses none of them any more is left alone.
+        addrs: Vec<PciAddr>,
+        /// How long it has, milliseconds.
+        within_ms: u64,
+        /// It is killed after that time, and has as long again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kill: bool,
     },
     /// Write 1 to the function's `reset`: the kernel takes the first of its `reset_method`s.
     Reset {
@@ -274,6 +289,7 @@ impl Act {
             | Act::UnloadModule { .. }
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
+            | Act::EndProcess { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
             // Of all functions at once: none of them waits for it.
@@ -289,6 +305,8 @@ impl Act {
             // The kernel's word counts: udev may load the module again at once, and with the override in place
             // it cannot take the card.
             Act::UnloadModule { .. }
+            // Whoever has let go may go on.
+            | Act::EndProcess { .. }
             | Act::ProveFree { .. }
             | Act::Reset { .. }
             | Act::ResetBus { .. }
@@ -317,6 +335,7 @@ impl Act {
         match self {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
             Act::StopUnit { name } | Act::StartUnit { name } => name.trim_end_matches(".service").to_owned(),
+            Act::EndProcess { pid, comm, .. } => format!("process {pid} ({})", foreign(comm)),
             Act::SetConsole { name, .. } => name.clone(),
             Act::SetPlatform { device, .. } => device.clone(),
             Act::ProveFree { addrs, .. } if addrs.len() > 1 => together(addrs),
@@ -363,6 +382,8 @@ impl Act {
             Act::Verify { .. } => "see whether it works".to_owned(),
             Act::StopUnit { .. } => "stop the service".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
+            Act::EndProcess { kill: false, .. } => "ask it to end".to_owned(),
+            Act::EndProcess { kill: true, .. } => "ask it to end, or end it".to_owned(),
             Act::ShutGate { .. } => "keep others from opening it".to_owned(),
             Act::OpenGate { .. } => "let others open it again".to_owned(),
             Act::ProveFree { .. } => "look for holders once more".to_owned(),

@@ -102,6 +102,11 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::ShutGate { .. }
         | Act::OpenGate { .. } => budgets.attribute,
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
+        // After a look at what has its number by now.
+        Act::EndProcess { within_ms, kill, .. } => {
+            let times = if *kill { 2 } else { 1 };
+            budgets.look + Duration::from_millis(*within_ms) * times
+        }
         // Two looks in a row.
         Act::ProveFree { .. } => budgets.look * 2,
         Act::Verify { .. } => budgets.verify,

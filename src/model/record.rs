@@ -249,6 +249,7 @@ impl Record {
             Act::ProveFree { .. }
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
+            | Act::EndProcess { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
             | Act::ShutGate { .. }

@@ -392,7 +392,7 @@ impl Reason {
                     join(nodes),
                     describe(holder)
                 ),
-                Remedy::of_user(holder),
+                Remedy::of_suspect(holder),
             ),
             Reason::Ending(holder) => (
                 format!(

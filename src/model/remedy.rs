@@ -8,7 +8,7 @@ use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::usb::{How, InUse};
-use crate::settings::values::Services;
+use crate::settings::values::{Processes, Services};
 
 /// The unit that no Proxmox host should be without: what is of it is ended by itself.
 const NEVER_STOPPED: &str = "pvedaemon.service";
@@ -41,6 +41,8 @@ pub enum Remedy {
     EndLogin(Option<u32>),
     /// End a process that nothing looks after, or that belongs to what must go on.
     EndProcess(i32),
+    /// The same, or allow it to be ended for a handoff.
+    EndUser(i32),
     /// Wait for a process that is ending.
     AwaitEnd(i32),
     /// End the host's use of what hangs below a card's USB controller, or plug it in elsewhere.
@@ -74,6 +76,17 @@ impl Remedy {
     pub fn of_user(holder: &Holder) -> Remedy {
         match Remedy::of_holder(holder) {
             Remedy::StopUnit(name) if Services::can_have(&name) => Remedy::StopService(name),
+            Remedy::EndProcess(pid) if Processes::can_end(holder) => Remedy::EndUser(pid),
+            remedy => remedy,
+        }
+    }
+}
+
+impl Remedy {
+    /// What makes a process let go that may use the GPU or another one: nobody ends it for that.
+    pub fn of_suspect(holder: &Holder) -> Remedy {
+        match Remedy::of_user(holder) {
+            Remedy::EndUser(pid) => Remedy::EndProcess(pid),
             remedy => remedy,
         }
     }
@@ -115,6 +128,11 @@ impl fmt::Display for Remedy {
             ),
             // The process is named right before it.
             Remedy::EndProcess(_) => write!(f, "end that process, then start again"),
+            Remedy::EndUser(_) => write!(
+                f,
+                "end that process, then start again, or processes = \"terminate\" in /etc/gpu-handoff/config.toml: then it is \
+                 asked to end for you"
+            ),
             Remedy::AwaitEnd(_) => write!(
                 f,
                 "try again when it has gone; if it stays, see 'journalctl -k' for what holds it up"

@@ -2,6 +2,7 @@
 
 use crate::base::text::join;
 use crate::host::displays::{Framebuffer, Platform};
+use crate::host::holders::Holder;
 use crate::host::snapshot::Snapshot;
 use crate::plan::moving::Ground;
 use crate::plan::unseen;
@@ -18,8 +19,8 @@ pub(crate) struct Displays {
 }
 
 impl Displays {
-    /// What goes with the functions of the ground, and with these modules. `stopped`: units that are, before.
-    pub(crate) fn of(ground: &Ground<'_>, modules: &[String], stopped: &[String]) -> Self {
+    /// What goes with the functions of the ground, and with these modules. `lets_go`: who does, before.
+    pub(crate) fn of(ground: &Ground<'_>, modules: &[String], lets_go: impl Fn(&Holder) -> bool) -> Self {
         let snapshot = ground.snapshot;
         let goes = |fb: &&Framebuffer| {
             let ours = fb
@@ -31,7 +32,7 @@ impl Displays {
         let going: Vec<&Framebuffer> = snapshot.framebuffers.iter().filter(goes).collect();
         let others = going.len() < snapshot.framebuffers.len() || going.iter().any(|fb| ground.stays(fb.of));
         // A console that is on another card's framebuffer pins nothing, and is left where it is.
-        let pinned = !unseen::unaccounted(snapshot, modules, stopped).is_empty();
+        let pinned = !unseen::unaccounted(snapshot, modules, lets_go).is_empty();
         let bound = snapshot.consoles.iter().filter(|c| c.is_framebuffer() && c.bound);
         let consoles = if going.is_empty() || (others && !pinned) {
             Vec::new()

@@ -5,6 +5,7 @@
 //! unbind end and harms nobody is to unload nvidia_drm, by a driver that counts it as a user (measured with 580.95.05).
 
 use crate::base::pci::{PciAddr, slots};
+use crate::host::belongs::Belongs;
 use crate::host::displays::Framebuffer;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
@@ -130,7 +131,8 @@ pub fn may_be_freed(snapshot: &Snapshot, call: &StuckCall) -> Result<(), Refusal
 
 /// Consoles that go off the framebuffer of what a call is at: those keep nvidia_drm loaded, if that is in use at all.
 fn consoles(snapshot: &Snapshot, call: &StuckCall) -> Vec<String> {
-    let in_use = !unseen::unaccounted(snapshot, &[DRM.to_owned()], &[PERSISTENCED.to_owned()]).is_empty();
+    let is_daemon = |h: &Holder| matches!(&h.belongs_to, Belongs::Unit(name) if name == PERSISTENCED);
+    let in_use = !unseen::unaccounted(snapshot, &[DRM.to_owned()], is_daemon).is_empty();
     let is_shown = |fb: &Framebuffer| fb.name.starts_with("nvidia") && fb.of.is_some_and(|of| call.at.contains(&of));
     if !in_use || !snapshot.framebuffers.iter().any(is_shown) {
         return Vec::new();

@@ -3,6 +3,7 @@
 //! ```text
 //! selection            which devices are meant
 //! users, unseen        who speaks against it, seen or only counted
+//! clients              who of them is stopped or ended for it
 //! obstacles            what speaks against it                -> a refusal, with every reason
 //! hangs                calls of others that hold a function   -> the same, or how it is freed
 //! moving, consoles     what moves with them
@@ -18,6 +19,7 @@
 //! Nothing here reads the host, acts or says anything.
 
 pub(crate) mod awake; // what may not sleep meanwhile
+pub mod clients; // who is stopped or ended for a handoff
 pub(crate) mod consoles; // consoles and framebuffers that go along
 pub mod hangs; // calls of others: what they wait for, and what frees them
 pub mod home; // record and snapshot -> a plan to the host, or a refusal

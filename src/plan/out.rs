@@ -10,6 +10,7 @@ use crate::host::snapshot::Snapshot;
 use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Owner, Record, Taken};
 use crate::model::refusal::{Reason, Refusal};
+use crate::plan::clients::judge_holders;
 use crate::plan::consoles::Displays;
 use crate::plan::hangs;
 use crate::plan::moving::Ground;
@@ -21,7 +22,7 @@ use crate::plan::owners;
 use crate::plan::steps::both;
 use crate::plan::taken::{recorded_override, taken_from};
 use crate::plan::unseen;
-use crate::plan::users::{self, judge_holders};
+use crate::plan::users;
 use crate::settings::known_gpus;
 use crate::settings::values::Settings;
 
@@ -96,11 +97,12 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     let judged = judge_holders(&ground, &beside, way, settings, &mut reasons);
     reasons.extend(way_reasons(&ground, way, &reasons));
     if way == Way::Unbind && !modules.is_empty() {
-        reasons.extend(users::drm_needed(snapshot, &ground.set));
+        let stay = |reason: &Reason| !matches!(reason, Reason::Held { holder, .. } if judged.lets_go(holder));
+        reasons.extend(users::drm_needed(snapshot, &ground.set).into_iter().filter(stay));
     }
-    let displays = Displays::of(&ground, &modules, &judged.units);
+    let displays = Displays::of(&ground, &modules, |h| judged.lets_go(h));
     if displays.consoles.is_empty() {
-        reasons.extend(unseen::unaccounted(snapshot, &modules, &judged.units));
+        reasons.extend(unseen::unaccounted(snapshot, &modules, |h| judged.lets_go(h)));
     }
     reasons.extend(load_reasons(snapshot, &needed(snapshot, gpus, given, settings)));
     if !reasons.is_empty() {

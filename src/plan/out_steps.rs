@@ -8,13 +8,13 @@ use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Step, Way};
 use crate::model::record::{Beside, Record, Taken};
 use crate::plan::awake::{bridges, sleepers};
+use crate::plan::clients::Judged;
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
 use crate::plan::steps::{Steps, both};
 use crate::plan::taken::attributes;
-use crate::plan::users::Judged;
 use crate::plan::vendor::nvidia::is_own_service;
-use crate::settings::values::{Gate, Reset, Settings};
+use crate::settings::values::{Gate, Processes, Reset, Settings};
 
 /// A way out that has been decided on.
 pub(crate) struct WayOut<'a> {
@@ -45,6 +45,10 @@ impl WayOut<'_> {
         }
         for unit in &self.judged.units {
             steps.stop(unit);
+        }
+        let kill = self.settings.processes == Processes::Kill;
+        for process in &self.judged.processes {
+            steps.end_process(process, &self.judged.let_go, kill);
         }
         for console in &self.displays.consoles {
             steps.console(console, false);

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
+use crate::host::holders::Holder;
 use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Step, deadline};
 
@@ -92,6 +93,19 @@ impl<'a> Steps<'a> {
 
     pub(crate) fn start(&mut self, unit: &str) -> Added<'_> {
         self.add(Act::start(unit), vec![Act::stop(unit)])
+    }
+
+    /// Ends a process, which nothing takes back. `kill`: where it does not end when asked.
+    pub(crate) fn end_process(&mut self, holder: &Holder, addrs: &[PciAddr], kill: bool) -> Added<'_> {
+        let within_ms = u64::try_from(self.budgets.process.as_millis()).unwrap_or(u64::MAX);
+        let act = Act::EndProcess {
+            pid: holder.pid,
+            comm: holder.comm.clone(),
+            addrs: addrs.to_vec(),
+            within_ms,
+            kill,
+        };
+        self.add(act, Vec::new())
     }
 
     /// Takes a console driver off its framebuffer, or gives it back.

@@ -52,10 +52,9 @@ pub(crate) fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
 /// Modules that no other module uses and that still have references, where no process was found to have any.
 ///
 /// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them, and those of
-/// the units that are `stopped` first with those.
-pub fn unaccounted(snapshot: &Snapshot, modules: &[String], stopped: &[String]) -> Vec<Reason> {
-    let is_stopped = |h: &&Holder| matches!(&h.belongs_to, Belongs::Unit(name) if stopped.contains(name));
-    let mut others = snapshot.holders.iter().filter(|h| !is_stopped(h));
+/// who `lets_go` first with it.
+pub fn unaccounted(snapshot: &Snapshot, modules: &[String], lets_go: impl Fn(&Holder) -> bool) -> Vec<Reason> {
+    let mut others = snapshot.holders.iter().filter(|h| !lets_go(h));
     if others.any(|h| h.nodes.iter().any(|n| module_of(snapshot, n).is_some())) {
         return Vec::new(); // somebody is named already
     }

@@ -3,19 +3,15 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
-use crate::base::text::{foreign, join};
 use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
-use crate::model::plan::Way;
-use crate::model::record::{Beside, Owner};
+use crate::model::record::Owner;
 use crate::model::refusal::Reason;
-use crate::plan::moving::Ground;
 use crate::plan::unseen::unseen;
-use crate::plan::vendor::nvidia::{drm_holds_gpus, is_one_shot, is_own_service, module_of};
-use crate::settings::values::{Doubt, Services, Settings};
+use crate::plan::vendor::nvidia::{drm_holds_gpus, module_of};
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
 pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
@@ -62,7 +58,7 @@ pub fn use_of(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
 }
 
 /// What is plugged into these functions, where they are USB controllers.
-fn usb_below(snapshot: &Snapshot, addrs: &[PciAddr]) -> impl Iterator<Item = Reason> {
+pub(crate) fn usb_below(snapshot: &Snapshot, addrs: &[PciAddr]) -> impl Iterator<Item = Reason> {
     let below = snapshot.usb.iter().filter(|u| addrs.contains(&u.of));
     below.cloned().map(Reason::UsbInUse)
 }
@@ -124,95 +120,4 @@ pub fn keeps_away(snapshot: &Snapshot, on_vfio: &[PciAddr], owner: Owner) -> Vec
     let ending = snapshot.ending.iter().filter(is_its);
     reasons.extend(ending.map(|h| Reason::Ending(Box::new(h.clone()))));
     reasons
-}
-
-/// What becomes of the holders.
-#[derive(Default)]
-pub(crate) struct Judged {
-    /// Units that are stopped for the handoff, in that order.
-    pub(crate) units: Vec<String>,
-    /// Doubtful ones that the settings accept.
-    pub(crate) accepted: Vec<i32>,
-    /// The settings accept that there may be others, who were not seen.
-    pub(crate) accepts_unseen: bool,
-    /// What is said of these.
-    pub(crate) notes: Vec<String>,
-}
-
-impl Judged {
-    /// A service is stopped: NVIDIA's own last, since others may talk to them.
-    fn stops(&mut self, unit: &str, is_own: bool, nodes: &[Node]) {
-        if self.units.iter().any(|u| u == unit) {
-            return;
-        }
-        if is_own {
-            self.units.push(unit.to_owned());
-            return;
-        }
-        self.units.insert(0, unit.to_owned());
-        self.notes.push(format!(
-            "{} has {} open and is stopped, as 'services' says; it is started again when the GPU is home",
-            foreign(unit),
-            join(nodes)
-        ));
-    }
-}
-
-/// The service that a holder belongs to, where the settings have it stopped, and whether it is NVIDIA's own.
-fn stopped<'h>(holder: &'h Holder, ground: &Ground<'_>, settings: &Settings) -> Option<(&'h str, bool)> {
-    let Belongs::Unit(unit) = &holder.belongs_to else {
-        return None;
-    };
-    let is_own = is_own_service(unit, ground.staying().is_empty());
-    let may = match &settings.services {
-        Services::Refuse => false,
-        services => is_own || services.names(unit),
-    };
-    may.then_some((unit.as_str(), is_own))
-}
-
-/// Sorts the holders; the rest are reasons. `way`: where the driver is unloaded, the kernel refuses if anybody unseen has it
-/// open, and nobody's word counts against that; and who uses what stays on it counts, too.
-pub(crate) fn judge_holders(
-    ground: &Ground<'_>,
-    beside: &[Beside],
-    way: Way,
-    settings: &Settings,
-    reasons: &mut Vec<Reason>,
-) -> Judged {
-    let mut judged = Judged::default();
-    let snapshot = ground.snapshot;
-    let addrs = &ground.addrs();
-    let mut let_go = addrs.clone();
-    // What is without its driver since an earlier run is not taken off one.
-    if way == Way::Unload {
-        let_go.extend(beside.iter().map(|b| b.addr));
-    }
-    let accepts_doubt = settings.doubt == Doubt::GoOn && !is_one_shot(snapshot);
-    let is_unbound = |a: &&PciAddr| way != Way::Unload || !snapshot.function(**a).is_some_and(Function::is_on_nvidia);
-    let unbound: Vec<PciAddr> = addrs.iter().filter(is_unbound).copied().collect();
-    let all = held(snapshot, &let_go).into_iter().chain(unseen(snapshot, &unbound));
-    for reason in all.chain(usb_below(snapshot, addrs)) {
-        match &reason {
-            Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }
-                if let Some((unit, is_own)) = stopped(holder, ground, settings) =>
-            {
-                judged.stops(unit, is_own, nodes);
-            }
-            Reason::Doubtful { holder, nodes } if accepts_doubt => {
-                judged.accepted.push(holder.pid);
-                judged.notes.push(format!(
-                    "process {} has {} open and may use the GPU; 'doubt' is \"go-on\"",
-                    holder.pid,
-                    join(nodes)
-                ));
-            }
-            Reason::Unseen(_) | Reason::Uncounted { .. } if accepts_doubt => {
-                judged.accepts_unseen = true;
-                judged.notes.push(format!("{}; 'doubt' is \"go-on\"", reason.fact()));
-            }
-            _ => reasons.push(reason),
-        }
-    }
-    judged
 }

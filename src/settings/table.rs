@@ -66,6 +66,12 @@ pub static KEYS: &[Key] = &[
                 GPU is home, or when the start has failed.",
     },
     Key {
+        name: "processes",
+        field: |s| &mut s.processes,
+        about: "What to do with a process that uses a GPU which leaves and belongs to a login session: what somebody has \
+                started at a prompt. Nobody starts it again. It does not concern services, containers and VMs.",
+    },
+    Key {
         name: "gate",
         field: |s| &mut s.gate,
         about: "Whether others are kept from opening a GPU's device nodes while it is handed over, for the part of a second \
@@ -143,6 +149,11 @@ pub static KEYS: &[Key] = &[
         name: "deadlines.unit",
         field: |s| &mut s.budgets.unit,
         about: "Stopping or starting one service, such as NVIDIA's persistence daemon.",
+    },
+    Key {
+        name: "deadlines.process",
+        field: |s| &mut s.budgets.process,
+        about: "How long a process that is asked to end has for that, and again where it is ended, see 'processes'.",
     },
     Key {
         name: "deadlines.reset",

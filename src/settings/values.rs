@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use toml::de::DeValue;
 
 use crate::base::deadlines::Budgets;
+use crate::host::belongs::Belongs;
+use crate::host::holders::Holder;
+use crate::host::nodes::Node;
 use crate::settings::kinds::{Choice, Value};
 use crate::settings::known_gpus::{self, Fact};
 
@@ -244,6 +247,43 @@ impl Value for Services {
     }
 }
 
+/// What to do with a process of a login session that uses a GPU which leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Processes {
+    /// Refuse.
+    Refuse,
+    /// Ask it to end.
+    Terminate,
+    /// Ask it to end, and end it where it does not.
+    Kill,
+}
+
+impl Processes {
+    /// Whether a process is one of those. Not one that has a GPU through VFIO: that is a guest.
+    pub fn can_end(holder: &Holder) -> bool {
+        let is_guest = |node: &Node| matches!(node, Node::VfioGroup(_) | Node::VfioDevice(_));
+        let is_of_session = matches!(holder.belongs_to, Belongs::Session { .. });
+        is_of_session && holder.pid > 1 && !holder.nodes.iter().any(is_guest)
+    }
+}
+
+impl Choice for Processes {
+    const WORDS: &'static [(Self, &'static str, &'static str)] = &[
+        (Processes::Refuse, "refuse", "refuse, and name the process."),
+        (
+            Processes::Terminate,
+            "terminate",
+            "ask it to end (SIGTERM). One that has not ended after 'deadlines.process' keeps the VM from starting.",
+        ),
+        (
+            Processes::Kill,
+            "kill",
+            "ask it to end, and end it (SIGKILL) where it has not after that time: what it has not saved is lost.",
+        ),
+    ];
+}
+
 /// How a GPU may be reset while it is away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reset {
@@ -334,6 +374,8 @@ pub struct Settings {
     pub doubt: Doubt,
     /// Which services may be stopped and started again.
     pub services: Services,
+    /// What to do with processes of login sessions.
+    pub processes: Processes,
     /// Whether others are kept from opening a GPU while it is handed over.
     pub gate: Gate,
     /// What to do with a line of Proxmox\'s that is not understood and may mean a GPU.
@@ -354,6 +396,7 @@ impl Default for Settings {
             way: WayOut::Auto,
             doubt: Doubt::Refuse,
             services: Services::Auto,
+            processes: Processes::Refuse,
             gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,
             reset: Reset::Auto,

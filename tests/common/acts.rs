@@ -8,7 +8,7 @@ use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::{Act, Attribute, Expect};
 use gpu_handoff::model::refusal::Reason;
-use gpu_handoff::plan::users;
+use gpu_handoff::plan::{clients, users};
 
 use super::calls::{Answer, Errno};
 use super::hosts::PERSISTENCED;
@@ -33,6 +33,13 @@ impl Model {
             } => return self.prove_free(addrs, despite, *despite_unseen, end),
             Act::StopUnit { name } => return self.switch_unit(name, false),
             Act::StartUnit { name } => return self.switch_unit(name, true),
+            Act::EndProcess {
+                pid,
+                addrs,
+                within_ms,
+                kill,
+                ..
+            } => return self.end_process(*pid, addrs, Duration::from_millis(*within_ms), *kill),
             Act::Verify { addr, .. } => return self.see_whether_it_works(*addr),
             Act::ShutGate { addrs, whole } if self.has_gate => {
                 self.gate = Some((addrs.clone(), *whole));
@@ -58,6 +65,30 @@ impl Model {
             | Act::Rescan { .. } => Ok(()),
         };
         done.map_err(|errno| ActError::Failed(format!("{act}: {errno}")))
+    }
+
+    /// One that uses these functions still.
+    fn end_process(&mut self, pid: i32, addrs: &[PciAddr], within: Duration, kill: bool) -> Result<(), ActError> {
+        if !clients::can_end_now(&self.uses(), pid, addrs) {
+            return Ok(());
+        }
+        let Some(process) = self.processes.iter().find(|p| p.pid == pid) else {
+            return Ok(());
+        };
+        if !matches!(process.belongs_to, Belongs::Session { .. }) {
+            self.laws
+                .broken
+                .push(format!("law 2: process {pid} was not anybody's to end: {process:?}"));
+        }
+        if process.deaf {
+            self.spend(within);
+            if !kill {
+                return Err(ActError::Failed("it has not ended".to_owned()));
+            }
+        }
+        self.tick += 1;
+        self.processes.retain(|p| p.pid != pid);
+        Ok(())
     }
 
     /// Processes that are ending are waited for; others have a moment to let go.

@@ -362,7 +362,11 @@ impl Model {
                 // The gatekeeper is in no call on a device.
                 let stays = !matches!(
                     act,
-                    Act::StopUnit { .. } | Act::StartUnit { .. } | Act::ShutGate { .. } | Act::OpenGate { .. }
+                    Act::StopUnit { .. }
+                        | Act::StartUnit { .. }
+                        | Act::EndProcess { .. }
+                        | Act::ShutGate { .. }
+                        | Act::OpenGate { .. }
                 );
                 if stays {
                     let id = self.begin(group, vec![Move::Hang]);

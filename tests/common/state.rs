@@ -132,6 +132,8 @@ pub struct Process {
     pub unreadable: bool,
     /// What it holds is in no table that a scan reads, as a descriptor that is in flight; only the kernel counts it.
     pub hidden: bool,
+    /// It does not end when it is asked to.
+    pub deaf: bool,
     /// When it opened its nodes, on the count of what has happened.
     pub came: u64,
 }
@@ -151,7 +153,16 @@ impl Process {
             ending: false,
             unreadable: false,
             hidden: false,
+            deaf: false,
             came: 0,
+        }
+    }
+
+    /// One that somebody has started at a prompt.
+    pub fn at_a_prompt(pid: i32, nodes: &[Node]) -> Self {
+        Process {
+            belongs_to: Belongs::Session { id: "3".to_owned() },
+            ..Process::new(pid, nodes)
         }
     }
 

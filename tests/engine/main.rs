@@ -10,6 +10,7 @@ mod full;
 mod owners;
 mod hangs;
 mod refused;
+mod processes;
 mod services;
 mod untouched;
 
@@ -384,7 +385,11 @@ fn a_hang_at_any_act_ends_wedged_with_a_record() {
             // console or a framebuffer is no device of the card's.
             let harmless = matches!(
                 act,
-                Act::ProveFree { .. } | Act::StopUnit { .. } | Act::SetConsole { .. } | Act::SetPlatform { .. }
+                Act::ProveFree { .. }
+                    | Act::StopUnit { .. }
+                    | Act::EndProcess { .. }
+                    | Act::SetConsole { .. }
+                    | Act::SetPlatform { .. }
             );
             if harmless {
                 assert!(matches!(end, End::Restored(_)), "{case}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::settings::values::{Doubt, Gate, Reset, Services, Settings, WayOut};
+use gpu_handoff::settings::values::{Doubt, Gate, Processes, Reset, Services, Settings, WayOut};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -78,6 +78,8 @@ pub struct Holder {
     /// Which card, modulo how many there are.
     pub card: usize,
     pub stays: Stays,
+    /// It is of a login session, and whether it ends when it is asked to.
+    pub at_a_prompt: Option<bool>,
 }
 
 /// A host, what is asked of it, and what goes wrong.
@@ -102,6 +104,7 @@ pub struct World {
     pub holders: Vec<Holder>,
     pub way: WayOut,
     pub doubt: Doubt,
+    pub processes: Processes,
     pub gate: Gate,
     /// The kernel has none, whatever the settings ask for.
     pub no_gate: bool,
@@ -182,7 +185,13 @@ fn holder() -> impl Strategy<Value = Holder> {
         2 => (0_u64..20_000).prop_map(Stays::Ending),
         3 => (0_usize..40, 0_u64..5_000).prop_map(|(at, time)| Stays::Comes(at, time))
     ];
-    (holds, 0_usize..16, stays).prop_map(|(holds, card, stays)| Holder { holds, card, stays })
+    let at_a_prompt = prop::option::weighted(0.4, prop::bool::weighted(0.7));
+    (holds, 0_usize..16, stays, at_a_prompt).prop_map(|(holds, card, stays, at_a_prompt)| Holder {
+        holds,
+        card,
+        stays,
+        at_a_prompt,
+    })
 }
 
 fn mishap() -> impl Strategy<Value = Option<(usize, Fault)>> {
@@ -223,6 +232,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
     let settings = (
         select(vec![WayOut::Auto, WayOut::Auto, WayOut::Unbind, WayOut::Unload]),
         select(vec![Doubt::Refuse, Doubt::GoOn]),
+        select(vec![Processes::Refuse, Processes::Terminate, Processes::Kill]),
         (
             select(vec![Gate::Auto, Gate::Auto, Gate::Off]),
             prop::bool::weighted(0.2),
@@ -257,7 +267,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
     (host, settings, request).prop_map(|(host, settings, request)| {
         let ((cards, nouveau), generation, version, modeset, loaded, units, console, firmware, broken, holders) = host;
         let (persistenced, service) = units;
-        let (way, doubt, (gate, no_gate), reset) = settings;
+        let (way, doubt, processes, (gate, no_gate), reset) = settings;
         let (wanted, probe_fault, udev, unwritten, out, home, guest, another) = request;
         World {
             cards,
@@ -274,6 +284,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
             holders,
             way,
             doubt,
+            processes,
             gate,
             no_gate,
             reset,
@@ -317,6 +328,7 @@ impl World {
         let mut settings = Settings {
             way: self.way,
             doubt: self.doubt,
+            processes: self.processes,
             gate: self.gate,
             ..Settings::default()
         };
@@ -466,6 +478,10 @@ impl World {
             (Holds::Guest, Some(group)) => Process::guest(pid, 200, group),
             _ => Process::new(pid, &nodes),
         };
+        if let Some(ends) = holder.at_a_prompt.filter(|_| process.comm != "kvm") {
+            process.belongs_to = Process::at_a_prompt(pid, &[]).belongs_to;
+            process.deaf = !ends;
+        }
         process.unreadable = holder.holds == Holds::Unreadable;
         process.hidden = holder.holds == Holds::Hidden;
         // Only what the driver has can be used.

@@ -197,7 +197,12 @@ const ROWS: &[Row] = &[
     (
         OUT,
         "what is stopped lets go by its own descriptors: the gate is shut after it",
-        |a| matches!(a, Act::StopUnit { .. } | Act::SetConsole { bound: false, .. }),
+        |a| {
+            matches!(
+                a,
+                Act::StopUnit { .. } | Act::EndProcess { .. } | Act::SetConsole { bound: false, .. }
+            )
+        },
         |_, b| matches!(b, Act::ShutGate { .. }),
     ),
     (

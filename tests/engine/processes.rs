@@ -1,0 +1,172 @@
+//! Processes of login sessions that use the GPU: a setting has them ended, and nobody else's.
+
+use gpu_handoff::host::belongs::Belongs;
+use gpu_handoff::host::nodes::Node;
+use gpu_handoff::model::act::Act;
+use gpu_handoff::settings::values::{Processes, WayOut};
+
+use crate::assert_as_before;
+use crate::common::{End, Event, Fault, Model, Process, Session, When, addr, host};
+
+const PID: i32 = 900;
+
+/// This many cards; the first is used at a prompt.
+fn used(cards: u8, deaf: bool) -> Model {
+    let mut model = host(cards);
+    model.processes.push(Process {
+        deaf,
+        ..Process::at_a_prompt(PID, &[Node::Control, Node::Gpu(addr(1, 0))])
+    });
+    model
+}
+
+fn set(processes: Processes, way: WayOut) -> Session {
+    let mut session = Session::new(&[addr(1, 0)]);
+    session.settings.processes = processes;
+    session.settings.way = way;
+    session
+}
+
+fn is_there(model: &Model) -> bool {
+    model.processes.iter().any(|p| p.pid == PID)
+}
+
+fn is_end(act: &Act) -> bool {
+    matches!(act, Act::EndProcess { .. })
+}
+
+#[test]
+fn it_is_ended_where_the_setting_says_so_and_else_named_with_the_line_that_allows_it() {
+    for (cards, way) in [(1, WayOut::Unload), (1, WayOut::Unbind), (2, WayOut::Unbind)] {
+        for processes in [Processes::Refuse, Processes::Terminate, Processes::Kill] {
+            let case = format!("{cards} cards, {way:?}, {processes:?}");
+            let mut model = used(cards, false);
+            let before = model.state();
+            let session = set(processes, way);
+            if processes == Processes::Refuse {
+                let refusal = session.plan_out(&mut model).unwrap_err().to_string();
+                assert!(refusal.contains("in use by process 900 (python3"), "{case}: {refusal}");
+                assert!(
+                    refusal.contains("or processes = \"terminate\" in /etc/gpu-handoff/config.toml"),
+                    "{case}: {refusal}"
+                );
+                assert!(is_there(&model), "{case}");
+                continue;
+            }
+            let plan = session.plan_out(&mut model).unwrap();
+            let note = "process 900 (python3) has the GPU node of 0000:01:00.0";
+            assert!(
+                plan.notes.iter().any(|n| n.starts_with(note)),
+                "{case}: {:?}",
+                plan.notes
+            );
+            assert!(matches!(session.out(&mut model), End::Done), "{case}");
+            assert!(!is_there(&model), "{case}");
+            assert!(matches!(session.home(&mut model), End::Done), "{case}");
+            assert_as_before(&model, &before, &case);
+        }
+    }
+}
+
+#[test]
+fn one_that_is_deaf_keeps_the_vm_from_starting_and_is_killed_only_where_that_is_set() {
+    let mut model = used(1, true);
+    let before = model.state();
+    let End::Restored(why) = set(Processes::Terminate, WayOut::Auto).out(&mut model) else {
+        panic!("it has not ended");
+    };
+    assert!(
+        why.contains("process 900 (python3): ask it to end: it has not ended"),
+        "{why}"
+    );
+    assert!(is_there(&model));
+    assert_as_before(&model, &before, "refused");
+    let end = set(Processes::Kill, WayOut::Auto).out(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert!(!is_there(&model));
+}
+
+#[test]
+fn nobody_elses_process_is_ended() {
+    let gpu = Node::Gpu(addr(1, 0));
+    let vfio = Node::VfioGroup(21);
+    let container = Belongs::Container {
+        ctid: "104".to_owned(),
+        unit: None,
+    };
+    let user = Belongs::UserUnit {
+        uid: Some(1000),
+        name: "pipewire.service".to_owned(),
+    };
+    let session = || Belongs::Session { id: "3".to_owned() };
+    for (belongs_to, nodes, pid) in [
+        (container, vec![gpu], PID),
+        (user, vec![gpu], PID),
+        (Belongs::Unit("pvedaemon.service".to_owned()), vec![gpu], PID),
+        (Belongs::Docker("abc".to_owned()), vec![gpu], PID),
+        (Belongs::Podman("abc".to_owned()), vec![gpu], PID),
+        (Belongs::Unknown, vec![gpu], PID),
+        (session(), vec![gpu, vfio], PID),
+        (session(), vec![gpu], 1),
+    ] {
+        let mut model = host(1);
+        model.processes.push(Process {
+            belongs_to: belongs_to.clone(),
+            ..Process::at_a_prompt(pid, &nodes)
+        });
+        let refusal = set(Processes::Kill, WayOut::Unbind).plan_out(&mut model).unwrap_err();
+        let refusal = refusal.to_string();
+        assert!(!refusal.contains("processes ="), "{belongs_to:?}: {refusal}");
+        assert_eq!(model.processes.len(), 1, "{belongs_to:?}");
+    }
+}
+
+/// It may use the other one.
+#[test]
+fn one_that_may_use_a_gpu_that_stays_is_not_ended() {
+    let mut model = host(2);
+    model.processes.push(Process::at_a_prompt(PID, &[Node::Control]));
+    let refusal = set(Processes::Kill, WayOut::Auto).plan_out(&mut model).unwrap_err();
+    let refusal = refusal.to_string();
+    assert!(refusal.contains("nothing shows that it uses another GPU"), "{refusal}");
+    assert!(!refusal.contains("processes ="), "{refusal}");
+    assert!(is_there(&model));
+}
+
+#[test]
+fn one_that_has_let_go_since_the_plan_goes_on() {
+    let session = set(Processes::Kill, WayOut::Auto);
+    let mut undisturbed = used(1, false);
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let at = undisturbed.acts.iter().position(is_end).unwrap();
+    let mut model = used(1, false);
+    model.events.push((When::Act(at), Event::LetsGo(PID)));
+    let end = session.out(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert!(model.acts.iter().any(is_end) && is_there(&model));
+}
+
+#[test]
+fn whatever_fails_or_is_killed_the_gpu_is_home_at_the_end() {
+    let session = set(Processes::Kill, WayOut::Auto);
+    let mut undisturbed = used(1, true);
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let at = undisturbed.acts.iter().position(is_end).unwrap();
+    for fault in [
+        Fault::Fails,
+        Fault::FailsAfterwards,
+        Fault::KilledBefore,
+        Fault::KilledIn,
+        Fault::KilledAfter,
+    ] {
+        let mut model = used(1, true);
+        let before = model.state();
+        model.faults.0 = vec![(at, fault)];
+        let end = session.out(&mut model);
+        assert!(!matches!(end, End::Done), "{fault:?}");
+        model.faults.0.clear();
+        let home = session.home(&mut model);
+        assert!(matches!(home, End::Done), "{fault:?}: {home:?}");
+        assert_as_before(&model, &before, &format!("{fault:?}"));
+    }
+}

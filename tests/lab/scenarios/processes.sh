@@ -1,0 +1,48 @@
+#!/bin/sh
+# What somebody has started at a prompt and uses the GPU: refused with its name, or asked to end and ended, as a setting says; nobody else is.
+# tier: full
+. /usr/local/lib/lab-home.sh
+cat >/root/uses <<'END'
+import os, signal, sys
+if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+held = [os.open(node, os.O_RDWR) for node in ("/dev/nvidia0", "/dev/nvidiactl")]
+print("holding", flush=True)
+while True: signal.pause()
+END
+login=/sys/fs/cgroup/user.slice/session-7.scope; mkdir -p $login # as logind makes one
+# prompt WORD: a process of a login session that uses the GPU; its pid in $user
+prompt() { sh -c "echo \$\$ >$login/cgroup.procs; exec python3 /root/uses $1" >/root/uses.out 2>&1 & user=$!; wait_for 20 grep -q holding /root/uses.out; }
+lives() { kill -0 "$user" 2>/dev/null || fail "$1: it has ended"; }
+gone() { wait "$user" 2>/dev/null; [ $? -eq $((128 + $1)) ] || fail "$2: it was not signal $1 that has ended it"; }
+card_vm; prompt -
+
+say "refused, with the line that allows it"
+within 60 255 qm start 111; said "in use by process $user"; said 'processes = "terminate" in /etc/gpu-handoff/config.toml'
+lives refused; at_home refused
+for way in unload unbind; do
+	say "$way: it is asked to end"
+	setting "way = \"$way\"" 'processes = "terminate"'
+	expect_text "process $user (python3) has the GPU node of $gpu, /dev/nvidiactl open and is asked to end as 'processes' says" gpu-handoff plan --vm 111; lives plan
+	within 60 0 qm start 111; said "process $user (python3)"; away "$way"; gone 15 "$way"
+	within 90 0 qm stop 111; comes_home 60 "$way"
+	say "$way: deaf to it, it keeps the VM from starting, and ours is at home"
+	setting "way = \"$way\"" 'processes = "terminate"' 'deadlines.process = 2'; prompt deaf
+	within 60 255 qm start 111; said "has not 2 s later. Hint: end it yourself"; lives "$way, deaf"; comes_home 30 "$way, deaf"
+	setting "way = \"$way\"" 'processes = "kill"' 'deadlines.process = 2'
+	within 60 0 qm start 111; away "$way, killed"; gone 9 "$way, killed"
+	within 90 0 qm stop 111; comes_home 60 "$way, killed"
+	prompt -
+done
+
+say "nobody else's, and not who has started the run"
+setting 'processes = "kill"' 'deadlines.holder-wait = 1'
+hold_open /dev/nvidia0; within 60 255 qm start 111; said "in use by process $holder"
+lives "beside a service's"; kill -0 $holder || fail "the service's process has ended"; kill $holder; wait $holder 2>/dev/null
+kill $user; wait $user 2>/dev/null
+sh -c "echo \$\$ >$login/cgroup.procs; exec 9<>/dev/nvidia0; gpu-handoff to_vfio --gpu $gpu; echo status \$?" >/root/said 2>&1; cat /root/said
+said "this run was started from it"; said "status 1"; at_home "its own shell"
+say "killed while it waits for the end of one: nothing has left"
+prompt deaf; gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+wait_for 30 sh -c "gpu-handoff status | grep -q 'ask it to end'"; kill -KILL $run; wait $run 2>/dev/null
+within 90 0 gpu-handoff 111 post-stop; kill -KILL "$user" 2>/dev/null; wait "$user" 2>/dev/null; comes_home 60 "killed in the middle"
+rmdir $login
