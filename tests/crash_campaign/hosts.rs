@@ -6,13 +6,14 @@ use std::sync::Arc;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::functions::VFIO_PCI;
+use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::plan::{Plan, Way};
 use gpu_handoff::model::record::Owner;
-use gpu_handoff::settings::values::{Services, WayOut};
+use gpu_handoff::settings::values::{Processes, Services, WayOut};
 
 use crate::asked::{Answer, Host, Kind, folders, requests};
 use crate::common::hosts::{OLLAMA, add_card, add_consoles, add_ollama, add_persistenced};
-use crate::common::{Generation, MemLedger, Model, Session, addr, host};
+use crate::common::{Generation, MemLedger, Model, Process, Session, addr, host};
 use crate::convert::model_of;
 use crate::order;
 
@@ -150,7 +151,12 @@ pub fn made_here() -> Vec<Trip> {
         add_ollama(&mut model);
         let mut session = Session::new(&gpus.iter().map(|bus| addr(*bus, 0)).collect::<Vec<_>>());
         session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
-        trips.push(Trip::new(&format!("a service and the daemon, {cards}"), model, session).small());
+        model.processes.push(Process {
+            deaf: true,
+            ..Process::at_a_prompt(900, &[Node::Gpu(addr(1, 0))])
+        });
+        session.settings.processes = Processes::Kill;
+        trips.push(Trip::new(&format!("a service, the daemon and a process, {cards}"), model, session).small());
     }
     for generation in [Generation::K6_1, Generation::K7_2] {
         let mut model = host(1);
