@@ -78,15 +78,20 @@ impl Stat {
     /// How far it is with its exit. In the kernel files are closed after they are taken out of sight and before the process
     /// can be waited for (linux, kernel/exit.c, do_exit: exit_files, exit_task_work, exit_notify).
     fn exit(self) -> ExitState {
-        /// PF_EXITING and PF_KTHREAD.
+        /// PF_EXITING.
         const EXITING: u64 = 0x4;
-        const KERNEL_THREAD: u64 = 0x0020_0000;
         match self.state {
             b'Z' => ExitState::Zombie,
             b'X' => ExitState::Other,
-            _ if self.flags & EXITING != 0 && self.flags & KERNEL_THREAD == 0 => ExitState::Exiting,
+            _ if self.flags & EXITING != 0 && !self.is_the_kernels() => ExitState::Exiting,
             _ => ExitState::Other,
         }
+    }
+
+    /// A thread of the kernel: PF_KTHREAD, which only the kernel sets.
+    fn is_the_kernels(self) -> bool {
+        const KERNEL_THREAD: u64 = 0x0020_0000;
+        self.flags & KERNEL_THREAD != 0
     }
 }
 
@@ -110,6 +115,12 @@ pub(crate) fn is_ending(root: &Root, pid: i32) -> bool {
         }
         ExitState::Other => false,
     }
+}
+
+/// Whether this is a thread of the kernel: it has no memory of a process's and no descriptors but those of the first thread of
+/// all, which has none (linux, kernel/fork.c, kernel_thread; init/init_task.c, init_files).
+pub(crate) fn is_the_kernels(root: &Root, pid: i32) -> bool {
+    Stat::read(root, &format!("/proc/{pid}")).is_some_and(Stat::is_the_kernels)
 }
 
 /// The process ended while it was looked at.
@@ -256,6 +267,7 @@ mod tests {
             ("proc/7/task/8/stat", stat("D", 0x4)),
             ("proc/9/stat", stat("Z", 0x4)),
             ("proc/9/task/9/stat", stat("Z", 0x4)),
+            ("proc/10/stat", stat("I", 0x0420_8060)),
         ] {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -263,6 +275,11 @@ mod tests {
         }
         assert!(is_ending(&root, 7));
         assert!(!is_ending(&root, 9));
+        let kernels: Vec<i32> = [7, 9, 10, 11]
+            .into_iter()
+            .filter(|pid| is_the_kernels(&root, *pid))
+            .collect();
+        assert_eq!(kernels, [10]);
     }
 
     #[test]

@@ -14,7 +14,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags, openat, statx};
 use serde::{Deserialize, Serialize};
 
-use crate::base::process::{has_gone, is_ending};
+use crate::base::process::{has_gone, is_ending, is_the_kernels};
 use crate::base::root::Root;
 use crate::base::unsafe_calls::share_files;
 use crate::host::belongs::Belongs;
@@ -150,7 +149,7 @@ impl Scanner<'_> {
     /// Looks at these processes. Returns those that had ended before anything of them was seen.
     fn look_at_all(&mut self, pids: &[i32]) -> Vec<i32> {
         let (mut passed, mut done, mut open) = (Vec::new(), Vec::new(), Vec::new());
-        for pid in pids {
+        for pid in pids.iter().filter(|pid| !is_the_kernels(self.root, **pid)) {
             match Table::of(self.root, &format!("/proc/{pid}")) {
                 // Those that are read in one turn are closed again: only so many may be open at once.
                 Ok(table) => self.turn(*pid, table, &mut done, &mut open, &mut passed),
@@ -168,8 +167,10 @@ impl Scanner<'_> {
                 }
             }
         }
-        for (pid, held) in done {
-            self.finish(pid, held, &mut passed);
+        let pids: Vec<i32> = done.iter().map(|(pid, _)| *pid).collect();
+        let memories = self.memories_of(&pids);
+        for ((pid, held), memory) in done.into_iter().zip(memories) {
+            self.finish(pid, held, memory, &mut passed);
         }
         passed
     }
@@ -197,8 +198,8 @@ impl Scanner<'_> {
     }
 
     /// What else a process has, and the sum of it.
-    fn finish(&mut self, pid: i32, mut held: Held, passed: &mut Vec<i32>) {
-        match self.memory_of(pid) {
+    fn finish(&mut self, pid: i32, mut held: Held, memory: Result<Memory, Option<Hidden>>, passed: &mut Vec<i32>) {
+        match memory {
             Ok(more) => {
                 for (node, count) in more.own_tables {
                     *held.entry(node).or_default() += count;
@@ -226,21 +227,29 @@ impl Scanner<'_> {
         }
     }
 
-    /// Mappings and threads, by way of the helper. An error is what was not seen; None: the process has ended.
-    fn memory_of(&mut self, pid: i32) -> Result<Memory, Option<Hidden>> {
-        if self.stuck >= STUCK_AT_MOST {
-            return Err(Some(Hidden::Memory));
-        }
-        match self.helper.ask(pid) {
-            Some(Ok(memory)) => Ok(memory),
-            Some(Err(e)) if has_gone(&e) => Err(None),
-            Some(Err(e)) => Err(Some(Hidden::Refused(e.to_string()))),
-            None => {
-                self.stuck += 1;
-                self.helper = Helper::start(self.root, self.nodes);
+    /// Mappings and threads of each, by way of the helper, who is asked for all at once. An error is what was not seen; None:
+    /// the process has ended.
+    fn memories_of(&mut self, pids: &[i32]) -> Vec<Result<Memory, Option<Hidden>>> {
+        let mut memories = Vec::new();
+        self.helper.ask(pids);
+        while memories.len() < pids.len() {
+            memories.push(if self.stuck >= STUCK_AT_MOST {
                 Err(Some(Hidden::Memory))
-            }
+            } else {
+                match self.helper.answer() {
+                    Some(Ok(memory)) => Ok(memory),
+                    Some(Err(e)) if has_gone(&e) => Err(None),
+                    Some(Err(e)) => Err(Some(Hidden::Refused(e.to_string()))),
+                    None => {
+                        self.stuck += 1;
+                        self.helper = Helper::start(self.root, self.nodes);
+                        self.helper.ask(&pids[memories.len() + 1..]);
+                        Err(Some(Hidden::Memory))
+                    }
+                }
+            });
         }
+        memories
     }
 
     fn comm(&self, pid: i32) -> String {
@@ -268,7 +277,6 @@ type Held = BTreeMap<Node, u32>;
 
 /// A table of descriptors that is being read.
 struct Table {
-    dir: OwnedFd,
     entries: Dir,
     /// What there is so far.
     held: Held,
@@ -280,8 +288,7 @@ impl Table {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(CWD, root.path(format!("{task}/fd")), flags, Mode::empty())?;
         Ok(Table {
-            entries: Dir::read_from(&dir)?,
-            dir,
+            entries: Dir::new(dir)?,
             held: Held::new(),
         })
     }
@@ -297,7 +304,7 @@ impl Table {
             if name.to_bytes().starts_with(b".") {
                 continue;
             }
-            let Some(node) = look_at(&self.dir, name).node(nodes) else {
+            let Some(node) = look_at(self.entries.fd()?, name).node(nodes) else {
                 continue;
             };
             if !self.is_path_only(&name.to_string_lossy()) {
@@ -310,13 +317,13 @@ impl Table {
     /// It was opened with O_PATH: a name of the node and no use of the device, which anybody may have (open(2)).
     fn is_path_only(&self, name: &str) -> bool {
         const O_PATH: u32 = 0o10_000_000;
-        let flags = openat(
-            &self.dir,
-            format!("../fdinfo/{name}"),
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
-        let Ok(file) = flags else { return false };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let path = format!("../fdinfo/{name}");
+        let file = self
+            .entries
+            .fd()
+            .and_then(|dir| openat(dir, path, flags, Mode::empty()));
+        let Ok(file) = file else { return false };
         let text = io::read_to_string(std::fs::File::from(file)).unwrap_or_default();
         let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
         flags.is_some_and(|octal| u32::from_str_radix(octal.trim(), 8).is_ok_and(|flags| flags & O_PATH != 0))
@@ -359,9 +366,14 @@ impl Helper {
         Helper { ask, answers }
     }
 
-    /// None where there was no answer in time.
-    fn ask(&self, pid: i32) -> Option<io::Result<Memory>> {
-        self.ask.send(pid).ok()?;
+    /// Asks for these processes, one after the other.
+    fn ask(&self, pids: &[i32]) {
+        // Where it has ended there is no answer either.
+        let _ = pids.iter().try_for_each(|pid| self.ask.send(*pid));
+    }
+
+    /// The next answer; None where there is none in time.
+    fn answer(&self) -> Option<io::Result<Memory>> {
         self.answers.recv_timeout(MEMORY).ok()
     }
 }
