@@ -81,6 +81,7 @@ fn a_reader_that_has_gone_is_no_panic() {
     for args in [
         &["--help"][..],
         &["status"],
+        &["holders"],
         &["199999999", "pre-start"],
         &["frobnicate"],
     ] {

@@ -257,7 +257,7 @@ fn texts(folder: &Path) -> Result<Vec<(&'static str, String)>, String> {
             let mut snapshot = host.look()?;
             let shown = shown(&snapshot);
             snapshot.complete(&shown, read_details(&host.root, &shown));
-            plan += &format!("== status\n{}", status_text(&status(&snapshot, &[])));
+            plan += &format!("== status\n{}", status_text(&status(&snapshot, &[], None)));
             continue;
         }
         let answer = host.answer(&request)?;

@@ -116,6 +116,8 @@ pub enum Command {
     Plan(Target),
     /// Every GPU: drivers, group, who has it, who uses it
     Status,
+    /// Who uses a GPU, through which nodes, and what a handoff would do to each
+    Holders(Target),
     /// Bring every stranded GPU home, or say why not
     Recover(Recover),
     /// Past handoffs with the time each took; -v shows the time of each step
@@ -280,6 +282,8 @@ mod tests {
             "handoff nvidia",
             "status --json",
             "plan --vm 111",
+            "holders",
+            "holders --gpu 0 --json",
         ] {
             assert!(matches!(parse(words), Ok(Request::Command(_))), "{words}");
         }

@@ -5,6 +5,7 @@
 mod by_hand; // to_vfio, to_nvidia
 pub mod cli; // arguments -> a request
 mod free; // what others have wedged
+mod holders; // who uses a GPU, and what becomes of each
 pub mod hook; // what each phase of a VM does
 pub mod plan; // what would be done, or why not
 pub mod recover; // every stranded GPU home
@@ -45,9 +46,12 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             // A card that does not answer is shown as one, beside the others.
             let shown = status::shown(&snapshot);
             host.ask(&mut snapshot, &shown, host.budgets.attribute)?;
-            let cards = status::status(&snapshot, &records);
+            // Settings that are not understood refuse a handoff, and keep nobody from looking.
+            let settings = host.read_settings(None).is_ok().then_some(&host.settings);
+            let cards = status::status(&snapshot, &records, settings);
             print(cli.json, &cards, || status::status_text(&cards))
         }
+        Command::Holders(target) => holders::run(&mut Session::real(), cli, target),
         Command::Recover(how) => on_host(|host| recover::run(host, cli, how)),
         Command::History => {
             let entries = history::read(&Root::real());

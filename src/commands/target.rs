@@ -40,6 +40,11 @@ fn named_by_variable() -> Option<String> {
     variable("GPU_PCI")
 }
 
+/// Whether a target says which GPUs it means.
+pub(crate) fn is_named(target: &Target) -> bool {
+    target.vm.is_some() || target.gpu.is_some() || named_by_variable().is_some()
+}
+
 /// The GPUs of a target that has to have some.
 pub(crate) fn some_gpus(target: &Target, given: &Given) -> Result<(), Error> {
     if let Some(reason) = &given.refused {
@@ -83,8 +88,9 @@ pub(crate) fn recorded<'a>(
     if let Some(record) = records.iter().find(of_vm) {
         return Ok(Ok((record, Vec::new())));
     }
-    let says_which = target.vm.is_some() || target.gpu.is_some() || named_by_variable().is_some();
-    if !says_which && let Some(record) = lent(records, snapshot).map_err(Refusal::from)? {
+    if !is_named(target)
+        && let Some(record) = lent(records, snapshot).map_err(Refusal::from)?
+    {
         return Ok(Ok((record, Vec::new())));
     }
     let name = target

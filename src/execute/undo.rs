@@ -30,6 +30,8 @@ struct Undoing {
     dark: Vec<String>,
     /// Services that do not start again.
     down: Vec<String>,
+    /// Processes that were ended, for nothing now.
+    ended: Vec<String>,
     /// What else could not be taken back, and why.
     left: Vec<String>,
 }
@@ -59,6 +61,11 @@ impl Undoing {
         but.extend(self.down.iter().map(|unit| {
             format!("{unit} does not start again. Hint: see 'systemctl status {unit}' for why, then 'systemctl start {unit}'")
         }));
+        but.extend(
+            self.ended
+                .iter()
+                .map(|process| format!("{process} was asked to end, and nobody starts it again")),
+        );
         (!but.is_empty()).then(|| but.join("; and "))
     }
 
@@ -70,6 +77,12 @@ impl Undoing {
 
 fn is_of_service(act: &Act) -> bool {
     matches!(act, Act::StartUnit { .. } | Act::StopUnit { .. })
+}
+
+/// The process that an act has ended. One that has failed says so itself.
+fn ended(act: &Act, failed: &str) -> Option<String> {
+    let is_end = matches!(act, Act::EndProcess { .. }) && act.to_string() != failed;
+    is_end.then(|| act.subject())
 }
 
 impl Executor<'_> {
@@ -88,6 +101,7 @@ impl Executor<'_> {
             in_use: BTreeSet::new(),
             dark: Vec::new(),
             down: Vec::new(),
+            ended: done.iter().filter_map(|step| ended(&step.act, failed)).collect(),
             left: Vec::new(),
         };
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.

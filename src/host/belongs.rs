@@ -94,8 +94,10 @@ impl Belongs {
             if part.ends_with(".slice") {
                 continue;
             }
-            // A scope, or a group that systemd has not made: what is below it is somebody else's, who names it as he likes.
-            if !part.ends_with(".service") {
+            // A scope of a user's systemd is a unit as any other, but for its own: what a desktop starts, or tmux. Another scope,
+            // or a group that systemd has not made: what is below it is somebody else's, who names it as he likes.
+            let is_users = manager.is_some() && part.ends_with(".scope") && *part != "init.scope";
+            if !part.ends_with(".service") && !is_users {
                 break;
             }
             let name = (*part).to_owned();
@@ -189,8 +191,8 @@ mod tests {
             // What somebody has made below their own says nothing.
             (
                 "0::/user.slice/user-1000.slice/user@1000.service/qemu.slice/111.scope\n",
-                unit("user@1000.service"),
-                "user@1000.service",
+                user_unit(Some(1000), "111.scope"),
+                "user service 111.scope",
             ),
             (
                 "0::/system.slice/x.service/lxc/104/ns/init.scope\n",
@@ -262,6 +264,11 @@ mod tests {
                 "0::/user.slice/user-1000.slice/user@1000.service/app.slice/pipewire.service\n",
                 user_unit(Some(1000), "pipewire.service"),
                 "user service pipewire.service",
+            ),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/tmux-spawn-1.scope\n",
+                user_unit(Some(1000), "tmux-spawn-1.scope"),
+                "user service tmux-spawn-1.scope",
             ),
             (
                 "0::/user.slice/user-1000.slice/user@1000.service/a.service/b.service\n",

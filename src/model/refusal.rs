@@ -384,7 +384,7 @@ impl Reason {
             ),
             Reason::Held { holder, nodes } => (
                 format!("{} is in use by {}", join(nodes), describe(holder)),
-                Remedy::of_user(holder),
+                Remedy::of_user(holder, nodes),
             ),
             Reason::Doubtful { holder, nodes } => (
                 format!(

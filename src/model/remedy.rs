@@ -7,6 +7,7 @@ use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
+use crate::host::nodes::Node;
 use crate::host::usb::{How, InUse};
 use crate::settings::values::{Processes, Services};
 
@@ -72,21 +73,22 @@ impl Remedy {
 }
 
 impl Remedy {
-    /// What makes the user of a GPU let go that is to leave: a setting may have that done.
-    pub fn of_user(holder: &Holder) -> Remedy {
-        match Remedy::of_holder(holder) {
-            Remedy::StopUnit(name) if Services::can_have(&name) => Remedy::StopService(name),
-            Remedy::EndProcess(pid) if Processes::can_end(holder) => Remedy::EndUser(pid),
+    /// What makes the user of a GPU let go that is to leave, by these nodes: a setting may have that done. One that only draws
+    /// may draw on a GPU that stays, and is nobody's to end.
+    pub fn of_user(holder: &Holder, nodes: &[Node]) -> Remedy {
+        let draws = nodes.iter().all(|node| matches!(node, Node::Drm(_)));
+        match Remedy::of_suspect(holder) {
+            Remedy::EndProcess(pid) if Processes::can_end(holder) && !draws => Remedy::EndUser(pid),
             remedy => remedy,
         }
     }
 }
 
 impl Remedy {
-    /// What makes a process let go that may use the GPU or another one: nobody ends it for that.
+    /// What makes one let go that may use the GPU or another one: its service may be stopped for that.
     pub fn of_suspect(holder: &Holder) -> Remedy {
-        match Remedy::of_user(holder) {
-            Remedy::EndUser(pid) => Remedy::EndProcess(pid),
+        match Remedy::of_holder(holder) {
+            Remedy::StopUnit(name) if Services::can_have(&name) => Remedy::StopService(name),
             remedy => remedy,
         }
     }

@@ -11,8 +11,10 @@ use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
 use crate::model::record::Record;
 use crate::model::refusal::Reason;
+use crate::plan::clients::{self, Client, Then};
 use crate::plan::hangs;
 use crate::plan::users::use_of;
+use crate::settings::values::Settings;
 
 /// One card as `status` shows it.
 #[derive(Debug, Serialize)]
@@ -54,8 +56,8 @@ pub struct FunctionStatus {
     pub group: Option<u32>,
 }
 
-/// The status of every NVIDIA GPU.
-pub fn status(snapshot: &Snapshot, records: &[Record]) -> Vec<CardStatus> {
+/// The status of every NVIDIA GPU. `settings`: what they have done to its users at a handoff is said with these.
+pub fn status(snapshot: &Snapshot, records: &[Record], settings: Option<&Settings>) -> Vec<CardStatus> {
     snapshot
         .gpus()
         .filter(|gpu| {
@@ -64,7 +66,7 @@ pub fn status(snapshot: &Snapshot, records: &[Record]) -> Vec<CardStatus> {
                 .gpus()
                 .any(|other| other.addr.slot() == gpu.addr.slot() && other.addr < gpu.addr)
         })
-        .map(|gpu| card_status(snapshot, records, gpu))
+        .map(|gpu| card_status(snapshot, records, settings, gpu))
         .collect()
 }
 
@@ -74,7 +76,7 @@ pub fn shown(snapshot: &Snapshot) -> Vec<PciAddr> {
     shown.into_iter().collect()
 }
 
-fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardStatus {
+fn card_status(snapshot: &Snapshot, records: &[Record], settings: Option<&Settings>, gpu: &Function) -> CardStatus {
     let addrs: Vec<_> = card(snapshot, gpu.addr).into_iter().collect();
     let name = snapshot
         .nvidia_gpu(gpu.addr)
@@ -120,6 +122,7 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
             )
         })
         .collect();
+    let clients = settings.map_or_else(Vec::new, |settings| clients::of(snapshot, &[gpu.addr], settings).0);
     CardStatus {
         slot: gpu.addr.slot().to_string(),
         name,
@@ -132,8 +135,22 @@ fn card_status(snapshot: &Snapshot, records: &[Record], gpu: &Function) -> CardS
             .iter()
             .chain(&use_of(snapshot, &addrs))
             // The remedy belongs to a refusal; here only the fact is told.
-            .map(Reason::fact)
+            .map(|reason| reason.fact() + becomes_of(reason, &clients))
             .collect(),
+    }
+}
+
+/// What a handoff does to a user, in a word; nothing where it does nothing.
+fn becomes_of(user: &Reason, clients: &[Client]) -> &'static str {
+    let (Reason::Held { holder, .. } | Reason::Doubtful { holder, .. }) = user else {
+        return "";
+    };
+    match clients.iter().find(|c| c.holder.pid == holder.pid).map(|c| c.then) {
+        Some(Then::Stopped) => "; a handoff stops it, and starts it again",
+        Some(Then::Ended) => "; a handoff asks it to end",
+        Some(Then::Killed) => "; a handoff asks it to end, or kills it",
+        Some(Then::Accepted) => "; a handoff goes on beside it",
+        Some(Then::InTheWay) | None => "",
     }
 }
 

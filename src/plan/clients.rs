@@ -15,7 +15,7 @@ use crate::model::record::Beside;
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
 use crate::plan::unseen::unseen;
-use crate::plan::users::{held, usb_below};
+use crate::plan::users::{drm_needed, held, usb_below};
 use crate::plan::vendor::nvidia::{is_one_shot, is_own_service};
 use crate::settings::values::{Doubt, Processes, Services, Settings};
 
@@ -25,6 +25,68 @@ pub fn can_end_now(snapshot: &Snapshot, pid: i32, addrs: &[PciAddr]) -> bool {
         Reason::Held { holder, .. } => holder.pid == pid && Processes::can_end(holder),
         _ => false,
     })
+}
+
+/// A process that uses GPUs, for a look at all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Who it is.
+    pub holder: Holder,
+    /// What it has of theirs.
+    pub nodes: Vec<Node>,
+    /// Nothing shows that it is one of these that it uses.
+    pub doubtful: bool,
+    /// What becomes of it.
+    pub then: Then,
+}
+
+/// What becomes of a user of a GPU when that leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Its service is stopped, and started again.
+    Stopped,
+    /// It is asked to end.
+    Ended,
+    /// The same, and it is killed where it does not.
+    Killed,
+    /// It is left alone: the settings take the risk.
+    Accepted,
+    /// The GPU does not leave.
+    InTheWay,
+}
+
+/// Who uses these GPUs, and what becomes of each if they leave together; and what of it was not seen.
+pub fn of(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> (Vec<Client>, Vec<Reason>) {
+    let ground = Ground::of(snapshot, gpus, &[], None);
+    let way = ground.way(settings);
+    let mut reasons = Vec::new();
+    let judged = judge_holders(&ground, &ground.beside(way), way, settings, &mut reasons);
+    let mut clients = Vec::new();
+    for reason in users_of(&ground, way, &judged.let_go) {
+        let doubtful = matches!(reason, Reason::Doubtful { .. });
+        let (Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }) = reason else {
+            continue;
+        };
+        if let Some(same) = clients.iter_mut().find(|c: &&mut Client| c.holder.pid == holder.pid) {
+            same.nodes.extend(nodes);
+            continue;
+        }
+        let then = match &holder.belongs_to {
+            Belongs::Unit(_) if judged.lets_go(&holder) => Then::Stopped,
+            _ if !judged.lets_go(&holder) && judged.accepted.contains(&holder.pid) => Then::Accepted,
+            _ if !judged.lets_go(&holder) => Then::InTheWay,
+            _ if settings.processes == Processes::Kill => Then::Killed,
+            _ => Then::Ended,
+        };
+        clients.push(Client {
+            holder: *holder,
+            nodes,
+            doubtful,
+            then,
+        });
+    }
+    reasons.retain(|r| !matches!(r, Reason::Held { .. } | Reason::Doubtful { .. }));
+    (clients, reasons)
 }
 
 /// What becomes of the holders.
@@ -102,6 +164,15 @@ fn is_ended(holder: &Holder, nodes: &[Node], ground: &Ground<'_>, settings: &Set
     settings.processes != Processes::Refuse && Processes::can_end(holder) && leaves
 }
 
+/// Who is seen to use what is let go, and nvidia_drm for what stays where that has to be loaded anew.
+fn users_of(ground: &Ground<'_>, way: Way, let_go: &[PciAddr]) -> Vec<Reason> {
+    let mut users = held(ground.snapshot, let_go);
+    if way == Way::Unbind && !ground.modules(way).is_empty() {
+        users.extend(drm_needed(ground.snapshot, &ground.set));
+    }
+    users
+}
+
 /// Sorts the holders; the rest are reasons. `way`: where the driver is unloaded, the kernel refuses if anybody unseen has it
 /// open, and nobody's word counts against that; and who uses what stays on it counts, too.
 pub(crate) fn judge_holders(
@@ -125,9 +196,12 @@ pub(crate) fn judge_holders(
     let accepts_doubt = settings.doubt == Doubt::GoOn && !is_one_shot(snapshot);
     let is_unbound = |a: &&PciAddr| way != Way::Unload || !snapshot.function(**a).is_some_and(Function::is_on_nvidia);
     let unbound: Vec<PciAddr> = addrs.iter().filter(is_unbound).copied().collect();
-    let all = held(snapshot, &let_go).into_iter().chain(unseen(snapshot, &unbound));
+    let all = users_of(ground, way, &let_go)
+        .into_iter()
+        .chain(unseen(snapshot, &unbound));
     for reason in all.chain(usb_below(snapshot, addrs)) {
         match &reason {
+            Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if judged.lets_go(holder) => {}
             Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }
                 if let Some((unit, is_own)) = stopped(holder, ground, settings) =>
             {

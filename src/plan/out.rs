@@ -22,7 +22,6 @@ use crate::plan::owners;
 use crate::plan::steps::both;
 use crate::plan::taken::{recorded_override, taken_from};
 use crate::plan::unseen;
-use crate::plan::users;
 use crate::settings::known_gpus;
 use crate::settings::values::Settings;
 
@@ -96,10 +95,6 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
     reasons.dedup();
     let judged = judge_holders(&ground, &beside, way, settings, &mut reasons);
     reasons.extend(way_reasons(&ground, way, &reasons));
-    if way == Way::Unbind && !modules.is_empty() {
-        let stay = |reason: &Reason| !matches!(reason, Reason::Held { holder, .. } if judged.lets_go(holder));
-        reasons.extend(users::drm_needed(snapshot, &ground.set).into_iter().filter(stay));
-    }
     let displays = Displays::of(&ground, &modules, |h| judged.lets_go(h));
     if displays.consoles.is_empty() {
         reasons.extend(unseen::unaccounted(snapshot, &modules, |h| judged.lets_go(h)));

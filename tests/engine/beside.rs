@@ -113,7 +113,7 @@ fn what_stays_beside_a_run_that_lives_is_at_work_as_well() {
         };
         assert!(addrs.contains(&addr(2, 0)), "{case}: {addrs:?}");
         let stuck: Vec<_> = records.iter().flat_map(Record::not_to_be_read).collect();
-        let cards = status(&model.whole_snapshot(&stuck), &records);
+        let cards = status(&model.whole_snapshot(&stuck), &records, None);
         assert!(cards.iter().all(|card| card.at_work.is_some()), "{case}");
         assert_eq!((&cards[1].owner, cards[1].stuck.len()), (&None, 0), "{case}");
         cases += 1;
@@ -160,7 +160,7 @@ fn status_says_who_is_at_work_what_was_left_and_what_is_stuck() {
         let model = model.fork();
         let stuck: Vec<_> = records.iter().flat_map(Record::not_to_be_read).collect();
         let snapshot = model.whole_snapshot(&stuck);
-        let cards = status(&snapshot, records);
+        let cards = status(&snapshot, records, None);
         let json = serde_json::to_value(&cards).unwrap();
         let lines: Vec<String> = status_text(&cards).lines().skip(3).map(str::to_owned).collect();
         (lines, json[0].clone())

@@ -82,7 +82,7 @@ fn an_unbind_that_somebody_else_hangs_in_is_named_at_once_and_nothing_is_touched
         let snapshot = seen(&mut model);
         let refused = to_nvidia(&snapshot).to_string();
         assert!(refused.starts_with(IN_UNBIND), "{refused}");
-        let text = status_text(&status(&snapshot, &[]));
+        let text = status_text(&status(&snapshot, &[], None));
         assert!(text.contains(&format!("  in use:  {IN_UNBIND}{DRM}\n")), "{text}");
         assert!(!text.contains("in use:  no"), "{text}");
         let took = model.time - before;

@@ -3,9 +3,12 @@
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::Act;
-use gpu_handoff::settings::values::{Processes, WayOut};
+use gpu_handoff::output::status::status;
+use gpu_handoff::plan::clients::{self, Then};
+use gpu_handoff::settings::values::{Doubt, Processes, Services, WayOut};
 
 use crate::assert_as_before;
+use crate::common::hosts::{OLLAMA, add_ollama};
 use crate::common::{End, Event, Fault, Model, Process, Session, When, addr, host};
 
 const PID: i32 = 900;
@@ -69,6 +72,53 @@ fn it_is_ended_where_the_setting_says_so_and_else_named_with_the_line_that_allow
 }
 
 #[test]
+fn who_looks_is_told_what_a_handoff_does_to_each() {
+    for (cards, doubt, expected) in [
+        (
+            1,
+            Doubt::Refuse,
+            [Then::Killed, Then::Killed, Then::InTheWay, Then::Stopped],
+        ),
+        (
+            2,
+            Doubt::Refuse,
+            [Then::Killed, Then::InTheWay, Then::InTheWay, Then::Stopped],
+        ),
+        (
+            2,
+            Doubt::GoOn,
+            [Then::Killed, Then::Accepted, Then::InTheWay, Then::Stopped],
+        ),
+    ] {
+        let mut model = used(cards, false);
+        add_ollama(&mut model);
+        // What it uses is not known; and one of a container.
+        model.processes.push(Process::at_a_prompt(901, &[Node::Control]));
+        model.processes.push(Process::new(902, &[Node::Gpu(addr(1, 0))]));
+        let mut session = set(Processes::Kill, WayOut::Unbind);
+        session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
+        session.settings.doubt = doubt;
+        let snapshot = session.look(&mut model, &[]).unwrap();
+        let (clients, unseen) = clients::of(&snapshot, &session.gpus, &session.settings);
+        let then: Vec<Then> = clients.iter().map(|client| client.then).collect();
+        assert_eq!(then, expected, "{cards} cards, {doubt:?}: {clients:?}");
+        assert_eq!(unseen, [], "{cards} cards, {doubt:?}");
+        let card = &status(&snapshot, &[], Some(&session.settings))[0];
+        let stops = |line: &&String| line.ends_with("; a handoff stops it, and starts it again");
+        assert_eq!(card.in_use.iter().filter(stops).count(), 1, "{:?}", card.in_use);
+        // Who is in the way of a start is in the way here, and nobody else.
+        let refusal = session.plan_out(&mut model).unwrap_err();
+        let in_the_way = clients.iter().filter(|client| client.then == Then::InTheWay);
+        let named = in_the_way.filter(|c| refusal.to_string().contains(&format!("process {}", c.holder.pid)));
+        assert_eq!(
+            named.count(),
+            then.iter().filter(|then| **then == Then::InTheWay).count(),
+            "{cards} cards, {doubt:?}: {refusal}"
+        );
+    }
+}
+
+#[test]
 fn one_that_is_deaf_keeps_the_vm_from_starting_and_is_killed_only_where_that_is_set() {
     let mut model = used(1, true);
     let before = model.state();
@@ -84,6 +134,26 @@ fn one_that_is_deaf_keeps_the_vm_from_starting_and_is_killed_only_where_that_is_
     let end = set(Processes::Kill, WayOut::Auto).out(&mut model);
     assert!(matches!(end, End::Done), "{end:?}");
     assert!(!is_there(&model));
+}
+
+#[test]
+fn where_it_was_ended_for_nothing_that_is_said() {
+    let session = set(Processes::Terminate, WayOut::Unload);
+    let mut undisturbed = used(1, false);
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let is_unload = |act: &Act| matches!(act, Act::UnloadModule { name } if name == "nvidia");
+    let at = undisturbed.acts.iter().position(is_unload).unwrap();
+    let mut model = used(1, false);
+    let before = model.state();
+    model.faults.0 = vec![(at, Fault::Fails)];
+    let End::RestoredBut(but) = session.out(&mut model) else {
+        panic!("it has failed");
+    };
+    assert_eq!(
+        but,
+        "process 900 (python3) was asked to end, and nobody starts it again"
+    );
+    assert_as_before(&model, &before, "undone");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::refusal::Reason;
-use gpu_handoff::settings::values::{Services, WayOut};
+use gpu_handoff::settings::values::{Processes, Services, WayOut};
 
 use crate::common::hosts::{OLLAMA, PERSISTENCED, add_consoles, add_ollama, add_persistenced};
 use crate::common::{End, Fault, Model, Process, Session, addr, host};
@@ -123,6 +123,33 @@ fn a_service_of_which_it_is_not_known_which_gpu_it_uses_is_stopped_as_well() {
     assert!(!runs(&model, OLLAMA));
     assert!(matches!(session.home(&mut model), End::Done));
     assert_as_before(&model, &before, "at home");
+}
+
+/// nvidia_drm is loaded anew for the GPU that leaves.
+#[test]
+fn who_draws_on_a_gpu_that_stays_is_stopped_where_it_is_a_service_and_never_ended() {
+    let draws = vec![Node::Drm(addr(2, 0))];
+    let mut model = host(2);
+    add_ollama(&mut model);
+    for process in &mut model.processes {
+        process.nodes.clone_from(&draws);
+    }
+    let before = model.state();
+    let mut session = named(WayOut::Unbind);
+    session.settings.processes = Processes::Kill;
+    let end = session.out(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert!(!runs(&model, OLLAMA));
+    let end = session.home(&mut model);
+    assert!(matches!(end, End::Done), "{end:?}");
+    assert_as_before(&model, &before, "at home");
+    model.processes.push(Process::at_a_prompt(900, &draws));
+    let refusal = session.plan_out(&mut model).unwrap_err().to_string();
+    assert!(
+        refusal.contains("a DRM node of 0000:02:00.0 is in use by process 900"),
+        "{refusal}"
+    );
+    assert!(!refusal.contains("processes ="), "{refusal}");
 }
 
 /// The name alone, in a container, is not the service.

@@ -74,7 +74,7 @@ fn status_shows_a_card_that_does_not_answer_beside_the_others() {
     let mut snapshot = model.look(&[], SLOW).unwrap();
     let all = shown(&snapshot);
     first().ask(&mut model, &mut snapshot, &all);
-    let cards = status(&snapshot, &[]);
+    let cards = status(&snapshot, &[], None);
     let json = serde_json::to_value(&cards).unwrap();
     let answers = |card: usize| [0, 1].map(|f| json[card]["functions"][f]["answers"].as_bool());
     assert_eq!([answers(0), answers(1)], [[Some(true); 2], [Some(false); 2]]);

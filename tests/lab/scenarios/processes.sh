@@ -19,10 +19,12 @@ card_vm; prompt -
 say "refused, with the line that allows it"
 within 60 255 qm start 111; said "in use by process $user"; said 'processes = "terminate" in /etc/gpu-handoff/config.toml'
 lives refused; at_home refused
+within 30 0 gpu-handoff holders; grep -q "^$user  *python3  *login session 7  *in the way" /root/said || fail "its row"; said "         Hint: end that process"
 for way in unload unbind; do
 	say "$way: it is asked to end"
 	setting "way = \"$way\"" 'processes = "terminate"'
 	expect_text "process $user (python3) has the GPU node of $gpu, /dev/nvidiactl open and is asked to end as 'processes' says" gpu-handoff plan --vm 111; lives plan
+	expect_text "asked to end" gpu-handoff holders --vm 111; lives holders
 	within 60 0 qm start 111; said "process $user (python3)"; away "$way"; gone 15 "$way"
 	within 90 0 qm stop 111; comes_home 60 "$way"
 	say "$way: deaf to it, it keeps the VM from starting, and ours is at home"
