@@ -116,7 +116,7 @@ pub enum Command {
     Plan(Target),
     /// Every GPU: drivers, group, who has it, who uses it
     Status,
-    /// Who uses a GPU, through which nodes, and what a handoff would do to each
+    /// Who uses a GPU, and what a handoff would do to each
     Holders(Target),
     /// Bring every stranded GPU home, or say why not
     Recover(Recover),

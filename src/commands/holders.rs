@@ -6,6 +6,7 @@ use crate::commands::target::{given, is_named, some_gpus};
 use crate::model::error::Error;
 use crate::output::holders;
 use crate::output::print::print;
+use crate::output::status::NO_GPU;
 use crate::plan::clients;
 use crate::run::session::Session;
 
@@ -23,5 +24,8 @@ pub(crate) fn run(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), 
     };
     let (clients, unseen) = clients::of(&snapshot, &gpus, &host.settings);
     let users = holders::users(&clients, &unseen);
-    print(cli.json, &users, || holders::text(&users))
+    print(cli.json, &users, || match gpus.as_slice() {
+        [] => NO_GPU.to_owned(),
+        _ => holders::text(&users),
+    })
 }

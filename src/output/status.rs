@@ -16,6 +16,9 @@ use crate::plan::hangs;
 use crate::plan::users::use_of;
 use crate::settings::values::Settings;
 
+/// What is shown where there is nothing to show.
+pub const NO_GPU: &str = "no NVIDIA GPU on this host\n";
+
 /// One card as `status` shows it.
 #[derive(Debug, Serialize)]
 pub struct CardStatus {
@@ -173,7 +176,7 @@ fn at_work(record: Option<&Record>) -> (Option<String>, Option<String>) {
 /// `status` for people.
 pub fn status_text(cards: &[CardStatus]) -> String {
     if cards.is_empty() {
-        return "no NVIDIA GPU on this host\n".to_owned();
+        return NO_GPU.to_owned();
     }
     let mut text = String::new();
     for card in cards {
