@@ -70,9 +70,7 @@ impl Remedy {
             }
         }
     }
-}
 
-impl Remedy {
     /// What makes the user of a GPU let go that is to leave, by these nodes: a setting may have that done. One that only draws
     /// may draw on a GPU that stays, and is nobody's to end.
     pub fn of_user(holder: &Holder, nodes: &[Node]) -> Remedy {
@@ -82,9 +80,7 @@ impl Remedy {
             remedy => remedy,
         }
     }
-}
 
-impl Remedy {
     /// What makes one let go that may use the GPU or another one: its service may be stopped for that.
     pub fn of_suspect(holder: &Holder) -> Remedy {
         match Remedy::of_holder(holder) {

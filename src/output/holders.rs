@@ -34,8 +34,8 @@ pub struct User {
     pub nodes: Vec<String>,
     /// Nothing shows that it is one of these GPUs that it uses.
     pub doubtful: bool,
-    /// "stopped", "ended", "killed" (ended, if need be, so), "accepted" (the settings take the risk), or "in-the-way".
-    pub then: &'static str,
+    /// What becomes of it.
+    pub then: Then,
     /// What can be done about it, where it is in the way.
     pub hint: Option<String>,
 }
@@ -66,13 +66,7 @@ fn user(client: &Client) -> User {
         belongs_to: Some(holder.belongs_to.to_string()).filter(|text| !text.is_empty()),
         nodes: nodes.iter().map(ToString::to_string).collect(),
         doubtful: *doubtful,
-        then: match then {
-            Then::Stopped => "stopped",
-            Then::Ended => "ended",
-            Then::Killed => "killed",
-            Then::Accepted => "accepted",
-            Then::InTheWay => "in-the-way",
-        },
+        then: *then,
         hint: (*then == Then::InTheWay).then(|| remedy.to_string()),
     }
 }
@@ -102,13 +96,13 @@ pub fn text(users: &Users) -> String {
     text
 }
 
-fn in_words(then: &str) -> &str {
+fn in_words(then: Then) -> &'static str {
     match then {
-        "stopped" => "stopped, started again",
-        "ended" => "asked to end",
-        "killed" => "asked to end, killed",
-        "accepted" => "left, as 'doubt' says",
-        _ => "in the way",
+        Then::Stopped => "stopped, started again",
+        Then::Ended => "asked to end",
+        Then::Killed => "asked to end, killed",
+        Then::Accepted => "left, as 'doubt' says",
+        Then::InTheWay => "in the way",
     }
 }
 

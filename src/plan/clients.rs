@@ -3,6 +3,8 @@
 //! Not here: who uses a GPU ([`crate::plan::users`]), and what is written of it in the way of a hint
 //! ([`crate::model::remedy`]).
 
+use serde::Serialize;
+
 use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
 use crate::host::belongs::Belongs;
@@ -41,7 +43,8 @@ pub struct Client {
 }
 
 /// What becomes of a user of a GPU when that leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Then {
     /// Its service is stopped, and started again.
     Stopped,
@@ -72,9 +75,9 @@ pub fn of(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> (Vec<Cl
             continue;
         }
         let then = match &holder.belongs_to {
-            Belongs::Unit(_) if judged.lets_go(&holder) => Then::Stopped,
-            _ if !judged.lets_go(&holder) && judged.accepted.contains(&holder.pid) => Then::Accepted,
+            _ if judged.accepted.contains(&holder.pid) => Then::Accepted,
             _ if !judged.lets_go(&holder) => Then::InTheWay,
+            Belongs::Unit(_) => Then::Stopped,
             _ if settings.processes == Processes::Kill => Then::Killed,
             _ => Then::Ended,
         };
