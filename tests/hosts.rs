@@ -31,7 +31,7 @@ use gpu_handoff::output::plan::plan_text;
 use gpu_handoff::output::status::{shown, status, status_text};
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
-use gpu_handoff::settings::values::Settings;
+use gpu_handoff::settings::values::{Processes, Settings};
 
 use asked::{Answer, Host, Kind, folders, request, requests};
 
@@ -133,9 +133,11 @@ fn all_plans() -> Vec<Plan> {
         let host = Host::of(&folder).unwrap();
         for request in requests(&folder).unwrap().iter().filter(|r| r.kind == Kind::Plan) {
             let Ok(answer) = host.answer(request) else { continue };
-            let (given, settings) = (&answer.given, &answer.settings);
+            let (given, mut settings) = (&answer.given, answer.settings);
+            settings.processes = Processes::Terminate;
             let with_daemon = order::with_persistenced(answer.snapshot.clone());
-            for before in [answer.snapshot, with_daemon] {
+            let with_a_user = order::with_a_user(with_daemon.clone());
+            for before in [answer.snapshot, with_daemon, with_a_user] {
                 let functions: Vec<PciAddr> = given.functions.iter().copied().collect();
                 let wanted = Wanted {
                     owner: request
@@ -144,7 +146,7 @@ fn all_plans() -> Vec<Plan> {
                     gpus: &given.gpus,
                     given: &functions,
                 };
-                let Ok(plan) = out::plan(&before, wanted, &[], settings) else {
+                let Ok(plan) = out::plan(&before, wanted, &[], &settings) else {
                     continue;
                 };
                 let mut away = trip::follow(&before, &before, &plan.steps).unwrap();

@@ -3,13 +3,18 @@
 //! Only reads, and only what a file says; meaning is given to it by [`crate::host::snapshot`] and
 //! [`crate::host::holders`]. Writes to the host are acts and go through [`crate::execute::kernel`].
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::{fs, io};
 
 /// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
 /// the kernel allows (vm.max_map_count, 65530 by default), some 10 MB. A bound, so that a broken mount cannot fill the
 /// memory.
 const LONGEST: u64 = 256 << 20;
+
+/// Most of a program's answer that is listened to, bytes.
+const MOST_HEARD: u64 = 1 << 20;
 
 /// What a program said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +117,8 @@ impl Root {
     /// for each `/`: recorded standard output, of a program that ended well; or `programs/failed/WORDS`: recorded
     /// standard error, of one that did not.
     ///
-    /// There is no deadline here: it is run in a worker, which has one.
+    /// There is no deadline here: it is run in a worker, which has one. Of what it says a megabyte is heard; one that says
+    /// more, as a container's may, finds nobody who listens.
     ///
     /// # Errors
     /// Where it cannot be started, or no answer was recorded.
@@ -133,16 +139,23 @@ impl Root {
                 stderr: String::new(),
             });
         }
-        let output = std::process::Command::new(words[0])
+        let mut child = Command::new(words[0])
             .args(&words[1..])
-            .stdin(std::process::Stdio::null())
-            .output()?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (stdout, stderr) = std::thread::scope(|scope| {
+            let stderr = scope.spawn(|| hear(stderr));
+            (hear(stdout), stderr.join().unwrap_or_default())
+        });
+        let status = child.wait()?;
         Ok(Said {
-            ok: output.status.success(),
-            code: output.status.code(),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
+            ok: status.success(),
+            code: status.code(),
+            stdout,
+            stderr,
         })
     }
 
@@ -168,4 +181,13 @@ impl Root {
         names.sort_unstable();
         Ok(names)
     }
+}
+
+/// What comes out of a pipe, as far as it is listened to.
+fn hear(pipe: Option<impl Read>) -> String {
+    let mut heard = Vec::new();
+    if let Some(pipe) = pipe {
+        let _ = pipe.take(MOST_HEARD).read_to_end(&mut heard);
+    }
+    String::from_utf8_lossy(&heard).into_owned()
 }

@@ -8,6 +8,11 @@ const FOREIGN: usize = 64;
 
 /// Text that somebody else chose (a process name from a container, say): one line, printable, at most 64 bytes.
 pub fn foreign(text: &str) -> String {
+    harmless(text, FOREIGN)
+}
+
+/// The same, of at most so many bytes.
+pub fn harmless(text: &str, most: usize) -> String {
     let mut safe = String::new();
     for c in text.chars() {
         let printable = !c.is_control() && !is_invisible(c);
@@ -16,7 +21,7 @@ pub fn foreign(text: &str) -> String {
         } else {
             c.escape_default().to_string()
         };
-        if safe.len() + piece.len() > FOREIGN {
+        if safe.len() + piece.len() > most {
             break;
         }
         safe.push_str(&piece);

@@ -14,7 +14,7 @@ use crate::run::session::Session;
 pub(crate) fn run(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
     host.read_settings(target.vm)?;
     let records = host.records(None)?;
-    let snapshot = host.look(&records)?;
+    let mut snapshot = host.look(&records)?;
     let gpus: Vec<PciAddr> = if is_named(target) {
         let given = given(host, target, &snapshot)?;
         some_gpus(target, &given)?;
@@ -22,8 +22,10 @@ pub(crate) fn run(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), 
     } else {
         snapshot.gpus().map(|f| f.addr).collect()
     };
+    host.ask_for_units(&mut snapshot);
     let (clients, unseen) = clients::of(&snapshot, &gpus, &host.settings);
-    let users = holders::users(&clients, &unseen);
+    let together = if is_named(target) { &[][..] } else { &gpus };
+    let users = holders::users(&clients, &unseen, together);
     print(cli.json, &users, || match gpus.as_slice() {
         [] => NO_GPU.to_owned(),
         _ => holders::text(&users),

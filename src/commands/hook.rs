@@ -88,8 +88,12 @@ fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     if let Some(reason) = &given.refused {
         return Err(refused(backup, reason.clone().into()));
     }
-    if backup && !given.gpus.is_empty() && host.settings.on_backup == OnBackup::Refuse {
-        return Err(Refusal::from(Reason::Backup("on-backup is \"refuse\"".to_owned())).into());
+    if backup && !given.gpus.is_empty() {
+        match host.settings.on_backup {
+            OnBackup::Refuse => return Err(Refusal::from(Reason::Backup("on-backup is \"refuse\"".to_owned())).into()),
+            OnBackup::IfFree => host.settings.only_if_free(),
+            OnBackup::Handoff => {}
+        }
     }
     let begun = host.kernel.now();
     let functions: Vec<PciAddr> = given.functions.iter().copied().collect();

@@ -47,7 +47,11 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             let shown = status::shown(&snapshot);
             host.ask(&mut snapshot, &shown, host.budgets.attribute)?;
             // Settings that are not understood refuse a handoff, and keep nobody from looking.
-            let settings = host.read_settings(None).is_ok().then_some(&host.settings);
+            let has_settings = host.read_settings(None).is_ok();
+            if has_settings {
+                host.ask_for_units(&mut snapshot);
+            }
+            let settings = has_settings.then_some(&host.settings);
             let cards = status::status(&snapshot, &records, settings);
             print(cli.json, &cards, || status::status_text(&cards))
         }

@@ -14,7 +14,7 @@ use crate::execute::kernel::ActError;
 use crate::execute::lines::{Count, Gap, say};
 use crate::execute::schedule::one_proof;
 use crate::host::functions::VFIO_PCI;
-use crate::model::act::Act;
+use crate::model::act::{Act, Named};
 use crate::model::error::chain;
 use crate::model::plan::{Step, deadline};
 
@@ -122,6 +122,7 @@ impl Executor<'_> {
             say(act, prefix, &acted, self.gap(act, acted.moment));
             self.note_gate(act, acted.result.is_ok());
             self.note_wedge(act, &acted.result);
+            self.note_ended(act, &acted.ended);
             if acted.result.is_ok() {
                 self.owe_no_more(act);
             }
@@ -167,6 +168,14 @@ impl Executor<'_> {
             join(&behind)
         );
         None
+    }
+
+    /// Who has ended for it.
+    fn note_ended(&mut self, act: &Act, ended: &[i32]) {
+        if let Act::EndProcesses { processes, .. } = act {
+            let has = |one: &&Named| ended.contains(&one.pid);
+            self.ended.extend(processes.iter().filter(has).cloned());
+        }
     }
 
     /// Which functions nobody can open now.

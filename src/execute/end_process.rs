@@ -1,61 +1,235 @@
-//! A process of somebody else's is asked to end, or ended: no other than the one that is meant, and only while it uses what
+//! Processes of somebody else's are asked to end, or ended: no others than those that are meant, and only while they use what
 //! leaves.
 
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::base::pci::PciAddr;
-use crate::base::process::ancestors;
 use crate::base::root::Root;
+use crate::base::text::join;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::execute::kernel::ActError;
 use crate::host::snapshot;
+use crate::model::act::Named;
 use crate::plan::clients;
 
-/// Ends a process that uses these functions: asks it to, and kills it where it has not by then. One that has let go
-/// meanwhile goes on, and so does another one that has its number by now.
-pub(crate) fn end_process(
-    root: &Root,
-    pid: i32,
-    addrs: &[PciAddr],
-    within: Duration,
-    kill: bool,
-) -> Result<(), ActError> {
-    let Some(fd) = pidfds(&[pid]).and_then(|mut fds| fds.pop()) else {
-        return Ok(()); // it has ended
+/// Who is to end, and how.
+pub(crate) struct Request<'a> {
+    pub(crate) processes: &'a [Named],
+    /// What they must use.
+    pub(crate) addrs: &'a [PciAddr],
+    /// How long they have, and again where they are killed.
+    pub(crate) within: Duration,
+    pub(crate) kill: bool,
+    /// Who has asked: when this can be read, or is hung up, nobody is killed any more.
+    pub(crate) asked_by: BorrowedFd<'a>,
+}
+
+/// What came of it.
+pub(crate) struct Outcome {
+    pub(crate) result: Result<(), ActError>,
+    /// Who has ended for it.
+    pub(crate) ended: Vec<i32>,
+    /// Who was left alone.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Asks them all to end, and kills those that have not by then. One that has let go meanwhile goes on, and so does another
+/// one that has its number by now.
+pub(crate) fn end_processes(root: &Root, request: &Request<'_>) -> Outcome {
+    let mut outcome = Outcome {
+        result: Ok(()),
+        ended: Vec::new(),
+        notes: Vec::new(),
     };
-    // From here on the descriptor says who is meant.
-    let snapshot = snapshot::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
-    if !clients::can_end_now(&snapshot, pid, addrs) {
-        return Ok(()); // who still has it open is named before anything is let go
-    }
-    let is_ours = |ours: u32| i32::try_from(ours) == Ok(pid);
-    if ancestors(root, std::process::id()).into_iter().any(is_ours) {
-        let why = "this run was started from it. Hint: start it from another place";
-        return Err(ActError::Failed(why.to_owned()));
-    }
-    for signal in [Signal::TERM, Signal::KILL].into_iter().take(if kill { 2 } else { 1 }) {
-        match pidfd_send_signal(&fd, signal) {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(e) => return Err(ActError::Failed(format!("it cannot be sent a signal: {e}"))),
+    // From here on the descriptors say who is meant.
+    let meant = request.processes.iter();
+    let meant: Vec<(&Named, OwnedFd)> = meant
+        .filter_map(|one| Some((one, pidfds(&[one.pid])?.pop()?)))
+        .collect();
+    let snapshot = match snapshot::read_uses(root) {
+        Ok(snapshot) => snapshot,
+        Err(e) => {
+            outcome.result = Err(ActError::Failed(format!("cannot read the host: {e}")));
+            return outcome;
         }
-        if poll_readable(&[fd.as_fd()], within) == [true] {
-            return Ok(());
+    };
+    // Who still has it open is named before anything is let go.
+    let is_user = |one: &Named| clients::can_end_now(&snapshot, one.pid, request.addrs);
+    let (mut left, gone): (Vec<_>, Vec<_>) = meant.into_iter().partition(|(one, _)| is_user(one));
+    let spared = gone
+        .iter()
+        .map(|(one, _)| format!("{one} had let go by itself, and goes on"));
+    outcome.notes.extend(spared);
+    let signals: &[&[Signal]] = match request.kill {
+        // One that is stopped (Ctrl-Z) has to go on to end.
+        true => &[&[Signal::TERM, Signal::CONT], &[Signal::KILL]],
+        false => &[&[Signal::TERM, Signal::CONT]],
+    };
+    for signals in signals {
+        for (one, fd) in &left {
+            for signal in *signals {
+                match pidfd_send_signal(fd, *signal) {
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                    Err(e) => {
+                        outcome.result = Err(ActError::Failed(format!("{one} cannot be sent a signal: {e}")));
+                        return outcome;
+                    }
+                }
+            }
+        }
+        let nobody_asks = await_all(&mut left, request, &mut outcome.ended);
+        if left.is_empty() {
+            return outcome;
+        }
+        if nobody_asks {
+            outcome.result = Err(ActError::Failed("who has asked for it has gone".to_owned()));
+            return outcome;
         }
     }
-    let waited = within.as_secs();
-    Err(ActError::Failed(if kill {
+    let who = match request.processes {
+        [_] => "it".to_owned(),
+        _ => join(left.iter().map(|(one, _)| one)),
+    };
+    outcome.result = Err(ActError::Failed(not_ended(&who, request)));
+    outcome
+}
+
+/// Waits until all have ended, no longer than they have for it; those that have are taken out. Whether who has asked for it
+/// has gone.
+fn await_all(left: &mut Vec<(&Named, OwnedFd)>, request: &Request<'_>, ended: &mut Vec<i32>) -> bool {
+    let end = Instant::now() + request.within;
+    while !left.is_empty() {
+        let fds = left.iter().map(|(_, fd)| fd.as_fd()).chain([request.asked_by]);
+        let fds: Vec<BorrowedFd<'_>> = fds.collect();
+        let ready = poll_readable(&fds, end.saturating_duration_since(Instant::now()));
+        let mut has_ended = ready.iter();
+        left.retain(|(one, _)| match has_ended.next() {
+            Some(true) => {
+                ended.push(one.pid);
+                false
+            }
+            _ => true,
+        });
+        if has_ended.next() == Some(&true) {
+            return true;
+        }
+        if !ready.contains(&true) {
+            return false; // the time is over
+        }
+    }
+    false
+}
+
+fn not_ended(who: &str, request: &Request<'_>) -> String {
+    let waited = request.within.as_secs();
+    if request.kill {
         format!(
-            "it was killed and has not ended {waited} s later: it is stuck in the kernel. Hint: see 'cat /proc/{pid}/stack' and \
+            "{who} was killed and has not ended {waited} s later: stuck in the kernel. Hint: see /proc/PID/stack of it and \
              'journalctl -k' for what holds it up"
         )
     } else {
         format!(
-            "it was asked to end (SIGTERM) and has not {waited} s later. Hint: end it yourself, or set processes = \"kill\", or \
-             raise deadlines.process"
+            "{who} was asked to end (SIGTERM) and has not {waited} s later. Hint: end it yourself, or set processes = \"kill\", \
+             or raise deadlines.process"
         )
-    }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::process::{Child, Command};
+
+    /// A host on which this process of a login session has the GPU open.
+    fn host(pid: u32) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let gpu = "sys/bus/pci/devices/0000:01:00.0";
+        for (name, text) in [("vendor", "0x10de\n"), ("device", "0x2204\n"), ("class", "0x030000\n")] {
+            put(&format!("{gpu}/{name}"), text);
+        }
+        put("proc/modules", "");
+        put(
+            &format!("proc/{pid}/cgroup"),
+            "0::/user.slice/user-0.slice/session-3.scope\n",
+        );
+        put(&format!("proc/{pid}/comm"), "sleep\n");
+        put("run/systemd/sessions/3", "CLASS=user\nTYPE=tty\n");
+        dir
+    }
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("1000").spawn().unwrap()
+    }
+
+    /// Nobody uses the GPU there: whoever is meant goes on, and that is said.
+    #[test]
+    fn who_has_let_go_is_left_alone() {
+        let mut child = sleeper();
+        let dir = host(child.id());
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let processes = [Named {
+            pid: i32::try_from(child.id()).unwrap(),
+            comm: "sleep".to_owned(),
+        }];
+        let request = Request {
+            processes: &processes,
+            addrs: &["0000:01:00.0".parse().unwrap()],
+            within: Duration::from_secs(1),
+            kill: true,
+            asked_by: reader.as_fd(),
+        };
+        let outcome = end_processes(&Root::at(dir.path()), &request);
+        assert_eq!((outcome.result, outcome.ended), (Ok(()), Vec::new()));
+        assert!(
+            outcome.notes[0].ends_with("had let go by itself, and goes on"),
+            "{:?}",
+            outcome.notes
+        );
+        assert_eq!(child.try_wait().unwrap(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Neither the end of the wait nor of who has asked for it is mistaken for an end of theirs.
+    #[test]
+    fn all_are_waited_for_together_and_no_longer_than_somebody_asks() {
+        let (mut first, mut second) = (sleeper(), sleeper());
+        let named = [&first, &second].map(|child| Named {
+            pid: i32::try_from(child.id()).unwrap(),
+            comm: "sleep".to_owned(),
+        });
+        let watched = || -> Vec<(&Named, OwnedFd)> {
+            let fds = named
+                .iter()
+                .map(|one| (one, pidfds(&[one.pid]).unwrap().pop().unwrap()));
+            fds.collect()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        let request = |within| Request {
+            processes: &named,
+            addrs: &[],
+            within,
+            kill: false,
+            asked_by: reader.as_fd(),
+        };
+        let (mut left, mut ended) = (watched(), Vec::new());
+        first.kill().unwrap();
+        assert!(!await_all(&mut left, &request(Duration::from_millis(300)), &mut ended));
+        assert_eq!((left.len(), ended.as_slice()), (1, &[named[0].pid][..]));
+        drop(writer);
+        assert!(await_all(&mut left, &request(Duration::from_secs(1000)), &mut ended));
+        assert_eq!(left.len(), 1);
+        second.kill().unwrap();
+        first.wait().unwrap();
+        second.wait().unwrap();
+    }
 }

@@ -21,7 +21,8 @@ use crate::execute::kernel::{ActError, Kernel};
 use crate::execute::lines::{Count, say_of_service};
 use crate::execute::schedule::rounds;
 use crate::host::modules::Problem;
-use crate::model::act::Act;
+use crate::host::units::Unit;
+use crate::model::act::{Act, Named};
 use crate::model::error::{Error, chain};
 use crate::model::plan::{Direction, Plan, Step};
 use crate::model::record::{Record, State};
@@ -45,6 +46,8 @@ pub struct Executor<'a> {
     pub(super) gives_back: bool,
     /// Functions that were to leave vfio-pci and have not.
     pub(super) away: BTreeSet<PciAddr>,
+    /// Processes that have ended for it.
+    pub(super) ended: Vec<Named>,
     /// That the record cannot be written is said already.
     pub(super) unwritten_said: bool,
 }
@@ -80,6 +83,7 @@ impl<'a> Executor<'a> {
             gate: BTreeSet::new(),
             gives_back: false,
             away: BTreeSet::new(),
+            ended: Vec::new(),
             unwritten_said: false,
         }
     }
@@ -109,6 +113,13 @@ impl<'a> Executor<'a> {
             let steps: Vec<&Step> = round.iter().map(|at| &plan.steps[*at]).collect();
             done.extend(&steps);
             let failed = self.round(&steps, &mut count);
+            // What uses only what stays is on its own again.
+            let is_on_its_own = |unit: &Unit| {
+                let start = Act::start(unit);
+                let has_started = steps.iter().any(|step| step.act == start);
+                plan.again.contains(unit) && has_started && !failed.iter().any(|(step, _)| step.act == start)
+            };
+            self.record.units.retain(|unit| !is_on_its_own(unit));
             all_well &= failed.is_empty();
             unbound.extend(failed.iter().filter_map(|(step, _)| step.act.function()));
             if let Some((step, error)) = failed.into_iter().find(|(step, error)| counts(step, error)) {
@@ -169,7 +180,7 @@ impl<'a> Executor<'a> {
                 if counts(step, &error) {
                     trouble.note(&step.act, &error, &self.record);
                 } else {
-                    say_of_service(&step.act);
+                    say_of_service(&step.act, &error);
                 }
             }
         }

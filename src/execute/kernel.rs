@@ -12,6 +12,7 @@ use crate::base::process::Group;
 use crate::host::functions::Details;
 use crate::host::modules::{Loadable, Problem};
 use crate::host::snapshot::Snapshot;
+use crate::host::units::{Facts, Unit};
 use crate::model::act::Act;
 use crate::model::record::Run;
 
@@ -67,6 +68,8 @@ pub struct Acted {
     /// Of a look for holders, when its scan was over; of a call that a holder would hold up, when it was about to be made.
     /// On one clock for all acts; only differences mean anything. None where there was no such moment.
     pub moment: Option<Duration>,
+    /// Processes that have ended for it.
+    pub ended: Vec<i32>,
 }
 
 /// The host, as far as a run may touch it: to look, to act and to wait, never longer than asked for.
@@ -113,6 +116,14 @@ pub trait Kernel {
     /// [`ActError`] where there was no answer, or not in time.
     fn loadable(&mut self, names: &[String], within: Duration) -> Result<Vec<Loadable>, ActError>;
 
+    /// Asks systemd for units, those inside containers through Proxmox's own means.
+    ///
+    /// # Errors
+    /// [`ActError`] where there was no answer, or not in time.
+    fn units(&mut self, _units: &[Unit], _within: Duration) -> Result<Vec<Facts>, ActError> {
+        Ok(Vec::new())
+    }
+
     /// Carries out an act and reads its post-condition back.
     ///
     /// # Errors
@@ -130,6 +141,7 @@ pub trait Kernel {
                 result,
                 took: self.now().saturating_sub(start),
                 moment: None,
+                ended: Vec::new(),
             });
         }
         results

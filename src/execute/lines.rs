@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::base::text::millis;
-use crate::execute::kernel::Acted;
+use crate::execute::kernel::{ActError, Acted};
 use crate::model::act::Act;
 use crate::model::plan::Plan;
 
@@ -91,9 +91,24 @@ fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Gap>) -> String {
 }
 
 /// What is to be done about a service that does not start again: the GPU does not wait for it.
-pub(crate) fn say_of_service(act: &Act) {
+pub(crate) fn say_of_service(act: &Act, error: &ActError) {
     if let Act::StartUnit { name } = act {
-        warn!("{name} was stopped for the handoff and does not start again. Hint: see 'systemctl status {name}'");
+        let how = not_started(error);
+        let status = name.by_hand("status");
+        warn!("{name} was stopped for the handoff and {how}. Hint: see '{status}'");
+    }
+}
+
+/// That a service has not started, or not yet: systemd goes on with what it was asked for.
+pub(crate) fn not_started(error: &ActError) -> String {
+    match error {
+        ActError::Overdue { within, .. } => {
+            format!(
+                "has not started again within {} s, systemd goes on with it",
+                within.as_secs()
+            )
+        }
+        _ => "does not start again".to_owned(),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::execute::worker::{Answer, Question, Worker};
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
+use crate::host::units::{Facts, Unit};
 use crate::model::act::Act;
 use crate::model::record::Run;
 use crate::model::refusal::{Reason, describe};
@@ -155,7 +156,11 @@ impl Linux {
                 None => Worker::spawn(),
             };
             let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
-            asked.push(Asked::new(sent, start, within));
+            let only_waits = matches!(&request, Question::Act(Act::EndProcesses { .. }));
+            asked.push(Asked {
+                only_waits,
+                ..Asked::new(sent, start, within)
+            });
         }
         if acts {
             self.fault_points.reached(Point::In);
@@ -179,7 +184,9 @@ impl Linux {
         let now = Instant::now();
         let signal_end = self.interrupted.map(|at| at + AFTER_SIGNAL);
         for one in asked.iter_mut().filter(|a| a.result.is_none()) {
-            if signal_end.is_some_and(|end| now >= end) {
+            if one.only_waits && signal_end.is_some() {
+                one.break_off();
+            } else if signal_end.is_some_and(|end| now >= end) {
                 one.leave();
             } else if now >= one.until {
                 one.give_up();
@@ -232,6 +239,8 @@ impl Linux {
 /// A worker that has a request, and what came of it.
 struct Asked {
     worker: Option<Worker>,
+    /// It waits for others and is in no call of the kernel's: it can be broken off at any moment.
+    only_waits: bool,
     within: Duration,
     until: Instant,
     result: Option<Result<Answer, ActError>>,
@@ -242,6 +251,7 @@ impl Asked {
     fn new(worker: io::Result<Worker>, start: Instant, within: Duration) -> Self {
         let mut asked = Asked {
             worker: None,
+            only_waits: false,
             within,
             until: start + within.min(LONGEST_WAIT),
             result: None,
@@ -277,6 +287,12 @@ impl Asked {
         let within = self.within;
         let stuck = self.worker.take().and_then(Worker::abandon);
         self.end(Err(ActError::Overdue { within, stuck }));
+    }
+
+    /// We have to go, and nothing is left half done by that.
+    fn break_off(&mut self) {
+        let _ = self.worker.take().and_then(Worker::abandon);
+        self.end(Err(ActError::Failed("a signal asked us to end meanwhile".to_owned())));
     }
 
     /// We have to go. What is under way is better finished than broken off: a modprobe that is killed in the middle
@@ -368,6 +384,13 @@ impl Kernel for Linux {
         }
     }
 
+    fn units(&mut self, units: &[Unit], within: Duration) -> Result<Vec<Facts>, ActError> {
+        match self.ask(Question::Units(units.to_vec()), within)? {
+            Answer::Units(facts) => Ok(facts),
+            _ => Err(another_question()),
+        }
+    }
+
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError> {
         let mut results = self.act_all(&[(act.clone(), within)]);
         results
@@ -385,15 +408,20 @@ impl Kernel for Linux {
         self.fault_points.reached(Point::After);
         let mut results = Vec::new();
         for ((act, _), (answer, took)) in acts.iter().zip(answers) {
-            let (result, moment) = match answer {
-                Ok(Answer::Acted { result, notes, moment }) => {
+            let (result, moment, ended) = match answer {
+                Ok(Answer::Acted {
+                    result,
+                    notes,
+                    moment,
+                    ended,
+                }) => {
                     for note in notes {
                         warn!("{}: {note}", act.subject());
                     }
-                    (result, moment)
+                    (result, moment, ended)
                 }
-                Ok(_) => (Err(another_question()), None),
-                Err(error) => (Err(error), None),
+                Ok(_) => (Err(another_question()), None, Vec::new()),
+                Err(error) => (Err(error), None, Vec::new()),
             };
             // What was refused, or has not begun, has changed nothing.
             self.has_acted |= changes(act) && may_have_effect(&result);
@@ -402,7 +430,12 @@ impl Kernel for Linux {
                 took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 error: result.as_ref().err().map(ToString::to_string),
             });
-            results.push(Acted { result, took, moment });
+            results.push(Acted {
+                result,
+                took,
+                moment,
+                ended,
+            });
         }
         results
     }

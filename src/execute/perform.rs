@@ -15,9 +15,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
-use crate::base::text::{foreign, join};
+use crate::base::text::{foreign, harmless, join};
 use crate::base::wait::{await_one, poll_readable};
-use crate::execute::end_process::end_process;
+use crate::execute::end_process::{Request, end_processes};
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
@@ -26,7 +26,7 @@ use crate::execute::worker::{Answer, Question};
 use crate::host::functions::{VFIO_PCI, read_details};
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
-use crate::host::{modules, snapshot, stuck_calls};
+use crate::host::{modules, snapshot, stuck_calls, units};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
@@ -121,17 +121,37 @@ impl Server {
                     result: Err(ActError::Failed(format!("cannot read the host: {e}"))),
                     notes: Vec::new(),
                     moment: None,
+                    ended: Vec::new(),
                 },
             },
             Question::Details { addrs } => Answer::Details(read_details(&self.root, &addrs)),
+            Question::Units(units) => Answer::Units(units::read(&self.root, &units)),
             Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
             Question::Find(wanted) => Answer::Found(files::find(&self.root, &wanted)),
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }
             Question::Act(act) => {
-                let mut notes = Vec::new();
+                let (mut notes, mut ended) = (Vec::new(), Vec::new());
                 let result = match &act {
+                    Act::EndProcesses {
+                        processes,
+                        addrs,
+                        within_ms,
+                        kill,
+                    } => {
+                        let stdin = io::stdin();
+                        let request = Request {
+                            processes,
+                            addrs,
+                            within: Duration::from_millis(*within_ms),
+                            kill: *kill,
+                            asked_by: stdin.as_fd(),
+                        };
+                        let outcome = end_processes(&self.root, &request);
+                        (notes, ended) = (outcome.notes, outcome.ended);
+                        outcome.result.map(|()| None)
+                    }
                     Act::Verify { addr, width } => {
                         let works = self.health.check(&self.root, *addr, *width, &mut notes);
                         works.map(|()| None)
@@ -155,7 +175,12 @@ impl Server {
                     Ok(moment) => (Ok(()), moment),
                     Err(error) => (Err(error), None),
                 };
-                Answer::Acted { result, notes, moment }
+                Answer::Acted {
+                    result,
+                    notes,
+                    moment,
+                    ended,
+                }
             }
         }
     }
@@ -189,15 +214,8 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         Act::SetAttribute { addr, attribute, value } => {
             write_sysfs(root, &device(addr, attribute.name()), &format!("{value}\n"))?;
         }
-        Act::StopUnit { name } => run(&["systemctl", "stop", "--", name])?,
-        Act::StartUnit { name } => run(&["systemctl", "start", "--", name])?,
-        Act::EndProcess {
-            pid,
-            addrs,
-            within_ms,
-            kill,
-            ..
-        } => end_process(root, *pid, addrs, Duration::from_millis(*within_ms), *kill)?,
+        Act::StopUnit { name } => run(&name.command("stop"))?,
+        Act::StartUnit { name } => run(&name.command("start"))?,
         Act::SetConsole { name, bound } => {
             let flag = if *bound { "1" } else { "0" };
             write_sysfs(root, &format!("/sys/class/vtconsole/{name}/bind"), flag)?;
@@ -262,8 +280,8 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
             bridge: Some(bridge), ..
         } => write_sysfs(root, &device(bridge, "rescan"), "1")?,
         Act::Rescan { bridge: None, .. } => write_sysfs(root, "/sys/bus/pci/rescan", "1")?,
-        // These need what the worker remembers, and are done there.
-        Act::Verify { .. } | Act::ShutGate { .. } | Act::OpenGate { .. } => {}
+        // These are done by the worker itself.
+        Act::Verify { .. } | Act::ShutGate { .. } | Act::OpenGate { .. } | Act::EndProcesses { .. } => {}
     }
     verify(root, &expect).map(|()| moment)
 }
@@ -441,15 +459,15 @@ fn unload_module(root: &Root, name: &str) -> Result<(), ActError> {
 }
 
 /// Runs a program to its end; an error quotes the end of what it says.
-fn run(words: &[&str]) -> Result<(), ActError> {
-    let program = words[0];
+fn run(words: &[String]) -> Result<(), ActError> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let said = Root::real()
-        .program(words)
-        .map_err(|e| ActError::Failed(format!("cannot run {program}: {e}")))?;
+        .program(&words)
+        .map_err(|e| ActError::Failed(format!("cannot run {}: {e}", words[0])))?;
     if said.ok {
         return Ok(());
     }
-    Err(ActError::Failed(failed(words, &said.stderr)))
+    Err(ActError::Failed(failed(&words, &said.stderr)))
 }
 
 /// That a program failed, in words.
@@ -457,7 +475,7 @@ fn failed(words: &[&str], stderr: &str) -> String {
     let line = crate::base::text::one_line(stderr);
     let skip = line.chars().count().saturating_sub(STDERR_TAIL);
     let tail: String = line.chars().skip(skip).collect();
-    format!("{} failed: {tail}", words.join(" "))
+    format!("{} failed: {}", words.join(" "), harmless(&tail, STDERR_TAIL))
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use crate::base::pci::PciAddr;
 use crate::base::text::{join, millis};
 use crate::execute::executor::{Executor, First};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
-use crate::execute::lines::say_of_service;
+use crate::execute::lines::{not_started, say_of_service};
 use crate::host::functions::VFIO_PCI;
-use crate::model::act::Act;
+use crate::host::units::Unit;
+use crate::model::act::{Act, Named};
 use crate::model::error::Error;
 use crate::model::plan::{Step, deadline};
 
@@ -28,10 +29,10 @@ struct Undoing {
     in_use: BTreeSet<PciAddr>,
     /// Consoles that could not be given back.
     dark: Vec<String>,
-    /// Services that do not start again.
-    down: Vec<String>,
+    /// Services that do not start again, and how that is.
+    down: Vec<(Unit, String)>,
     /// Processes that were ended, for nothing now.
-    ended: Vec<String>,
+    ended: Vec<Named>,
     /// What else could not be taken back, and why.
     left: Vec<String>,
 }
@@ -58,15 +59,19 @@ impl Undoing {
                 join(&self.dark)
             ));
         }
-        but.extend(self.down.iter().map(|unit| {
-            format!("{unit} does not start again. Hint: see 'systemctl status {unit}' for why, then 'systemctl start {unit}'")
-        }));
-        but.extend(
-            self.ended
-                .iter()
-                .map(|process| format!("{process} was asked to end, and nobody starts it again")),
-        );
+        but.extend(self.others());
         (!but.is_empty()).then(|| but.join("; and "))
+    }
+
+    /// Whose use of the GPU is over.
+    fn others(&self) -> Vec<String> {
+        let down = self.down.iter().map(|(unit, how)| {
+            let (status, start) = (unit.by_hand("status"), unit.by_hand("start"));
+            format!("{} {how}. Hint: see '{status}' for why, then '{start}'", unit.subject())
+        });
+        let ended = self.ended.iter();
+        let ended = ended.map(|process| format!("{process} was asked to end, and nobody starts it again"));
+        down.chain(ended).collect()
     }
 
     /// An act that was not done, or did not lead to what it should have.
@@ -79,10 +84,12 @@ fn is_of_service(act: &Act) -> bool {
     matches!(act, Act::StartUnit { .. } | Act::StopUnit { .. })
 }
 
-/// The process that an act has ended. One that has failed says so itself.
-fn ended(act: &Act, failed: &str) -> Option<String> {
-    let is_end = matches!(act, Act::EndProcess { .. }) && act.to_string() != failed;
-    is_end.then(|| act.subject())
+/// The service that an act starts.
+fn started(act: &Act) -> Option<&Unit> {
+    match act {
+        Act::StartUnit { name } => Some(name),
+        _ => None,
+    }
 }
 
 impl Executor<'_> {
@@ -101,7 +108,7 @@ impl Executor<'_> {
             in_use: BTreeSet::new(),
             dark: Vec::new(),
             down: Vec::new(),
-            ended: done.iter().filter_map(|step| ended(&step.act, failed)).collect(),
+            ended: self.ended.clone(),
             left: Vec::new(),
         };
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
@@ -132,6 +139,8 @@ impl Executor<'_> {
         undoing
             .left
             .extend(dark.map(|name| format!("{name}: the console is dark")));
+        let others = undoing.others();
+        undoing.left.extend(others);
         self.stranded(what, undoing.left.join("; "), &First::See)
     }
 
@@ -180,10 +189,9 @@ impl Executor<'_> {
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
                 // A service that does not start again keeps no device away.
                 Err(error) if is_of_service(act) && !matches!(error, ActError::NotBegun(_)) => {
-                    say_of_service(act);
-                    undoing
-                        .down
-                        .extend(matches!(act, Act::StartUnit { .. }).then(|| act.subject()));
+                    say_of_service(act, &error);
+                    let how = not_started(&error);
+                    undoing.down.extend(started(act).map(|unit| (unit.clone(), how)));
                 }
                 Err(_) if matches!(act, Act::SetConsole { .. }) => self.give_console_back(act, undoing)?,
                 Err(error) => {

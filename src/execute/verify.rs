@@ -5,6 +5,7 @@
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
+use crate::base::text::foreign;
 use crate::execute::kernel::ActError;
 use crate::model::act::{Attribute, Expect};
 
@@ -41,12 +42,15 @@ pub(crate) fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
             )
         }
         Expect::Unit(name, wanted) => {
-            // 0: active or reloading (systemctl(1), is-active).
-            let said = root.program(&["systemctl", "is-active", "--quiet", "--", name]);
-            let active = said
-                .map_err(|e| ActError::Failed(format!("cannot run systemctl: {e}")))?
-                .ok;
-            (active == *wanted, Expect::Unit(name.clone(), active).to_string())
+            // One that is on its way from the one to the other is neither (systemctl(1), is-active prints the state).
+            let said = root.program(&["systemctl", "is-active", "--", name]);
+            let said = said.map_err(|e| ActError::Failed(format!("cannot run systemctl: {e}")))?;
+            let state = said.stdout.trim();
+            let reached = match wanted {
+                true => matches!(state, "active" | "reloading"),
+                false => matches!(state, "inactive" | "failed"),
+            };
+            (reached, format!("{name} is \"{}\"", foreign(state)))
         }
         Expect::Console(name, wanted) => {
             let bound = root.line(format!("/sys/class/vtconsole/{name}/bind"));

@@ -31,6 +31,7 @@ use crate::execute::kernel::ActError;
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
+use crate::host::units::{Facts, Unit};
 use crate::model::act::Act;
 use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
@@ -63,6 +64,8 @@ pub(crate) enum Question {
         /// As modprobe takes them.
         names: Vec<String>,
     },
+    /// Ask systemd for units.
+    Units(Vec<Unit>),
     /// Carry out an act. A gate stays shut until it is to be opened, or this worker ends.
     Act(Act),
     /// Read files of Proxmox's.
@@ -80,6 +83,8 @@ pub(crate) enum Answer {
     Details(Vec<Details>),
     /// What modprobe says.
     Loadable(Vec<Loadable>),
+    /// What systemd says of units.
+    Units(Vec<Facts>),
     /// Files of Proxmox's.
     Found(Found),
     /// Whether the history has it now.
@@ -92,6 +97,8 @@ pub(crate) enum Answer {
         notes: Vec<String>,
         /// As in [`crate::execute::kernel::Acted`].
         moment: Option<Duration>,
+        /// As there.
+        ended: Vec<i32>,
     },
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::root::Root;
 use crate::base::vmid::VmId;
 
 /// What a process belongs to. The names in it are a cgroup's, and so foreign text: [`crate::base::text::foreign`] before
@@ -29,10 +30,17 @@ pub enum Belongs {
         /// Its name.
         name: String,
     },
-    /// A login session.
+    /// A login session at a prompt.
     Session {
         /// Its id, as loginctl(1) takes it.
         id: String,
+    },
+    /// Another session: a desktop, a job of cron's, a container that somebody runs in one.
+    OtherSession {
+        /// Its id.
+        id: String,
+        /// What it is, in a word; empty where that is not known.
+        what: String,
     },
     /// A container of Docker's, by its whole id.
     Docker(String),
@@ -58,6 +66,36 @@ impl Belongs {
         Belongs::of_path(&parts)
     }
 
+    /// What a process belongs to.
+    pub fn of(root: &Root, pid: i32) -> Belongs {
+        let cgroup = root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        match Belongs::of_cgroup(&cgroup) {
+            Belongs::OtherSession { id, .. } => Belongs::of_session(root, pid, id),
+            other => other,
+        }
+    }
+
+    /// Which kind of session it is: logind's own file of it (systemd, src/login/logind-session.c, session_save; what
+    /// sd_session_get_class(3) and sd_session_get_type(3) read).
+    fn of_session(root: &Root, pid: i32, id: String) -> Belongs {
+        let text = root.text(format!("/run/systemd/sessions/{id}")).unwrap_or_default();
+        let value = |key: &str| {
+            let mut lines = text.lines();
+            lines.find_map(|line| line.strip_prefix(key)).unwrap_or_default()
+        };
+        // A container that somebody runs in a session counts its processes by itself.
+        let of_pids = |pid: &str| root.link_name(format!("/proc/{pid}/ns/pid"));
+        let what = match (value("CLASS="), value("TYPE=")) {
+            _ if of_pids(&pid.to_string()) != of_pids("self") => "container in",
+            ("user" | "user-early", "tty" | "unspecified") => return Belongs::Session { id },
+            ("user" | "user-early", "x11" | "wayland" | "mir") | ("greeter" | "lock-screen", _) => "desktop",
+            ("background" | "background-light", _) => "background",
+            _ => "",
+        };
+        let what = what.to_owned();
+        Belongs::OtherSession { id, what }
+    }
+
     fn of_path(parts: &[&str]) -> Belongs {
         match parts {
             ["lxc", ctid, inside @ ..] if ctid.bytes().all(|b| b.is_ascii_digit()) => {
@@ -78,17 +116,24 @@ impl Belongs {
             }
             _ => {}
         }
+        if let ["user.slice", user, scope, ..] = parts
+            && user.starts_with("user-")
+            && let Some(id) = scope
+                .strip_prefix("session-")
+                .and_then(|name| name.strip_suffix(".scope"))
+        {
+            let (id, what) = (id.to_owned(), String::new());
+            return Belongs::OtherSession { id, what };
+        }
         let mut manager: Option<String> = None;
         for part in parts {
-            if let Some(name) = part.strip_suffix(".scope") {
+            // What is below a user's systemd is called as he likes.
+            if let Some(name) = part.strip_suffix(".scope").filter(|_| manager.is_none()) {
                 if let Some(id) = name.strip_prefix("docker-") {
                     return Belongs::Docker(id.to_owned());
                 }
                 if let Some(id) = name.strip_prefix("libpod-") {
                     return Belongs::Podman(id.to_owned());
-                }
-                if let Some(id) = name.strip_prefix("session-") {
-                    return Belongs::Session { id: id.to_owned() };
                 }
             }
             if part.ends_with(".slice") {
@@ -130,6 +175,8 @@ impl fmt::Display for Belongs {
             Belongs::Unit(name) => f.write_str(name),
             Belongs::UserUnit { name, .. } => write!(f, "user service {name}"),
             Belongs::Session { id } => write!(f, "login session {id}"),
+            Belongs::OtherSession { id, what } if what.is_empty() => write!(f, "login session {id}"),
+            Belongs::OtherSession { id, what } => write!(f, "{what} session {id}"),
             Belongs::Docker(id) => write!(f, "Docker container {id:.12}"),
             Belongs::Podman(id) => write!(f, "Podman container {id:.12}"),
             Belongs::Unknown => Ok(()),
@@ -162,7 +209,10 @@ mod tests {
     #[test]
     fn cgroups_name_what_a_process_belongs_to() {
         let vm = |vmid: u32| Belongs::Vm(vmid.try_into().unwrap());
-        let session = |id: &str| Belongs::Session { id: id.to_owned() };
+        let session = |id: &str| Belongs::OtherSession {
+            id: id.to_owned(),
+            what: String::new(),
+        };
         for (cgroup, belongs, text) in [
             (
                 "0::/lxc/104/ns/system.slice/ollama.service\n",
@@ -261,6 +311,17 @@ mod tests {
                 "login session 3",
             ),
             (
+                "0::/user.slice/user-1000.slice/user@1000.service/app.slice/session-3.scope\n",
+                user_unit(Some(1000), "session-3.scope"),
+                "user service session-3.scope",
+            ),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-abc.scope/container\n",
+                user_unit(Some(1000), "libpod-abc.scope"),
+                "user service libpod-abc.scope",
+            ),
+            ("0::/system.slice/session-3.scope\n", Belongs::Unknown, ""),
+            (
                 "0::/user.slice/user-1000.slice/user@1000.service/app.slice/pipewire.service\n",
                 user_unit(Some(1000), "pipewire.service"),
                 "user service pipewire.service",
@@ -294,6 +355,43 @@ mod tests {
             // As between a worker and its parent.
             let json = serde_json::to_string(&found).unwrap();
             assert_eq!(serde_json::from_str::<Belongs>(&json).unwrap(), belongs, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_at_a_prompt_where_logind_says_so() {
+        for (file, namespace, belongs) in [
+            (Some("CLASS=user\nTYPE=tty\n"), "pid:[1]", "login session 3"),
+            (Some("CLASS=user\nTYPE=unspecified\n"), "pid:[1]", "login session 3"),
+            (Some("CLASS=user\nTYPE=tty\n"), "pid:[2]", "container in session 3"),
+            (Some("CLASS=user\nTYPE=wayland\n"), "pid:[1]", "desktop session 3"),
+            (Some("CLASS=greeter\nTYPE=x11\n"), "pid:[1]", "desktop session 3"),
+            (
+                Some("CLASS=background\nTYPE=unspecified\n"),
+                "pid:[1]",
+                "background session 3",
+            ),
+            (Some("CLASS=manager\nTYPE=unspecified\n"), "pid:[1]", "login session 3"),
+            (None, "pid:[1]", "login session 3"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let put = |path: &str| {
+                let path = dir.path().join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                path
+            };
+            std::fs::write(put("proc/900/cgroup"), "0::/user.slice/user-0.slice/session-3.scope\n").unwrap();
+            std::os::unix::fs::symlink(namespace, put("proc/900/ns/pid")).unwrap();
+            std::os::unix::fs::symlink("pid:[1]", put("proc/self/ns/pid")).unwrap();
+            if let Some(text) = file {
+                std::fs::write(put("run/systemd/sessions/3"), text).unwrap();
+            }
+            let found = Belongs::of(&Root::at(dir.path()), 900);
+            assert_eq!(found.to_string(), belongs, "{file:?}");
+            let is_prompt = matches!(found, Belongs::Session { .. });
+            let is_users =
+                file.is_some_and(|text| text.starts_with("CLASS=user\nTYPE=tty") || text.contains("user\nTYPE=unsp"));
+            assert_eq!(is_prompt, is_users && namespace == "pid:[1]", "{file:?}");
         }
     }
 }

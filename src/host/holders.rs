@@ -257,11 +257,10 @@ impl Scanner<'_> {
     }
 
     fn holder(&self, pid: i32, nodes: Vec<Node>) -> Holder {
-        let cgroup = self.root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         Holder {
             pid,
             comm: self.comm(pid),
-            belongs_to: Belongs::of_cgroup(&cgroup),
+            belongs_to: Belongs::of(self.root, pid),
             nodes,
         }
     }

@@ -12,5 +12,6 @@ pub mod nodes; // the device nodes of each GPU
 pub mod nvidia; // NVIDIA's driver
 pub mod snapshot; // all of it in one value
 pub mod stuck_calls; // calls of others that hold a function's lock
+pub mod units; // units of systemd's: whether they run, what goes down with them
 pub mod usb; // what hangs below a card's USB controller
 pub mod vms;

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::process::ancestors;
 use crate::base::root::Root;
+use crate::host::belongs::Belongs;
 use crate::host::displays::{self, Console, Framebuffer};
 use crate::host::functions::{Details, Function, VFIO_PCI, read_function, usb_controllers};
 use crate::host::holders::{self, Holder, Unseen};
@@ -20,6 +22,7 @@ use crate::host::modules::{Loadable, Module, Signatures, parse_modules};
 use crate::host::nodes::{self, Node};
 use crate::host::nvidia::{self, NvidiaDriver, NvidiaGpu};
 use crate::host::stuck_calls::{self, StuckCall};
+use crate::host::units::{Facts, Unit};
 use crate::host::usb::{self, InUse};
 use crate::host::vms::{RunningVm, read_vms};
 
@@ -61,6 +64,12 @@ pub struct Snapshot {
     pub serial: Vec<String>,
     /// Of the modules that were asked about ([`crate::host::modules`]): whether they can be loaded.
     pub loadable: Vec<Loadable>,
+    /// Of the units that were asked about ([`crate::host::units`]): what systemd says.
+    #[serde(default)]
+    pub units: Vec<Facts>,
+    /// This run and those that it was started from, the nearest first.
+    #[serde(default)]
+    pub callers: Vec<i32>,
 }
 
 impl Snapshot {
@@ -131,6 +140,11 @@ impl Snapshot {
     /// A loaded module.
     pub fn module(&self, name: &str) -> Option<&Module> {
         self.modules.iter().find(|m| m.name == name)
+    }
+
+    /// What systemd says of a unit, where it was asked.
+    pub fn facts(&self, unit: &Unit) -> Option<&Facts> {
+        self.units.iter().find(|f| f.unit == *unit)
     }
 
     /// The version of NVIDIA's driver; empty where it is not loaded, or does not say.
@@ -206,6 +220,15 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
     let nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
     let scan = holders::scan(root, &Arc::new(nodes))?;
     snapshot.holders = scan.holders;
+    // A QEMU that somebody has started by hand is where he was, and that VM's all the same.
+    for holder in &mut snapshot.holders {
+        let is_its = |vm: &&RunningVm| i32::try_from(vm.process.pid) == Ok(holder.pid);
+        if let Some(vm) = snapshot.vms.iter().find(is_its) {
+            holder.belongs_to = Belongs::Vm(vm.vmid);
+        }
+    }
+    let callers = ancestors(root, std::process::id());
+    snapshot.callers = callers.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
     snapshot.ending = scan.ending;
     snapshot.unseen = scan.unseen;
     snapshot.open = scan.open.into_iter().collect();

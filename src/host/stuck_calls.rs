@@ -239,7 +239,7 @@ fn call_of(
         started: stat.started,
         group: stat.group,
         comm: root.line(format!("/proc/{pid}/comm")).unwrap_or_default(),
-        belongs_to: Belongs::of_cgroup(&root.text(format!("/proc/{pid}/cgroup")).unwrap_or_default()),
+        belongs_to: Belongs::of(root, pid),
         what,
         driver,
         at,

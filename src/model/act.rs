@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::PciAddr;
 use crate::base::text::foreign;
 use crate::host::displays::Platform;
+use crate::host::units::Unit;
 
 /// An attribute of a PCI function that is changed while it is away, and put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,27 +64,25 @@ pub enum Act {
         /// What is written, and read back.
         value: String,
     },
-    /// Stop a unit of the system's systemd: NVIDIA's persistence daemon, which keeps GPUs in use.
+    /// Stop a unit of systemd's: NVIDIA's persistence daemon, which keeps GPUs in use, or what is inside a container.
     StopUnit {
-        /// As systemctl takes it, such as nvidia-persistenced.service.
-        name: String,
+        /// Which, and where.
+        name: Unit,
     },
     /// Start it again: it learns only then which GPUs there are.
     StartUnit {
-        /// As systemctl takes it, such as nvidia-persistenced.service.
-        name: String,
+        /// Which, and where.
+        name: Unit,
     },
-    /// Ask a process of a login session to end that uses what leaves; nothing takes that back.
-    EndProcess {
-        /// Its process id. What has it by then is looked at again before it is sent anything.
-        pid: i32,
-        /// Its name, as it chose it.
-        comm: String,
+    /// Ask processes of login sessions to end that use what leaves, all at once; nothing takes that back.
+    EndProcesses {
+        /// Who. What has the number by then is looked at again before it is sent anything.
+        processes: Vec<Named>,
         /// The functions that leave: a process that uses none of them any more is left alone.
         addrs: Vec<PciAddr>,
-        /// How long it has, milliseconds.
+        /// How long they have, milliseconds.
         within_ms: u64,
-        /// It is killed after that time, and has as long again.
+        /// They are killed after that time, and have as long again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         kill: bool,
     },
@@ -176,6 +175,21 @@ pub enum Act {
     },
 }
 
+/// A process by its number, and its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// Its process id.
+    pub pid: i32,
+    /// Its name, as it chose it.
+    pub comm: String,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({})", self.pid, foreign(&self.comm))
+    }
+}
+
 /// Acts in the words in which a plan asks for them.
 impl Act {
     pub(crate) fn load(module: &str) -> Act {
@@ -188,13 +202,13 @@ impl Act {
         Act::UnloadModule { name }
     }
 
-    pub(crate) fn stop(unit: &str) -> Act {
-        let name = unit.to_owned();
+    pub(crate) fn stop(unit: &Unit) -> Act {
+        let name = unit.clone();
         Act::StopUnit { name }
     }
 
-    pub(crate) fn start(unit: &str) -> Act {
-        let name = unit.to_owned();
+    pub(crate) fn start(unit: &Unit) -> Act {
+        let name = unit.clone();
         Act::StartUnit { name }
     }
 
@@ -289,7 +303,7 @@ impl Act {
             | Act::UnloadModule { .. }
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
-            | Act::EndProcess { .. }
+            | Act::EndProcesses { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
             // Of all functions at once: none of them waits for it.
@@ -300,13 +314,18 @@ impl Act {
 
     /// What must hold after the act.
     pub fn expect(&self) -> Expect {
+        // To ask a container takes as long as the act itself, and whether it has let go the look for users says.
+        let unit = |unit: &Unit, active| {
+            unit.on_host()
+                .map_or(Expect::Nothing, |name| Expect::Unit(name.to_owned(), active))
+        };
         match self {
             Act::LoadModule { name } => Expect::Loaded(name.clone()),
             // The kernel's word counts: udev may load the module again at once, and with the override in place
             // it cannot take the card.
             Act::UnloadModule { .. }
             // Whoever has let go may go on.
-            | Act::EndProcess { .. }
+            | Act::EndProcesses { .. }
             | Act::ProveFree { .. }
             | Act::Reset { .. }
             | Act::ResetBus { .. }
@@ -319,8 +338,8 @@ impl Act {
             Act::SetPlatform { device, driver, bound } => Expect::Platform(device.clone(), driver.clone(), *bound),
             Act::SetOverride { addr, driver } => Expect::Override(*addr, driver.clone()),
             Act::SetAttribute { addr, attribute, value } => Expect::Attribute(*addr, *attribute, value.clone()),
-            Act::StopUnit { name } => Expect::Unit(name.clone(), false),
-            Act::StartUnit { name } => Expect::Unit(name.clone(), true),
+            Act::StopUnit { name } => unit(name, false),
+            Act::StartUnit { name } => unit(name, true),
             Act::Unbind { addr, driver } => Expect::NotOn(*addr, driver.clone()),
             Act::Probe {
                 addr,
@@ -334,8 +353,11 @@ impl Act {
     pub fn subject(&self) -> String {
         match self {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
-            Act::StopUnit { name } | Act::StartUnit { name } => name.trim_end_matches(".service").to_owned(),
-            Act::EndProcess { pid, comm, .. } => format!("process {pid} ({})", foreign(comm)),
+            Act::StopUnit { name } | Act::StartUnit { name } => name.subject(),
+            Act::EndProcesses { processes, .. } => match processes.as_slice() {
+                [one] => one.to_string(),
+                several => format!("{} processes", several.len()),
+            },
             Act::SetConsole { name, .. } => name.clone(),
             Act::SetPlatform { device, .. } => device.clone(),
             Act::ProveFree { addrs, .. } if addrs.len() > 1 => together(addrs),
@@ -382,8 +404,15 @@ impl Act {
             Act::Verify { .. } => "see whether it works".to_owned(),
             Act::StopUnit { .. } => "stop the service".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
-            Act::EndProcess { kill: false, .. } => "ask it to end".to_owned(),
-            Act::EndProcess { kill: true, .. } => "ask it to end, or end it".to_owned(),
+            Act::EndProcesses { processes, kill, .. } => {
+                let them = if processes.len() == 1 { "it" } else { "them" };
+                let or_else = if *kill {
+                    format!(", or end {them}")
+                } else {
+                    String::new()
+                };
+                format!("ask {them} to end{or_else}")
+            }
             Act::ShutGate { .. } => "keep others from opening it".to_owned(),
             Act::OpenGate { .. } => "let others open it again".to_owned(),
             Act::ProveFree { .. } => "look for holders once more".to_owned(),

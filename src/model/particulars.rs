@@ -3,9 +3,10 @@
 //!
 //! Not here: which reasons there are ([`crate::model::refusal`]).
 
-use crate::base::text::{foreign, join};
+use crate::base::text::{foreign, harmless, join};
 use crate::host::holders::{Hidden, Unseen};
 use crate::host::modules::Problem;
+use crate::host::units::{Kept, Unit};
 use crate::host::usb::How;
 use crate::model::remedy::Remedy;
 
@@ -82,4 +83,50 @@ pub(crate) fn usb_use(how: &How) -> String {
         How::Zfs(pool) => format!("is a part of the ZFS pool {}", foreign(pool)),
         How::Up => "is a network interface that is up".to_owned(),
     }
+}
+
+/// Why a unit is not stopped for a handoff.
+pub(crate) fn kept(unit: &Unit, why: &Kept) -> (String, Remedy) {
+    let (status, stop) = (unit.by_hand("status"), unit.by_hand("stop"));
+    match why {
+        Kept::NoAnswer(why) => (
+            format!(
+                "{unit} may be stopped for it, and is not, since its systemd gives no answer: {}",
+                harmless(why, 200)
+            ),
+            format!("see '{status}'").into(),
+        ),
+        Kept::State(state) => (
+            format!(
+                "{unit} may be stopped for it, but is \"{}\" by its systemd's word, which can neither end what it has left \
+                 nor make it as it was",
+                foreign(state)
+            ),
+            format!(
+                "where it is being started, try again when it has been; else end the process yourself; see '{status}'"
+            )
+            .into(),
+        ),
+        Kept::TakesAlong(other) => (
+            format!(
+                "{unit} may be stopped for it, but {} needs it and would be stopped as well",
+                foreign(other)
+            ),
+            format!("where that does no harm, '{stop}' before the start, and start both again after it").into(),
+        ),
+    }
+}
+
+/// A line of Proxmox's that may give the VM a GPU.
+pub(crate) fn not_understood(at: &str, what: &str, why: &str) -> (String, Remedy) {
+    (
+        format!(
+            "{at}: {} is not understood ({why}) and may mean an NVIDIA GPU: a Proxmox that understands it would take it off \
+             its driver by itself, without a look for its users and without a deadline",
+            foreign(what)
+        ),
+        "correct the line; or, where this Proxmox ignores it as well, set 'unknown-keys' to \"ignore\" in \
+         /etc/gpu-handoff/config.toml"
+            .into(),
+    )
 }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
+use crate::host::units::Unit;
 use crate::model::act::Act;
 use crate::model::record::{Beside, Owner, Taken};
 
@@ -75,7 +76,10 @@ pub struct Plan {
     /// Modules that are loaded again at home, in the order of unloading.
     pub modules: Vec<String>,
     /// Units that are stopped (out) or started again (home).
-    pub units: Vec<String>,
+    pub units: Vec<Unit>,
+    /// Those of them that use only what stays, and are started again at once (out).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub again: Vec<Unit>,
     /// Console drivers that are taken off a framebuffer of the card (out) or given back (home).
     pub consoles: Vec<String>,
     /// Firmware framebuffers that are detached (out) or attached again (home).
@@ -103,7 +107,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::OpenGate { .. } => budgets.attribute,
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         // After a look at what has its number by now.
-        Act::EndProcess { within_ms, kill, .. } => {
+        Act::EndProcesses { within_ms, kill, .. } => {
             let times = if *kill { 2 } else { 1 };
             budgets.look + Duration::from_millis(*within_ms) * times
         }

@@ -16,6 +16,7 @@ use crate::base::process::{Group, Process};
 use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
+use crate::host::units::Unit;
 use crate::model::act::{Act, Attribute};
 
 /// The form of the file. A record of another version is reported and left alone.
@@ -116,7 +117,7 @@ pub struct Record {
     pub modules: Vec<String>,
     /// Units that were stopped and are started again at home.
     #[serde(default)] // since a later version
-    pub units: Vec<String>,
+    pub units: Vec<Unit>,
     /// Console drivers that were taken off a framebuffer of the card.
     #[serde(default)] // since a later version
     pub consoles: Vec<String>,
@@ -249,7 +250,7 @@ impl Record {
             Act::ProveFree { .. }
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
-            | Act::EndProcess { .. }
+            | Act::EndProcesses { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
             | Act::ShutGate { .. }

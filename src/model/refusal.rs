@@ -10,10 +10,11 @@ use crate::host::belongs::Belongs;
 use crate::host::holders::{Holder, Unseen};
 use crate::host::modules::Problem;
 use crate::host::nodes::Node;
+use crate::host::units::{Kept, Unit};
 use crate::host::usb::InUse;
 use crate::model::claim::Claim;
 use crate::model::hang::{self, Hang};
-use crate::model::particulars::{cannot_load, never_ends, not_seen, usb_use};
+use crate::model::particulars::{cannot_load, kept, never_ends, not_seen, not_understood, usb_use};
 use crate::model::record::Owner;
 use crate::model::remedy::Remedy;
 use crate::proxmox::unreadable::Unreadable;
@@ -31,7 +32,7 @@ impl Refusal {
             // The last of these says why the others are in the way.
             let may_pass = matches!(
                 reason,
-                Reason::Uncounted { .. } | Reason::ModuleInUse { .. } | Reason::Reloaded { .. }
+                Reason::Uncounted { .. } | Reason::ModuleInUse { .. } | Reason::Reloaded { .. } | Reason::Kept { .. }
             );
             match reason.holder() {
                 Some(holder) => pids.push(holder.pid),
@@ -188,6 +189,13 @@ pub enum Reason {
         /// Which nodes.
         nodes: Vec<Node>,
     },
+    /// A unit that the settings would have stopped, and that cannot be.
+    Kept {
+        /// Which.
+        unit: Unit,
+        /// Why not.
+        why: Kept,
+    },
     /// A process that is ending, and what it still closes cannot be seen.
     Ending(Box<Holder>),
     /// The host uses what hangs below the card's USB controller.
@@ -291,16 +299,7 @@ impl Reason {
     fn said(&self) -> (String, Option<Remedy>) {
         let (fact, remedy) = match self {
             Reason::Other(text) => return (text.clone(), None),
-            Reason::NotUnderstood { at, what, why } => (
-                format!(
-                    "{at}: {} is not understood ({why}) and may mean an NVIDIA GPU: a Proxmox that understands it would \
-                     take it off its driver by itself, without a look for its users and without a deadline",
-                    foreign(what)
-                ),
-                "correct the line; or, where this Proxmox ignores it as well, set 'unknown-keys' to \"ignore\" in \
-                 /etc/gpu-handoff/config.toml"
-                    .into(),
-            ),
+            Reason::NotUnderstood { at, what, why } => not_understood(at, what, why),
             Reason::NoRoom(why) => (
                 format!("the record of what leaves cannot be kept in /run/gpu-handoff: {why}"),
                 "see 'df /run' for how full it is and 'du -x /run' for what fills it, or 'findmnt -T /run/gpu-handoff' \
@@ -394,6 +393,7 @@ impl Reason {
                 ),
                 Remedy::of_suspect(holder),
             ),
+            Reason::Kept { unit, why } => kept(unit, why),
             Reason::Ending(holder) => (
                 format!(
                     "{} is ending and may not have let go of the device yet",
@@ -605,7 +605,7 @@ mod tests {
                 "python3",
                 Belongs::Container {
                     ctid: "104".to_owned(),
-                    unit: Some("ollama.service".to_owned()),
+                    unit: None,
                 },
                 "/dev/nvidiactl is in use by process 7 (python3, container 104). Hint: pct shutdown 104",
             ),

@@ -8,8 +8,9 @@ use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
+use crate::host::units::{Unit, can_be_stopped};
 use crate::host::usb::{How, InUse};
-use crate::settings::values::{Processes, Services};
+use crate::settings::values::Processes;
 
 /// The unit that no Proxmox host should be without: what is of it is ended by itself.
 const NEVER_STOPPED: &str = "pvedaemon.service";
@@ -25,6 +26,8 @@ const FOR_A_SESSION: [&str; 3] = ["systemd-logind.service", "dbus.service", "dbu
 pub enum Remedy {
     /// Shut a container down, by its number in digits.
     StopContainer(String),
+    /// Stop a unit inside a container, or allow it to be stopped for a handoff.
+    StopInside(Unit),
     /// Shut a VM down.
     StopVm(VmId),
     /// Stop a unit of the system's systemd.
@@ -65,9 +68,12 @@ impl Remedy {
                 name: name.clone(),
             },
             Belongs::Unit(name) if name != NEVER_STOPPED => Remedy::StopUnit(name.clone()),
-            Belongs::Unit(_) | Belongs::Session { .. } | Belongs::Docker(_) | Belongs::Podman(_) | Belongs::Unknown => {
-                Remedy::EndProcess(holder.pid)
-            }
+            Belongs::Unit(_)
+            | Belongs::Session { .. }
+            | Belongs::OtherSession { .. }
+            | Belongs::Docker(_)
+            | Belongs::Podman(_)
+            | Belongs::Unknown => Remedy::EndProcess(holder.pid),
         }
     }
 
@@ -84,7 +90,10 @@ impl Remedy {
     /// What makes one let go that may use the GPU or another one: its service may be stopped for that.
     pub fn of_suspect(holder: &Holder) -> Remedy {
         match Remedy::of_holder(holder) {
-            Remedy::StopUnit(name) if Services::can_have(&name) => Remedy::StopService(name),
+            Remedy::StopUnit(name) if can_be_stopped(&name) => Remedy::StopService(name),
+            Remedy::StopContainer(_) if let Some(unit @ Unit::Inside { .. }) = Unit::of(holder) => {
+                Remedy::StopInside(unit)
+            }
             remedy => remedy,
         }
     }
@@ -106,6 +115,12 @@ impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Remedy::StopContainer(ctid) => write!(f, "pct shutdown {ctid}"),
+            Remedy::StopInside(unit) => write!(
+                f,
+                "{}, or containers = \"release\" in /etc/gpu-handoff/config.toml: then that is done for you, and it is \
+                 started again when the GPU is home, while the container goes on",
+                unit.by_hand("stop")
+            ),
             Remedy::StopVm(vmid) => write!(f, "qm shutdown {vmid}"),
             Remedy::StopUnit(name) => write!(f, "systemctl stop {}", foreign(name)),
             Remedy::StopService(name) => write!(

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
 use crate::model::refusal::Reason;
 use crate::model::remedy::Remedy;
@@ -19,6 +20,10 @@ pub struct Users {
     pub holders: Vec<User>,
     /// What was not seen, or only counted: a sentence each.
     pub unseen: Vec<String>,
+    /// What else speaks against a handoff, or for waiting: what is plugged in below a card, who is ending.
+    pub others: Vec<String>,
+    /// GPUs of which it is told what would be if all of them left together; none where one was asked for.
+    pub together: Vec<PciAddr>,
 }
 
 /// A process that uses a GPU.
@@ -41,10 +46,19 @@ pub struct User {
 }
 
 /// From what was found.
-pub fn users(clients: &[Client], unseen: &[Reason]) -> Users {
+pub fn users(clients: &[Client], reasons: &[Reason], together: &[PciAddr]) -> Users {
+    let is_unseen = |reason: &&Reason| matches!(reason, Reason::Unseen(_) | Reason::Uncounted { .. });
+    let (unseen, others): (Vec<&Reason>, Vec<&Reason>) = reasons.iter().partition(is_unseen);
+    let facts = |of: Vec<&Reason>| of.into_iter().map(Reason::fact).collect();
     Users {
         holders: clients.iter().map(user).collect(),
-        unseen: unseen.iter().map(Reason::fact).collect(),
+        unseen: facts(unseen),
+        others: facts(others),
+        together: if together.len() > 1 {
+            together.to_vec()
+        } else {
+            Vec::new()
+        },
     }
 }
 
@@ -90,8 +104,18 @@ pub fn text(users: &Users) -> String {
     for unseen in &users.unseen {
         let _ = writeln!(text, "Not seen: {unseen}");
     }
+    for other in &users.others {
+        let _ = writeln!(text, "Beside that: {other}");
+    }
     if text.is_empty() {
-        text += "Nobody uses it.\n";
+        return "Nobody uses it.\n".to_owned();
+    }
+    if !users.together.is_empty() {
+        let _ = writeln!(
+            text,
+            "This is so where {} leave together. For one of them: --gpu, or --vm,\nwhose own settings count then.",
+            join(&users.together)
+        );
     }
     text
 }
@@ -162,7 +186,7 @@ mod tests {
             name: "nvidia_uvm".to_owned(),
             refs: 2,
         }];
-        let users = users(&clients, &unseen);
+        let users = users(&clients, &unseen, &[]);
         let text = text(&users);
         let expected = "\
 PID      COMMAND          BELONGS TO                  AT A HANDOFF
@@ -171,7 +195,10 @@ PID      COMMAND          BELONGS TO                  AT A HANDOFF
 900      python3          login session 3             asked to end
 ";
         assert!(text.starts_with(expected), "{text}");
-        assert!(text.contains("         Hint: pct shutdown 104\n"), "{text}");
+        assert!(
+            text.contains("         Hint: pct exec 104 -- systemctl stop ollama.service, or "),
+            "{text}"
+        );
         assert!(text.contains("/dev/nvidiactl, maybe for another GPU\n"), "{text}");
         assert!(text.contains("Not seen: "), "{text}");
         assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
@@ -184,6 +211,6 @@ PID      COMMAND          BELONGS TO                  AT A HANDOFF
 
     #[test]
     fn where_there_is_nobody_that_is_said() {
-        assert_eq!(text(&users(&[], &[])), "Nobody uses it.\n");
+        assert_eq!(text(&users(&[], &[], &[])), "Nobody uses it.\n");
     }
 }

@@ -3,6 +3,8 @@
 //! Not here: who uses a GPU ([`crate::plan::users`]), and what is written of it in the way of a hint
 //! ([`crate::model::remedy`]).
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::base::pci::PciAddr;
@@ -12,6 +14,7 @@ use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
+use crate::host::units::{Kept, Unit, can_be_stopped};
 use crate::model::plan::Way;
 use crate::model::record::Beside;
 use crate::model::refusal::Reason;
@@ -19,7 +22,7 @@ use crate::plan::moving::Ground;
 use crate::plan::unseen::unseen;
 use crate::plan::users::{drm_needed, held, usb_below};
 use crate::plan::vendor::nvidia::{is_one_shot, is_own_service};
-use crate::settings::values::{Doubt, Processes, Services, Settings};
+use crate::settings::values::{Containers, Doubt, Processes, Services, Settings};
 
 /// Whether a process uses one of these functions, and may be ended for it, as things are now.
 pub fn can_end_now(snapshot: &Snapshot, pid: i32, addrs: &[PciAddr]) -> bool {
@@ -46,7 +49,7 @@ pub struct Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Then {
-    /// Its service is stopped, and started again.
+    /// Its service, of the host or inside a container, is stopped, and started again.
     Stopped,
     /// It is asked to end.
     Ended,
@@ -77,7 +80,7 @@ pub fn of(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> (Vec<Cl
         let then = match &holder.belongs_to {
             _ if judged.accepted.contains(&holder.pid) => Then::Accepted,
             _ if !judged.lets_go(&holder) => Then::InTheWay,
-            Belongs::Unit(_) => Then::Stopped,
+            Belongs::Unit(_) | Belongs::Container { .. } => Then::Stopped,
             _ if settings.processes == Processes::Kill => Then::Killed,
             _ => Then::Ended,
         };
@@ -96,7 +99,11 @@ pub fn of(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> (Vec<Cl
 #[derive(Default)]
 pub(crate) struct Judged {
     /// Units that are stopped for the handoff, in that order.
-    pub(crate) units: Vec<String>,
+    pub(crate) units: Vec<Unit>,
+    /// Those of them that use only what stays: they are started again as soon as the rest has left.
+    pub(crate) again: Vec<Unit>,
+    /// Those of them that need one of NVIDIA's own, and are started again whenever that is.
+    pub(crate) with_own: Vec<Unit>,
     /// Processes that are ended for it.
     pub(crate) processes: Vec<Holder>,
     /// What is to be let go.
@@ -112,7 +119,7 @@ pub(crate) struct Judged {
 impl Judged {
     /// Whether a holder lets go before anything is taken off its driver.
     pub(crate) fn lets_go(&self, holder: &Holder) -> bool {
-        let is_stopped = matches!(&holder.belongs_to, Belongs::Unit(name) if self.units.contains(name));
+        let is_stopped = Unit::of(holder).is_some_and(|unit| self.units.contains(&unit));
         is_stopped || self.processes.iter().any(|p| p.pid == holder.pid)
     }
 
@@ -128,35 +135,122 @@ impl Judged {
         self.processes.push(holder.clone());
     }
 
-    /// A service is stopped: NVIDIA's own last, since others may talk to them.
-    fn stops(&mut self, unit: &str, is_own: bool, nodes: &[Node]) {
-        if self.units.iter().any(|u| u == unit) {
+    /// A service is stopped, and what systemd stops with it before: NVIDIA's own last, since others may talk to them.
+    fn stops(&mut self, stop: &Stop<'_>, nodes: &[Node]) {
+        let Stop {
+            unit,
+            is_own,
+            again,
+            along,
+        } = stop;
+        if self.units.contains(unit) {
             return;
         }
-        if is_own {
-            self.units.push(unit.to_owned());
-            return;
+        let when = if *again {
+            "the other GPU has left"
+        } else {
+            "the GPU is home"
+        };
+        let (setting, goes_on) = match unit {
+            Unit::Host(_) => ("services", ""),
+            Unit::Inside { .. } => ("containers", ", and the container goes on"),
+        };
+        if !is_own {
+            self.notes.push(format!(
+                "{unit} has {} open and is stopped, as '{setting}' says; it is started again when {when}{goes_on}",
+                join(nodes)
+            ));
         }
-        self.units.insert(0, unit.to_owned());
-        self.notes.push(format!(
-            "{} has {} open and is stopped, as 'services' says; it is started again when the GPU is home",
-            foreign(unit),
-            join(nodes)
-        ));
+        let along: Vec<Unit> = along.iter().map(|name| unit.beside(name)).collect();
+        let new = |one: &&Unit| !self.units.contains(one);
+        let stopped: Vec<Unit> = along.iter().filter(new).chain([unit]).cloned().collect();
+        for one in along {
+            self.notes
+                .push(format!("{one} needs {unit}, and is stopped and started again with it"));
+        }
+        match (again, is_own) {
+            (true, _) => self.again.extend(stopped.iter().cloned()),
+            (false, true) => self.with_own.extend(stopped.iter().filter(|one| *one != unit).cloned()),
+            (false, false) => {}
+        }
+        let at = if *is_own { self.units.len() } else { 0 };
+        self.units.splice(at..at, stopped);
     }
 }
 
-/// The service that a holder belongs to, where the settings have it stopped, and whether it is NVIDIA's own.
-fn stopped<'h>(holder: &'h Holder, ground: &Ground<'_>, settings: &Settings) -> Option<(&'h str, bool)> {
-    let Belongs::Unit(unit) = &holder.belongs_to else {
-        return None;
-    };
-    let is_own = is_own_service(unit, ground.staying().is_empty());
-    let may = match &settings.services {
-        Services::Refuse => false,
-        services => is_own || services.names(unit),
-    };
-    may.then_some((unit.as_str(), is_own))
+/// Whether the settings have a unit stopped where it is in the way.
+fn may_stop(unit: &Unit, settings: &Settings, all_leave: bool) -> bool {
+    match (unit, &settings.services) {
+        (Unit::Inside { .. }, _) => settings.containers == Containers::Release,
+        (Unit::Host(_), Services::Refuse) => false,
+        (Unit::Host(name), services) => is_own_service(unit, all_leave) || services.names(name),
+    }
+}
+
+/// The units that may be stopped, of which systemd has to be asked ([`crate::host::units`]) before the rest is decided.
+pub fn to_ask(snapshot: &Snapshot, settings: &Settings) -> Vec<Unit> {
+    let units = snapshot.holders.iter().filter_map(Unit::of);
+    let may: BTreeSet<Unit> = units.filter(|unit| may_stop(unit, settings, true)).collect();
+    may.into_iter().collect()
+}
+
+/// A unit that is stopped.
+struct Stop<'a> {
+    unit: Unit,
+    /// It is NVIDIA's own, of the host.
+    is_own: bool,
+    /// It uses only what stays.
+    again: bool,
+    /// What systemd stops with it.
+    along: &'a [String],
+}
+
+impl<'a> Stop<'a> {
+    /// The unit of a holder, where the settings have it stopped; or why that cannot be done.
+    fn of(holder: &Holder, ground: &Ground<'a>, settings: &Settings) -> Option<Result<Self, Reason>> {
+        let unit = Unit::of(holder)?;
+        let all_leave = ground.staying().is_empty();
+        if !may_stop(&unit, settings, all_leave) {
+            return None;
+        }
+        let facts = ground.snapshot.facts(&unit);
+        let kept = |why: Kept| {
+            Some(Err(Reason::Kept {
+                unit: unit.clone(),
+                why,
+            }))
+        };
+        let said = match facts.map(|f| &f.said) {
+            None => return kept(Kept::NoAnswer("it was not asked".to_owned())),
+            Some(Err(why)) => return kept(Kept::NoAnswer(why.clone())),
+            Some(Ok(said)) => said,
+        };
+        if !said.runs() {
+            return kept(Kept::State(said.state.clone()));
+        }
+        if let Some(needed) = said.takes_along.iter().find(|name| !can_be_stopped(name)) {
+            return kept(Kept::TakesAlong(needed.clone()));
+        }
+        // All of its processes together.
+        let its = || {
+            ground
+                .snapshot
+                .holders
+                .iter()
+                .filter(|h| Unit::of(h).as_ref() == Some(&unit))
+        };
+        let nodes = || its().flat_map(|h| &h.nodes);
+        let of = |wanted: &dyn Fn(PciAddr) -> bool| nodes().filter_map(Node::function).any(wanted);
+        let leaves = of(&|addr| ground.set.contains(&addr));
+        let again = !leaves && of(&|addr| ground.stays(Some(addr)));
+        let is_own = is_own_service(&unit, all_leave);
+        Some(Ok(Stop {
+            unit,
+            is_own,
+            again: again && !is_own,
+            along: &said.takes_along,
+        }))
+    }
 }
 
 /// Whether a process uses what leaves, and the settings have it ended.
@@ -165,6 +259,17 @@ fn is_ended(holder: &Holder, nodes: &[Node], ground: &Ground<'_>, settings: &Set
     // One that only uses what stays, where the driver is loaded anew, is nobody's to end.
     let leaves = of.is_empty() || of.iter().any(|addr| ground.set.contains(addr));
     settings.processes != Processes::Refuse && Processes::can_end(holder) && leaves
+}
+
+/// Why one that the settings have ended is not: this run was started from it.
+fn is_caller(holder: &Holder, snapshot: &Snapshot) -> Option<Reason> {
+    snapshot.callers.contains(&holder.pid).then(|| {
+        Reason::Other(format!(
+            "process {} ({}) has started this run, and is not ended for it. Hint: start it from another place",
+            holder.pid,
+            foreign(&holder.comm)
+        ))
+    })
 }
 
 /// Who is seen to use what is let go, and nvidia_drm for what stays where that has to be loaded anew.
@@ -206,12 +311,23 @@ pub(crate) fn judge_holders(
         match &reason {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if judged.lets_go(holder) => {}
             Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }
-                if let Some((unit, is_own)) = stopped(holder, ground, settings) =>
+                if let Some(stop) = Stop::of(holder, ground, settings) =>
             {
-                judged.stops(unit, is_own, nodes);
+                match stop {
+                    Ok(stop) => judged.stops(&stop, nodes),
+                    Err(why) => {
+                        reasons.push(reason);
+                        if !reasons.contains(&why) {
+                            reasons.push(why);
+                        }
+                    }
+                }
             }
             Reason::Held { holder, nodes } if is_ended(holder, nodes, ground, settings) => {
-                judged.ends(holder, nodes, settings.processes == Processes::Kill);
+                match is_caller(holder, snapshot) {
+                    None => judged.ends(holder, nodes, settings.processes == Processes::Kill),
+                    Some(why) => reasons.extend([reason, why]),
+                }
             }
             Reason::Doubtful { holder, nodes } if accepts_doubt => {
                 judged.accepted.push(holder.pid);

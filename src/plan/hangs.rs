@@ -187,6 +187,7 @@ pub fn freeing(snapshot: &Snapshot, call: &StuckCall, record: &Record) -> Plan {
         taken: record.taken.clone(),
         modules: record.modules.clone(),
         units: Vec::new(),
+        again: Vec::new(),
         consoles,
         platforms: Vec::new(),
         beside: Vec::new(),

@@ -46,6 +46,7 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
         beside: Vec::new(),
         modules: record.modules.clone(),
         units: record.units.clone(),
+        again: Vec::new(),
         consoles: record.consoles.clone(),
         platforms: record.platforms.clone(),
         awake,

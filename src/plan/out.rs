@@ -139,6 +139,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         beside,
         modules: both(earlier.map(|r| &r.modules), &modules),
         units: both(earlier.map(|r| &r.units), &judged.units),
+        again: judged.again.clone(),
         consoles: both(earlier.map(|r| &r.consoles), &displays.consoles),
         platforms: both(earlier.map(|r| &r.platforms), &displays.platforms),
         awake,

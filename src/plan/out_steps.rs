@@ -4,6 +4,7 @@
 
 use crate::base::pci::PciAddr;
 use crate::host::functions::{Function, VFIO_PCI};
+use crate::host::units::Unit;
 use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Step, Way};
 use crate::model::record::{Beside, Record, Taken};
@@ -46,10 +47,6 @@ impl WayOut<'_> {
         for unit in &self.judged.units {
             steps.stop(unit);
         }
-        let kill = self.settings.processes == Processes::Kill;
-        for process in &self.judged.processes {
-            steps.end_process(process, &self.judged.let_go, kill);
-        }
         for console in &self.displays.consoles {
             steps.console(console, false);
         }
@@ -57,6 +54,11 @@ impl WayOut<'_> {
             steps.platform(platform, false);
         }
         self.shut_gate(&mut steps);
+        // Behind it, so that nobody comes in their place while they are waited for.
+        let ended = &self.judged.processes;
+        if !ended.is_empty() {
+            steps.end_processes(ended, &self.judged.let_go, self.settings.processes == Processes::Kill);
+        }
         let awake = bridges(snapshot, leaving, self.earlier);
         for addr in awake.iter().copied().chain(sleepers(leaving)) {
             steps.keep_awake(addr);
@@ -127,8 +129,8 @@ impl WayOut<'_> {
         leaving.filter(|f| f.is_on_nvidia()).map(|f| f.addr).collect()
     }
 
-    /// After the services and the console, which let go of it with their own descriptors, and before the first look for
-    /// holders. What leaves no driver cannot be held through one.
+    /// After the services and the console, which let go of it with their own descriptors, and before processes are ended and
+    /// the first look for holders. What leaves no driver cannot be held through one.
     fn shut_gate(&self, steps: &mut Steps<'_>) {
         let leaving = self.behind_the_gate();
         if !leaving.is_empty() {
@@ -275,8 +277,15 @@ impl WayOut<'_> {
         if gpus.any(|f| self.ground.stays(Some(f.addr))) {
             // Others come back when all that they had is home.
             let units = both(self.earlier.map(|r| &r.units), &self.judged.units);
-            for unit in units.iter().rev().filter(|unit| is_own_service(unit, true)) {
-                steps.start(unit);
+            let Judged { again, with_own, .. } = self.judged;
+            // Its GPU is there again, or has been all the time.
+            let is_others = |unit: &Unit| again.contains(unit) || with_own.contains(unit);
+            for unit in units.iter().rev() {
+                if is_own_service(unit, true) {
+                    steps.start(unit);
+                } else if is_others(unit) {
+                    steps.start(unit).soft();
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 //! card and what usually takes it back. What is unusual about a step is said after it.
 //!
 //! ```text
-//! steps.stop("nvidia-persistenced.service");     taken back by starting it
+//! steps.stop(&unit);                             taken back by starting it
 //! steps.load("vfio_pci").for_good();             taken back by nothing
 //! ```
 //!
@@ -14,7 +14,8 @@ use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
 use crate::host::holders::Holder;
-use crate::model::act::{Act, Attribute};
+use crate::host::units::Unit;
+use crate::model::act::{Act, Attribute, Named};
 use crate::model::plan::{Step, deadline};
 
 /// The steps so far.
@@ -87,20 +88,23 @@ impl<'a> Steps<'a> {
         self.add(Act::unload(module), vec![Act::load(module)])
     }
 
-    pub(crate) fn stop(&mut self, unit: &str) -> Added<'_> {
+    pub(crate) fn stop(&mut self, unit: &Unit) -> Added<'_> {
         self.add(Act::stop(unit), vec![Act::start(unit)])
     }
 
-    pub(crate) fn start(&mut self, unit: &str) -> Added<'_> {
+    pub(crate) fn start(&mut self, unit: &Unit) -> Added<'_> {
         self.add(Act::start(unit), vec![Act::stop(unit)])
     }
 
-    /// Ends a process, which nothing takes back. `kill`: where it does not end when asked.
-    pub(crate) fn end_process(&mut self, holder: &Holder, addrs: &[PciAddr], kill: bool) -> Added<'_> {
+    /// Ends processes, which nothing takes back. `kill`: those that do not end when asked.
+    pub(crate) fn end_processes(&mut self, holders: &[Holder], addrs: &[PciAddr], kill: bool) -> Added<'_> {
         let within_ms = u64::try_from(self.budgets.process.as_millis()).unwrap_or(u64::MAX);
-        let act = Act::EndProcess {
+        let named = |holder: &Holder| Named {
             pid: holder.pid,
             comm: holder.comm.clone(),
+        };
+        let act = Act::EndProcesses {
+            processes: holders.iter().map(named).collect(),
             addrs: addrs.to_vec(),
             within_ms,
             kill,

@@ -16,13 +16,14 @@ use crate::base::vmid::VmId;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::Kernel;
 use crate::host::snapshot::Snapshot;
+use crate::host::units::Facts;
 use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::out::{self, Wanted};
 use crate::plan::selection::Given;
-use crate::plan::{home, owners};
+use crate::plan::{clients, home, owners};
 use crate::run::owners::{Settled, write_over};
 use crate::run::session::{Session, this_boot};
 use crate::settings::values::{Gate, Reset};
@@ -59,7 +60,19 @@ impl Session {
             what: "modprobe could not be asked for the driver's modules".to_owned(),
             source: io::Error::other(e),
         })?;
+        self.ask_for_units(&mut snapshot);
         Ok(out::plan(&snapshot, wanted, records, &self.settings))
+    }
+
+    /// Asks systemd for the units that may have to be stopped. Without an answer they are not.
+    pub fn ask_for_units(&mut self, snapshot: &mut Snapshot) {
+        let units = clients::to_ask(snapshot, &self.settings);
+        if units.is_empty() {
+            return;
+        }
+        let no_answer = |why: String| units.iter().map(|unit| Facts::none(unit, &why)).collect();
+        let answer = self.kernel.units(&units, self.budgets.unit);
+        snapshot.units = answer.unwrap_or_else(|e| no_answer(e.to_string()));
     }
 
     /// The way out, from the plan to the end. Where it failed, was undone, and the host is not what the plan was made for
@@ -379,6 +392,7 @@ mod tests {
             taken: Vec::new(),
             modules: Vec::new(),
             units: Vec::new(),
+            again: Vec::new(),
             consoles: Vec::new(),
             platforms: Vec::new(),
             beside: Vec::new(),

@@ -56,20 +56,26 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "doubt",
         field: |s| &mut s.doubt,
-        about: "What to do where a process has something of NVIDIA's driver open, and nothing shows that it is for a GPU \
-                that stays.",
+        about: "What to do where a process has something of NVIDIA's driver open that any GPU is used through, and it \
+                cannot be known whether it is one that leaves or one that stays.",
     },
     Key {
         name: "services",
         field: |s| &mut s.services,
         about: "Which services of the host may be stopped where they use a GPU that leaves. Each is started again when the \
-                GPU is home, or when the start has failed.",
+                GPU is home, or when the start has failed; one that uses only GPUs that stay, as soon as the others have \
+                left. What needs it, and is stopped with it by systemd, is started again, too.",
+    },
+    Key {
+        name: "containers",
+        field: |s| &mut s.containers,
+        about: "What to do where a process inside a container of Proxmox's (LXC) uses a GPU that leaves.",
     },
     Key {
         name: "processes",
         field: |s| &mut s.processes,
-        about: "What to do with a process that uses a GPU which leaves and belongs to a login session: what somebody has \
-                started at a prompt. Nobody starts it again. It does not concern services, containers and VMs.",
+        about: "What to do with a process that uses a GPU which leaves and belongs to a login session at a prompt. Nobody \
+                starts it again. It does not concern services, containers, VMs, desktops and cron's jobs.",
     },
     Key {
         name: "gate",

@@ -11,6 +11,7 @@ use crate::base::deadlines::Budgets;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
+use crate::host::units::service;
 use crate::settings::kinds::{Choice, Value};
 use crate::settings::known_gpus::{self, Fact};
 
@@ -73,12 +74,12 @@ impl Choice for OnBackup {
         (
             OnBackup::IfFree,
             "if-free",
-            "hand the GPU over if nobody uses it, and refuse otherwise.",
+            "hand the GPU over if nobody uses it, and refuse otherwise, whatever the settings below allow.",
         ),
         (
             OnBackup::Handoff,
             "handoff",
-            "as for any other start, which is refused, too, while somebody uses the GPU.",
+            "as for any other start: who uses the GPU is in the way, or asked to let go, as the settings below say.",
         ),
         (
             OnBackup::Refuse,
@@ -155,41 +156,7 @@ pub enum Services {
     Also(Vec<String>),
 }
 
-/// What no host should be without: stopped, it takes the host's management, its sessions or its network along.
-fn is_needed(unit: &str) -> bool {
-    let starts = [
-        "pve",
-        "systemd-",
-        "dbus",
-        "ssh",
-        "user@",
-        "gpu-handoff",
-        "lxc",
-        "corosync",
-        "ceph",
-    ];
-    starts.iter().any(|start| unit.starts_with(start))
-}
-
-/// The name of a service as systemd has it (systemd.unit(5)), without its suffix or with it; no longer than what is shown of one.
-fn service(word: &str) -> Option<String> {
-    let name = word.strip_suffix(".service").unwrap_or(word);
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-    let other = [".socket", ".timer", ".target", ".scope", ".slice", ".mount"];
-    let is_good = !name.is_empty()
-        && name.len() <= 56
-        && name.chars().all(is_allowed)
-        && !name.starts_with(['-', '.'])
-        && !other.iter().any(|suffix| name.ends_with(suffix));
-    (is_good && !is_needed(name)).then(|| format!("{name}.service"))
-}
-
 impl Services {
-    /// Whether a unit can be named there.
-    pub fn can_have(unit: &str) -> bool {
-        unit.ends_with(".service") && service(unit).as_deref() == Some(unit)
-    }
-
     /// Whether a unit is named.
     pub fn names(&self, unit: &str) -> bool {
         matches!(self, Services::Also(names) if names.iter().any(|name| name == unit))
@@ -260,11 +227,14 @@ pub enum Processes {
 }
 
 impl Processes {
-    /// Whether a process is one of those. Not one that has a GPU through VFIO: that is a guest.
+    /// Whether a process is one of those. Not one that has a GPU through VFIO, which is a guest, and not one that sets a
+    /// display's mode and draws on it, which is a display server: with it everything would end that is on its screen.
     pub fn can_end(holder: &Holder) -> bool {
         let is_guest = |node: &Node| matches!(node, Node::VfioGroup(_) | Node::VfioDevice(_));
         let is_of_session = matches!(holder.belongs_to, Belongs::Session { .. });
-        is_of_session && holder.pid > 1 && !holder.nodes.iter().any(is_guest)
+        let nodes = &holder.nodes;
+        let is_server = nodes.contains(&Node::Modeset) && nodes.iter().any(|n| matches!(n, Node::Drm(_)));
+        is_of_session && holder.pid > 1 && !nodes.iter().any(is_guest) && !is_server
     }
 }
 
@@ -280,6 +250,33 @@ impl Choice for Processes {
             Processes::Kill,
             "kill",
             "ask it to end, and end it (SIGKILL) where it has not after that time: what it has not saved is lost.",
+        ),
+    ];
+}
+
+/// What to do with what uses a GPU which leaves inside a container of Proxmox's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Containers {
+    /// Refuse.
+    Refuse,
+    /// Stop the service that it is, inside, and start it again.
+    Release,
+}
+
+impl Choice for Containers {
+    const WORDS: &'static [(Self, &'static str, &'static str)] = &[
+        (
+            Containers::Refuse,
+            "refuse",
+            "refuse, and name the container and the process.",
+        ),
+        (
+            Containers::Release,
+            "release",
+            "stop the service inside that it belongs to, by 'pct exec' and the container's own systemd, and start it again \
+             when the GPU is home; the container and all else in it goes on. A process that belongs to no service there \
+             keeps the VM from starting.",
         ),
     ];
 }
@@ -374,6 +371,8 @@ pub struct Settings {
     pub doubt: Doubt,
     /// Which services may be stopped and started again.
     pub services: Services,
+    /// What to do with what uses it inside a container.
+    pub containers: Containers,
     /// What to do with processes of login sessions.
     pub processes: Processes,
     /// Whether others are kept from opening a GPU while it is handed over.
@@ -388,6 +387,17 @@ pub struct Settings {
     pub origins: BTreeMap<String, String>,
 }
 
+impl Settings {
+    /// What holds where a GPU may leave only if nobody uses it: NVIDIA's own services are nobody.
+    pub fn only_if_free(&mut self) {
+        if self.services != Services::Refuse {
+            self.services = Services::Auto;
+        }
+        self.containers = Containers::Refuse;
+        self.processes = Processes::Refuse;
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -396,6 +406,7 @@ impl Default for Settings {
             way: WayOut::Auto,
             doubt: Doubt::Refuse,
             services: Services::Auto,
+            containers: Containers::Refuse,
             processes: Processes::Refuse,
             gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,
@@ -411,6 +422,8 @@ mod tests {
     use super::*;
 
     use toml::de::DeTable;
+
+    use crate::host::units::can_be_stopped;
 
     fn services(text: &str) -> Option<Services> {
         let file = format!("key = {text}");
@@ -443,7 +456,7 @@ mod tests {
         ] {
             assert_eq!(services(none), None, "{none}");
         }
-        assert!(Services::can_have("ollama.service"));
+        assert!(can_be_stopped("ollama.service"));
         for none in [
             "ollama",
             "pvedaemon.service",
@@ -451,7 +464,7 @@ mod tests {
             "session-3.scope",
             "a\u{202e}b.service",
         ] {
-            assert!(!Services::can_have(none), "{none}");
+            assert!(!can_be_stopped(none), "{none}");
         }
     }
 }

@@ -6,7 +6,8 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::model::act::{Act, Attribute, Expect};
+use gpu_handoff::host::units::{Facts, Said, Unit};
+use gpu_handoff::model::act::{Act, Attribute, Expect, Named};
 use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::plan::{clients, users};
 
@@ -33,13 +34,12 @@ impl Model {
             } => return self.prove_free(addrs, despite, *despite_unseen, end),
             Act::StopUnit { name } => return self.switch_unit(name, false),
             Act::StartUnit { name } => return self.switch_unit(name, true),
-            Act::EndProcess {
-                pid,
+            Act::EndProcesses {
+                processes,
                 addrs,
                 within_ms,
                 kill,
-                ..
-            } => return self.end_process(*pid, addrs, Duration::from_millis(*within_ms), *kill),
+            } => return self.end_processes(processes, addrs, Duration::from_millis(*within_ms), *kill),
             Act::Verify { addr, .. } => return self.see_whether_it_works(*addr),
             Act::ShutGate { addrs, whole } if self.has_gate => {
                 self.gate = Some((addrs.clone(), *whole));
@@ -67,28 +67,54 @@ impl Model {
         done.map_err(|errno| ActError::Failed(format!("{act}: {errno}")))
     }
 
-    /// One that uses these functions still.
-    fn end_process(&mut self, pid: i32, addrs: &[PciAddr], within: Duration, kill: bool) -> Result<(), ActError> {
-        if !clients::can_end_now(&self.uses(), pid, addrs) {
-            return Ok(());
-        }
-        let Some(process) = self.processes.iter().find(|p| p.pid == pid) else {
-            return Ok(());
-        };
-        if !matches!(process.belongs_to, Belongs::Session { .. }) {
-            self.laws
-                .broken
-                .push(format!("law 2: process {pid} was not anybody's to end: {process:?}"));
-        }
-        if process.deaf {
-            self.spend(within);
-            if !kill {
-                return Err(ActError::Failed("it has not ended".to_owned()));
+    /// Those that use these functions still, all at once.
+    fn end_processes(
+        &mut self,
+        processes: &[Named],
+        addrs: &[PciAddr],
+        within: Duration,
+        kill: bool,
+    ) -> Result<(), ActError> {
+        let uses = self.uses();
+        let is_user = |p: &Process| clients::can_end_now(&uses, p.pid, addrs);
+        let is_meant = |p: &&Process| processes.iter().any(|one| one.pid == p.pid) && is_user(p);
+        let meant: Vec<Process> = self.processes.iter().filter(is_meant).cloned().collect();
+        for process in &meant {
+            if !matches!(process.belongs_to, Belongs::Session { .. }) {
+                self.laws
+                    .broken
+                    .push(format!("law 2: a process was not anybody's to end: {process:?}"));
             }
         }
+        let is_deaf = meant.iter().any(|p| p.deaf);
+        if is_deaf {
+            self.spend(within);
+        }
         self.tick += 1;
-        self.processes.retain(|p| p.pid != pid);
+        let ends = |p: &Process| meant.iter().any(|m| m.pid == p.pid) && (kill || !p.deaf);
+        self.ended = self.processes.iter().filter(|p| ends(p)).map(|p| p.pid).collect();
+        self.processes.retain(|p| !ends(p));
+        if is_deaf && !kill {
+            return Err(ActError::Failed("it has not ended".to_owned()));
+        }
         Ok(())
+    }
+
+    /// The state of units, and what goes down with them.
+    pub fn what_systemd_says(&self, units: &[Unit]) -> Vec<Facts> {
+        let facts = |unit: &Unit| {
+            let is_down = matches!(unit, Unit::Inside { container, .. } if self.down.contains(container));
+            let known = self.units.iter().find(|u| u.name == *unit && !is_down);
+            let needing = self.units.iter().filter(|u| u.active && u.needs.as_ref() == Some(unit));
+            Facts {
+                unit: unit.clone(),
+                said: known.ok_or_else(|| "no answer".to_owned()).map(|known| Said {
+                    state: if known.active { "active" } else { "inactive" }.to_owned(),
+                    takes_along: needing.map(|u| u.name.name().to_owned()).collect(),
+                }),
+            }
+        };
+        units.iter().map(facts).collect()
     }
 
     /// Processes that are ending are waited for; others have a moment to let go.
@@ -172,16 +198,30 @@ impl Model {
         }
     }
 
-    /// systemctl start or stop.
-    pub fn switch_unit(&mut self, name: &str, on: bool) -> Result<(), ActError> {
-        let Some(at) = self.units.iter().position(|u| u.name == name) else {
+    /// systemctl start or stop, on the host or inside a container.
+    pub fn switch_unit(&mut self, name: &Unit, on: bool) -> Result<(), ActError> {
+        let belongs_to = match name {
+            Unit::Host(name) => Belongs::Unit(name.clone()),
+            Unit::Inside { container, .. } if self.down.contains(container) => {
+                return Err(ActError::Failed(format!("container '{container}' not running!")));
+            }
+            Unit::Inside { container, unit } => Belongs::Container {
+                ctid: container.to_string(),
+                unit: Some(unit.clone()),
+            },
+        };
+        let Some(at) = self.units.iter().position(|u| u.name == *name) else {
             return Err(ActError::Failed(format!("systemctl: Unit {name} not found.")));
         };
         self.tick += 1;
         if !on {
+            let needing = self.units.iter().filter(|u| u.active && u.needs.as_ref() == Some(name));
+            let needing: Vec<Unit> = needing.map(|u| u.name.clone()).collect();
+            for one in needing {
+                self.switch_unit(&one, false)?;
+            }
             self.units[at].active = false;
-            let of_unit = Belongs::Unit(name.to_owned());
-            self.processes.retain(|p| p.belongs_to != of_unit);
+            self.processes.retain(|p| p.belongs_to != belongs_to);
             return Ok(());
         }
         if self.units[at].active {
@@ -189,7 +229,7 @@ impl Model {
         }
         let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
         let mut nodes: Vec<Node> = gpus.map(|d| Node::Gpu(d.addr)).collect();
-        let is_daemon = name == PERSISTENCED;
+        let is_daemon = name.on_host() == Some(PERSISTENCED);
         if nodes.is_empty() && is_daemon {
             return Err(ActError::Failed(format!("Job for {name} failed.")));
         }
@@ -197,7 +237,7 @@ impl Model {
         self.next_pid += 1;
         let daemon = Process {
             comm: if is_daemon { "nvidia-persiste" } else { "ollama" },
-            belongs_to: Belongs::Unit(name.to_owned()),
+            belongs_to,
             ..Process::new(self.next_pid, &nodes)
         };
         let opened = self.open(daemon);
@@ -281,7 +321,7 @@ impl Model {
                 (None, _) => (wanted.is_empty(), missing(addr)),
             },
             Expect::Unit(name, wanted) => {
-                let active = self.units.iter().any(|u| u.name == *name && u.active);
+                let active = self.units.iter().any(|u| u.name.on_host() == Some(name) && u.active);
                 (active == *wanted, format!("{name}: active: {active}"))
             }
             Expect::Console(name, wanted) => {

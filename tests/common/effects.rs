@@ -10,6 +10,7 @@ use gpu_handoff::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use gpu_handoff::host::functions::{Details, VFIO_PCI};
 use gpu_handoff::host::modules::{Loadable, Problem};
 use gpu_handoff::host::snapshot::Snapshot;
+use gpu_handoff::host::units::{Facts, Unit};
 use gpu_handoff::model::act::{Act, Expect};
 use gpu_handoff::model::record::Run;
 
@@ -146,6 +147,11 @@ impl Kernel for Model {
         Ok(self.what_modprobe_says(names))
     }
 
+    fn units(&mut self, units: &[Unit], _: Duration) -> Result<Vec<Facts>, ActError> {
+        self.spend(Duration::from_millis(10));
+        Ok(self.what_systemd_says(units))
+    }
+
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError> {
         let mut results = self.act_all(&[(act.clone(), within)]);
         match results.pop() {
@@ -201,6 +207,7 @@ impl Kernel for Model {
                 moment: moment.filter(|_| result.is_ok()),
                 result,
                 took: self.time.saturating_sub(start),
+                ended: std::mem::take(&mut self.ended),
             });
         }
         if faults.contains(&Some(Fault::KilledAfter)) {
@@ -364,7 +371,7 @@ impl Model {
                     act,
                     Act::StopUnit { .. }
                         | Act::StartUnit { .. }
-                        | Act::EndProcess { .. }
+                        | Act::EndProcesses { .. }
                         | Act::ShutGate { .. }
                         | Act::OpenGate { .. }
                 );

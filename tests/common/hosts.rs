@@ -2,6 +2,7 @@
 
 use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
 use gpu_handoff::host::displays::Console;
+use gpu_handoff::host::units as unit;
 
 use super::state::{Device, Generation, Model, Unit};
 
@@ -86,17 +87,41 @@ pub const OLLAMA: &str = "ollama.service";
 
 /// That service.
 pub fn add_ollama(model: &mut Model) {
-    add_started(model, OLLAMA);
+    add_started(model, &unit::Unit::host(OLLAMA));
+}
+
+/// The same inside a container.
+pub fn inside() -> unit::Unit {
+    unit::Unit::Inside {
+        container: "104".parse().unwrap(),
+        unit: OLLAMA.to_owned(),
+    }
+}
+
+/// That one.
+pub fn add_inside(model: &mut Model) {
+    add_started(model, &inside());
 }
 
 /// The persistence daemon, which holds every GPU of the driver.
 pub fn add_persistenced(model: &mut Model) {
-    add_started(model, PERSISTENCED);
+    add_started(model, &unit::Unit::host(PERSISTENCED));
 }
 
-fn add_started(model: &mut Model, unit: &str) {
+/// What needs the persistence daemon, and uses every GPU as well.
+pub const EXPORTER: &str = "exporter.service";
+
+/// Both of these.
+pub fn add_exporter(model: &mut Model) {
+    add_persistenced(model);
+    add_started(model, &unit::Unit::host(EXPORTER));
+    model.units.last_mut().unwrap().needs = Some(unit::Unit::host(PERSISTENCED));
+}
+
+fn add_started(model: &mut Model, unit: &unit::Unit) {
     model.units.push(Unit {
-        name: unit.to_owned(),
+        name: unit.clone(),
+        needs: None,
         active: false,
     });
     let started = model.switch_unit(unit, true);

@@ -321,7 +321,7 @@ impl Model {
                 }
                 return lacks(record.modules.contains(name) || !was_there, name);
             }
-            Act::StopUnit { name } => return lacks(record.units.contains(name), name),
+            Act::StopUnit { name } => return lacks(record.units.contains(name), &name.to_string()),
             Act::SetPlatform {
                 device, bound: false, ..
             } => {

@@ -16,9 +16,9 @@ use gpu_handoff::model::error::Error;
 use gpu_handoff::model::plan::{Direction, Plan};
 use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::model::refusal::{Reason, Refusal};
-use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::plan::owners::{self, First, Over, Signs};
+use gpu_handoff::plan::{clients, home};
 use gpu_handoff::run::look::look;
 use gpu_handoff::run::owners::{Host, settle, write_over};
 use gpu_handoff::settings::values::{Gate, Reset, Settings};
@@ -139,6 +139,7 @@ impl Session {
         self.ask(model, &mut snapshot, &moving);
         let needed = out::needed(&snapshot, &self.gpus, &self.given, &self.settings);
         snapshot.loadable = model.what_modprobe_says(&needed);
+        snapshot.units = model.what_systemd_says(&clients::to_ask(&snapshot, &self.settings));
         out::plan(&snapshot, self.wanted(), records, &self.settings)
     }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_handoff::base::pci::{PciAddr, PciClass};
+use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::displays::{Console, Framebuffer};
 use gpu_handoff::host::nodes::Node;
+use gpu_handoff::host::units as unit;
 use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::model::act::Act;
 
@@ -180,8 +182,10 @@ impl Process {
 /// GPU that was there when it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    pub name: String,
+    pub name: unit::Unit,
     pub active: bool,
+    /// What it needs: it is stopped with that.
+    pub needs: Option<unit::Unit>,
 }
 
 /// What happens by itself.
@@ -279,6 +283,10 @@ pub struct Model {
     pub has_gate: bool,
     pub gate: Option<(Vec<PciAddr>, bool)>,
     pub units: Vec<Unit>,
+    /// Processes that have ended for the act that is being done.
+    pub ended: Vec<i32>,
+    /// Containers that do not run: nothing is done inside.
+    pub down: Vec<VmId>,
     pub events: Vec<(When, Event)>,
     pub time: Duration,
     /// Counts what has happened.
@@ -334,6 +342,8 @@ impl Model {
             gate: None,
             processes: Vec::new(),
             units: Vec::new(),
+            down: Vec::new(),
+            ended: Vec::new(),
             events: Vec::new(),
             time: Duration::ZERO,
             tick: 0,

@@ -9,10 +9,10 @@ use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::plan::{Plan, Way};
 use gpu_handoff::model::record::Owner;
-use gpu_handoff::settings::values::{Processes, Services, WayOut};
+use gpu_handoff::settings::values::{Containers, Processes, Services, WayOut};
 
 use crate::asked::{Answer, Host, Kind, folders, requests};
-use crate::common::hosts::{OLLAMA, add_card, add_consoles, add_ollama, add_persistenced};
+use crate::common::hosts::{OLLAMA, add_card, add_consoles, add_inside, add_ollama, add_persistenced};
 use crate::common::{Generation, MemLedger, Model, Process, Session, addr, host};
 use crate::convert::model_of;
 use crate::order;
@@ -158,6 +158,11 @@ pub fn made_here() -> Vec<Trip> {
         session.settings.processes = Processes::Kill;
         trips.push(Trip::new(&format!("a service, the daemon and a process, {cards}"), model, session).small());
     }
+    let mut model = host(1);
+    add_inside(&mut model);
+    let mut session = one();
+    session.settings.containers = Containers::Release;
+    trips.push(Trip::new("a service inside a container", model, session).small());
     for generation in [Generation::K6_1, Generation::K7_2] {
         let mut model = host(1);
         model.generation = generation;

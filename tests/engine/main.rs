@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
 
 mod beside;
+mod containers;
 #[path = "../common/mod.rs"]
 mod common;
 mod found;
@@ -387,7 +388,7 @@ fn a_hang_at_any_act_ends_wedged_with_a_record() {
                 act,
                 Act::ProveFree { .. }
                     | Act::StopUnit { .. }
-                    | Act::EndProcess { .. }
+                    | Act::EndProcesses { .. }
                     | Act::SetConsole { .. }
                     | Act::SetPlatform { .. }
             );

@@ -35,7 +35,7 @@ fn is_there(model: &Model) -> bool {
 }
 
 fn is_end(act: &Act) -> bool {
-    matches!(act, Act::EndProcess { .. })
+    matches!(act, Act::EndProcesses { .. })
 }
 
 #[test]
@@ -98,7 +98,8 @@ fn who_looks_is_told_what_a_handoff_does_to_each() {
         let mut session = set(Processes::Kill, WayOut::Unbind);
         session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
         session.settings.doubt = doubt;
-        let snapshot = session.look(&mut model, &[]).unwrap();
+        let mut snapshot = session.look(&mut model, &[]).unwrap();
+        snapshot.units = model.what_systemd_says(&clients::to_ask(&snapshot, &session.settings));
         let (clients, unseen) = clients::of(&snapshot, &session.gpus, &session.settings);
         let then: Vec<Then> = clients.iter().map(|client| client.then).collect();
         assert_eq!(then, expected, "{cards} cards, {doubt:?}: {clients:?}");
@@ -188,6 +189,61 @@ fn nobody_elses_process_is_ended() {
         let refusal = refusal.to_string();
         assert!(!refusal.contains("processes ="), "{belongs_to:?}: {refusal}");
         assert_eq!(model.processes.len(), 1, "{belongs_to:?}");
+    }
+}
+
+/// With a display server everything would end that is on its screen; and the run itself with its own shell.
+#[test]
+fn neither_a_display_server_nor_who_has_started_the_run_is_ended() {
+    let mut model = host(1);
+    let nodes = [Node::Gpu(addr(1, 0)), Node::Modeset, Node::Drm(addr(1, 0))];
+    model.processes.push(Process::at_a_prompt(PID, &nodes));
+    let session = set(Processes::Kill, WayOut::Auto);
+    let refusal = session.plan_out(&mut model).unwrap_err().to_string();
+    assert!(refusal.contains("in use by process 900"), "{refusal}");
+    let mut model = used(1, false);
+    let mut snapshot = session.look(&mut model, &[]).unwrap();
+    snapshot.callers = vec![77, PID, 1];
+    let (clients, reasons) = clients::of(&snapshot, &session.gpus, &session.settings);
+    assert_eq!(clients[0].then, Then::InTheWay);
+    let why = "process 900 (python3) has started this run, and is not ended for it. Hint: start it from another place";
+    assert!(reasons.iter().any(|r| r.to_string() == why), "{reasons:?}");
+}
+
+/// They have their time together, and who has ended is named though another one has not.
+#[test]
+fn several_are_ended_at_once() {
+    let several = |deaf: bool| {
+        let mut model = used(1, deaf);
+        for pid in 901..907 {
+            model
+                .processes
+                .push(Process::at_a_prompt(pid, &[Node::Gpu(addr(1, 0))]));
+        }
+        model
+    };
+    let mut model = several(true);
+    let mut session = set(Processes::Kill, WayOut::Auto);
+    session.settings.budgets.process = std::time::Duration::from_secs(20);
+    let plan = session.plan_out(&mut model).unwrap();
+    let ends: Vec<String> = plan
+        .steps
+        .iter()
+        .filter(|s| is_end(&s.act))
+        .map(|s| s.act.to_string())
+        .collect();
+    assert_eq!(ends, ["7 processes: ask them to end, or end them"]);
+    assert!(matches!(session.out(&mut model), End::Done));
+    let mut model = several(true);
+    let End::RestoredBut(but) = set(Processes::Terminate, WayOut::Auto).out(&mut model) else {
+        panic!("one has not ended");
+    };
+    assert!(!but.contains("process 900"), "{but}");
+    for pid in 901..907 {
+        assert!(
+            but.contains(&format!("process {pid} (python3) was asked to end")),
+            "{but}"
+        );
     }
 }
 

@@ -2,11 +2,12 @@
 
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
+use gpu_handoff::host::units::Unit;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::settings::values::{Processes, Services, WayOut};
 
-use crate::common::hosts::{OLLAMA, PERSISTENCED, add_consoles, add_ollama, add_persistenced};
+use crate::common::hosts::{EXPORTER, OLLAMA, PERSISTENCED, add_consoles, add_exporter, add_ollama, add_persistenced};
 use crate::common::{End, Fault, Model, Process, Session, addr, host};
 use crate::{assert_as_before, records};
 
@@ -27,11 +28,11 @@ fn named(way: WayOut) -> Session {
 }
 
 fn is_start(act: &Act) -> bool {
-    matches!(act, Act::StartUnit { name } if name == OLLAMA)
+    matches!(act, Act::StartUnit { name } if name.on_host() == Some(OLLAMA))
 }
 
 fn runs(model: &Model, unit: &str) -> bool {
-    model.units.iter().any(|u| u.name == unit && u.active)
+    model.units.iter().any(|u| u.name.on_host() == Some(unit) && u.active)
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn a_service_that_is_named_is_stopped_before_the_daemon_and_started_after_it() {
         let before = model.state();
         let session = named(way);
         let plan = session.plan_out(&mut model).unwrap();
-        assert_eq!(plan.units, [OLLAMA, PERSISTENCED], "{case}");
+        assert_eq!(plan.units, [OLLAMA, PERSISTENCED].map(Unit::host), "{case}");
         let note = "ollama.service has the GPU node of 0000:01:00.0";
         assert!(
             plan.notes.iter().any(|n| n.starts_with(note)),
@@ -63,14 +64,14 @@ fn a_service_that_is_named_is_stopped_before_the_daemon_and_started_after_it() {
         assert!(matches!(end, End::Done), "{case}: {end:?}");
         assert_as_before(&model, &before, &case);
         let started = model.acts[away..].iter().filter_map(|act| match act {
-            Act::StartUnit { name } => Some(name.as_str()),
+            Act::StartUnit { name } => name.on_host(),
             _ => None,
         });
         assert_eq!(started.collect::<Vec<_>>(), [PERSISTENCED, OLLAMA], "{case}");
         assert!(
             !model.acts[away..]
                 .iter()
-                .any(|act| matches!(act, Act::StopUnit { name } if name == OLLAMA)),
+                .any(|act| matches!(act, Act::StopUnit { name } if name.on_host() == Some(OLLAMA))),
             "{case}: somebody may have started it since"
         );
     }
@@ -139,7 +140,6 @@ fn who_draws_on_a_gpu_that_stays_is_stopped_where_it_is_a_service_and_never_ende
     session.settings.processes = Processes::Kill;
     let end = session.out(&mut model);
     assert!(matches!(end, End::Done), "{end:?}");
-    assert!(!runs(&model, OLLAMA));
     let end = session.home(&mut model);
     assert!(matches!(end, End::Done), "{end:?}");
     assert_as_before(&model, &before, "at home");
@@ -163,7 +163,12 @@ fn a_unit_of_that_name_in_a_container_is_not_the_service() {
     };
     model.processes.push(process);
     let refusal = named(WayOut::Auto).plan_out(&mut model).unwrap_err();
-    assert!(refusal.to_string().contains("pct shutdown 104"), "{refusal}");
+    assert!(
+        refusal
+            .to_string()
+            .contains("pct exec 104 -- systemctl stop ollama.service"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -185,7 +190,7 @@ fn whatever_fails_or_is_killed_the_service_runs_again_at_the_end() {
             let case = format!("{fault:?} at {at} {}", undisturbed.acts[at]);
             model.faults.0 = vec![(at, fault)];
             let out = session.out(&mut model);
-            let left = records(&model).iter().any(|r| r.units.contains(&OLLAMA.to_owned()));
+            let left = records(&model).iter().any(|r| r.units.contains(&Unit::host(OLLAMA)));
             assert!(runs(&model, OLLAMA) || left, "{case}: {out:?}");
             let home = session.home(&mut model);
             // What does not start is said, and strands nothing.
@@ -204,6 +209,78 @@ fn whatever_fails_or_is_killed_the_service_runs_again_at_the_end() {
             assert_eq!(model.laws.broken, [""; 0], "{case}");
         }
     }
+}
+
+/// What it uses is there again in a moment, or has been all the time: it does not wait for what has left.
+#[test]
+fn a_service_that_uses_only_what_stays_runs_again_as_soon_as_the_rest_has_left() {
+    for (case, nodes, way) in [
+        ("it draws there", vec![Node::Drm(addr(2, 0))], WayOut::Unbind),
+        (
+            "it may use either",
+            vec![Node::Gpu(addr(2, 0)), Node::Control],
+            WayOut::Auto,
+        ),
+    ] {
+        let mut model = host(2);
+        add_ollama(&mut model);
+        for process in &mut model.processes {
+            process.nodes.clone_from(&nodes);
+        }
+        let before = model.state();
+        let session = named(way);
+        let plan = session.plan_out(&mut model).unwrap();
+        assert_eq!(plan.again, [Unit::host(OLLAMA)], "{case}");
+        let end = "it is started again when the other GPU has left";
+        assert!(plan.notes.iter().any(|n| n.ends_with(end)), "{case}: {:?}", plan.notes);
+        assert!(matches!(session.out(&mut model), End::Done), "{case}");
+        assert!(runs(&model, OLLAMA), "{case}");
+        // Whoever stops it from here on has it stopped.
+        assert!(records(&model)[0].units.is_empty(), "{case}");
+        model.switch_unit(&Unit::host(OLLAMA), false).unwrap();
+        assert!(matches!(session.home(&mut model), End::Done), "{case}");
+        assert!(!runs(&model, OLLAMA), "{case}");
+        model.switch_unit(&Unit::host(OLLAMA), true).unwrap();
+        assert_as_before(&model, &before, case);
+    }
+}
+
+/// systemd stops it as well, and starts it with nothing.
+#[test]
+fn what_needs_a_service_that_is_stopped_runs_again_as_well() {
+    for cards in [1, 2] {
+        let mut model = host(cards);
+        add_exporter(&mut model);
+        let before = model.state();
+        let mut session = named(WayOut::Auto);
+        session.settings.services = Services::Auto;
+        let plan = session.plan_out(&mut model).unwrap();
+        assert_eq!(plan.units, [EXPORTER, PERSISTENCED].map(Unit::host), "{cards}");
+        let note = "exporter.service needs nvidia-persistenced.service, and is stopped and started again with it";
+        assert!(plan.notes.iter().any(|n| n == note), "{cards}: {:?}", plan.notes);
+        assert!(matches!(session.out(&mut model), End::Done), "{cards}");
+        for unit in [EXPORTER, PERSISTENCED] {
+            assert_eq!(runs(&model, unit), cards == 2, "{cards}: {unit}");
+        }
+        assert!(matches!(session.home(&mut model), End::Done), "{cards}");
+        assert_as_before(&model, &before, &format!("{cards} cards"));
+    }
+}
+
+/// It is being started, or has ended and left something: a stop would do nothing, and a start something new.
+#[test]
+fn a_service_that_does_not_run_is_neither_stopped_nor_started() {
+    let mut model = used(1);
+    for unit in &mut model.units {
+        unit.active = unit.name.on_host() != Some(OLLAMA);
+    }
+    let refusal = named(WayOut::Auto).plan_out(&mut model).unwrap_err().to_string();
+    assert!(refusal.contains("in use by process"), "{refusal}");
+    assert!(
+        refusal.contains("ollama.service may be stopped for it, but is \"inactive\""),
+        "{refusal}"
+    );
+    assert!(!runs(&model, OLLAMA));
 }
 
 /// The console of a GPU that leaves goes with it, where a GPU stays that others draw on, as without the service.

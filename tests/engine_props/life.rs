@@ -162,7 +162,8 @@ impl Life<'_> {
                 let mut found = self.differences();
                 found.retain(|f| !(f.starts_with("consoles ") && but.contains("the console vtcon")));
                 for unit in [PERSISTENCED, OLLAMA] {
-                    found.retain(|f| !(f.contains(unit) && but.contains(unit)));
+                    let subject = unit.trim_end_matches(".service");
+                    found.retain(|f| !(f.contains(unit) && but.contains(subject)));
                 }
                 check(found.is_empty(), || format!("{said}: {found:#?}"))?;
                 self.nothing_on_record(&said)

@@ -6,11 +6,12 @@ use std::time::Duration;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::settings::values::{Doubt, Gate, Processes, Reset, Services, Settings, WayOut};
+use gpu_handoff::host::units as unit;
+use gpu_handoff::settings::values::{Containers, Doubt, Gate, Processes, Reset, Services, Settings, WayOut};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::common::hosts::{OLLAMA, PERSISTENCED, add_card, add_consoles, add_ollama, add_persistenced};
+use crate::common::hosts::{OLLAMA, PERSISTENCED, add_card, add_consoles, add_inside, add_ollama, add_persistenced};
 use crate::common::state::Unit;
 use crate::common::{Device, Event, Fault, Generation, Model, ProbeFault, Process, Session, Twist, When, addr};
 
@@ -96,6 +97,8 @@ pub struct World {
     pub persistenced: bool,
     /// A service uses all GPUs, and whether the setting `services` names it.
     pub service: Option<bool>,
+    /// One inside a container does, and whether it may be stopped.
+    pub inside: Option<bool>,
     /// None: no console; else whether it is on a framebuffer.
     pub console: Option<bool>,
     /// The firmware's framebuffer lies on this card.
@@ -223,6 +226,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
         (
             prop::bool::weighted(0.3),
             prop::option::weighted(0.2, prop::bool::weighted(0.8)),
+            prop::option::weighted(0.15, prop::bool::weighted(0.8)),
         ),
         prop::option::of(any::<bool>()),
         prop::option::weighted(0.1, 0_usize..16),
@@ -266,7 +270,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
     );
     (host, settings, request).prop_map(|(host, settings, request)| {
         let ((cards, nouveau), generation, version, modeset, loaded, units, console, firmware, broken, holders) = host;
-        let (persistenced, service) = units;
+        let (persistenced, service, inside) = units;
         let (way, doubt, processes, (gate, no_gate), reset) = settings;
         let (wanted, probe_fault, udev, unwritten, out, home, guest, another) = request;
         World {
@@ -278,6 +282,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
             loaded,
             persistenced,
             service,
+            inside,
             console,
             firmware,
             broken,
@@ -335,6 +340,9 @@ impl World {
         if self.service == Some(true) {
             settings.services = Services::Also(vec![OLLAMA.to_owned()]);
         }
+        if self.inside == Some(true) {
+            settings.containers = Containers::Release;
+        }
         settings.reset = match self.reset {
             0 => Reset::Auto,
             1 => Reset::Never,
@@ -383,12 +391,16 @@ impl World {
             add_persistenced(&mut model);
         } else if self.persistenced {
             model.units.push(Unit {
-                name: PERSISTENCED.to_owned(),
+                name: unit::Unit::host(PERSISTENCED),
+                needs: None,
                 active: false,
             });
         }
         if self.service.is_some() {
             add_ollama(&mut model);
+        }
+        if self.inside.is_some() {
+            add_inside(&mut model);
         }
         model
             .broken

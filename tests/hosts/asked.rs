@@ -11,10 +11,12 @@ use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::functions::{Details, read_details};
 use gpu_handoff::host::modules::{self, Loadable};
 use gpu_handoff::host::snapshot::{self, Snapshot};
+use gpu_handoff::host::units;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::Plan;
 use gpu_handoff::model::record::Owner;
 use gpu_handoff::model::refusal::{Reason, Refusal};
+use gpu_handoff::plan::clients;
 use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::plan::selection::{self, Given};
 use gpu_handoff::proxmox::{container_config, files};
@@ -187,6 +189,7 @@ impl Host {
                 snapshot.complete(&moving, read_details(root, &moving));
                 let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
                 snapshot.loadable = modules::read(root, &needed);
+                snapshot.units = units::read(root, &clients::to_ask(&snapshot, &settings));
                 Some(out::plan(&snapshot, wanted, &[], &settings))
             }
         };

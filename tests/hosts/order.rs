@@ -197,12 +197,7 @@ const ROWS: &[Row] = &[
     (
         OUT,
         "what is stopped lets go by its own descriptors: the gate is shut after it",
-        |a| {
-            matches!(
-                a,
-                Act::StopUnit { .. } | Act::EndProcess { .. } | Act::SetConsole { bound: false, .. }
-            )
-        },
+        |a| matches!(a, Act::StopUnit { .. } | Act::SetConsole { bound: false, .. }),
         |_, b| matches!(b, Act::ShutGate { .. }),
     ),
     (
@@ -210,6 +205,12 @@ const ROWS: &[Row] = &[
         "nobody comes between the look and the act: the gate is shut before the look",
         |a| matches!(a, Act::ShutGate { .. }),
         |_, b| is_proof(b) || lets_go(b),
+    ),
+    (
+        OUT,
+        "nobody comes in the place of who is asked to end: the gate is shut before",
+        |a| matches!(a, Act::ShutGate { .. }),
+        |_, b| matches!(b, Act::EndProcesses { .. }),
     ),
     (
         OUT,
@@ -350,6 +351,7 @@ pub fn with_persistenced(mut snapshot: Snapshot) -> Snapshot {
     use gpu_handoff::host::belongs::Belongs;
     use gpu_handoff::host::holders::Holder;
     use gpu_handoff::host::nodes::Node;
+    use gpu_handoff::host::units::{Facts, Said, Unit};
     let nodes: Vec<Node> = snapshot
         .gpus()
         .filter(|f| f.is_on_nvidia())
@@ -360,6 +362,31 @@ pub fn with_persistenced(mut snapshot: Snapshot) -> Snapshot {
             pid: 900,
             comm: "nvidia-persiste".to_owned(),
             belongs_to: Belongs::Unit("nvidia-persistenced.service".to_owned()),
+            nodes,
+        });
+        snapshot.units.push(Facts {
+            unit: Unit::host("nvidia-persistenced.service"),
+            said: Ok(Said {
+                state: "active".to_owned(),
+                ..Said::default()
+            }),
+        });
+    }
+    snapshot
+}
+
+/// The same host with a process of a login session on every GPU.
+pub fn with_a_user(mut snapshot: Snapshot) -> Snapshot {
+    use gpu_handoff::host::belongs::Belongs;
+    use gpu_handoff::host::holders::Holder;
+    use gpu_handoff::host::nodes::Node;
+    let on_nvidia = snapshot.gpus().filter(|f| f.is_on_nvidia());
+    let nodes: Vec<Node> = on_nvidia.map(|f| Node::Gpu(f.addr)).collect();
+    if !nodes.is_empty() {
+        snapshot.holders.push(Holder {
+            pid: 901,
+            comm: "python3".to_owned(),
+            belongs_to: Belongs::Session { id: "3".to_owned() },
             nodes,
         });
     }

@@ -76,7 +76,7 @@ fn act(host: &mut Snapshot, origin: &Snapshot, act: &Act) -> Result<(), String> 
         // Nobody holds anything on these hosts, and everything that comes home works.
         Act::StopUnit { .. }
         | Act::StartUnit { .. }
-        | Act::EndProcess { .. }
+        | Act::EndProcesses { .. }
         | Act::ShutGate { .. }
         | Act::OpenGate { .. }
         | Act::ProveFree { .. }

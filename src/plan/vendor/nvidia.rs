@@ -3,6 +3,7 @@
 use crate::host::functions::Function;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
+use crate::host::units::Unit;
 
 /// The unit of NVIDIA's persistence daemon, in NVIDIA's own packages and Debian's.
 pub(crate) const PERSISTENCED: &str = "nvidia-persistenced.service";
@@ -14,9 +15,10 @@ const FABRICMANAGER: &str = "nvidia-fabricmanager.service";
 /// (by the names of NVIDIA's packages).
 const OWN_SERVICES: [&str; 3] = [PERSISTENCED, "nvidia-powerd.service", "nvidia-dcgm.service"];
 
-/// Whether a unit is NVIDIA's own, and serves nobody else once these GPUs have left: where some stay, the fabric manager does.
-pub(crate) fn is_own_service(unit: &str, all_leave: bool) -> bool {
-    OWN_SERVICES.contains(&unit) || (all_leave && unit == FABRICMANAGER)
+/// Whether a unit of the host is NVIDIA's own, and serves nobody else once these GPUs have left: where some stay, the fabric manager does.
+pub(crate) fn is_own_service(unit: &Unit, all_leave: bool) -> bool {
+    let is_own = |name: &str| OWN_SERVICES.contains(&name) || (all_leave && name == FABRICMANAGER);
+    unit.on_host().is_some_and(is_own)
 }
 
 /// Driver and module of a card's functions by class, where the kernel has one for them: the aliases of

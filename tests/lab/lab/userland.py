@@ -19,6 +19,7 @@ PACKAGES = (
     "less", "python3",
     "qemu-system-x86",  # the virtual machine inside: trixie's own
     "busybox-static",
+    "lxc",  # containers: Debian's own, below the stand-in for Proxmox's pct
 )
 OPTIONS = (
     "--mode=root", "--variant=minbase",

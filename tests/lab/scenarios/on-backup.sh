@@ -32,6 +32,14 @@ rm /etc/gpu-handoff/conf.d/60-backup.toml; setting=default
 systemctl start nvidia-persistenced; backup; done_and_home
 is "$(systemctl is-active nvidia-persistenced)" active "the persistence daemon"; systemctl stop nvidia-persistenced
 
+say "a service that may be stopped for a start is not for a backup; but where a backup is as any start"
+printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia0\n' >/run/systemd/system/cafe.service; systemctl daemon-reload; systemctl start cafe
+wait_for 20 fuser -s /dev/nvidia0; pid=$(systemctl show -P MainPID cafe)
+echo 'services = "cafe"' >/etc/gpu-handoff/conf.d/60-backup.toml; setting="default, services"; backup
+refused "the GPU node of $gpu is in use by process $pid (hold"; is "$(systemctl show -P MainPID cafe)" "$pid" "its process"
+printf 'services = "cafe"\non-backup = "handoff"\n' >/etc/gpu-handoff/conf.d/60-backup.toml; setting="handoff, services"; backup; done_and_home
+wait_for 20 fuser -s /dev/nvidia0; systemctl stop cafe
+
 say "refuse, for this VM alone"; setting=refuse
 printf '[vm.111]\non-backup = "refuse"\n' >/etc/gpu-handoff/conf.d/60-backup.toml
 backup; refused 'on-backup is "refuse"'

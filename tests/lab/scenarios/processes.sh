@@ -9,7 +9,8 @@ held = [os.open(node, os.O_RDWR) for node in ("/dev/nvidia0", "/dev/nvidiactl")]
 print("holding", flush=True)
 while True: signal.pause()
 END
-login=/sys/fs/cgroup/user.slice/session-7.scope; mkdir -p $login # as logind makes one
+login=/sys/fs/cgroup/user.slice/user-0.slice/session-7.scope; mkdir -p $login /run/systemd/sessions # as logind makes one
+kind() { printf 'CLASS=%s\nTYPE=%s\n' "$1" "$2" >/run/systemd/sessions/7; }; kind user tty
 # prompt WORD: a process of a login session that uses the GPU; its pid in $user
 prompt() { sh -c "echo \$\$ >$login/cgroup.procs; exec python3 /root/uses $1" >/root/uses.out 2>&1 & user=$!; wait_for 20 grep -q holding /root/uses.out; }
 lives() { kill -0 "$user" 2>/dev/null || fail "$1: it has ended"; }
@@ -36,15 +37,35 @@ for way in unload unbind; do
 	prompt -
 done
 
+say "several are asked at once, one that was stopped as well; a desktop, a job of cron's and a container of its own are not"
+setting 'processes = "terminate"' 'deadlines.process = 15'
+kill $user; wait $user 2>/dev/null; prompt -; first=$user; prompt -; kill -STOP $user
+within 60 0 qm start 111; said "2 processes"; away several; gone 15 stopped; user=$first; gone 15 first
+within 90 0 qm stop 111; comes_home 60 several
+for what in "user wayland" "greeter x11" "background unspecified" "user tty"; do
+	kind $what
+	if [ "$what" = "user tty" ]; then sh -c "echo \$\$ >$login/cgroup.procs; exec unshare -p --fork --kill-child python3 /root/uses" >/root/uses.out 2>&1 & user=$!; wait_for 20 grep -q holding /root/uses.out
+	else prompt -; fi
+	within 60 255 qm start 111; said "in use by process"; grep -q "processes =" /root/said && fail "$what: it is told to be ended"
+	lives "$what"; kill -KILL $user; wait $user 2>/dev/null
+done
+say "who has asked for it is gone: nobody is killed"
+setting 'processes = "kill"' 'deadlines.process = 5'; prompt deaf; gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+wait_for 30 sh -c "gpu-handoff status | grep -q 'ask it to end'"; kill -KILL $run; wait $run 2>/dev/null
+stays 12; lives "12 s later"; within 90 0 gpu-handoff 111 post-stop; comes_home 60 "killed"
+gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+wait_for 30 sh -c "gpu-handoff status | grep -q 'ask it to end'"; kill -TERM $run; wait $run; is $? 1 "status of a run that was asked to end"
+said "a signal asked us to end meanwhile"; stays 12; lives "12 s after it"; at_home "asked to end"; kill -KILL $user; wait $user 2>/dev/null; prompt -
+
 say "nobody else's, and not who has started the run"
 setting 'processes = "kill"' 'deadlines.holder-wait = 1'
 hold_open /dev/nvidia0; within 60 255 qm start 111; said "in use by process $holder"
 lives "beside a service's"; kill -0 $holder || fail "the service's process has ended"; kill $holder; wait $holder 2>/dev/null
 kill $user; wait $user 2>/dev/null
 sh -c "echo \$\$ >$login/cgroup.procs; exec 9<>/dev/nvidia0; gpu-handoff to_vfio --gpu $gpu; echo status \$?" >/root/said 2>&1; cat /root/said
-said "this run was started from it"; said "status 1"; at_home "its own shell"
+said "has started this run, and is not ended for it"; said "status 3"; at_home "its own shell"
 say "killed while it waits for the end of one: nothing has left"
 prompt deaf; gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 wait_for 30 sh -c "gpu-handoff status | grep -q 'ask it to end'"; kill -KILL $run; wait $run 2>/dev/null
 within 90 0 gpu-handoff 111 post-stop; kill -KILL "$user" 2>/dev/null; wait "$user" 2>/dev/null; comes_home 60 "killed in the middle"
-rmdir $login
+rmdir $login; rm /run/systemd/sessions/7

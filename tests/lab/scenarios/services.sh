@@ -51,6 +51,16 @@ setting 'deadlines.holder-wait = 1' 'services = "ollama"'; pid=$(pid_of ollama)
 hold_open /dev/nvidia0; within 60 255 qm start 111; said "in use by process $holder"; kill $holder; wait $holder 2>/dev/null
 is "$(pid_of ollama)" "$pid" "its process"
 
+say "what needs it goes down with it, and runs again; a job that is at work is not broken off"
+setting 'services = "ollama"'; printf '[Unit]\nRequires=ollama.service\n[Service]\nExecStart=/usr/bin/sleep 1000\n' >/run/systemd/system/exporter.service
+systemctl daemon-reload; systemctl restart exporter
+expect_text "exporter.service needs ollama.service, and is stopped and started again with it" gpu-handoff plan --vm 111
+within 60 0 qm start 111; away "with what needs it"; is "$(systemctl is-active exporter)" inactive exporter
+within 90 0 qm stop 111; comes_home 60 "with what needs it"; wait_for 20 uses ollama; wait_for 20 systemctl -q is-active exporter; systemctl stop exporter ollama
+printf '[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /root/uses\n' >/run/systemd/system/ollama.service; systemctl daemon-reload; systemctl --no-block start ollama
+wait_for 20 fuser -s /dev/nvidia0; pid=$(fuser /dev/nvidia0 2>/dev/null)
+within 60 255 qm start 111; said 'ollama.service may be stopped for it, but is "activating"'; is "$(fuser /dev/nvidia0 2>/dev/null)" "$pid" "its process"; systemctl stop ollama
+
 say "deaf to TERM: the start fails in time, and it runs again when systemd has ended it"
 setting 'deadlines.unit = 3' 'services = "ollama"'; service ollama deaf TimeoutStopSec=15
 within 60 255 qm start 111; said "ollama: stop the service"

@@ -1,38 +1,32 @@
-"""The first process in a container: its own /dev and /proc, its device nodes, its command, its end on SIGPWR."""
+#!/usr/bin/python3 -IS
+"""What runs in a container: `nodes CTID` is its hook that makes device nodes [CT lxc-pve-autodev-hook]; `run COMMAND...` its first
+process, which ends with its command, or on SIGPWR."""
 
 import os
 import signal
 import stat
-import subprocess
 import sys
 
-STANDARD = ("null", "zero", "full", "random", "urandom", "tty")
+FILES = "/run/lab-ct"
 
 
-def mount(*arguments):
-    subprocess.run(["mount", *arguments], check=True)
+def nodes(ctid):
+    """With the numbers that the host's had when the container was started."""
+    root = os.environ["LXC_ROOTFS_MOUNT"]
+    with open(f"{FILES}/{ctid}/nodes", encoding="ascii") as file:
+        for path, number in map(str.split, file):
+            os.makedirs(os.path.dirname(root + path), exist_ok=True)
+            os.mknod(root + path, stat.S_IFCHR | 0o666, int(number))
+            os.chmod(root + path, 0o666)
 
 
-def make_nodes(paths):
-    """Nodes of the container's own, with the numbers the host's have now [CT LXC/Tools.pm, pre-start hook]."""
-    numbers = {path: os.stat(path) for path in [f"/dev/{name}" for name in STANDARD] + paths if os.path.exists(path)}
-    mount("--make-rprivate", "/")
-    mount("-t", "tmpfs", "-o", "mode=755", "none", "/dev")
-    mount("-t", "proc", "proc", "/proc")
-    for path, status in numbers.items():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.mknod(path, stat.S_IFCHR | 0o666, status.st_rdev)
+def run(command):
+    child = os.spawnvp(os.P_NOWAIT, command[0], command)
+    signal.signal(signal.SIGPWR, lambda *_: os.kill(child, signal.SIGTERM))
+    os.waitpid(child, 0)
 
 
-def main():
-    ctid, devices, *command = sys.argv[1:]
-    host_pid = os.readlink("/proc/self")        # still the host's /proc: our pid as the host sees it
-    with open(f"/run/lxc-{ctid}.pid", "w", encoding="ascii") as file:
-        file.write(host_pid)
-    make_nodes([path for path in devices.split(",") if path])
-    child = subprocess.Popen(command)
-    signal.signal(signal.SIGPWR, lambda number, frame: child.terminate())
-    child.wait()
-
-
-main()
+if sys.argv[1] == "nodes":
+    nodes(sys.argv[2])
+else:
+    run(sys.argv[2:])

@@ -1,17 +1,17 @@
 """Containers: pct and what a container looks like from the host [CT: pve-container 6.1.10].
 
-A container here is a process tree with pid, mount, UTS and IPC namespaces of its own, below the cgroup /lxc/CTID/ns, with its own
-/dev on a tmpfs whose nodes are made from `devN` and `lxc.mount.entry`. It shares the host's files otherwise (lab: no
-rootfs), is privileged, and runs `lxc.init.cmd`, or nothing that would hold a device.
+The containers are Debian's own LXC's, in the cgroup /lxc/CTID/ns as pve-container has it, with namespaces, a device program and a
+/dev of their own whose nodes are made from `devN` and `lxc.mount.entry`. Their files are the guest's own below an overlay (lab: no
+rootfs), they are privileged, and run `lxc.init.cmd`, or nothing that would hold a device. `lxc.init.cmd: systemd` runs Debian's
+systemd with the units of /etc/lab/ct/CTID, and nothing else.
 """
 
 import contextlib
+import glob
 import os
 import re
-import shlex
-import signal
+import shutil
 import subprocess
-import sys
 import time
 
 from . import config as vmconfig
@@ -22,6 +22,8 @@ from .paths import PVE, Died, node_name, read, say, warn
 LOCKS = "/run/lock/lxc"
 CGROUP = "/sys/fs/cgroup/lxc"
 INIT = "/usr/local/lib/labpve/container_init.py"
+FILES = "/run/lab-ct"      # of each container: what it has changed, its root, its nodes' numbers
+SYSTEMD = "/usr/lib/systemd/systemd --unit=lab-ct.target"
 
 
 def config_path(ctid):
@@ -71,13 +73,16 @@ def flock(ctid):
 
 
 def processes(ctid):
-    return [int(pid) for pid in (read(f"{CGROUP}/{ctid}/ns/cgroup.procs") or "").split()]
+    lists = glob.glob(f"{CGROUP}/{ctid}/**/cgroup.procs", recursive=True)
+    return [int(pid) for path in lists for pid in (read(path) or "").split()]
 
 
 def init_pid(ctid):
     """The host's pid of the container's init, or None."""
-    pid = (read(f"/run/lxc-{ctid}.pid") or "").strip()
-    return int(pid) if pid and int(pid) in processes(ctid) else None
+    if not os.path.isdir(f"{CGROUP}/{ctid}/ns"):
+        return None
+    said = subprocess.run(["lxc-info", "-n", str(ctid), "-pH"], capture_output=True, text=True, check=False)
+    return int(said.stdout) if said.stdout.strip().isdigit() else None
 
 
 def start(ctid):
@@ -109,19 +114,18 @@ def _missing_device(config, path):
 
 
 def stop(ctid, polite, timeout=60, force=False):
-    """[CT LXC.pm vm_stop]: SIGPWR to init (lxc.signal.halt), or the end of everything in the cgroup."""
+    """[CT LXC.pm vm_stop]: lxc.signal.halt to init, or the end of everything in the cgroup."""
     with flock(ctid):
         config = load(ctid)
-        pid = init_pid(ctid)
-        if not pid:
+        if not init_pid(ctid):
             raise Died(f"CT {ctid} not running")
         exec_hookscript(config, ctid, "pre-stop")
         if polite:
-            os.kill(pid, signal.SIGPWR)
+            subprocess.run(["lxc-stop", "-n", str(ctid), "--nokill", "--timeout", str(timeout)], check=False)
             if not _wait_gone(ctid, timeout) and not force:
                 raise Died(f"command 'lxc-stop -n {ctid} --nokill --timeout {timeout}' failed: exit code 1")
         if init_pid(ctid):
-            os.kill(pid, signal.SIGKILL)            # pid 1 of the namespace: the kernel ends the rest
+            subprocess.run(["lxc-stop", "-n", str(ctid), "-k"], check=False)
             if not _wait_gone(ctid, 10):
                 raise Died(f"CT {ctid} does not end")
         subprocess.run(["systemctl", "stop", f"pve-container@{ctid}.service"], check=False)
@@ -136,30 +140,56 @@ def _wait_gone(ctid, seconds):
     return True
 
 
+def lxc_config(ctid, config, init):
+    """What pve-container makes of a config [CT LXC.pm, update_lxc_config]."""
+    devices = [path for path in config.devices() if os.path.exists(path)]
+    numbers = {path: os.stat(path).st_rdev for path in devices}
+    with open(f"{FILES}/{ctid}/nodes", "w", encoding="ascii") as file:
+        file.writelines(f"{path} {number}\n" for path, number in numbers.items())
+    lines = [
+        "lxc.cgroup.relative = 0", f"lxc.cgroup.dir.monitor = lxc.monitor/{ctid}", f"lxc.cgroup.dir.container = lxc/{ctid}",
+        "lxc.cgroup.dir.container.inner = ns", "lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed", "lxc.autodev = 1",
+        "lxc.tty.max = 0", "lxc.pty.max = 16", "lxc.net.0.type = empty", f"lxc.uts.name = {config.values.get('hostname', f'CT{ctid}')}",
+        f"lxc.rootfs.path = {FILES}/{ctid}/root", f"lxc.init.cmd = {init}", f"lxc.hook.autodev = {INIT} nodes {ctid}",
+        f"lxc.signal.halt = {'SIGRTMIN+3' if init == SYSTEMD else 'SIGPWR'}", "lxc.cgroup2.devices.deny = a",
+        *(f"lxc.cgroup2.devices.allow = c {number} rwm" for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:*", "136:*", "4:*")),
+        *(f"lxc.cgroup2.devices.allow = c {os.major(n)}:{os.minor(n)} rwm" for n in numbers.values()),
+        *(f"lxc.cgroup2.devices.allow = {value}" for value in config.lxc_values("lxc.cgroup2.devices.allow")),
+    ]
+    os.makedirs(f"/var/lib/lxc/{ctid}", exist_ok=True)
+    with open(f"/var/lib/lxc/{ctid}/config", "w", encoding="ascii") as file:
+        file.write("\n".join(lines) + "\n")
+
+
 def run(ctid):
     """The body of pve-container@CTID.service [lxc-start -F -n CTID]: returns when the container has ended."""
     config = load(ctid)
-    os.makedirs(f"{CGROUP}/{ctid}/ns", exist_ok=True)
-    command = shlex.split((config.lxc_values("lxc.init.cmd") or ["sleep infinity"])[0])
-    child = os.fork()
-    if child == 0:
-        with open(f"{CGROUP}/{ctid}/ns/cgroup.procs", "w", encoding="ascii") as procs:
-            procs.write(str(os.getpid()))
-        os.execv("/usr/bin/unshare", ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child",
-                                      sys.executable, INIT, str(ctid), ",".join(config.devices()), *command])
-    os.waitpid(child, 0)
+    root = f"{FILES}/{ctid}/root"
+    for name in ("root", "upper", "work"):
+        os.makedirs(f"{FILES}/{ctid}/{name}", exist_ok=True)
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o",
+                    f"lowerdir=/,upperdir={FILES}/{ctid}/upper,workdir={FILES}/{ctid}/work", root], check=True)
+    command = (config.lxc_values("lxc.init.cmd") or ["sleep infinity"])[0]
+    init = SYSTEMD if command == "systemd" else f"{INIT} run {command}"
+    units = f"{root}/etc/systemd/system"
+    with open(f"{units}/lab-ct.target", "w", encoding="ascii") as file:
+        wanted = " ".join(sorted(os.listdir(f"/etc/lab/ct/{ctid}"))) if os.path.isdir(f"/etc/lab/ct/{ctid}") else ""
+        file.write(f"[Unit]\nDefaultDependencies=no\nWants={wanted}\n")
+    for path in glob.glob(f"/etc/lab/ct/{ctid}/*"):
+        shutil.copy(path, units)
+    lxc_config(ctid, config, init)
+    subprocess.run(["lxc-start", "-F", "-n", str(ctid)], stdin=subprocess.DEVNULL, check=False)
+    subprocess.run(["umount", "-l", root], check=False)
     exec_hookscript(config, ctid, "post-stop")      # lxc-pve-poststop-hook, inside the unit
     return 0
 
 
 def enter(ctid, command):
-    """`pct exec`: in the container's namespaces and cgroup."""
-    pid = init_pid(ctid)
-    if not pid:
-        raise Died(f"CT {ctid} not running")
-    with open(f"{CGROUP}/{ctid}/ns/cgroup.procs", "w", encoding="ascii") as procs:
-        procs.write(str(os.getpid()))
-    os.execv("/usr/bin/nsenter", ["nsenter", "-t", str(pid), "-m", "-u", "-i", "-p", *command])
+    """`pct exec` [CT CLI/pct.pm]: in the container's namespaces and cgroup."""
+    load(ctid)
+    if not init_pid(ctid):
+        raise Died(f"container '{ctid}' not running!")
+    os.execv("/usr/bin/lxc-attach", ["lxc-attach", "-n", ctid, "--", *command])
 
 
 def main(argv):

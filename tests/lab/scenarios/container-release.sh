@@ -1,0 +1,53 @@
+#!/bin/sh
+# A container with a systemd of its own uses the GPU: that service alone is stopped inside and started again, ten times; a shell of it, and one that gives no answer, keep the GPU.
+# lab: --timeout 1200
+# tier: full
+. /usr/local/lib/lab-home.sh
+mkdir -p /etc/lab/ct/104 /etc/pve/lxc
+unit() { printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=%s\n' "$2" >"/etc/lab/ct/104/$1.service"; }
+unit ollama "/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl"; unit other "/usr/bin/sleep infinity"
+printf 'arch: amd64\nhostname: cuda\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: systemd\n' >/etc/pve/lxc/104.conf
+of() { cat "/sys/fs/cgroup/lxc/104/ns/system.slice/$1.service/cgroup.procs" 2>/dev/null; }
+uses() { [ -n "$(find "/proc/$(of ollama | head -n 1)/fd" -lname '*/nvidia0' 2>/dev/null)" ]; }
+goes_on() { is "$(of other) $(lxc-info -n 104 -pH)" "$running" "$1: the rest of the container" >/dev/null; }
+within 60 0 pct start 104; wait_for 60 uses; wait_for 20 test -n "$(of other)"; running="$(of other) $(lxc-info -n 104 -pH)"; card_vm
+
+say "refused, with the line that allows it"
+pid=$(of ollama); within 60 255 qm start 111
+said "in use by process $pid (hold"; said "container 104"; said 'pct exec 104 -- systemctl stop ollama.service, or containers = "release"'
+at_home refused; is "$(of ollama)" "$pid" "its process"
+setting 'containers = "release"'; gpu-handoff holders | tee /root/said; grep -q "^$pid .*container 104  *stopped, started again" /root/said || fail "its row"
+expect_text "ollama.service in container 104 has the GPU node of $gpu, /dev/nvidiactl open and is stopped" gpu-handoff plan --vm 111
+for n in 1 2 3 4 5 6 7 8 9 10; do
+	[ $n -lt 6 ] || setting 'containers = "release"' 'way = "unbind"'
+	within 60 0 qm start 111; said "ollama in container 104"; away "round $n"; is "$(of ollama)" "" "round $n: the service"; goes_on "round $n"
+	within 90 0 qm stop 111; comes_home 60 "round $n"; wait_for 20 uses; goes_on "round $n, at home"
+done
+say "the start fails; the hook is killed when it has stopped it"
+qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 20 uses
+gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+wait_for 30 sh -c "! grep -q . /sys/fs/cgroup/lxc/104/ns/system.slice/ollama.service/cgroup.procs"; kill -KILL $run; wait $run 2>/dev/null
+within 90 0 gpu-handoff 111 post-stop; comes_home 60 killed; wait_for 20 uses; goes_on killed
+
+say "a shell in it is nobody's service: it keeps the GPU, and the service runs on"
+setting 'containers = "release"' 'deadlines.holder-wait = 1'; pid=$(of ollama)
+pct exec 104 -- hold /dev/nvidia0 >/run/lab-hold.out & wait_for 20 grep -q . /run/lab-hold.out
+within 60 255 qm start 111; said "Hint: pct shutdown 104"; is "$(of ollama)" "$pid" "its process"; at_home "a shell"
+pct exec 104 -- pkill -f "hold /dev/nvidia0$"; wait
+say "a name that is none, chosen in the container"
+bad=/sys/fs/cgroup/lxc/104/ns/system.slice/$(printf 'x;reboot \033[2J').service; mkdir "$bad"; hold_open /dev/nvidia0; echo $holder >"$bad/cgroup.procs"
+within 60 255 qm start 111; said "in use by process $holder"; grep -q "$(printf '\033')" /root/said && fail "it reaches the terminal"; grep -q reboot /root/said && fail "it is taken for a service"
+kill $holder; wait $holder 2>/dev/null; rmdir "$bad"; at_home "a bad name"
+say "its systemctl gives no answer, or never ceases to"
+systemctl=/run/lab-ct/104/root/usr/bin/systemctl; cp -a $systemctl /root/systemctl; setting 'containers = "release"' 'deadlines.unit = 6'
+for how in 'sleep 1000' 'exec yes >&2' 'exec yes'; do
+	printf '#!/bin/sh\n%s\n' "$how" >$systemctl.new; chmod 755 $systemctl.new; mv $systemctl.new $systemctl
+	within 60 255 qm start 111; said "may be stopped for it"; is "$(of ollama)" "$pid" "$how: its process"; at_home "$how"
+done
+cp -a /root/systemctl $systemctl.new; mv $systemctl.new $systemctl
+say "the container is stopped while the VM runs: the GPU is home, and that is said"
+setting 'containers = "release"'; within 60 0 qm start 111; away "before its end"; expect_rc 0 pct stop 104
+within 90 0 qm stop 111; comes_home 60 "without it"
+wait_for 20 sh -c 'journalctl -q -b -t gpu-handoff -n 60 | grep -q "ollama.service in container 104 was stopped for the handoff and does not start again"'
+within 60 0 pct start 104; wait_for 60 uses; expect_rc 0 pct stop 104
+setting; at_home "in the end"

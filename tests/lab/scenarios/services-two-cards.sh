@@ -1,0 +1,19 @@
+#!/bin/sh
+# A service that uses only the card that stays: it is stopped where the driver has to let go, and runs again as soon as the other one has left.
+# lab: --cards 2
+# tier: full
+. /usr/local/lib/lab-home.sh
+printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia1 /dev/nvidiactl\n' >/run/systemd/system/jellyfin.service
+systemctl daemon-reload; systemctl start jellyfin; pid() { systemctl show -P MainPID jellyfin; }
+uses() { [ -n "$(find "/proc/$(pid)/fd" -lname /dev/nvidia1)" ]; }
+wait_for 20 uses; card_vm; first=$(pid)
+say "not named: in the way, with the line that allows it"
+within 60 255 qm start 111; said "services = \"jellyfin.service\""; is "$(pid)" "$first" "its process"
+say "named"
+setting 'services = "jellyfin"'
+expect_text "it is started again when the other GPU has left" gpu-handoff plan --vm 111
+within 60 0 qm start 111; away named; wait_for 20 uses; second=$(pid); [ "$second" != "$first" ] || fail "it was not stopped"
+grep -q jellyfin $record && fail "it is on record still"
+within 90 0 qm stop 111; comes_home 60 named; is "$(pid)" "$second" "its process, at home"
+say "the start fails"
+qm set 111 --args --no-such-option >/dev/null; fails "a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 20 uses
