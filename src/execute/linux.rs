@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process, process, since_boot};
@@ -18,6 +18,7 @@ use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::execute::worker::{Answer, Question, Worker};
+use crate::host::container_nodes::StaleNode;
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
@@ -118,6 +119,18 @@ impl Linux {
             Ok(Answer::Remembered(result)) => result,
             Ok(_) => Err(another_question().to_string()),
             Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Nodes inside containers that are another device's now; none where they cannot be looked into in that time.
+    pub fn stale_nodes(&mut self, within: Duration) -> Vec<StaleNode> {
+        match self.ask(Question::StaleNodes, within) {
+            Ok(Answer::StaleNodes(nodes)) => nodes,
+            Ok(_) => Vec::new(),
+            Err(why) => {
+                debug!("containers could not be looked into: {why}");
+                Vec::new()
+            }
         }
     }
 

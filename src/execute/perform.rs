@@ -26,7 +26,7 @@ use crate::execute::worker::{Answer, Question};
 use crate::host::functions::{VFIO_PCI, read_details};
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
-use crate::host::{modules, snapshot, stuck_calls, units};
+use crate::host::{container_nodes, modules, snapshot, stuck_calls, units};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
@@ -125,6 +125,7 @@ impl Server {
                 },
             },
             Question::Details { addrs } => Answer::Details(read_details(&self.root, &addrs)),
+            Question::StaleNodes => Answer::StaleNodes(container_nodes::read(&self.root)),
             Question::Units(units) => Answer::Units(units::read(&self.root, &units)),
             Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
             Question::Find(wanted) => Answer::Found(files::find(&self.root, &wanted)),

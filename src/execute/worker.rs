@@ -28,6 +28,7 @@ use crate::base::program::PATH;
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::execute::kernel::ActError;
+use crate::host::container_nodes::StaleNode;
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
@@ -66,6 +67,8 @@ pub(crate) enum Question {
     },
     /// Ask systemd for units.
     Units(Vec<Unit>),
+    /// Look into containers.
+    StaleNodes,
     /// Carry out an act. A gate stays shut until it is to be opened, or this worker ends.
     Act(Act),
     /// Read files of Proxmox's.
@@ -89,6 +92,8 @@ pub(crate) enum Answer {
     Found(Found),
     /// Whether the history has it now.
     Remembered(Result<(), String>),
+    /// Nodes inside them that are another device's.
+    StaleNodes(Vec<StaleNode>),
     /// How the act went.
     Acted {
         /// Whether it led to what it should have.

@@ -4,6 +4,7 @@
 //! up is not touched, and what can block is read in a worker with a deadline ([`crate::execute::worker`]).
 
 pub mod belongs; // what a process belongs to
+pub mod container_nodes; // nodes in containers that are another device's now
 pub mod displays; // framebuffers and consoles
 pub mod functions; // PCI functions
 pub mod holders; // who uses a GPU

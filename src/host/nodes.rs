@@ -267,7 +267,7 @@ fn device_number(text: &str) -> Option<(u64, u64)> {
 }
 
 /// The "Character devices:" part of /proc/devices: major and name.
-fn character_majors(text: &str) -> impl Iterator<Item = (u64, &str)> {
+pub(crate) fn character_majors(text: &str) -> impl Iterator<Item = (u64, &str)> {
     text.lines()
         .take_while(|l| !l.starts_with("Block"))
         .filter_map(|l| l.trim().split_once(' '))

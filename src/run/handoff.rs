@@ -18,7 +18,7 @@ use crate::execute::kernel::Kernel;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::Facts;
 use crate::model::error::Error;
-use crate::model::plan::{Direction, Plan};
+use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::out::{self, Wanted};
@@ -300,6 +300,12 @@ impl Session {
             Direction::Home => MESSAGE_HOME,
         };
         info!(message_id, device = plan.cards.join(", "), "{}", done(plan, took));
+        // The driver has been loaded anew, for those who stay as well.
+        if steps > 0 && plan.way != Way::AlreadyThere {
+            for node in self.kernel.stale_nodes(self.budgets.attribute) {
+                warn!("{node}");
+            }
+        }
         Ok(())
     }
 

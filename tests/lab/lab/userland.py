@@ -46,6 +46,9 @@ FINISH = (
     "ln -sf /dev/null etc/systemd/system/serial-getty@ttyS0.service",
     "for t in apt-daily apt-daily-upgrade dpkg-db-backup e2scrub_all fstrim;"
     " do ln -sf /dev/null etc/systemd/system/$t.timer; done",
+    # networks and containers that nobody asks for; each costs seconds at boot
+    "for u in lxc lxc-net lxc-monitord dnsmasq;"
+    " do ln -sf /dev/null etc/systemd/system/$u.service; done",
     # the journal is evidence: no line of it is to be dropped
     "mkdir -p etc/systemd/journald.conf.d",
     "printf '[Journal]\\nRateLimitBurst=0\\nStorage=volatile\\n'"

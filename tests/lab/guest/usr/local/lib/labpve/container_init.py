@@ -21,6 +21,7 @@ def nodes(ctid):
 
 
 def run(command):
+    os.environ["PATH"] = "/usr/local/bin:/usr/bin:/bin"
     child = os.spawnvp(os.P_NOWAIT, command[0], command)
     signal.signal(signal.SIGPWR, lambda *_: os.kill(child, signal.SIGTERM))
     os.waitpid(child, 0)
