@@ -4,9 +4,12 @@
 //! [`crate::host::holders`]. Writes to the host are acts and go through [`crate::execute::kernel`].
 
 use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fs, io};
+
+use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 
 /// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
 /// the kernel allows (vm.max_map_count, 65530 by default), some 10 MB. A bound, so that a broken mount cannot fill the
@@ -123,6 +126,14 @@ impl Root {
     /// # Errors
     /// Where it cannot be started, or no answer was recorded.
     pub fn program(&self, words: &[&str]) -> io::Result<Said> {
+        self.program_for(words, None)
+    }
+
+    /// The same for somebody: the program is ended when that descriptor can be read or is hung up.
+    ///
+    /// # Errors
+    /// As [`Root::program`], and where it was ended.
+    pub fn program_for(&self, words: &[&str], asked_by: Option<BorrowedFd<'_>>) -> io::Result<Said> {
         if !self.is_real() {
             let name = words.join(" ").replace('/', "!");
             if let Ok(stderr) = self.text(format!("/programs/failed/{name}")) {
@@ -146,11 +157,24 @@ impl Root {
             .stderr(Stdio::piped())
             .spawn()?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (stdout, stderr) = std::thread::scope(|scope| {
+        let pid = i32::try_from(child.id()).unwrap_or_default();
+        let (stdout, stderr, is_ended) = std::thread::scope(|scope| {
+            let stdout = scope.spawn(|| hear(stdout));
             let stderr = scope.spawn(|| hear(stderr));
-            (hear(stdout), stderr.join().unwrap_or_default())
+            let is_ended = asked_by.is_some_and(|asked_by| !ends_first(pid, asked_by));
+            if is_ended {
+                let _ = child.kill();
+            }
+            (
+                stdout.join().unwrap_or_default(),
+                stderr.join().unwrap_or_default(),
+                is_ended,
+            )
         });
         let status = child.wait()?;
+        if is_ended {
+            return Err(io::Error::other("who has asked for it has gone"));
+        }
         Ok(Said {
             ok: status.success(),
             code: status.code(),
@@ -180,6 +204,19 @@ impl Root {
         }
         names.sort_unstable();
         Ok(names)
+    }
+}
+
+/// Waits until a process has ended, or who has asked for it has gone: whether it has ended.
+fn ends_first(pid: i32, asked_by: BorrowedFd<'_>) -> bool {
+    let Some(fds) = pidfds(&[pid]) else { return true };
+    loop {
+        let fds = [fds[0].as_fd(), asked_by];
+        match poll_readable(&fds, LONGEST_WAIT).as_slice() {
+            [true, _] => return true,
+            [_, true] => return false,
+            _ => {}
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn run(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), 
     } else {
         snapshot.gpus().map(|f| f.addr).collect()
     };
-    host.ask_for_units(&mut snapshot);
+    host.ask_for_units(&mut snapshot, &gpus, &[]);
     let (clients, unseen) = clients::of(&snapshot, &gpus, &host.settings);
     let together = if is_named(target) { &[][..] } else { &gpus };
     let users = holders::users(&clients, &unseen, together);

@@ -8,6 +8,8 @@
 //! | post-stop | what the record says goes home | a warning |
 //! | any other | nothing | |
 //!
+//! Of a container, which is called with the same words, only pre-start does something ([`crate::commands::container`]).
+//!
 //! Any of them may come twice, out of order, or never (qemu-server, QemuServer.pm, the callers of
 //! exec_hookscript).
 
@@ -20,6 +22,7 @@ use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::base::{process, systemd};
 use crate::commands::cli::Phase;
+use crate::commands::container;
 use crate::execute::kernel::Kernel;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::model::error::{Error, chain};
@@ -59,7 +62,9 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
 
 fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
-    let read = host.vm_config(vmid)?;
+    let Some(read) = host.guest_config(vmid)? else {
+        return container::pre_start(host, vmid);
+    };
     let has_entry = read.config.hostpci().next().is_some() || read.config.ignored_hostpci_lines().next().is_some();
     // What an earlier handoff has taken comes home although the config does not name it any more.
     if !has_entry && !has_record(host, owner) {

@@ -4,6 +4,7 @@
 
 mod by_hand; // to_vfio, to_nvidia
 pub mod cli; // arguments -> a request
+mod container; // what the hook does for a container
 mod free; // what others have wedged
 mod holders; // who uses a GPU, and what becomes of each
 pub mod hook; // what each phase of a VM does
@@ -12,6 +13,7 @@ pub mod recover; // every stranded GPU home
 mod target; // which GPU is meant
 pub mod watch; // nobody to call back
 
+use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::commands::by_hand::{to_nvidia, to_vfio};
 use crate::commands::cli::{Cli, Command, Side};
@@ -49,7 +51,8 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             // Settings that are not understood refuse a handoff, and keep nobody from looking.
             let has_settings = host.read_settings(None).is_ok();
             if has_settings {
-                host.ask_for_units(&mut snapshot);
+                let gpus: Vec<PciAddr> = snapshot.gpus().map(|f| f.addr).collect();
+                host.ask_for_units(&mut snapshot, &gpus, &[]);
             }
             let settings = has_settings.then_some(&host.settings);
             let cards = status::status(&snapshot, &records, settings);

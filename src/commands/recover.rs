@@ -144,6 +144,17 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
     }
 }
 
+/// Brings home what is stranded of these, as far as that can be done now: what is left is said.
+pub(crate) fn stranded_home(host: &mut Session, guard: &Guard, records: &[Record]) {
+    for record in records {
+        match settle(host, Some(guard), record, records, &Recover::default()) {
+            Ok(None) => {}
+            Ok(Some(why)) => info!("{}: {why}", record.owner),
+            Err(error) => warn!("{}: {}", record.owner, chain(error)),
+        }
+    }
+}
+
 /// Forgets that calls on a function are stuck. What an interrupted run has removed from the bus stays owed: nothing but the
 /// record knows below which bridge it is found again. Returns whether there was anything to forget.
 fn clear_wedged(record: &mut Record, addr: PciAddr) -> bool {

@@ -59,16 +59,21 @@ pub(crate) fn end_processes(root: &Root, request: &Request<'_>) -> Outcome {
     // Who still has it open is named before anything is let go.
     let is_user = |one: &Named| clients::can_end_now(&snapshot, one.pid, request.addrs);
     let (mut left, gone): (Vec<_>, Vec<_>) = meant.into_iter().partition(|(one, _)| is_user(one));
-    let spared = gone
-        .iter()
-        .map(|(one, _)| format!("{one} had let go by itself, and goes on"));
-    outcome.notes.extend(spared);
+    let lives = |fd: &OwnedFd| poll_readable(&[fd.as_fd()], Duration::ZERO) == [false];
+    let spared = gone.iter().filter(|(_, fd)| lives(fd));
+    outcome
+        .notes
+        .extend(spared.map(|(one, _)| format!("{one} does not use it any more, and goes on")));
     let signals: &[&[Signal]] = match request.kill {
         // One that is stopped (Ctrl-Z) has to go on to end.
         true => &[&[Signal::TERM, Signal::CONT], &[Signal::KILL]],
         false => &[&[Signal::TERM, Signal::CONT]],
     };
     for signals in signals {
+        if poll_readable(&[request.asked_by], Duration::ZERO) == [true] {
+            outcome.result = Err(ActError::Failed("who has asked for it has gone".to_owned()));
+            return outcome;
+        }
         for (one, fd) in &left {
             for signal in *signals {
                 match pidfd_send_signal(fd, *signal) {
@@ -190,7 +195,7 @@ mod tests {
         let outcome = end_processes(&Root::at(dir.path()), &request);
         assert_eq!((outcome.result, outcome.ended), (Ok(()), Vec::new()));
         assert!(
-            outcome.notes[0].ends_with("had let go by itself, and goes on"),
+            outcome.notes[0].ends_with("does not use it any more, and goes on"),
             "{:?}",
             outcome.notes
         );

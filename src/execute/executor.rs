@@ -142,6 +142,20 @@ impl<'a> Executor<'a> {
         Err(self.undo(&done, what, &why))
     }
 
+    /// A service that was started, or does not start, is nobody's business any more.
+    fn started(&mut self, steps: &[&Step], failed: &[(&Step, ActError)]) {
+        let is_over = |step: &&&Step| {
+            let not_begun =
+                |(other, error): &(&Step, ActError)| other.act == step.act && matches!(error, ActError::NotBegun(_));
+            !failed.iter().any(not_begun)
+        };
+        for step in steps.iter().filter(is_over) {
+            if let Act::StartUnit { name } = &step.act {
+                self.record.units.retain(|unit| unit != name);
+            }
+        }
+    }
+
     fn way_home(&mut self, plan: &Plan) -> Result<(), Error> {
         self.record.state = State::Returning;
         self.gives_back = true;
@@ -171,7 +185,9 @@ impl<'a> Executor<'a> {
                 }
                 undone.extend(step.act.function());
             }
-            for (step, error) in self.round(&steps, &mut count) {
+            let failed = self.round(&steps, &mut count);
+            self.started(&steps, &failed);
+            for (step, error) in failed {
                 if let ActError::Interrupted { .. } = error {
                     return Err(self.interrupted(&step.act));
                 }

@@ -157,7 +157,7 @@ fn ask_nvidia_smi(root: &Root, addr: PciAddr) -> Result<Option<String>, ActError
 }
 
 /// Where udev makes no nodes, nvidia-modprobe does (nvidia-modprobe(1), -c). A note where neither has.
-fn make_node(root: &Root, minor: u32) -> Option<String> {
+pub(crate) fn make_node(root: &Root, minor: u32) -> Option<String> {
     let path = format!("/dev/nvidia{minor}");
     let number = nix::sys::stat::makedev(u64::from(nvidia::MAJOR), u64::from(minor));
     let is_there = || {

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::base::text::millis;
 use crate::execute::kernel::{ActError, Acted};
+use crate::host::units::Unit;
 use crate::model::act::Act;
 use crate::model::plan::Plan;
 
@@ -92,16 +93,20 @@ fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Gap>) -> String {
 
 /// What is to be done about a service that does not start again: the GPU does not wait for it.
 pub(crate) fn say_of_service(act: &Act, error: &ActError) {
-    if let Act::StartUnit { name } = act {
-        let how = not_started(error);
+    if let Act::StartUnit { name } | Act::RestartUnit { name } = act {
+        let how = not_started(name, error);
         let status = name.by_hand("status");
         warn!("{name} was stopped for the handoff and {how}. Hint: see '{status}'");
     }
 }
 
 /// That a service has not started, or not yet: systemd goes on with what it was asked for.
-pub(crate) fn not_started(error: &ActError) -> String {
+pub(crate) fn not_started(unit: &Unit, error: &ActError) -> String {
     match error {
+        // Whether what is inside a container has come as far is not known.
+        ActError::Overdue { within, .. } if unit.on_host().is_none() => {
+            format!("has not started again within {} s", within.as_secs())
+        }
         ActError::Overdue { within, .. } => {
             format!(
                 "has not started again within {} s, systemd goes on with it",

@@ -3,7 +3,6 @@
 //!
 //! Not here: what to do and in which order ([`crate::plan`]), and what a failure means ([`crate::execute::executor`]).
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,8 @@ use tracing::{debug, warn};
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process, process, since_boot};
 use crate::base::root::Root;
-use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
+use crate::base::wait::{pidfds, poll_readable};
+use crate::execute::asked::{Asked, only_waits};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::execute::worker::{Answer, Question, Worker};
@@ -122,6 +122,18 @@ impl Linux {
         }
     }
 
+    /// Has the host's nodes of NVIDIA's made; which of them cannot be had. `load`: the driver may be loaded for that.
+    ///
+    /// # Errors
+    /// [`ActError`] where there was no answer, or not in time.
+    pub fn make_nodes(&mut self, paths: &[String], load: bool, within: Duration) -> Result<Vec<String>, ActError> {
+        let paths = paths.to_vec();
+        match self.ask(Question::MakeNodes { paths, load }, within)? {
+            Answer::NotMade(paths) => Ok(paths),
+            _ => Err(another_question()),
+        }
+    }
+
     /// Nodes inside containers that are another device's now; none where they cannot be looked into in that time.
     pub fn stale_nodes(&mut self, within: Duration) -> Vec<StaleNode> {
         match self.ask(Question::StaleNodes, within) {
@@ -168,12 +180,9 @@ impl Linux {
                 Some(worker) => Ok(worker),
                 None => Worker::spawn(),
             };
+            let only_waits = only_waits(&request);
             let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
-            let only_waits = matches!(&request, Question::Act(Act::EndProcesses { .. }));
-            asked.push(Asked {
-                only_waits,
-                ..Asked::new(sent, start, within)
-            });
+            asked.push(Asked::new(sent, start, within, only_waits));
         }
         if acts {
             self.fault_points.reached(Point::In);
@@ -246,73 +255,6 @@ impl Linux {
         answers
             .pop()
             .map_or_else(|| Err(another_question()), |(answer, _)| answer)
-    }
-}
-
-/// A worker that has a request, and what came of it.
-struct Asked {
-    worker: Option<Worker>,
-    /// It waits for others and is in no call of the kernel's: it can be broken off at any moment.
-    only_waits: bool,
-    within: Duration,
-    until: Instant,
-    result: Option<Result<Answer, ActError>>,
-    ended: Option<Instant>,
-}
-
-impl Asked {
-    fn new(worker: io::Result<Worker>, start: Instant, within: Duration) -> Self {
-        let mut asked = Asked {
-            worker: None,
-            only_waits: false,
-            within,
-            until: start + within.min(LONGEST_WAIT),
-            result: None,
-            ended: None,
-        };
-        match worker {
-            Ok(worker) => asked.worker = Some(worker),
-            Err(e) => asked.end(Err(ActError::Failed(format!("cannot start a worker: {e}")))),
-        }
-        asked
-    }
-
-    fn end(&mut self, result: Result<Answer, ActError>) {
-        self.ended = Some(Instant::now());
-        self.result = Some(result);
-    }
-
-    fn receive(&mut self) {
-        let Some(worker) = &mut self.worker else { return };
-        match worker.receive() {
-            Ok(None) => {}
-            Ok(Some(reply)) => self.end(Ok(reply)),
-            Err(e) => {
-                let stuck = self.worker.take().and_then(Worker::abandon);
-                let stuck = stuck.map_or(String::new(), |group| format!(", process group {group} is stuck"));
-                self.end(Err(ActError::Failed(format!("the worker ended: {e}{stuck}"))));
-            }
-        }
-    }
-
-    /// The deadline has passed.
-    fn give_up(&mut self) {
-        let within = self.within;
-        let stuck = self.worker.take().and_then(Worker::abandon);
-        self.end(Err(ActError::Overdue { within, stuck }));
-    }
-
-    /// We have to go, and nothing is left half done by that.
-    fn break_off(&mut self) {
-        let _ = self.worker.take().and_then(Worker::abandon);
-        self.end(Err(ActError::Failed("a signal asked us to end meanwhile".to_owned())));
-    }
-
-    /// We have to go. What is under way is better finished than broken off: a modprobe that is killed in the middle
-    /// leaves more to put right than one that is not waited for.
-    fn leave(&mut self) {
-        let group = self.worker.take().map_or_else(Group::default, |worker| worker.group());
-        self.end(Err(ActError::Interrupted { group }));
     }
 }
 

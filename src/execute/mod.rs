@@ -15,6 +15,8 @@
 //! Not here: which steps, and why ([`crate::plan`]).
 
 mod acting; // a round: its acts, and their rungs
+mod asked; // a worker that was asked something
+mod made_nodes; // NVIDIA's nodes for who is about to be given them
 mod end_process; // a process of somebody else's that uses what leaves
 mod ending; // errors, and what they advise
 pub mod executor; // steps -> acts

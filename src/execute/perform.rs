@@ -21,6 +21,7 @@ use crate::execute::end_process::{Request, end_processes};
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
+use crate::execute::made_nodes;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question};
 use crate::host::functions::{VFIO_PCI, read_details};
@@ -125,6 +126,7 @@ impl Server {
                 },
             },
             Question::Details { addrs } => Answer::Details(read_details(&self.root, &addrs)),
+            Question::MakeNodes { paths, load } => Answer::NotMade(made_nodes::make(&self.root, &paths, load)),
             Question::StaleNodes => Answer::StaleNodes(container_nodes::read(&self.root)),
             Question::Units(units) => Answer::Units(units::read(&self.root, &units)),
             Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
@@ -199,7 +201,8 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     let expect = act.expect();
     // What "default" would read as is not known before it is written.
     let is_default = matches!(&expect, Expect::Attribute(_, Attribute::ResetMethod, value) if value == "default");
-    if expect != Expect::Nothing && !is_default && verify(root, &expect).is_ok() {
+    let is_anew = matches!(act, Act::RestartUnit { .. });
+    if expect != Expect::Nothing && !is_default && !is_anew && verify(root, &expect).is_ok() {
         return Ok(None);
     }
     let mut moment = None;
@@ -217,6 +220,7 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         }
         Act::StopUnit { name } => run(&name.command("stop"))?,
         Act::StartUnit { name } => run(&name.command("start"))?,
+        Act::RestartUnit { name } => run(&name.command("restart"))?,
         Act::SetConsole { name, bound } => {
             let flag = if *bound { "1" } else { "0" };
             write_sysfs(root, &format!("/sys/class/vtconsole/{name}/bind"), flag)?;
@@ -459,12 +463,12 @@ fn unload_module(root: &Root, name: &str) -> Result<(), ActError> {
     }
 }
 
-/// Runs a program to its end; an error quotes the end of what it says.
+/// Runs a program that only waits for others, to its end or to that of the run; an error quotes the end of what it says.
 fn run(words: &[String]) -> Result<(), ActError> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let said = Root::real()
-        .program(&words)
-        .map_err(|e| ActError::Failed(format!("cannot run {}: {e}", words[0])))?;
+        .program_for(&words, Some(io::stdin().as_fd()))
+        .map_err(|e| ActError::Failed(format!("{} does not run: {e}", words[0])))?;
     if said.ok {
         return Ok(());
     }

@@ -81,7 +81,10 @@ impl Undoing {
 }
 
 fn is_of_service(act: &Act) -> bool {
-    matches!(act, Act::StartUnit { .. } | Act::StopUnit { .. })
+    matches!(
+        act,
+        Act::StartUnit { .. } | Act::RestartUnit { .. } | Act::StopUnit { .. }
+    )
 }
 
 /// The service that an act starts.
@@ -190,8 +193,8 @@ impl Executor<'_> {
                 // A service that does not start again keeps no device away.
                 Err(error) if is_of_service(act) && !matches!(error, ActError::NotBegun(_)) => {
                     say_of_service(act, &error);
-                    let how = not_started(&error);
-                    undoing.down.extend(started(act).map(|unit| (unit.clone(), how)));
+                    let down = started(act).map(|unit| (unit.clone(), not_started(unit, &error)));
+                    undoing.down.extend(down);
                 }
                 Err(_) if matches!(act, Act::SetConsole { .. }) => self.give_console_back(act, undoing)?,
                 Err(error) => {

@@ -67,6 +67,13 @@ pub(crate) enum Question {
     },
     /// Ask systemd for units.
     Units(Vec<Unit>),
+    /// Make nodes of NVIDIA's.
+    MakeNodes {
+        /// Their paths.
+        paths: Vec<String>,
+        /// The driver may be loaded for that.
+        load: bool,
+    },
     /// Look into containers.
     StaleNodes,
     /// Carry out an act. A gate stays shut until it is to be opened, or this worker ends.
@@ -92,6 +99,8 @@ pub(crate) enum Answer {
     Found(Found),
     /// Whether the history has it now.
     Remembered(Result<(), String>),
+    /// Those that cannot be had.
+    NotMade(Vec<String>),
     /// Nodes inside them that are another device's.
     StaleNodes(Vec<StaleNode>),
     /// How the act went.

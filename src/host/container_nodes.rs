@@ -4,29 +4,29 @@
 //! What a container has in its /dev it was given at its start (pve-container, PVE/LXC.pm, vm_start), and it says there what it
 //! likes. Nothing is changed here: such a node is named, with the line of the config that has the old number.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::File;
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
 use crate::base::vmid::VmId;
 use crate::host::nodes::character_majors;
 
-/// The drivers whose majors are given out at load, and the beginning of their nodes' names below /dev.
-const DRIVERS: [(&str, &str); 3] = [
-    ("nvidia-uvm", "nvidia-uvm"),
-    ("nvidia-caps", "nvidia-caps/"),
-    ("nvidia-nvswitch", "nvidia-nvswitch"),
-];
+/// The driver whose major is given out at load, and its nodes (open-gpu-kernel-modules, nvidia-uvm/uvm_common.h).
+const DRIVER: &str = "nvidia-uvm";
+const NODES: [&str; 2] = ["nvidia-uvm", "nvidia-uvm-tools"];
+
+/// File systems that answer by themselves: a container may have another one at /dev, whose server need not.
+const PROMPT: [&str; 2] = ["tmpfs", "devtmpfs"];
 
 /// A node of a container that is another device's now, or nobody's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaleNode {
     /// The container.
     pub ctid: VmId,
-    /// Its path below /dev, of those that NVIDIA's programs look for.
+    /// Its name in /dev.
     pub name: String,
     /// Its major number.
     pub has: u64,
@@ -56,34 +56,29 @@ impl fmt::Display for StaleNode {
     }
 }
 
-/// Looks into the containers that run. The files of one may hold this up for as long as they like.
+/// Looks into the containers that run: one node of each, since all have the same number.
 pub fn read(root: &Root) -> Vec<StaleNode> {
     let devices = root.text("/proc/devices").unwrap_or_default();
-    let majors: BTreeMap<&str, u64> = character_majors(&devices).map(|(major, name)| (name, major)).collect();
-    let mut stale = Vec::new();
-    for name in root.names("/sys/fs/cgroup/lxc").unwrap_or_default() {
-        let Some((ctid, pid)) = name
-            .parse()
-            .ok()
-            .and_then(|ctid: VmId| Some((ctid, process_of(root, ctid)?)))
-        else {
-            continue;
-        };
-        for (driver, prefix) in DRIVERS {
-            let Some(is) = majors.get(driver).copied() else {
-                continue;
-            };
-            let of_it = nodes(root, pid, prefix).into_iter().filter(|(_, has)| *has != is);
-            stale.extend(of_it.map(|(name, has)| StaleNode {
-                ctid,
-                name,
-                has,
-                is,
-                line: line_of(root, ctid, has, is),
-            }));
-        }
-    }
-    stale
+    let Some(is) = character_majors(&devices).find_map(|(major, name)| (name == DRIVER).then_some(major)) else {
+        return Vec::new();
+    };
+    let names = root.names("/sys/fs/cgroup/lxc").unwrap_or_default();
+    let ctids = names.into_iter().filter_map(|name| name.parse::<VmId>().ok());
+    let stale = ctids.filter_map(|ctid| {
+        let pid = process_of(root, ctid)?;
+        let of_it = NODES
+            .iter()
+            .filter_map(|name| Some((*name, major_of(root, pid, name)?)));
+        let (name, has) = of_it.into_iter().find(|(_, has)| *has != is)?;
+        Some(StaleNode {
+            ctid,
+            name: name.to_owned(),
+            has,
+            is,
+            line: line_of(root, ctid, has, is),
+        })
+    });
+    stale.collect()
 }
 
 /// A process of a container: its first one, where its systemd has that in a group of its own.
@@ -95,28 +90,22 @@ fn process_of(root: &Root, ctid: VmId) -> Option<u32> {
     })
 }
 
-/// Character devices in /dev of a process whose names begin so: name and major.
-fn nodes(root: &Root, pid: u32, prefix: &str) -> Vec<(String, u64)> {
-    let (folder, begin) = prefix
-        .split_once('/')
-        .map_or(("", prefix), |(folder, rest)| (folder, rest));
-    let dev = format!("/proc/{pid}/root/dev/{folder}");
-    let names = root.names(&dev).unwrap_or_default();
-    let of_it = names
-        .into_iter()
-        .filter(|name| name.starts_with(begin) && name.len() < 32 && name.is_ascii());
-    of_it
-        .filter_map(|name| {
-            let node = std::fs::symlink_metadata(root.path(format!("{dev}/{name}"))).ok()?;
-            let is_node = node.file_type().is_char_device();
-            let name = if folder.is_empty() {
-                name
-            } else {
-                format!("{folder}/{name}")
-            };
-            is_node.then(|| (name, nix::sys::stat::major(node.rdev())))
-        })
-        .collect()
+/// The major number of a character device in the /dev of a process. Nothing is followed that could lead out of it.
+fn major_of(root: &Root, pid: u32, name: &str) -> Option<u64> {
+    let mounts = root.text(format!("/proc/{pid}/mountinfo")).ok()?;
+    let at_dev = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/dev"))?;
+    let (_, kind) = at_dev.split_once(" - ")?;
+    if !PROMPT.contains(&kind.split(' ').next()?) {
+        return None;
+    }
+    let top = File::open(root.path(format!("/proc/{pid}/root"))).ok()?;
+    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = openat2(&top, format!("dev/{name}"), flags, Mode::empty(), within).ok()?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = statx(&node, "", flags, StatxFlags::TYPE).ok()?;
+    let is_node = FileType::from_raw_mode(found.stx_mode.into()) == FileType::CharacterDevice;
+    is_node.then_some(u64::from(found.stx_rdev_major))
 }
 
 /// The first line that lets the container open what has the old number, where none does for the new one.
@@ -135,7 +124,6 @@ fn line_of(root: &Root, ctid: VmId, has: u64, is: u64) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// A node cannot be made in a test; /dev/null's number is the one that there is everywhere.
     #[test]
     fn a_node_with_another_number_is_named_with_the_line_that_has_it() {
         let dir = tempfile::tempdir().unwrap();
@@ -151,19 +139,33 @@ mod tests {
         put("sys/fs/cgroup/lxc/104/ns/init.scope/cgroup.procs", "900\n");
         put("sys/fs/cgroup/lxc/105/ns/cgroup.procs", "");
         put("sys/fs/cgroup/lxc/lxc.monitor/cgroup.procs", "1\n");
-        put("proc/900/root/dev/nvidia-uvm-tools", "no node");
+        put("proc/900/root/dev/nvidia-uvm", "no node");
+        put("proc/900/mountinfo", "1 0 0:5 / /dev rw - tmpfs none rw\n");
         put(
             "etc/pve/lxc/104.conf",
             "arch: amd64\nlxc.cgroup2.devices.allow: c 195:* rwm\nlxc.cgroup2.devices.allow: c 1:* rwm\n[snap]\n",
         );
         let root = Root::at(dir.path());
         assert_eq!(read(&root), []);
-        // The real thing, by way of a link to the folder that has it.
-        let dev = dir.path().join("proc/900/root/dev");
-        std::fs::remove_dir_all(&dev).unwrap();
-        std::os::unix::fs::symlink("/dev", &dev).unwrap();
-        let found = nodes(&root, 900, "nul");
-        assert_eq!(found, [("null".to_owned(), 1)]);
+        // The machine itself has a character device where a node cannot be made in a test.
+        let top = dir.path().join("proc/901/root");
+        std::fs::create_dir_all(top.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink("/", &top).unwrap();
+        put("proc/901/mountinfo", "1 0 0:5 / /dev rw shared:2 - devtmpfs udev rw\n");
+        assert_eq!(major_of(&root, 901, "null"), Some(1));
+        for other in [
+            "1 0 0:5 / /dev rw - fuse.x x rw\n",
+            "1 0 0:5 / /srv rw - tmpfs x rw\n",
+            "",
+        ] {
+            put("proc/901/mountinfo", other);
+            assert_eq!(major_of(&root, 901, "null"), None, "{other}");
+        }
+        // A /dev that leads elsewhere is none.
+        put("proc/902/mountinfo", "1 0 0:5 / /dev rw - tmpfs none rw\n");
+        std::fs::create_dir_all(dir.path().join("proc/902/root")).unwrap();
+        std::os::unix::fs::symlink("/dev", dir.path().join("proc/902/root/dev")).unwrap();
+        assert_eq!(major_of(&root, 902, "null"), None);
         assert_eq!(line_of(&root, "104".parse().unwrap(), 1, 509), Some(3));
         assert_eq!(line_of(&root, "104".parse().unwrap(), 1, 195), None);
         let stale = StaleNode {

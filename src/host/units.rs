@@ -3,8 +3,10 @@
 //!
 //! Asked on the way out alone: the way home depends on nothing that systemd says.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +74,11 @@ impl Unit {
                 unit,
             },
         }
+    }
+
+    /// Whether another one is of the same systemd.
+    pub fn is_beside(&self, other: &Unit) -> bool {
+        self.beside(other.name()) == *other
     }
 
     /// Without the suffix that all of them have, for the first column of a line.
@@ -215,6 +222,12 @@ const STOPPED_WITH: [&str; 5] = ["RequiredBy", "RequisiteOf", "BoundBy", "Consis
 /// Most units that are asked about for one; with more of them it is not stopped.
 const MOST: usize = 64;
 
+/// Most that are stopped with one: each may take its deadline to start again, and a way home has to end in time.
+const MOST_ALONG: usize = 8;
+
+/// The same inside a container, which says what it likes.
+const MOST_ALONG_INSIDE: usize = 3;
+
 /// A unit as systemd shows it: its state, and what it would stop.
 type Shown = BTreeMap<String, (String, Vec<String>)>;
 
@@ -241,22 +254,34 @@ fn of(root: &Root, unit: &Unit) -> Result<Said, String> {
         }
     }
     let (state, _) = shown.get(unit.name()).ok_or("systemd does not know it")?;
-    // Those that are stopped with it, each before what it needs.
-    let mut order: Vec<&str> = Vec::new();
-    let mut queue = VecDeque::from([unit.name()]);
-    while let Some((_, others)) = queue.pop_front().and_then(|name| shown.get(name)) {
-        for other in others.iter().map(String::as_str).filter(|other| *other != unit.name()) {
-            if !order.contains(&other) && shown.get(other).is_some_and(|(state, _)| !is_down(state)) {
-                order.push(other);
-                queue.push_back(other);
-            }
-        }
+    let mut takes_along = Vec::new();
+    visit(&shown, unit.name(), &mut BTreeSet::new(), &mut takes_along);
+    takes_along.retain(|name| name != unit.name());
+    let most = match unit {
+        Unit::Host(_) => MOST_ALONG,
+        Unit::Inside { .. } => MOST_ALONG_INSIDE,
+    };
+    if takes_along.len() > most {
+        return Err(format!("{} others would be stopped with it", takes_along.len()));
     }
-    let takes_along = order.into_iter().rev().map(str::to_owned).collect();
     Ok(Said {
         state: harmless(state, 32),
         takes_along,
     })
+}
+
+/// What is stopped with a unit, each before what it needs, and the unit itself at the end.
+fn visit(shown: &Shown, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<String>) {
+    let Some((_, others)) = shown.get(name).filter(|(state, _)| !is_down(state)) else {
+        return;
+    };
+    if !seen.insert(name.to_owned()) {
+        return;
+    }
+    for other in others {
+        visit(shown, other, seen, order);
+    }
+    order.push(name.to_owned());
 }
 
 fn is_down(state: &str) -> bool {
@@ -270,8 +295,9 @@ fn show(root: &Root, unit: &Unit, names: &[String], shown: &mut Shown) -> Result
     words.extend(["systemctl".to_owned(), "show".to_owned(), properties]);
     words.extend(names.iter().cloned());
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let stdin = io::stdin();
     let said = root
-        .program(&words)
+        .program_for(&words, Some(stdin.as_fd()))
         .map_err(|e| format!("{} cannot be run: {e}", words[0]))?;
     if !said.ok {
         return Err(harmless(&one_line(&said.stderr), 200));

@@ -74,6 +74,11 @@ pub enum Act {
         /// Which, and where.
         name: Unit,
     },
+    /// Start it anew, and with it what runs and needs it: one that runs for other GPUs learns only so of one that is back.
+    RestartUnit {
+        /// Which, and where.
+        name: Unit,
+    },
     /// Ask processes of login sessions to end that use what leaves, all at once; nothing takes that back.
     EndProcesses {
         /// Who. What has the number by then is looked at again before it is sent anything.
@@ -212,6 +217,14 @@ impl Act {
         Act::StartUnit { name }
     }
 
+    /// Whether it only waits for services or processes, and can be broken off at any moment.
+    pub fn only_waits(&self) -> bool {
+        matches!(
+            self,
+            Act::StopUnit { .. } | Act::StartUnit { .. } | Act::RestartUnit { .. } | Act::EndProcesses { .. }
+        )
+    }
+
     pub(crate) fn set_console(name: &str, bound: bool) -> Act {
         let name = name.to_owned();
         Act::SetConsole { name, bound }
@@ -303,6 +316,7 @@ impl Act {
             | Act::UnloadModule { .. }
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
+            | Act::RestartUnit { .. }
             | Act::EndProcesses { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
@@ -339,7 +353,7 @@ impl Act {
             Act::SetOverride { addr, driver } => Expect::Override(*addr, driver.clone()),
             Act::SetAttribute { addr, attribute, value } => Expect::Attribute(*addr, *attribute, value.clone()),
             Act::StopUnit { name } => unit(name, false),
-            Act::StartUnit { name } => unit(name, true),
+            Act::StartUnit { name } | Act::RestartUnit { name } => unit(name, true),
             Act::Unbind { addr, driver } => Expect::NotOn(*addr, driver.clone()),
             Act::Probe {
                 addr,
@@ -353,7 +367,7 @@ impl Act {
     pub fn subject(&self) -> String {
         match self {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
-            Act::StopUnit { name } | Act::StartUnit { name } => name.subject(),
+            Act::StopUnit { name } | Act::StartUnit { name } | Act::RestartUnit { name } => name.subject(),
             Act::EndProcesses { processes, .. } => match processes.as_slice() {
                 [one] => one.to_string(),
                 several => format!("{} processes", several.len()),
@@ -404,6 +418,7 @@ impl Act {
             Act::Verify { .. } => "see whether it works".to_owned(),
             Act::StopUnit { .. } => "stop the service".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
+            Act::RestartUnit { .. } => "start the service anew".to_owned(),
             Act::EndProcesses { processes, kill, .. } => {
                 let them = if processes.len() == 1 { "it" } else { "them" };
                 let or_else = if *kill {

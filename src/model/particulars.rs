@@ -107,13 +107,15 @@ pub(crate) fn kept(unit: &Unit, why: &Kept) -> (String, Remedy) {
             )
             .into(),
         ),
-        Kept::TakesAlong(other) => (
-            format!(
-                "{unit} may be stopped for it, but {} needs it and would be stopped as well",
-                foreign(other)
-            ),
-            format!("where that does no harm, '{stop}' before the start, and start both again after it").into(),
-        ),
+        Kept::TakesAlong(other) => {
+            let other = foreign(other);
+            let how = match unit {
+                Unit::Host(_) => format!("where that does no harm, name {other} in 'services' as well"),
+                Unit::Inside { .. } => format!("where that does no harm, '{stop}' before the start"),
+            };
+            let fact = format!("{unit} may be stopped for it, but {other} needs it and would be stopped as well");
+            (fact, how.into())
+        }
     }
 }
 

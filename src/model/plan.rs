@@ -106,6 +106,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::ShutGate { .. }
         | Act::OpenGate { .. } => budgets.attribute,
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
+        Act::RestartUnit { .. } => budgets.unit * 2,
         // After a look at what has its number by now.
         Act::EndProcesses { within_ms, kill, .. } => {
             let times = if *kill { 2 } else { 1 };

@@ -250,6 +250,7 @@ impl Record {
             Act::ProveFree { .. }
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
+            | Act::RestartUnit { .. }
             | Act::EndProcesses { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
@@ -295,6 +296,10 @@ impl Record {
     /// Its workers count as stuck from here on: they were waited for.
     pub fn give_up_workers(&mut self) {
         let addrs = self.under_way_on();
+        // Who waits for a service or a process touches no function: it is waited for by nobody, and ends with its run.
+        if addrs.is_empty() {
+            return;
+        }
         for group in &self.workers {
             if !self.wedges.iter().any(|w| w.group.number == group.number) {
                 self.wedges.push(Wedge {

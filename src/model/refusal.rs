@@ -32,7 +32,7 @@ impl Refusal {
             // The last of these says why the others are in the way.
             let may_pass = matches!(
                 reason,
-                Reason::Uncounted { .. } | Reason::ModuleInUse { .. } | Reason::Reloaded { .. } | Reason::Kept { .. }
+                Reason::Uncounted { .. } | Reason::ModuleInUse { .. } | Reason::Reloaded { .. }
             );
             match reason.holder() {
                 Some(holder) => pids.push(holder.pid),

@@ -136,7 +136,7 @@ impl Judged {
     }
 
     /// A service is stopped, and what systemd stops with it before: NVIDIA's own last, since others may talk to them.
-    fn stops(&mut self, stop: &Stop<'_>, nodes: &[Node]) {
+    fn stops(&mut self, ground: &Ground<'_>, stop: &Stop<'_>, nodes: &[Node]) {
         let Stop {
             unit,
             is_own,
@@ -169,7 +169,11 @@ impl Judged {
                 .push(format!("{one} needs {unit}, and is stopped and started again with it"));
         }
         match (again, is_own) {
-            (true, _) => self.again.extend(stopped.iter().cloned()),
+            // But for one that needs it and uses what leaves.
+            (true, _) => {
+                let leaves = |one: &&Unit| uses(ground, one, |addr| ground.set.contains(&addr));
+                self.again.extend(stopped.iter().filter(|one| !leaves(one)).cloned());
+            }
             (false, true) => self.with_own.extend(stopped.iter().filter(|one| *one != unit).cloned()),
             (false, false) => {}
         }
@@ -187,11 +191,31 @@ fn may_stop(unit: &Unit, settings: &Settings, all_leave: bool) -> bool {
     }
 }
 
-/// The units that may be stopped, of which systemd has to be asked ([`crate::host::units`]) before the rest is decided.
-pub fn to_ask(snapshot: &Snapshot, settings: &Settings) -> Vec<Unit> {
-    let units = snapshot.holders.iter().filter_map(Unit::of);
-    let may: BTreeSet<Unit> = units.filter(|unit| may_stop(unit, settings, true)).collect();
+/// The units that may have to be stopped where these GPUs leave, of which systemd has to be asked ([`crate::host::units`])
+/// before the rest is decided.
+pub fn to_ask(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings: &Settings) -> Vec<Unit> {
+    let ground = Ground::of(snapshot, gpus, given, None);
+    let way = ground.way(settings);
+    let let_go = let_go(&ground, &ground.beside(way), way);
+    let users = users_of(&ground, way, &let_go).into_iter();
+    let holders = users.filter_map(|reason| match reason {
+        Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => Some(holder),
+        _ => None,
+    });
+    let units = holders.filter_map(|holder| Unit::of(&holder));
+    let all_leave = ground.staying().is_empty();
+    let may: BTreeSet<Unit> = units.filter(|unit| may_stop(unit, settings, all_leave)).collect();
     may.into_iter().collect()
+}
+
+/// What is let go: what leaves, and what stays on a driver that is unloaded.
+fn let_go(ground: &Ground<'_>, beside: &[Beside], way: Way) -> Vec<PciAddr> {
+    let mut let_go = ground.addrs();
+    // What is without its driver since an earlier run is not taken off one.
+    if way == Way::Unload {
+        let_go.extend(beside.iter().map(|b| b.addr));
+    }
+    let_go
 }
 
 /// A unit that is stopped.
@@ -228,21 +252,12 @@ impl<'a> Stop<'a> {
         if !said.runs() {
             return kept(Kept::State(said.state.clone()));
         }
-        if let Some(needed) = said.takes_along.iter().find(|name| !can_be_stopped(name)) {
+        let may = |name: &String| can_be_stopped(name) && may_stop(&unit.beside(name), settings, all_leave);
+        if let Some(needed) = said.takes_along.iter().find(|name| !may(name)) {
             return kept(Kept::TakesAlong(needed.clone()));
         }
-        // All of its processes together.
-        let its = || {
-            ground
-                .snapshot
-                .holders
-                .iter()
-                .filter(|h| Unit::of(h).as_ref() == Some(&unit))
-        };
-        let nodes = || its().flat_map(|h| &h.nodes);
-        let of = |wanted: &dyn Fn(PciAddr) -> bool| nodes().filter_map(Node::function).any(wanted);
-        let leaves = of(&|addr| ground.set.contains(&addr));
-        let again = !leaves && of(&|addr| ground.stays(Some(addr)));
+        let again = !uses(ground, &unit, |addr| ground.set.contains(&addr))
+            && uses(ground, &unit, |addr| ground.stays(Some(addr)));
         let is_own = is_own_service(&unit, all_leave);
         Some(Ok(Stop {
             unit,
@@ -251,6 +266,13 @@ impl<'a> Stop<'a> {
             along: &said.takes_along,
         }))
     }
+}
+
+/// Whether a unit, all of its processes together, has one of these functions.
+fn uses(ground: &Ground<'_>, unit: &Unit, wanted: impl Fn(PciAddr) -> bool) -> bool {
+    let all = ground.snapshot.holders.iter();
+    let its = all.filter(|h| Unit::of(h).as_ref() == Some(unit));
+    its.flat_map(|h| &h.nodes).filter_map(Node::function).any(wanted)
 }
 
 /// Whether a process uses what leaves, and the settings have it ended.
@@ -292,11 +314,7 @@ pub(crate) fn judge_holders(
 ) -> Judged {
     let snapshot = ground.snapshot;
     let addrs = &ground.addrs();
-    let mut let_go = addrs.clone();
-    // What is without its driver since an earlier run is not taken off one.
-    if way == Way::Unload {
-        let_go.extend(beside.iter().map(|b| b.addr));
-    }
+    let let_go = let_go(ground, beside, way);
     let mut judged = Judged {
         let_go: let_go.clone(),
         ..Judged::default()
@@ -314,7 +332,7 @@ pub(crate) fn judge_holders(
                 if let Some(stop) = Stop::of(holder, ground, settings) =>
             {
                 match stop {
-                    Ok(stop) => judged.stops(&stop, nodes),
+                    Ok(stop) => judged.stops(ground, &stop, nodes),
                     Err(why) => {
                         reasons.push(reason);
                         if !reasons.contains(&why) {

@@ -69,7 +69,7 @@ impl WayHome<'_> {
         }
         // Somebody has had NVIDIA's driver take what is not its own, and the service, which runs again, holds that.
         if coming.iter().any(|f| f.is_on_nvidia()) {
-            for unit in &record.units {
+            for unit in record.units.iter().filter(|unit| unit.on_host().is_some()) {
                 steps.stop(unit).soft();
             }
         }
@@ -135,10 +135,11 @@ impl WayHome<'_> {
         // A run that was broken off may have left nothing but these behind, and, where the record could not be written, no
         // word of it.
         self.give_displays_back(&mut steps);
-        self.restart_services(&mut steps);
+        // Before the services, which may take their time.
         if !steps.is_empty() || record.state == State::Stranded {
             self.verify(&mut steps);
         }
+        self.restart_services(&mut steps);
         Acts {
             steps: steps.into_list(),
             awake,
@@ -348,9 +349,10 @@ impl WayHome<'_> {
             // One of NVIDIA's that runs for other GPUs learns of the returned one only when it starts. Another one that runs
             // by now somebody has started.
             if is_own_service(unit, true) {
-                steps.stop(unit).soft();
+                steps.restart(unit).soft();
+            } else {
+                steps.start(unit).soft();
             }
-            steps.start(unit).soft();
         }
     }
 

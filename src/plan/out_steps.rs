@@ -284,7 +284,7 @@ impl WayOut<'_> {
                 if is_own_service(unit, true) {
                     steps.start(unit);
                 } else if is_others(unit) {
-                    steps.start(unit).soft();
+                    steps.start(unit).soft().for_good();
                 }
             }
         }

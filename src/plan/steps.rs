@@ -96,6 +96,12 @@ impl<'a> Steps<'a> {
         self.add(Act::start(unit), vec![Act::stop(unit)])
     }
 
+    /// Nothing takes that back.
+    pub(crate) fn restart(&mut self, unit: &Unit) -> Added<'_> {
+        let name = unit.clone();
+        self.add(Act::RestartUnit { name }, Vec::new())
+    }
+
     /// Ends processes, which nothing takes back. `kill`: those that do not end when asked.
     pub(crate) fn end_processes(&mut self, holders: &[Holder], addrs: &[PciAddr], kill: bool) -> Added<'_> {
         let within_ms = u64::try_from(self.budgets.process.as_millis()).unwrap_or(u64::MAX);

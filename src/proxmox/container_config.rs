@@ -69,6 +69,18 @@ impl GpuReference {
     }
 }
 
+impl GpuReference {
+    /// The node of NVIDIA's that it names.
+    pub fn nvidia_node(&self) -> Option<&str> {
+        match self {
+            GpuReference::Device { path, .. } | GpuReference::Mount { path, .. } => {
+                Some(path.as_str()).filter(|path| path.starts_with("/dev/nvidia"))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for GpuReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |n: &Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
@@ -248,6 +260,9 @@ pub struct GpuContainer {
     pub ctid: VmId,
     /// The lines, as they were understood.
     pub lines: Vec<String>,
+    /// NVIDIA's nodes that they name, by their paths on the host.
+    #[serde(default)]
+    pub nodes: Vec<String>,
 }
 
 #[cfg(test)]

@@ -369,7 +369,9 @@ pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Unreadable> {
         });
         if !references.is_empty() {
             let lines = references.iter().map(|r| foreign(&r.to_string())).collect();
-            found.push(GpuContainer { ctid, lines });
+            let nodes = references.iter().filter_map(GpuReference::nvidia_node);
+            let nodes = nodes.map(str::to_owned).collect();
+            found.push(GpuContainer { ctid, lines, nodes });
         }
     }
     Ok(found)

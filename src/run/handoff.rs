@@ -16,7 +16,7 @@ use crate::base::vmid::VmId;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::Kernel;
 use crate::host::snapshot::Snapshot;
-use crate::host::units::Facts;
+use crate::host::units::{Facts, Unit};
 use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan, Way};
 use crate::model::record::{Owner, Record, State};
@@ -60,19 +60,21 @@ impl Session {
             what: "modprobe could not be asked for the driver's modules".to_owned(),
             source: io::Error::other(e),
         })?;
-        self.ask_for_units(&mut snapshot);
+        self.ask_for_units(&mut snapshot, &given.gpus, &functions);
         Ok(out::plan(&snapshot, wanted, records, &self.settings))
     }
 
-    /// Asks systemd for the units that may have to be stopped. Without an answer they are not.
-    pub fn ask_for_units(&mut self, snapshot: &mut Snapshot) {
-        let units = clients::to_ask(snapshot, &self.settings);
-        if units.is_empty() {
-            return;
+    /// Asks systemd for the units that may have to be stopped where these leave, that of the host and that of each container by
+    /// itself. Without an answer they are not.
+    pub fn ask_for_units(&mut self, snapshot: &mut Snapshot, gpus: &[PciAddr], given: &[PciAddr]) {
+        let units = clients::to_ask(snapshot, gpus, given, &self.settings);
+        for place in units.chunk_by(Unit::is_beside) {
+            let no_answer = |why: String| place.iter().map(|unit| Facts::none(unit, &why)).collect();
+            let answer = self.kernel.units(place, self.budgets.unit);
+            snapshot
+                .units
+                .extend(answer.unwrap_or_else(|e| no_answer(e.to_string())));
         }
-        let no_answer = |why: String| units.iter().map(|unit| Facts::none(unit, &why)).collect();
-        let answer = self.kernel.units(&units, self.budgets.unit);
-        snapshot.units = answer.unwrap_or_else(|e| no_answer(e.to_string()));
     }
 
     /// The way out, from the plan to the end. Where it failed, was undone, and the host is not what the plan was made for

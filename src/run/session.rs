@@ -326,17 +326,34 @@ impl Session {
         Ok(())
     }
 
-    /// A VM's config. Lines about PCI devices that Proxmox ignores are said.
+    /// A VM's config. Lines about PCI devices that Proxmox ignores are said. None: it is a container.
     ///
     /// # Errors
     /// A refusal that names the file, or [`Error::Overdue`].
-    pub fn vm_config(&mut self, vmid: VmId) -> Result<files::Config, Error> {
-        let read = self.config_of(vmid, std::env::var("PVE_MIGRATED_FROM").unwrap_or_default())?;
+    pub fn guest_config(&mut self, vmid: VmId) -> Result<Option<files::Config>, Error> {
+        let migrated_from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
+        let what = format!("the config of VM {vmid}");
+        let found = self.find(&what, Wanted::VmConfig { vmid, migrated_from })?;
+        if let Found::IsContainer = found {
+            return Ok(None);
+        }
+        let read = vm_config_in(found, vmid)?;
         for line in files::ignored(&read) {
             warn!("{line}");
         }
         debug!("{} read by the rules of {:?}", read.path, read.generation);
-        Ok(read)
+        Ok(Some(read))
+    }
+
+    /// A VM's config; a container's number is refused.
+    ///
+    /// # Errors
+    /// As [`Session::guest_config`], and the refusal.
+    pub fn vm_config(&mut self, vmid: VmId) -> Result<files::Config, Error> {
+        match self.guest_config(vmid)? {
+            Some(read) => Ok(read),
+            None => vm_config_in(Found::IsContainer, vmid),
+        }
     }
 
     /// A VM's config, in silence. `migrated_from`: as [`Wanted::VmConfig`] has it.
@@ -431,8 +448,7 @@ fn vm_config_in(found: Found, vmid: VmId) -> Result<files::Config, Error> {
     match found {
         Found::VmConfig(text) => Ok(text.parse()),
         Found::IsContainer => Err(Refusal::from(Reason::Other(format!(
-            "{vmid} is a container ({}), and a container's hook is not supported yet. Hint: take it off with 'pct set \
-             {vmid} --delete hookscript'",
+            "{vmid} is a container ({}), and no VM. Hint: 'gpu-handoff holders' tells what of it uses a GPU",
             files::container_path(vmid)
         )))
         .into()),
@@ -501,8 +517,8 @@ mod tests {
             (
                 "104",
                 Some(
-                    "104 is a container (/etc/pve/lxc/104.conf), and a container's hook is not supported yet. Hint: take it \
-                     off with 'pct set 104 --delete hookscript'",
+                    "104 is a container (/etc/pve/lxc/104.conf), and no VM. Hint: 'gpu-handoff holders' tells what of it \
+                     uses a GPU",
                 ),
             ),
             ("111", None),

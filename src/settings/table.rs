@@ -72,6 +72,12 @@ pub static KEYS: &[Key] = &[
         about: "What to do where a process inside a container of Proxmox's (LXC) uses a GPU that leaves.",
     },
     Key {
+        name: "container-start",
+        field: |s| &mut s.container_start,
+        about: "What to do where a container is started that has gpu-handoff as its hookscript and is given a GPU which a VM has. \
+                What is stranded comes home first in any case.",
+    },
+    Key {
         name: "processes",
         field: |s| &mut s.processes,
         about: "What to do with a process that uses a GPU which leaves and belongs to a login session at a prompt. Nobody \

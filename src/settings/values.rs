@@ -281,6 +281,32 @@ impl Choice for Containers {
     ];
 }
 
+/// What to do where a container is started that is given a GPU which is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerStart {
+    /// Refuse, which keeps it from starting.
+    Refuse,
+    /// Let it start without.
+    GoOn,
+}
+
+impl Choice for ContainerStart {
+    const WORDS: &'static [(Self, &'static str, &'static str)] = &[
+        (
+            ContainerStart::Refuse,
+            "refuse",
+            "refuse its start, and say who has the GPU.",
+        ),
+        (
+            ContainerStart::GoOn,
+            "go-on",
+            "let it start. Proxmox itself refuses that for a 'dev' line; one of 'lxc.mount.entry' with 'optional' is left out, and \
+             the container has no GPU until it is started again.",
+        ),
+    ];
+}
+
 /// How a GPU may be reset while it is away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reset {
@@ -373,6 +399,8 @@ pub struct Settings {
     pub services: Services,
     /// What to do with what uses it inside a container.
     pub containers: Containers,
+    /// What to do where a container is started and its GPU is away.
+    pub container_start: ContainerStart,
     /// What to do with processes of login sessions.
     pub processes: Processes,
     /// Whether others are kept from opening a GPU while it is handed over.
@@ -407,6 +435,7 @@ impl Default for Settings {
             doubt: Doubt::Refuse,
             services: Services::Auto,
             containers: Containers::Refuse,
+            container_start: ContainerStart::Refuse,
             processes: Processes::Refuse,
             gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,

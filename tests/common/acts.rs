@@ -34,6 +34,7 @@ impl Model {
             } => return self.prove_free(addrs, despite, *despite_unseen, end),
             Act::StopUnit { name } => return self.switch_unit(name, false),
             Act::StartUnit { name } => return self.switch_unit(name, true),
+            Act::RestartUnit { name } => return self.restart_unit(name),
             Act::EndProcesses {
                 processes,
                 addrs,
@@ -98,6 +99,15 @@ impl Model {
             return Err(ActError::Failed("it has not ended".to_owned()));
         }
         Ok(())
+    }
+
+    /// systemctl restart: what runs and needs it is started anew as well.
+    fn restart_unit(&mut self, name: &Unit) -> Result<(), ActError> {
+        let needing = self.units.iter().filter(|u| u.active && u.needs.as_ref() == Some(name));
+        let needing: Vec<Unit> = needing.map(|u| u.name.clone()).collect();
+        self.switch_unit(name, false)?;
+        self.switch_unit(name, true)?;
+        needing.iter().try_for_each(|one| self.switch_unit(one, true))
     }
 
     /// The state of units, and what goes down with them.

@@ -371,6 +371,7 @@ impl Model {
                     act,
                     Act::StopUnit { .. }
                         | Act::StartUnit { .. }
+                        | Act::RestartUnit { .. }
                         | Act::EndProcesses { .. }
                         | Act::ShutGate { .. }
                         | Act::OpenGate { .. }

@@ -139,7 +139,7 @@ impl Session {
         self.ask(model, &mut snapshot, &moving);
         let needed = out::needed(&snapshot, &self.gpus, &self.given, &self.settings);
         snapshot.loadable = model.what_modprobe_says(&needed);
-        snapshot.units = model.what_systemd_says(&clients::to_ask(&snapshot, &self.settings));
+        snapshot.units = model.what_systemd_says(&clients::to_ask(&snapshot, &self.gpus, &self.given, &self.settings));
         out::plan(&snapshot, self.wanted(), records, &self.settings)
     }
 

@@ -99,7 +99,7 @@ fn who_looks_is_told_what_a_handoff_does_to_each() {
         session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
         session.settings.doubt = doubt;
         let mut snapshot = session.look(&mut model, &[]).unwrap();
-        snapshot.units = model.what_systemd_says(&clients::to_ask(&snapshot, &session.settings));
+        snapshot.units = model.what_systemd_says(&clients::to_ask(&snapshot, &session.gpus, &[], &session.settings));
         let (clients, unseen) = clients::of(&snapshot, &session.gpus, &session.settings);
         let then: Vec<Then> = clients.iter().map(|client| client.then).collect();
         assert_eq!(then, expected, "{cards} cards, {doubt:?}: {clients:?}");

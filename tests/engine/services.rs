@@ -64,7 +64,7 @@ fn a_service_that_is_named_is_stopped_before_the_daemon_and_started_after_it() {
         assert!(matches!(end, End::Done), "{case}: {end:?}");
         assert_as_before(&model, &before, &case);
         let started = model.acts[away..].iter().filter_map(|act| match act {
-            Act::StartUnit { name } => name.on_host(),
+            Act::StartUnit { name } | Act::RestartUnit { name } => name.on_host(),
             _ => None,
         });
         assert_eq!(started.collect::<Vec<_>>(), [PERSISTENCED, OLLAMA], "{case}");
@@ -254,6 +254,11 @@ fn what_needs_a_service_that_is_stopped_runs_again_as_well() {
         let before = model.state();
         let mut session = named(WayOut::Auto);
         session.settings.services = Services::Auto;
+        let refusal = session.plan_out(&mut model).unwrap_err().to_string();
+        let why = "nvidia-persistenced.service may be stopped for it, but exporter.service needs it and would be stopped as \
+                   well. Hint: where that does no harm, name exporter.service in 'services' as well";
+        assert!(refusal.contains(why), "{cards}: {refusal}");
+        session.settings.services = Services::Also(vec![EXPORTER.to_owned()]);
         let plan = session.plan_out(&mut model).unwrap();
         assert_eq!(plan.units, [EXPORTER, PERSISTENCED].map(Unit::host), "{cards}");
         let note = "exporter.service needs nvidia-persistenced.service, and is stopped and started again with it";
@@ -265,6 +270,19 @@ fn what_needs_a_service_that_is_stopped_runs_again_as_well() {
         assert!(matches!(session.home(&mut model), End::Done), "{cards}");
         assert_as_before(&model, &before, &format!("{cards} cards"));
     }
+}
+
+/// NVIDIA's own is started anew for the GPU that is back, and what has come to need it meanwhile with it.
+#[test]
+fn what_has_come_to_need_the_daemon_meanwhile_runs_on_when_the_gpu_is_home() {
+    let mut model = host(2);
+    add_exporter(&mut model);
+    model.switch_unit(&Unit::host(EXPORTER), false).unwrap();
+    let session = named(WayOut::Auto);
+    assert!(matches!(session.out(&mut model), End::Done));
+    model.switch_unit(&Unit::host(EXPORTER), true).unwrap();
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert!(runs(&model, EXPORTER) && runs(&model, PERSISTENCED));
 }
 
 /// It is being started, or has ended and left something: a stop would do nothing, and a start something new.

@@ -437,7 +437,7 @@ impl Life<'_> {
                 }
                 Act::SetConsole { .. } => now.consoles.clone_from(&self.before.consoles),
                 Act::SetPlatform { .. } => now.firmware = self.before.firmware,
-                Act::StartUnit { .. } => now.units.clone_from(&self.before.units),
+                Act::StartUnit { .. } | Act::RestartUnit { .. } => now.units.clone_from(&self.before.units),
                 _ => {}
             }
         }

@@ -189,7 +189,7 @@ impl Host {
                 snapshot.complete(&moving, read_details(root, &moving));
                 let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
                 snapshot.loadable = modules::read(root, &needed);
-                snapshot.units = units::read(root, &clients::to_ask(&snapshot, &settings));
+                snapshot.units = units::read(root, &clients::to_ask(&snapshot, &given.gpus, &functions, &settings));
                 Some(out::plan(&snapshot, wanted, &[], &settings))
             }
         };

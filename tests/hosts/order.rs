@@ -232,7 +232,7 @@ const ROWS: &[Row] = &[
         "the gate is open again when nothing is let go any more, and before services and our own look",
         |a| unbound(a).is_some() || matches!(a, Act::OpenGate { .. }),
         |a, b| match a {
-            Act::OpenGate { .. } => matches!(b, Act::StartUnit { .. } | Act::Verify { .. }),
+            Act::OpenGate { .. } => matches!(b, Act::RestartUnit { .. } | Act::StartUnit { .. } | Act::Verify { .. }),
             _ => matches!(b, Act::OpenGate { .. }),
         },
     ),
@@ -279,7 +279,13 @@ const ROWS: &[Row] = &[
         HOME,
         "the persistence daemon starts when all its GPUs are there",
         |a| to_host(a).is_some() || is_load(a, of_gpu),
-        |_, b| matches!(b, Act::StartUnit { .. }),
+        |_, b| matches!(b, Act::RestartUnit { .. }),
+    ),
+    (
+        HOME,
+        "whether the GPU works is seen before services take their time",
+        |a| matches!(a, Act::Verify { .. }),
+        |_, b| matches!(b, Act::RestartUnit { .. }),
     ),
 ];
 

@@ -76,6 +76,7 @@ fn act(host: &mut Snapshot, origin: &Snapshot, act: &Act) -> Result<(), String> 
         // Nobody holds anything on these hosts, and everything that comes home works.
         Act::StopUnit { .. }
         | Act::StartUnit { .. }
+        | Act::RestartUnit { .. }
         | Act::EndProcesses { .. }
         | Act::ShutGate { .. }
         | Act::OpenGate { .. }

@@ -1,0 +1,82 @@
+//! The host's own nodes of NVIDIA's devices, made for who is about to be given them.
+//!
+//! NVIDIA's driver makes none itself: udev's rules do where a distribution has them, or nvidia-modprobe does for the first program
+//! that needs one (nvidia-modprobe(1)). A container is not that program.
+
+use std::os::unix::fs::FileTypeExt;
+
+use crate::base::root::Root;
+use crate::execute::health::make_node;
+use crate::host::nvidia::{self, NvidiaDriver};
+
+/// Makes them as far as the driver has what they are of; which of them cannot be had. `load`: it may be loaded for that.
+pub(crate) fn make(root: &Root, paths: &[String], load: bool) -> Vec<String> {
+    let mut driver = nvidia::read(root).ok().flatten();
+    if driver.is_none() && load {
+        let _ = root.program(&["modprobe", "--", "nvidia"]);
+        driver = nvidia::read(root).ok().flatten();
+    }
+    let is_there = |path: &&String| driver.as_ref().is_some_and(|driver| can_be_had(root, driver, path));
+    paths.iter().filter(|path| !is_there(path)).cloned().collect()
+}
+
+fn can_be_had(root: &Root, driver: &NvidiaDriver, path: &str) -> bool {
+    let Some(name) = path.strip_prefix("/dev/nvidia") else {
+        return root.exists(path);
+    };
+    let by_tool = |words: &[&str]| {
+        if !is_node(root, path) && root.exists("/usr/bin/nvidia-modprobe") {
+            let _ = root.program(words);
+        }
+        is_node(root, path)
+    };
+    match name.parse::<u32>() {
+        // A node may be left of a GPU that is away.
+        Ok(minor) => driver.gpus.iter().any(|gpu| gpu.minor == Some(minor)) && make_node(root, minor).is_none(),
+        Err(_) if name == "ctl" => by_tool(&["nvidia-modprobe", "-c", "255"]),
+        Err(_) if name == "-modeset" => by_tool(&["nvidia-modprobe", "-m"]),
+        Err(_) if name.starts_with("-uvm") => {
+            if !root.exists("/sys/module/nvidia_uvm") {
+                let _ = root.program(&["modprobe", "--", "nvidia_uvm"]);
+            }
+            by_tool(&["nvidia-modprobe", "-u", "-c", "0"])
+        }
+        Err(_) => is_node(root, path),
+    }
+}
+
+fn is_node(root: &Root, path: &str) -> bool {
+    let found = std::fs::metadata(root.path(path));
+    found.is_ok_and(|found| found.file_type().is_char_device())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_the_driver_does_not_list_has_no_node_whatever_lies_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let root = Root::at(dir.path());
+        let asked = ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/dri/card0"].map(str::to_owned);
+        assert_eq!(make(&root, &asked, true), asked);
+        put(
+            "proc/driver/nvidia/version",
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05\n",
+        );
+        put(
+            "proc/driver/nvidia/gpus/0000:01:00.0/information",
+            "Device Minor: 	 0\n",
+        );
+        put("dev/dri/card0", "");
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("dev/nvidiactl")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("dev/nvidia1")).unwrap();
+        // The first is listed, and /dev/null's number is not its.
+        assert_eq!(make(&root, &asked, true), ["/dev/nvidia0", "/dev/nvidia1"]);
+    }
+}

@@ -1,0 +1,34 @@
+#!/bin/sh
+# A container with this hook, which is given the GPU: its nodes are made, what is stranded comes home first, and where a VM has the GPU it is refused by the VM's name, or starts without.
+# tier: full
+. /usr/local/lib/lab-home.sh
+conf=/etc/pve/lxc/104.conf; mkdir -p /etc/pve/lxc; card_vm
+container() { printf 'arch: amd64\nhostname: cuda\nhookscript: local:snippets/gpu-handoff\nlxc.init.cmd: hold /dev/nvidia0 /dev/nvidiactl\n'; printf '%s\n' "$@"; }
+container 'dev0: /dev/nvidia0' 'dev1: /dev/nvidiactl' 'dev2: /dev/nvidia-uvm' >$conf
+runs() { is "$(pct status 104)" "status: running" "$1"; wait_for 20 fuser_sees; expect_rc 0 pct stop 104; }
+fuser_sees() { ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q '/dev/nvidia0'; }
+
+say "home, and its nodes have been removed"
+rm -f /dev/nvidia0 /dev/nvidiactl /dev/nvidia-uvm
+within 60 0 pct start 104; said "container 104 pre-start: /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm are there"; runs "without nodes"
+say "home, and the driver is not loaded"
+unload_nvidia; within 60 0 pct start 104; runs "without the driver"; modprobe -a nvidia_uvm nvidia_drm; wait_for 20 settled
+say "with a VM: refused by its name"
+within 60 0 qm start 111; away "with a VM"
+within 60 255 pct start 104; said "container 104 is given /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm, which are not there: $gpu is with VM 111"; away "and it stays"
+is "$(pct status 104)" "status: stopped" "the container"
+say "with a VM, and it may start without"
+container 'lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file' | sed 's/hold.*/sleep 1000/' >$conf; setting 'container-start = "go-on"'
+within 60 0 pct start 104; said "$gpu is with VM 111; nothing is done about it"; expect_rc 0 pct stop 104; setting
+within 90 0 qm stop 111; comes_home 60 "from the VM"
+container 'dev0: /dev/nvidia0' 'dev1: /dev/nvidiactl' >$conf
+say "stranded: it comes home first"
+gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!; wait_for 30 test -e $record; wait_for 20 has_driver "$gpu" vfio-pci; kill -KILL $run 2>/dev/null; wait $run 2>/dev/null
+systemctl stop "$watch"; within 90 0 pct start 104; said "is home after"; runs stranded; at_home stranded
+say "a VM that is starting with it"
+{ flock -x 9; sleep 12; } 9>$lock & within 60 0 gpu-handoff 111 pre-start; away starting
+within 60 255 pct start 104; said "$gpu is with VM 111"; wait; within 90 0 gpu-handoff 111 post-stop; comes_home 60 starting
+say "its other phases do nothing, and neither does one that is given no GPU"
+for phase in post-start pre-stop post-stop; do within 20 0 gpu-handoff 104 $phase; done
+container | sed 's/hold.*/sleep 1000/' >$conf; within 60 0 pct start 104; said "it is given no node of NVIDIA's, nothing to do"; expect_rc 0 pct stop 104
+rm $conf; at_home "in the end"
