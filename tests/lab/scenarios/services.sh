@@ -53,7 +53,9 @@ is "$(pid_of ollama)" "$pid" "its process"
 
 say "what needs it goes down with it, and runs again; a job that is at work is not broken off"
 setting 'services = "ollama"'; printf '[Unit]\nRequires=ollama.service\n[Service]\nExecStart=/usr/bin/sleep 1000\n' >/run/systemd/system/exporter.service
-systemctl daemon-reload; systemctl restart exporter
+systemctl daemon-reload; systemctl restart exporter; pid=$(pid_of ollama)
+within 60 255 qm start 111; said "exporter.service needs it and would be stopped as well"; said "name exporter.service in 'services' as well"; is "$(pid_of ollama)" "$pid" "its process"
+setting 'services = "ollama exporter"'
 expect_text "exporter.service needs ollama.service, and is stopped and started again with it" gpu-handoff plan --vm 111
 within 60 0 qm start 111; away "with what needs it"; is "$(systemctl is-active exporter)" inactive exporter
 within 90 0 qm stop 111; comes_home 60 "with what needs it"; wait_for 20 uses ollama; wait_for 20 systemctl -q is-active exporter; systemctl stop exporter ollama
