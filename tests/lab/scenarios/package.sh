@@ -13,8 +13,10 @@ is "$(stat -c '%a %U' /run/gpu-handoff)" "700 root" "/run/gpu-handoff"
 expect_rc 0 gpu-handoff --version
 ! grep -q GPU_HANDOFF_TEST /usr/sbin/gpu-handoff || fail "the package has a switch of the tests"
 mkvm 111; expect_rc 0 qm set 111 --hookscript local:snippets/gpu-handoff
+printf 'arch: amd64\nhookscript: local:snippets/gpu-handoff\n' >/etc/pve/lxc/104.conf
 remove remove
 is "$(cat /root/apt | grep -c 'VM 111 will not start until you run: qm set 111 --delete hookscript')" 1 "warnings"
+is "$(grep -c 'container 104 will not start until you run: pct set 104 --delete hookscript' /root/apt)" 1 "warnings of containers"; rm /etc/pve/lxc/104.conf
 [ ! -L $link ] || fail "the link is still there"
 say "the administrator's own file of that name is left alone"
 echo mine >$link; install; is "$(cat $link)" mine "the file"; grep -q "is not ours" /root/apt || fail "nothing said"
