@@ -142,14 +142,10 @@ impl<'a> Executor<'a> {
         Err(self.undo(&done, what, &why))
     }
 
-    /// A service that was started, or does not start, is nobody's business any more.
+    /// A service that was started is on its own again: the next try does not start it once more.
     fn started(&mut self, steps: &[&Step], failed: &[(&Step, ActError)]) {
-        let is_over = |step: &&&Step| {
-            let not_begun =
-                |(other, error): &(&Step, ActError)| other.act == step.act && matches!(error, ActError::NotBegun(_));
-            !failed.iter().any(not_begun)
-        };
-        for step in steps.iter().filter(is_over) {
+        let has_failed = |act: &Act| failed.iter().any(|(step, _)| step.act == *act);
+        for step in steps.iter().filter(|step| !has_failed(&step.act)) {
             if let Act::StartUnit { name } = &step.act {
                 self.record.units.retain(|unit| unit != name);
             }
