@@ -16,18 +16,35 @@ use crate::host::snapshot::Snapshot;
 use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
+use crate::plan::owners;
 use crate::run::session::{Session, must_be_root};
 use crate::settings::values::ContainerStart;
 
 /// Brings home what is stranded, makes the nodes that the container is given, and refuses where a VM has the GPU.
 pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
-    let given = host.gpu_containers()?.into_iter().find(|c| c.ctid == ctid);
+    let given = match host.gpu_containers() {
+        Ok(all) => all.into_iter().find(|c| c.ctid == ctid),
+        // Perhaps another container's: what Proxmox itself needs of this one it will say.
+        Err(why) => {
+            warn!("container {ctid} pre-start: {}; nothing is done", chain(why));
+            return Ok(());
+        }
+    };
     let nodes = given.map_or_else(Vec::new, |given| given.nodes);
     if nodes.is_empty() {
         info!("container {ctid} pre-start: it is given no node of NVIDIA's, nothing to do");
         return Ok(());
     }
     must_be_root()?;
+    // Whoever else is at work on another GPU is not waited for.
+    if make_nodes(host, &nodes, false)?.is_empty() {
+        info!(
+            "container {ctid} pre-start: {} {} there",
+            join(&nodes),
+            are(nodes.len())
+        );
+        return Ok(());
+    }
     // What is not understood of them keeps no GPU from coming home.
     if let Err(why) = host.read_settings(None) {
         warn!("container {ctid} pre-start: {}", chain(why));
@@ -41,12 +58,7 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         records = host.records(Some(&guard))?;
     }
     let snapshot = host.look(&records)?;
-    // Where all are with guests the driver does not load, and takes its time over it.
-    let has_one = |f: &Function| f.driver.is_none() || f.is_on_nvidia();
-    let missing = host
-        .kernel
-        .make_nodes(&nodes, snapshot.gpus().any(has_one), host.budgets.load);
-    let missing = missing.map_err(|e| Error::io("making NVIDIA's nodes", std::io::Error::other(e)))?;
+    let missing = make_nodes(host, &nodes, may_load(&records, &snapshot))?;
     if missing.is_empty() {
         info!(
             "container {ctid} pre-start: {} {} there",
@@ -55,13 +67,14 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         );
         return Ok(());
     }
-    let why = format!(
-        "container {ctid} is given {}, which {} not there: {}",
-        join(&missing),
-        are(missing.len()),
-        who_has(&records, &snapshot)
-    );
-    if records.is_empty() || policy == ContainerStart::GoOn {
+    let away = away(&records, &snapshot);
+    let who = match away.as_slice() {
+        [] => "NVIDIA's driver does not list a GPU for it".to_owned(),
+        away => join(away),
+    };
+    let (missing, is) = (join(&missing), are(missing.len()));
+    let why = format!("container {ctid} is given {missing}, which {is} not there: {who}");
+    if away.is_empty() || policy == ContainerStart::GoOn {
         warn!("{why}; nothing is done about it");
         return Ok(());
     }
@@ -72,19 +85,37 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     .into())
 }
 
-/// Who has the GPUs that are not home.
-fn who_has(records: &[Record], snapshot: &Snapshot) -> String {
-    let with = records.iter().map(|record| {
-        let is_gpu = |a: &PciAddr| snapshot.function(*a).is_some_and(Function::is_nvidia_gpu);
-        let gpus: Vec<PciAddr> = record.taken.iter().map(|t| t.addr).filter(is_gpu).collect();
-        match record.owner {
-            Owner::Vm(vmid) => format!("{} {} with VM {vmid}", join(&gpus), are(gpus.len())),
-            Owner::ByHand(_) => format!("{} {} lent by hand", join(&gpus), are(gpus.len())),
+fn make_nodes(host: &mut Session, nodes: &[String], load: bool) -> Result<Vec<String>, Error> {
+    let missing = host.kernel.make_nodes(nodes, load, host.budgets.load);
+    missing.map_err(|e| Error::io("making NVIDIA's nodes", std::io::Error::other(e)))
+}
+
+/// Whether the driver may be loaded for a GPU that is there for it. It would wait for a call that is stuck on any device (linux,
+/// drivers/base/dd.c, __driver_attach); and where all GPUs are with guests it does not load.
+fn may_load(records: &[Record], snapshot: &Snapshot) -> bool {
+    let is_free = |f: &Function| !f.stuck && (f.driver.is_none() || f.is_on_nvidia());
+    let is_quiet = |r: &Record| r.wedges.is_empty() && r.at_work.is_none();
+    snapshot.gpus().any(is_free)
+        && !snapshot.functions.iter().any(|f| f.stuck)
+        && snapshot.calls.is_empty()
+        && records.iter().all(is_quiet)
+}
+
+/// The GPUs that are on vfio-pci, and who has each: the VM that runs with it, or else whose it is on record.
+fn away(records: &[Record], snapshot: &Snapshot) -> Vec<String> {
+    let of = |addr: PciAddr| {
+        let runs = snapshot
+            .vms
+            .iter()
+            .find(|vm| !owners::held_by(snapshot, vm.vmid, &[addr]).is_empty());
+        let on_record = records.iter().find(|r| r.has(addr)).map(|r| r.owner);
+        match (runs, on_record) {
+            (Some(vm), _) => format!("{addr} is with VM {}", vm.vmid),
+            (None, Some(Owner::Vm(vmid))) => format!("{addr} is with VM {vmid}"),
+            (None, Some(Owner::ByHand(_))) => format!("{addr} is lent by hand"),
+            (None, None) => format!("{addr} is on vfio-pci"),
         }
-    });
-    let with: Vec<String> = with.collect();
-    if with.is_empty() {
-        return "NVIDIA's driver does not list the GPU".to_owned();
-    }
-    with.join(", ")
+    };
+    let on_vfio = snapshot.gpus().filter(|f| f.is_on_vfio());
+    on_vfio.map(|f| of(f.addr)).collect()
 }

@@ -3,10 +3,11 @@
 //! NVIDIA's driver makes none itself: udev's rules do where a distribution has them, or nvidia-modprobe does for the first program
 //! that needs one (nvidia-modprobe(1)). A container is not that program.
 
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use crate::base::root::Root;
 use crate::execute::health::make_node;
+use crate::host::nodes::character_majors;
 use crate::host::nvidia::{self, NvidiaDriver};
 
 /// Makes them as far as the driver has what they are of; which of them cannot be had. `load`: it may be loaded for that.
@@ -39,10 +40,25 @@ fn can_be_had(root: &Root, driver: &NvidiaDriver, path: &str) -> bool {
             if !root.exists("/sys/module/nvidia_uvm") {
                 let _ = root.program(&["modprobe", "--", "nvidia_uvm"]);
             }
-            by_tool(&["nvidia-modprobe", "-u", "-c", "0"])
+            // With another number than the driver's it is another device's, or nobody's.
+            let devices = root.text("/proc/devices").unwrap_or_default();
+            let mut majors = character_majors(&devices);
+            let Some((major, _)) = majors.find(|(_, name)| *name == "nvidia-uvm") else {
+                return false;
+            };
+            if !has_major(root, path, major) && root.exists("/usr/bin/nvidia-modprobe") {
+                let _ = root.program(&["nvidia-modprobe", "-u", "-c", "0"]);
+            }
+            has_major(root, path, major)
         }
-        Err(_) => is_node(root, path),
+        // A folder of them, too.
+        Err(_) => root.exists(path),
     }
+}
+
+fn has_major(root: &Root, path: &str, major: u64) -> bool {
+    let found = std::fs::metadata(root.path(path));
+    found.is_ok_and(|found| found.file_type().is_char_device() && nix::sys::stat::major(found.rdev()) == major)
 }
 
 fn is_node(root: &Root, path: &str) -> bool {
@@ -78,5 +94,14 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", dir.path().join("dev/nvidia1")).unwrap();
         // The first is listed, and /dev/null's number is not its.
         assert_eq!(make(&root, &asked, true), ["/dev/nvidia0", "/dev/nvidia1"]);
+        // A folder is there or not; a node that has another number than the driver's is not.
+        put("dev/nvidia-caps/nvidia-cap1", "");
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("dev/nvidia-uvm")).unwrap();
+        std::fs::create_dir_all(dir.path().join("sys/module/nvidia_uvm")).unwrap();
+        let asked = ["/dev/nvidia-caps", "/dev/nvidia-uvm"].map(str::to_owned);
+        for (major, missing) in [(509, &asked[1..]), (1, &asked[2..])] {
+            put("proc/devices", &format!("Character devices:\n{major} nvidia-uvm\n"));
+            assert_eq!(make(&root, &asked, false), missing, "{major}");
+        }
     }
 }

@@ -11,6 +11,8 @@ fuser_sees() { ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q '/dev/nvidia0'; }
 say "home, and its nodes have been removed"
 rm -f /dev/nvidia0 /dev/nvidiactl /dev/nvidia-uvm
 within 60 0 pct start 104; said "container 104 pre-start: /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm are there"; runs "without nodes"
+say "home, and a node has another number than the driver's: it is made anew"
+rm -f /dev/nvidia-uvm; mknod /dev/nvidia-uvm c 7 77; within 60 0 pct start 104; is "$(stat -c %Hr /dev/nvidia-uvm)" "$(awk '$2 == "nvidia-uvm" { print $1 }' /proc/devices)" "its major number"; runs "with another number"
 say "home, and the driver is not loaded"
 unload_nvidia; within 60 0 pct start 104; runs "without the driver"; modprobe -a nvidia_uvm nvidia_drm; wait_for 20 settled
 say "with a VM: refused by its name"
