@@ -38,11 +38,7 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     must_be_root()?;
     // Whoever else is at work on another GPU is not waited for.
     if make_nodes(host, &nodes, false)?.is_empty() {
-        info!(
-            "container {ctid} pre-start: {} {} there",
-            join(&nodes),
-            are(nodes.len())
-        );
+        say_there(ctid, &nodes);
         return Ok(());
     }
     // What is not understood of them keeps no GPU from coming home.
@@ -60,11 +56,7 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     let snapshot = host.look(&records)?;
     let missing = make_nodes(host, &nodes, may_load(&records, &snapshot))?;
     if missing.is_empty() {
-        info!(
-            "container {ctid} pre-start: {} {} there",
-            join(&nodes),
-            are(nodes.len())
-        );
+        say_there(ctid, &nodes);
         return Ok(());
     }
     let away = away(&records, &snapshot);
@@ -85,6 +77,10 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     .into())
 }
 
+fn say_there(ctid: VmId, nodes: &[String]) {
+    info!("container {ctid} pre-start: {} {} there", join(nodes), are(nodes.len()));
+}
+
 fn make_nodes(host: &mut Session, nodes: &[String], load: bool) -> Result<Vec<String>, Error> {
     let missing = host.kernel.make_nodes(nodes, load, host.budgets.load);
     missing.map_err(|e| Error::io("making NVIDIA's nodes", std::io::Error::other(e)))
@@ -93,7 +89,8 @@ fn make_nodes(host: &mut Session, nodes: &[String], load: bool) -> Result<Vec<St
 /// Whether the driver may be loaded for a GPU that is there for it. It would wait for a call that is stuck on any device (linux,
 /// drivers/base/dd.c, __driver_attach); and where all GPUs are with guests it does not load.
 fn may_load(records: &[Record], snapshot: &Snapshot) -> bool {
-    let is_free = |f: &Function| !f.stuck && (f.driver.is_none() || f.is_on_nvidia());
+    // With none stuck, as below.
+    let is_free = |f: &Function| f.driver.is_none() || f.is_on_nvidia();
     let is_quiet = |r: &Record| r.wedges.is_empty() && r.at_work.is_none();
     snapshot.gpus().any(is_free)
         && !snapshot.functions.iter().any(|f| f.stuck)

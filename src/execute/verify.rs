@@ -7,6 +7,7 @@ use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::execute::kernel::ActError;
+use crate::host::units::{is_down, runs};
 use crate::model::act::{Attribute, Expect};
 
 /// Whether what an act should have led to is so. An error says what is so instead.
@@ -46,10 +47,7 @@ pub(crate) fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
             let said = root.program(&["systemctl", "is-active", "--", name]);
             let said = said.map_err(|e| ActError::Failed(format!("cannot run systemctl: {e}")))?;
             let state = said.stdout.trim();
-            let reached = match wanted {
-                true => matches!(state, "active" | "reloading"),
-                false => matches!(state, "inactive" | "failed"),
-            };
+            let reached = if *wanted { runs(state) } else { is_down(state) };
             (reached, format!("{name} is \"{}\"", foreign(state)))
         }
         Expect::Console(name, wanted) => {

@@ -199,7 +199,8 @@ impl Said {
     }
 }
 
-fn runs(state: &str) -> bool {
+/// Whether it has been started and runs, by this state.
+pub(crate) fn runs(state: &str) -> bool {
     matches!(state, "active" | "reloading")
 }
 
@@ -284,7 +285,8 @@ fn visit(shown: &Shown, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec
     order.push(name.to_owned());
 }
 
-fn is_down(state: &str) -> bool {
+/// Whether nothing of it runs, as far as systemd knows, by this state.
+pub(crate) fn is_down(state: &str) -> bool {
     matches!(state, "inactive" | "failed")
 }
 
