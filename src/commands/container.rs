@@ -13,6 +13,7 @@ use crate::commands::recover;
 use crate::execute::kernel::Kernel;
 use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
+use crate::host::units::Unit;
 use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
@@ -39,6 +40,16 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     // Whoever else is at work on another GPU is not waited for.
     if make_nodes(host, &nodes, false)?.is_empty() {
         say_there(ctid, &nodes);
+        return Ok(());
+    }
+    // A run that has shut it down starts it again, and has the lock meanwhile.
+    let whole = Unit::Whole { container: ctid };
+    let is_started_by = |r: &Record| r.at_work.is_some() && r.units.contains(&whole);
+    if let Some(record) = host.records(None)?.iter().find(|r| is_started_by(r)) {
+        warn!(
+            "container {ctid} pre-start: it is started by the handoff for {}, which goes on; nothing is done",
+            record.owner
+        );
         return Ok(());
     }
     // What is not understood of them keeps no GPU from coming home.

@@ -27,6 +27,7 @@ pub mod kernel; // the interface to the host
 mod lines; // what is said of each act
 pub(crate) mod linux; // the running kernel
 pub mod perform; // the calls themselves
+mod programs; // programs that are run for an act
 mod recording; // the record, kept meanwhile
 mod schedule; // what is done at once
 mod undo; // taking back what was done

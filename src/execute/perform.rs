@@ -15,27 +15,26 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
-use crate::base::text::{foreign, harmless, join};
+use crate::base::text::{foreign, join};
 use crate::base::wait::{await_one, poll_readable};
 use crate::execute::end_process::{Request, end_processes};
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
 use crate::execute::made_nodes;
+use crate::execute::programs::{failed, switch};
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question};
 use crate::host::functions::{VFIO_PCI, read_details};
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
-use crate::host::{container_nodes, modules, snapshot, stuck_calls, units};
+use crate::host::units::Verb;
+use crate::host::{container_nodes, modules, snapshot, stuck_calls, unit_states};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
 use crate::proxmox::files;
 use crate::state::history;
-
-/// How much of a program's stderr an error quotes, characters: modprobe says what is wrong in one line.
-const STDERR_TAIL: usize = 400;
 
 /// How long a holder that turned up only now, or a module's last user, gets to let go: a query of a monitoring tool, udev
 /// at its work. Who stays longer is a reason to stop.
@@ -128,7 +127,7 @@ impl Server {
             Question::Details { addrs } => Answer::Details(read_details(&self.root, &addrs)),
             Question::MakeNodes { paths, load } => Answer::NotMade(made_nodes::make(&self.root, &paths, load)),
             Question::StaleNodes => Answer::StaleNodes(container_nodes::read(&self.root)),
-            Question::Units(units) => Answer::Units(units::read(&self.root, &units)),
+            Question::Units(units) => Answer::Units(unit_states::read(&self.root, &units)),
             Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
             Question::Find(wanted) => Answer::Found(files::find(&self.root, &wanted)),
             Question::Remember(entry) => {
@@ -218,9 +217,9 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         Act::SetAttribute { addr, attribute, value } => {
             write_sysfs(root, &device(addr, attribute.name()), &format!("{value}\n"))?;
         }
-        Act::StopUnit { name } => run(&name.command("stop"))?,
-        Act::StartUnit { name } => run(&name.command("start"))?,
-        Act::RestartUnit { name } => run(&name.command("restart"))?,
+        Act::StopUnit { name } => switch(root, name, Verb::Stop)?,
+        Act::StartUnit { name } => switch(root, name, Verb::Start)?,
+        Act::RestartUnit { name } => switch(root, name, Verb::Restart)?,
         Act::SetConsole { name, bound } => {
             let flag = if *bound { "1" } else { "0" };
             write_sysfs(root, &format!("/sys/class/vtconsole/{name}/bind"), flag)?;
@@ -461,26 +460,6 @@ fn unload_module(root: &Root, name: &str) -> Result<(), ActError> {
             Err(e) => return Err(ActError::Failed(format!("unloading {name}: {e}"))),
         }
     }
-}
-
-/// Runs a program that only waits for others, to its end or to that of the run; an error quotes the end of what it says.
-fn run(words: &[String]) -> Result<(), ActError> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let said = Root::real()
-        .program_for(&words, Some(io::stdin().as_fd()))
-        .map_err(|e| ActError::Failed(format!("{} does not run: {e}", words[0])))?;
-    if said.ok {
-        return Ok(());
-    }
-    Err(ActError::Failed(failed(&words, &said.stderr)))
-}
-
-/// That a program failed, in words.
-fn failed(words: &[&str], stderr: &str) -> String {
-    let line = crate::base::text::one_line(stderr);
-    let skip = line.chars().count().saturating_sub(STDERR_TAIL);
-    let tail: String = line.chars().skip(skip).collect();
-    format!("{} failed: {}", words.join(" "), harmless(&tail, STDERR_TAIL))
 }
 
 #[cfg(test)]

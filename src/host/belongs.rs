@@ -50,6 +50,9 @@ pub enum Belongs {
     Unknown,
 }
 
+/// What a session with a desktop in it is, in a word.
+const DESKTOP: &str = "desktop";
+
 impl Belongs {
     /// From the text of /proc/PID/cgroup.
     ///
@@ -88,12 +91,25 @@ impl Belongs {
         let what = match (value("CLASS="), value("TYPE=")) {
             _ if of_pids(&pid.to_string()) != of_pids("self") => "container in",
             ("user" | "user-early", "tty" | "unspecified") => return Belongs::Session { id },
-            ("user" | "user-early", "x11" | "wayland" | "mir") | ("greeter" | "lock-screen", _) => "desktop",
+            ("user" | "user-early", "x11" | "wayland" | "mir") | ("greeter" | "lock-screen", _) => DESKTOP,
             ("background" | "background-light", _) => "background",
             _ => "",
         };
         let what = what.to_owned();
         Belongs::OtherSession { id, what }
+    }
+
+    /// Whether it is a session with a desktop in it, or the screen where one logs in to it.
+    pub fn is_desktop(&self) -> bool {
+        matches!(self, Belongs::OtherSession { what, .. } if what == DESKTOP)
+    }
+
+    /// The container of LXC's that it is, by its number in digits.
+    pub fn ctid(&self) -> Option<&str> {
+        match self {
+            Belongs::Container { ctid, .. } => Some(ctid),
+            _ => None,
+        }
     }
 
     fn of_path(parts: &[&str]) -> Belongs {

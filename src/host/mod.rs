@@ -5,6 +5,7 @@
 
 pub mod belongs; // what a process belongs to
 pub mod container_nodes; // nodes in containers that are another device's now
+pub mod desktop; // the display manager, and who is logged in by it
 pub mod displays; // framebuffers and consoles
 pub mod functions; // PCI functions
 pub mod holders; // who uses a GPU
@@ -13,6 +14,7 @@ pub mod nodes; // the device nodes of each GPU
 pub mod nvidia; // NVIDIA's driver
 pub mod snapshot; // all of it in one value
 pub mod stuck_calls; // calls of others that hold a function's lock
-pub mod units; // units of systemd's: whether they run, what goes down with them
+pub mod unit_states; // whether these run, and what goes down with them
+pub mod units; // what can be stopped and started again: units of systemd's, containers
 pub mod usb; // what hangs below a card's USB controller
 pub mod vms;

@@ -15,6 +15,7 @@ use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::process::ancestors;
 use crate::base::root::Root;
 use crate::host::belongs::Belongs;
+use crate::host::desktop::Desktop;
 use crate::host::displays::{self, Console, Framebuffer};
 use crate::host::functions::{Details, Function, VFIO_PCI, read_function, usb_controllers};
 use crate::host::holders::{self, Holder, Unseen};
@@ -67,6 +68,9 @@ pub struct Snapshot {
     /// Of the units that were asked about ([`crate::host::units`]): what systemd says.
     #[serde(default)]
     pub units: Vec<Facts>,
+    /// The display manager, where there is one.
+    #[serde(default)]
+    pub desktop: Option<Desktop>,
     /// This run and those that it was started from, the nearest first.
     #[serde(default)]
     pub callers: Vec<i32>,
@@ -227,6 +231,7 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
             holder.belongs_to = Belongs::Vm(vm.vmid);
         }
     }
+    snapshot.desktop = Desktop::read(root);
     let callers = ancestors(root, std::process::id());
     snapshot.callers = callers.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
     snapshot.ending = scan.ending;

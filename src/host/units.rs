@@ -1,22 +1,19 @@
-//! Units of systemd's that use a GPU: of the host, or inside a container that goes on; whether they run, and what goes down
-//! with them.
+//! What uses a GPU and can be stopped and started again: units of systemd's, of the host or inside a container that goes on,
+//! and containers.
 //!
-//! Asked on the way out alone: the way home depends on nothing that systemd says.
+//! Not here: whether they run, and what goes down with them ([`crate::host::unit_states`]).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
-use std::os::fd::AsFd;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::root::Root;
-use crate::base::text::{foreign, harmless, one_line};
+use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 
-/// Such a unit, by its whole name. In JSON one of the host is its name alone.
+/// Such a unit, or container, by its whole name. In JSON one of the host is its name alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Unit {
@@ -29,6 +26,55 @@ pub enum Unit {
         /// The unit, by a name that [`can_be_stopped`]: the container chooses it.
         unit: String,
     },
+    /// A container of Proxmox's, with all that is in it.
+    Whole {
+        /// The container.
+        container: VmId,
+    },
+    /// A container of Docker's or Podman's.
+    Run {
+        /// Whose.
+        client: Client,
+        /// Its whole id.
+        id: String,
+    },
+}
+
+/// A program that runs containers, and is asked for them: its name is the program's, which both take the same words for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Client {
+    /// docker(1).
+    Docker,
+    /// podman(1), as root: a container of another user is a unit of that user's.
+    Podman,
+}
+
+impl Client {
+    /// Its name as it writes it itself.
+    fn name(self) -> &'static str {
+        match self {
+            Client::Docker => "Docker",
+            Client::Podman => "Podman",
+        }
+    }
+
+    /// What is run.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Client::Docker => "docker",
+            Client::Podman => "podman",
+        }
+    }
+
+    /// A container of its, by its whole id: 64 hexadecimal digits (moby, pkg/stringid; podman the same).
+    fn container(self, id: &str) -> Option<Unit> {
+        let is_id = id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        is_id.then(|| Unit::Run {
+            client: self,
+            id: id.to_owned(),
+        })
+    }
 }
 
 impl Unit {
@@ -37,34 +83,63 @@ impl Unit {
         Unit::Host(name.to_owned())
     }
 
-    /// The one that a process is of: of the host, or inside a container, by a name that can be stopped there.
+    /// The one that a process is of: of the host, or inside a container, by a name that can be stopped there; where it has none,
+    /// the container.
     pub fn of(holder: &Holder) -> Option<Unit> {
         match &holder.belongs_to {
             Belongs::Unit(name) => Some(Unit::host(name)),
-            Belongs::Container { ctid, unit: Some(name) } if can_be_stopped(name) => Some(Unit::Inside {
-                container: ctid.parse().ok()?,
-                unit: name.clone(),
-            }),
+            Belongs::Container { ctid, unit } => {
+                let container = ctid.parse().ok()?;
+                Some(match unit.as_deref().filter(|name| can_be_stopped(name)) {
+                    Some(name) => Unit::Inside {
+                        container,
+                        unit: name.to_owned(),
+                    },
+                    None => Unit::Whole { container },
+                })
+            }
+            Belongs::Docker(id) => Client::Docker.container(id),
+            Belongs::Podman(id) => Client::Podman.container(id),
             _ => None,
         }
+    }
+
+    /// The container of Proxmox's that it is, or is inside.
+    pub fn container(&self) -> Option<VmId> {
+        match self {
+            Unit::Inside { container, .. } | Unit::Whole { container } => Some(*container),
+            Unit::Host(_) | Unit::Run { .. } => None,
+        }
+    }
+
+    /// Whether another one goes down with it: it is the same, or is inside it.
+    pub fn holds(&self, other: &Unit) -> bool {
+        let is_whole = matches!(self, Unit::Whole { .. });
+        self == other || (is_whole && self.container() == other.container())
+    }
+
+    /// Whether it is a container, which takes its time to go down and to come up.
+    pub fn is_container(&self) -> bool {
+        matches!(self, Unit::Whole { .. } | Unit::Run { .. })
     }
 
     /// Its name, if it is one of the host's.
     pub fn on_host(&self) -> Option<&str> {
         match self {
             Unit::Host(name) => Some(name),
-            Unit::Inside { .. } => None,
+            _ => None,
         }
     }
 
-    /// Its name, wherever it is.
-    pub fn name(&self) -> &str {
+    /// Its name or id, wherever it is.
+    pub fn name(&self) -> String {
         match self {
-            Unit::Host(name) | Unit::Inside { unit: name, .. } => name,
+            Unit::Host(name) | Unit::Inside { unit: name, .. } | Unit::Run { id: name, .. } => name.clone(),
+            Unit::Whole { container } => container.to_string(),
         }
     }
 
-    /// Another one of the same systemd.
+    /// Another unit of the same systemd; of a container, a container.
     pub fn beside(&self, name: &str) -> Unit {
         let unit = name.to_owned();
         match self {
@@ -73,58 +148,130 @@ impl Unit {
                 container: *container,
                 unit,
             },
+            whole => whole.clone(),
         }
     }
 
-    /// Whether another one is of the same systemd.
+    /// Whether another one is looked after by the same program.
     pub fn is_beside(&self, other: &Unit) -> bool {
-        self.beside(other.name()) == *other
+        self.beside(&other.name()) == *other
     }
 
-    /// Without the suffix that all of them have, for the first column of a line.
-    pub fn subject(&self) -> String {
-        let short = foreign(self.name().trim_end_matches(".service"));
+    /// Who looks after it.
+    pub(crate) fn keeper(&self) -> &'static str {
         match self {
-            Unit::Host(_) => short,
-            Unit::Inside { container, .. } => format!("{short} in container {container}"),
+            Unit::Host(_) | Unit::Inside { .. } => "its systemd",
+            Unit::Whole { .. } => "Proxmox",
+            Unit::Run { client, .. } => client.name(),
+        }
+    }
+
+    /// Without the suffix that all units have, for the first column of a line.
+    pub fn subject(&self) -> String {
+        match self {
+            Unit::Host(name) => foreign(name.trim_end_matches(".service")),
+            Unit::Inside { container, unit } => {
+                format!(
+                    "{} in container {container}",
+                    foreign(unit.trim_end_matches(".service"))
+                )
+            }
+            Unit::Whole { .. } | Unit::Run { .. } => self.to_string(),
         }
     }
 
     /// What comes before systemctl(1) where its systemd is: nothing, or Proxmox's own way in, as the container's root
     /// (pve-container, PVE/CLI/pct.pm, exec: lxc-attach).
-    fn way_in(&self) -> Vec<String> {
+    pub(crate) fn way_in(&self) -> Vec<String> {
         match self {
-            Unit::Host(_) => Vec::new(),
             Unit::Inside { container, .. } => ["pct", "exec", &container.to_string(), "--"]
                 .map(str::to_owned)
                 .to_vec(),
+            _ => Vec::new(),
         }
     }
 
-    /// What has systemd do this to it, word for word. No name that is stopped begins with a dash; in a container nothing is
-    /// between that and systemctl, since pct(1) has had its `--` already.
-    pub fn command(&self, verb: &str) -> Vec<String> {
-        let mut words = self.way_in();
-        words.extend(["systemctl", verb].map(str::to_owned));
-        words.extend(self.on_host().map(|_| "--".to_owned()));
-        words.push(self.name().to_owned());
-        words
+    /// What has it stopped or started, word for word. No name that is stopped begins with a dash; in a container nothing is
+    /// between that and systemctl, since pct(1) has had its `--` already. A container that has not shut down in [`SHUTDOWN`] is ended
+    /// by Proxmox (pct(1), shutdown): half down it would serve nobody, and nothing would start it again.
+    pub fn command(&self, verb: Verb) -> Vec<String> {
+        let words: Vec<&str> = match (self, verb) {
+            (Unit::Host(name), _) => vec!["systemctl", verb.word(), "--", name],
+            (Unit::Inside { unit, .. }, _) => vec!["systemctl", verb.word(), unit],
+            (Unit::Whole { container }, Verb::Stop) => {
+                let words = [
+                    "pct",
+                    "shutdown",
+                    &container.to_string(),
+                    "--forceStop",
+                    "1",
+                    "--timeout",
+                ];
+                let mut words = words.map(str::to_owned).to_vec();
+                words.push(SHUTDOWN.as_secs().to_string());
+                return words;
+            }
+            (Unit::Whole { container }, Verb::Start | Verb::Restart) => {
+                return ["pct", "start", &container.to_string()].map(str::to_owned).to_vec();
+            }
+            (Unit::Run { client, id }, _) => vec![client.program(), verb.word(), id],
+        };
+        let words = words.into_iter().map(str::to_owned);
+        self.way_in().into_iter().chain(words).collect()
     }
 
-    /// The same as people type it.
+    /// What stops it, starts it, or shows how it is ("status"), as people type it.
     pub fn by_hand(&self, verb: &str) -> String {
-        let mut words = self.way_in();
-        words.extend(["systemctl".to_owned(), verb.to_owned(), foreign(self.name())]);
-        words.join(" ")
+        let words = match self {
+            Unit::Host(name) | Unit::Inside { unit: name, .. } => {
+                vec!["systemctl".to_owned(), verb.to_owned(), foreign(name)]
+            }
+            Unit::Whole { container } => {
+                let verb = if verb == "stop" { "shutdown" } else { verb };
+                vec!["pct".to_owned(), verb.to_owned(), container.to_string()]
+            }
+            Unit::Run { client, id } => {
+                let verb = if verb == "status" { "inspect" } else { verb };
+                vec![client.program().to_owned(), verb.to_owned(), format!("{id:.12}")]
+            }
+        };
+        self.way_in().into_iter().chain(words).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// How long a container of Proxmox's has to shut down. Docker's and Podman's have what they were started with, ten seconds by
+/// default.
+pub const SHUTDOWN: Duration = Duration::from_secs(30);
+
+/// What is done to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// It ends, and stays down.
+    Stop,
+    /// It runs again.
+    Start,
+    /// It ends if it runs, and runs anew.
+    Restart,
+}
+
+impl Verb {
+    /// As systemctl(1), docker(1) and podman(1) have it.
+    fn word(self) -> &'static str {
+        match self {
+            Verb::Stop => "stop",
+            Verb::Start => "start",
+            Verb::Restart => "restart",
+        }
     }
 }
 
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&foreign(self.name()))?;
         match self {
-            Unit::Host(_) => Ok(()),
-            Unit::Inside { container, .. } => write!(f, " in container {container}"),
+            Unit::Host(name) => f.write_str(&foreign(name)),
+            Unit::Inside { container, unit } => write!(f, "{} in container {container}", foreign(unit)),
+            Unit::Whole { container } => write!(f, "container {container}"),
+            Unit::Run { client, id } => write!(f, "{} container {id:.12}", client.name()),
         }
     }
 }
@@ -164,6 +311,14 @@ pub fn can_be_stopped(unit: &str) -> bool {
     unit.ends_with(".service") && service(unit).as_deref() == Some(unit)
 }
 
+/// Whether a unit starts others when they are used or due, and may be stopped.
+pub fn is_starter(unit: &str) -> bool {
+    let stem = [".socket", ".path", ".timer"]
+        .iter()
+        .find_map(|suffix| unit.strip_suffix(suffix));
+    stem.is_some_and(|stem| service(stem).is_some_and(|service| service.strip_suffix(".service") == Some(stem)))
+}
+
 /// What systemd says of a unit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
@@ -186,10 +341,17 @@ impl Facts {
 /// What it said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// Its state (org.freedesktop.systemd1(5), ActiveState): "active" where it has been started and runs.
+    /// Its state (org.freedesktop.systemd1(5), ActiveState): "active" where it has been started and runs; of a container as its
+    /// program has it: "running".
     pub state: String,
+    /// Why it is not to be stopped all the same: a clause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never: Option<String>,
     /// What runs and is stopped with it, since it needs it: each before what it needs. Foreign text, of a container.
     pub takes_along: Vec<String>,
+    /// What would start these again whenever they are used or due, and is stopped before them: sockets, paths, timers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub started_by: Vec<String>,
 }
 
 impl Said {
@@ -201,7 +363,7 @@ impl Said {
 
 /// Whether it has been started and runs, by this state.
 pub(crate) fn runs(state: &str) -> bool {
-    matches!(state, "active" | "reloading")
+    matches!(state, "active" | "reloading" | "running")
 }
 
 /// Why a unit is not stopped that the settings would have stopped.
@@ -214,110 +376,13 @@ pub enum Kept {
     State(String),
     /// This one is stopped with it, and must not be.
     TakesAlong(String),
-}
-
-/// Through these, in a unit that is stopped, systemd stops others (systemd, src/core/unit-dependency-atom.c,
-/// UNIT_ATOM_PROPAGATE_STOP). One that a version does not know is not in its answer.
-const STOPPED_WITH: [&str; 5] = ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"];
-
-/// Most units that are asked about for one; with more of them it is not stopped.
-const MOST: usize = 64;
-
-/// Most that are stopped with one: each may take its deadline to start again, and a way home has to end in time.
-const MOST_ALONG: usize = 8;
-
-/// The same inside a container, which says what it likes.
-const MOST_ALONG_INSIDE: usize = 3;
-
-/// A unit as systemd shows it: its state, and what it would stop.
-type Shown = BTreeMap<String, (String, Vec<String>)>;
-
-/// Asks about units. A program that does not answer holds this up as long as it likes.
-pub fn read(root: &Root, units: &[Unit]) -> Vec<Facts> {
-    let facts = |unit: &Unit| Facts {
-        unit: unit.clone(),
-        said: of(root, unit),
-    };
-    units.iter().map(facts).collect()
-}
-
-/// What systemd says of one, and of those that it takes along.
-fn of(root: &Root, unit: &Unit) -> Result<Said, String> {
-    let mut shown = Shown::new();
-    let mut next = vec![unit.name().to_owned()];
-    while !next.is_empty() {
-        show(root, unit, &next, &mut shown)?;
-        let named = shown.values().flat_map(|(_, others)| others);
-        let new: BTreeSet<&String> = named.filter(|name| !shown.contains_key(*name)).collect();
-        next = new.into_iter().cloned().collect();
-        if shown.len() + next.len() > MOST {
-            return Err(format!("more than {MOST} others depend on it"));
-        }
-    }
-    let (state, _) = shown.get(unit.name()).ok_or("systemd does not know it")?;
-    let mut takes_along = Vec::new();
-    visit(&shown, unit.name(), &mut BTreeSet::new(), &mut takes_along);
-    takes_along.retain(|name| name != unit.name());
-    let most = match unit {
-        Unit::Host(_) => MOST_ALONG,
-        Unit::Inside { .. } => MOST_ALONG_INSIDE,
-    };
-    if takes_along.len() > most {
-        return Err(format!("{} others would be stopped with it", takes_along.len()));
-    }
-    Ok(Said {
-        state: harmless(state, 32),
-        takes_along,
-    })
-}
-
-/// What is stopped with a unit, each before what it needs, and the unit itself at the end.
-fn visit(shown: &Shown, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<String>) {
-    let Some((_, others)) = shown.get(name).filter(|(state, _)| !is_down(state)) else {
-        return;
-    };
-    if !seen.insert(name.to_owned()) {
-        return;
-    }
-    for other in others {
-        visit(shown, other, seen, order);
-    }
-    order.push(name.to_owned());
+    /// Something else speaks against it.
+    Never(String),
 }
 
 /// Whether nothing of it runs, as far as systemd knows, by this state.
 pub(crate) fn is_down(state: &str) -> bool {
-    matches!(state, "inactive" | "failed")
-}
-
-/// One question to systemctl. A unit that it does not know is "inactive" there.
-fn show(root: &Root, unit: &Unit, names: &[String], shown: &mut Shown) -> Result<(), String> {
-    let properties = format!("--property=Id,ActiveState,{}", STOPPED_WITH.join(","));
-    let mut words = unit.way_in();
-    words.extend(["systemctl".to_owned(), "show".to_owned(), properties]);
-    words.extend(names.iter().cloned());
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let stdin = io::stdin();
-    let said = root
-        .program_for(&words, Some(stdin.as_fd()))
-        .map_err(|e| format!("{} cannot be run: {e}", words[0]))?;
-    if !said.ok {
-        return Err(harmless(&one_line(&said.stderr), 200));
-    }
-    for (block, name) in said.stdout.split("\n\n").zip(names) {
-        let values = |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        let state = values("ActiveState").unwrap_or_default().to_owned();
-        let words = STOPPED_WITH.iter().filter_map(|key| values(key));
-        // No option, whatever a container calls it.
-        let others = words
-            .flat_map(str::split_whitespace)
-            .filter(|name| !name.starts_with('-'));
-        shown.insert(name.clone(), (state, others.map(str::to_owned).collect()));
-    }
-    for name in names {
-        shown.entry(name.clone()).or_default();
-    }
-    Ok(())
+    matches!(state, "inactive" | "failed" | "stopped")
 }
 
 #[cfg(test)]
@@ -348,7 +413,7 @@ mod tests {
             assert_eq!(serde_json::to_string(unit).unwrap(), json);
             assert_eq!(&serde_json::from_str::<Unit>(json).unwrap(), unit);
             assert_eq!(unit.to_string(), text);
-            assert_eq!(unit.command("stop").join(" "), stop);
+            assert_eq!(unit.command(Verb::Stop).join(" "), stop);
         }
         assert_eq!(host.by_hand("status"), "systemctl status ollama.service");
         assert_eq!(inside.subject(), "ollama in container 104");
@@ -357,63 +422,6 @@ mod tests {
             "systemctl stop a\\u{1b}b.service"
         );
         assert!(serde_json::from_str::<Unit>(r#"{"container":99,"unit":"x.service"}"#).is_err());
-    }
-
-    /// A host on which systemctl says this of these units, in their order.
-    fn host(answers: &[(&str, &str)], way_in: &str) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join("programs")).unwrap();
-        for (names, answer) in answers {
-            let properties = STOPPED_WITH.join(",");
-            let file = format!("{way_in}systemctl show --property=Id,ActiveState,{properties} {names}");
-            std::fs::write(dir.path().join("programs").join(file), answer).unwrap();
-        }
-        dir
-    }
-
-    #[test]
-    fn what_needs_a_unit_goes_down_with_it_and_is_named_before_what_it_needs() {
-        let dir = host(
-            &[
-                (
-                    "dcgm.service",
-                    "Id=dcgm.service\nActiveState=active\nRequiredBy=exporter.service off.service\nConsistsOf=\n",
-                ),
-                (
-                    "exporter.service off.service",
-                    "ActiveState=active\nBoundBy=scrape.service dcgm.service -x\n\nActiveState=inactive\nRequiredBy=none.service\n",
-                ),
-                (
-                    "none.service scrape.service",
-                    "ActiveState=inactive\n\nActiveState=activating\n",
-                ),
-            ],
-            "",
-        );
-        let root = Root::at(dir.path());
-        let facts = read(&root, &[Unit::host("dcgm.service"), Unit::host("other.service")]);
-        let said = facts[0].said.clone().unwrap();
-        assert!(said.runs());
-        assert_eq!(said.takes_along, ["scrape.service", "exporter.service"]);
-        assert!(facts[1].said.is_err(), "{:?}", facts[1]);
-    }
-
-    #[test]
-    fn a_container_is_asked_by_its_own_systemctl_and_what_it_says_stays_text() {
-        let dir = host(&[("x.service", "ActiveState=act\u{1b}ive\n")], "pct exec 104 -- ");
-        let unit = Unit::Inside {
-            container: "104".parse().unwrap(),
-            unit: "x.service".to_owned(),
-        };
-        let said = of(&Root::at(dir.path()), &unit).unwrap();
-        assert_eq!((said.state.as_str(), said.runs()), ("act\\u{1b}ive", false));
-        let many: String = (0..100).map(|n| format!(" u{n}.service")).collect();
-        let dir = host(
-            &[("x.service", &format!("ActiveState=active\nRequiredBy={many}\n"))],
-            "pct exec 104 -- ",
-        );
-        let said = of(&Root::at(dir.path()), &unit);
-        assert_eq!(said, Err("more than 64 others depend on it".to_owned()));
     }
 
     #[test]

@@ -91,16 +91,18 @@ pub(crate) fn kept(unit: &Unit, why: &Kept) -> (String, Remedy) {
     match why {
         Kept::NoAnswer(why) => (
             format!(
-                "{unit} may be stopped for it, and is not, since its systemd gives no answer: {}",
+                "{unit} may be stopped for it, and is not, since {} gives no answer: {}",
+                unit.keeper(),
                 harmless(why, 200)
             ),
             format!("see '{status}'").into(),
         ),
         Kept::State(state) => (
             format!(
-                "{unit} may be stopped for it, but is \"{}\" by its systemd's word, which can neither end what it has left \
+                "{unit} may be stopped for it, but is \"{}\" by {}'s word, which can neither end what it has left \
                  nor make it as it was",
-                foreign(state)
+                foreign(state),
+                unit.keeper()
             ),
             format!(
                 "where it is being started, try again when it has been; else end the process yourself; see '{status}'"
@@ -111,11 +113,15 @@ pub(crate) fn kept(unit: &Unit, why: &Kept) -> (String, Remedy) {
             let other = foreign(other);
             let how = match unit {
                 Unit::Host(_) => format!("where that does no harm, name {other} in 'services' as well"),
-                Unit::Inside { .. } => format!("where that does no harm, '{stop}' before the start"),
+                _ => format!("where that does no harm, '{stop}' before the start"),
             };
             let fact = format!("{unit} may be stopped for it, but {other} needs it and would be stopped as well");
             (fact, how.into())
         }
+        Kept::Never(why) => (
+            format!("{unit} may be stopped for it, but {}", harmless(why, 200)),
+            format!("where that does no harm, '{stop}' before the start").into(),
+        ),
     }
 }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
-use crate::host::units::Unit;
+use crate::host::units::{SHUTDOWN, Unit};
 use crate::model::act::Act;
 use crate::model::record::{Beside, Owner, Taken};
 
@@ -105,6 +105,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::SetPlatform { .. }
         | Act::ShutGate { .. }
         | Act::OpenGate { .. } => budgets.attribute,
+        Act::StopUnit { name } | Act::StartUnit { name } if name.is_container() => budgets.unit + SHUTDOWN,
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::RestartUnit { .. } => budgets.unit * 2,
         // After a look at what has its number by now.

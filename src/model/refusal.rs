@@ -607,7 +607,9 @@ mod tests {
                     ctid: "104".to_owned(),
                     unit: None,
                 },
-                "/dev/nvidiactl is in use by process 7 (python3, container 104). Hint: pct shutdown 104",
+                "/dev/nvidiactl is in use by process 7 (python3, container 104). Hint: pct shutdown 104, or containers = \
+                 \"shutdown\" in /etc/gpu-handoff/config.toml: then that is done for you, and it is started again when the \
+                 GPU is home",
             ),
             (
                 "a\nb",

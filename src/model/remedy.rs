@@ -26,8 +26,12 @@ const FOR_A_SESSION: [&str; 3] = ["systemd-logind.service", "dbus.service", "dbu
 pub enum Remedy {
     /// Shut a container down, by its number in digits.
     StopContainer(String),
-    /// Stop a unit inside a container, or allow it to be stopped for a handoff.
+    /// Stop a unit inside a container, or a container of Docker's or Podman's, or allow it to be stopped for a handoff.
     StopInside(Unit),
+    /// Shut a container of Proxmox's down, or allow it to be shut down for a handoff.
+    StopWhole(Unit),
+    /// Stop the display manager, or allow it to be stopped for a handoff.
+    StopDesktop,
     /// Shut a VM down.
     StopVm(VmId),
     /// Stop a unit of the system's systemd.
@@ -91,10 +95,12 @@ impl Remedy {
     pub fn of_suspect(holder: &Holder) -> Remedy {
         match Remedy::of_holder(holder) {
             Remedy::StopUnit(name) if can_be_stopped(&name) => Remedy::StopService(name),
-            Remedy::StopContainer(_) if let Some(unit @ Unit::Inside { .. }) = Unit::of(holder) => {
-                Remedy::StopInside(unit)
-            }
-            remedy => remedy,
+            Remedy::EndProcess(_) if holder.belongs_to.is_desktop() => Remedy::StopDesktop,
+            remedy => match Unit::of(holder) {
+                Some(unit @ (Unit::Inside { .. } | Unit::Run { .. })) => Remedy::StopInside(unit),
+                Some(unit @ Unit::Whole { .. }) => Remedy::StopWhole(unit),
+                _ => remedy,
+            },
         }
     }
 }
@@ -118,8 +124,19 @@ impl fmt::Display for Remedy {
             Remedy::StopInside(unit) => write!(
                 f,
                 "{}, or containers = \"release\" in /etc/gpu-handoff/config.toml: then that is done for you, and it is \
-                 started again when the GPU is home, while the container goes on",
+                 started again when the GPU is home{}",
+                unit.by_hand("stop"),
+                if unit.is_container() { "" } else { ", while the container goes on" }
+            ),
+            Remedy::StopWhole(unit) => write!(
+                f,
+                "{}, or containers = \"shutdown\" in /etc/gpu-handoff/config.toml: then that is done for you, and it is \
+                 started again when the GPU is home",
                 unit.by_hand("stop")
+            ),
+            Remedy::StopDesktop => f.write_str(
+                "systemctl stop display-manager, or display-manager = \"stop\" in /etc/gpu-handoff/config.toml: then that is \
+                 done for you, and it is started again when the GPU is home",
             ),
             Remedy::StopVm(vmid) => write!(f, "qm shutdown {vmid}"),
             Remedy::StopUnit(name) => write!(f, "systemctl stop {}", foreign(name)),

@@ -9,12 +9,11 @@ use serde::Serialize;
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
-use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
-use crate::host::units::{Kept, Unit, can_be_stopped};
+use crate::host::units::{Kept, Said, Unit, can_be_stopped, is_starter};
 use crate::model::plan::Way;
 use crate::model::record::Beside;
 use crate::model::refusal::Reason;
@@ -22,7 +21,7 @@ use crate::plan::moving::Ground;
 use crate::plan::unseen::unseen;
 use crate::plan::users::{drm_needed, held, usb_below};
 use crate::plan::vendor::nvidia::{is_one_shot, is_own_service};
-use crate::settings::values::{Containers, Doubt, Processes, Services, Settings};
+use crate::settings::values::{Containers, DisplayManager, Doubt, Processes, Services, Settings};
 
 /// Whether a process uses one of these functions, and may be ended for it, as things are now.
 pub fn can_end_now(snapshot: &Snapshot, pid: i32, addrs: &[PciAddr]) -> bool {
@@ -80,7 +79,7 @@ pub fn of(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> (Vec<Cl
         let then = match &holder.belongs_to {
             _ if judged.accepted.contains(&holder.pid) => Then::Accepted,
             _ if !judged.lets_go(&holder) => Then::InTheWay,
-            Belongs::Unit(_) | Belongs::Container { .. } => Then::Stopped,
+            _ if !judged.processes.iter().any(|p| p.pid == holder.pid) => Then::Stopped,
             _ if settings.processes == Processes::Kill => Then::Killed,
             _ => Then::Ended,
         };
@@ -104,6 +103,10 @@ pub(crate) struct Judged {
     pub(crate) again: Vec<Unit>,
     /// Those of them that need one of NVIDIA's own, and are started again whenever that is.
     pub(crate) with_own: Vec<Unit>,
+    /// What starts these again when they are used, each with the unit: stopped before it, and started with it.
+    pub(crate) starters: Vec<(Unit, Unit)>,
+    /// Processes that end with the desktop that they are of.
+    of_desktop: Vec<i32>,
     /// Processes that are ended for it.
     pub(crate) processes: Vec<Holder>,
     /// What is to be let go.
@@ -119,8 +122,11 @@ pub(crate) struct Judged {
 impl Judged {
     /// Whether a holder lets go before anything is taken off its driver.
     pub(crate) fn lets_go(&self, holder: &Holder) -> bool {
-        let is_stopped = Unit::of(holder).is_some_and(|unit| self.units.contains(&unit));
-        is_stopped || self.processes.iter().any(|p| p.pid == holder.pid)
+        let is_stopped = |unit: &Unit| self.units.iter().any(|one| one.holds(unit));
+        let is_of_desktop = self.of_desktop.contains(&holder.pid);
+        is_of_desktop
+            || Unit::of(holder).as_ref().is_some_and(is_stopped)
+            || self.processes.iter().any(|p| p.pid == holder.pid)
     }
 
     /// A process is ended.
@@ -137,62 +143,122 @@ impl Judged {
 
     /// A service is stopped, and what systemd stops with it before: NVIDIA's own last, since others may talk to them.
     fn stops(&mut self, ground: &Ground<'_>, stop: &Stop<'_>, nodes: &[Node]) {
-        let Stop {
-            unit,
-            is_own,
-            again,
-            along,
-        } = stop;
+        let Stop { unit, said, how, again } = stop;
         if self.units.contains(unit) {
             return;
         }
+        // What is inside goes down with it.
+        self.units.retain(|one| !unit.holds(one));
         let when = if *again {
             "the other GPU has left"
         } else {
             "the GPU is home"
         };
-        let (setting, goes_on) = match unit {
-            Unit::Host(_) => ("services", ""),
-            Unit::Inside { .. } => ("containers", ", and the container goes on"),
+        let (setting, goes_on) = match (how, unit) {
+            (How::Own, _) => ("services", ""),
+            (How::Desktop, _) => ("display-manager", ", and all desktops end"),
+            (How::Named, Unit::Host(_)) => ("services", ""),
+            (How::Named, Unit::Inside { .. }) => ("containers", ", and the container goes on"),
+            (How::Named, _) => ("containers", ""),
         };
-        if !is_own {
+        if *how != How::Own {
+            let is_stopped = if matches!(unit, Unit::Whole { .. }) {
+                "shut down"
+            } else {
+                "stopped"
+            };
             self.notes.push(format!(
-                "{unit} has {} open and is stopped, as '{setting}' says; it is started again when {when}{goes_on}",
+                "{unit} has {} open and is {is_stopped}, as '{setting}' says; it is started again when {when}{goes_on}",
                 join(nodes)
             ));
         }
-        let along: Vec<Unit> = along.iter().map(|name| unit.beside(name)).collect();
+        if *how == How::Desktop {
+            let desktop = ground.snapshot.desktop.iter();
+            let its = desktop.flat_map(|d| ground.snapshot.holders.iter().filter(|h| d.has(&h.belongs_to)));
+            self.of_desktop.extend(its.map(|h| h.pid));
+        }
+        let beside = |name: &String| unit.beside(name);
+        let starters: Vec<Unit> = said.started_by.iter().map(beside).collect();
+        let along: Vec<Unit> = said.takes_along.iter().map(beside).collect();
         let new = |one: &&Unit| !self.units.contains(one);
-        let stopped: Vec<Unit> = along.iter().filter(new).chain([unit]).cloned().collect();
+        let stopped: Vec<Unit> = starters
+            .iter()
+            .chain(&along)
+            .filter(new)
+            .chain([unit])
+            .cloned()
+            .collect();
+        for one in &starters {
+            self.notes.push(format!(
+                "{one} starts {unit} whenever it is used, and is stopped and started again with it"
+            ));
+            self.starters
+                .extend(along.iter().chain([unit]).map(|its| (one.clone(), its.clone())));
+        }
         for one in along {
             self.notes
                 .push(format!("{one} needs {unit}, and is stopped and started again with it"));
         }
-        match (again, is_own) {
+        match (again, how) {
             // But for one that needs it and uses what leaves.
             (true, _) => {
                 let leaves = |one: &&Unit| uses(ground, one, |addr| ground.set.contains(&addr));
                 self.again.extend(stopped.iter().filter(|one| !leaves(one)).cloned());
             }
-            (false, true) => self.with_own.extend(stopped.iter().filter(|one| *one != unit).cloned()),
-            (false, false) => {}
+            (false, How::Own) => self.with_own.extend(stopped.iter().filter(|one| *one != unit).cloned()),
+            (false, _) => {}
         }
-        let at = if *is_own { self.units.len() } else { 0 };
+        let at = if *how == How::Own { self.units.len() } else { 0 };
         self.units.splice(at..at, stopped);
     }
 }
 
-/// Whether the settings have a unit stopped where it is in the way.
-fn may_stop(unit: &Unit, settings: &Settings, all_leave: bool) -> bool {
-    match (unit, &settings.services) {
-        (Unit::Inside { .. }, _) => settings.containers == Containers::Release,
-        (Unit::Host(_), Services::Refuse) => false,
-        (Unit::Host(name), services) => is_own_service(unit, all_leave) || services.names(name),
-    }
+/// Why a unit may be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// It is NVIDIA's own, of the host.
+    Own,
+    /// It is the display manager, and a desktop uses the GPU.
+    Desktop,
+    /// The settings name it, or its kind.
+    Named,
 }
 
-/// The units that may have to be stopped where these GPUs leave, of which systemd has to be asked ([`crate::host::units`])
-/// before the rest is decided.
+/// Whether the settings have a unit stopped where it is in the way, and why.
+fn may_stop(unit: &Unit, settings: &Settings, all_leave: bool) -> Option<How> {
+    let is_allowed = match (unit, settings.containers) {
+        (Unit::Host(name), _) => match &settings.services {
+            Services::Refuse => return None,
+            _ if is_own_service(unit, all_leave) => return Some(How::Own),
+            services => services.names(name),
+        },
+        (Unit::Whole { .. }, containers) => containers == Containers::Shutdown,
+        (Unit::Inside { .. } | Unit::Run { .. }, containers) => containers != Containers::Refuse,
+    };
+    is_allowed.then_some(How::Named)
+}
+
+/// What may be stopped so that a holder lets go, the gentlest first, and why each.
+fn ways_to_stop(holder: &Holder, snapshot: &Snapshot, settings: &Settings, all_leave: bool) -> Vec<(Unit, How)> {
+    let desktop = snapshot
+        .desktop
+        .as_ref()
+        .filter(|_| settings.display_manager == DisplayManager::Stop);
+    if let Some(desktop) = desktop.filter(|desktop| desktop.has(&holder.belongs_to)) {
+        return vec![(Unit::host(&desktop.unit), How::Desktop)];
+    }
+    let Some(own) = Unit::of(holder) else {
+        return Vec::new();
+    };
+    let whole = own.container().map(|container| Unit::Whole { container });
+    let mut units = vec![own];
+    units.extend(whole.filter(|whole| *whole != units[0]));
+    let allowed = |unit: Unit| may_stop(&unit, settings, all_leave).map(|how| (unit, how));
+    units.into_iter().filter_map(allowed).collect()
+}
+
+/// The units that may have to be stopped where these GPUs leave, of which systemd has to be asked
+/// ([`crate::host::unit_states`]) before the rest is decided.
 pub fn to_ask(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings: &Settings) -> Vec<Unit> {
     let ground = Ground::of(snapshot, gpus, given, None);
     let way = ground.way(settings);
@@ -202,9 +268,11 @@ pub fn to_ask(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings
         Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => Some(holder),
         _ => None,
     });
-    let units = holders.filter_map(|holder| Unit::of(&holder));
     let all_leave = ground.staying().is_empty();
-    let may: BTreeSet<Unit> = units.filter(|unit| may_stop(unit, settings, all_leave)).collect();
+    let may: BTreeSet<Unit> = holders
+        .flat_map(|holder| ways_to_stop(&holder, snapshot, settings, all_leave))
+        .map(|(unit, _)| unit)
+        .collect();
     may.into_iter().collect()
 }
 
@@ -221,58 +289,69 @@ fn let_go(ground: &Ground<'_>, beside: &[Beside], way: Way) -> Vec<PciAddr> {
 /// A unit that is stopped.
 struct Stop<'a> {
     unit: Unit,
-    /// It is NVIDIA's own, of the host.
-    is_own: bool,
+    /// What systemd says of it.
+    said: &'a Said,
+    /// Why it may be.
+    how: How,
     /// It uses only what stays.
     again: bool,
-    /// What systemd stops with it.
-    along: &'a [String],
 }
 
 impl<'a> Stop<'a> {
-    /// The unit of a holder, where the settings have it stopped; or why that cannot be done.
-    fn of(holder: &Holder, ground: &Ground<'a>, settings: &Settings) -> Option<Result<Self, Reason>> {
-        let unit = Unit::of(holder)?;
+    /// What is stopped for a holder, where the settings have that done; or why that cannot be done, all that it may be.
+    fn of(holder: &Holder, ground: &Ground<'a>, settings: &Settings) -> Option<Result<Self, Vec<Reason>>> {
         let all_leave = ground.staying().is_empty();
-        if !may_stop(&unit, settings, all_leave) {
-            return None;
+        let mut reasons = Vec::new();
+        for (unit, how) in ways_to_stop(holder, ground.snapshot, settings, all_leave) {
+            match Stop::of_unit(&unit, how, ground, settings) {
+                Ok(stop) => return Some(Ok(stop)),
+                Err(why) => reasons.push(Reason::Kept { unit, why }),
+            }
         }
-        let facts = ground.snapshot.facts(&unit);
-        let kept = |why: Kept| {
-            Some(Err(Reason::Kept {
-                unit: unit.clone(),
-                why,
-            }))
-        };
-        let said = match facts.map(|f| &f.said) {
-            None => return kept(Kept::NoAnswer("it was not asked".to_owned())),
-            Some(Err(why)) => return kept(Kept::NoAnswer(why.clone())),
+        (!reasons.is_empty()).then_some(Err(reasons))
+    }
+
+    fn of_unit(unit: &Unit, how: How, ground: &Ground<'a>, settings: &Settings) -> Result<Self, Kept> {
+        let said = match ground.snapshot.facts(unit).map(|f| &f.said) {
+            None => return Err(Kept::NoAnswer("it was not asked".to_owned())),
+            Some(Err(why)) => return Err(Kept::NoAnswer(why.clone())),
             Some(Ok(said)) => said,
         };
         if !said.runs() {
-            return kept(Kept::State(said.state.clone()));
+            return Err(Kept::State(said.state.clone()));
         }
-        let may = |name: &String| can_be_stopped(name) && may_stop(&unit.beside(name), settings, all_leave);
+        if let Some(why) = &said.never {
+            return Err(Kept::Never(why.clone()));
+        }
+        let all_leave = ground.staying().is_empty();
+        let may = |name: &String| can_be_stopped(name) && may_stop(&unit.beside(name), settings, all_leave).is_some();
         if let Some(needed) = said.takes_along.iter().find(|name| !may(name)) {
-            return kept(Kept::TakesAlong(needed.clone()));
+            return Err(Kept::TakesAlong(needed.clone()));
         }
-        let again = !uses(ground, &unit, |addr| ground.set.contains(&addr))
-            && uses(ground, &unit, |addr| ground.stays(Some(addr)));
-        let is_own = is_own_service(&unit, all_leave);
-        Some(Ok(Stop {
-            unit,
-            is_own,
-            again: again && !is_own,
-            along: &said.takes_along,
-        }))
+        let again = !uses(ground, unit, |addr| ground.set.contains(&addr))
+            && uses(ground, unit, |addr| ground.stays(Some(addr)));
+        Ok(Stop {
+            unit: unit.clone(),
+            said,
+            how,
+            again: again && how == How::Named,
+        })
     }
 }
 
 /// Whether a unit, all of its processes together, has one of these functions.
 fn uses(ground: &Ground<'_>, unit: &Unit, wanted: impl Fn(PciAddr) -> bool) -> bool {
     let all = ground.snapshot.holders.iter();
-    let its = all.filter(|h| Unit::of(h).as_ref() == Some(unit));
+    let its = all.filter(|h| Unit::of(h).is_some_and(|one| unit.holds(&one)));
     its.flat_map(|h| &h.nodes).filter_map(Node::function).any(wanted)
+}
+
+/// In which order units are started again that were stopped in this one: what starts others when they are used before these,
+/// since a socket does not listen for a service that runs (systemd, src/core/socket.c, socket_start).
+pub(crate) fn start_order(units: &[Unit]) -> Vec<&Unit> {
+    let mut order: Vec<&Unit> = units.iter().rev().collect();
+    order.sort_by_key(|unit| !is_starter(&unit.name()));
+    order
 }
 
 /// Whether a process uses what leaves, and the settings have it ended.
@@ -322,9 +401,16 @@ pub(crate) fn judge_holders(
     let accepts_doubt = settings.doubt == Doubt::GoOn && !is_one_shot(snapshot);
     let is_unbound = |a: &&PciAddr| way != Way::Unload || !snapshot.function(**a).is_some_and(Function::is_on_nvidia);
     let unbound: Vec<PciAddr> = addrs.iter().filter(is_unbound).copied().collect();
-    let all = users_of(ground, way, &let_go)
-        .into_iter()
-        .chain(unseen(snapshot, &unbound));
+    let mut users = users_of(ground, way, &let_go);
+    // Where a container is shut down, nothing is stopped inside.
+    let is_whole = |reason: &Reason| match reason {
+        Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => {
+            matches!(Unit::of(holder), Some(Unit::Whole { .. }))
+        }
+        _ => false,
+    };
+    users.sort_by_key(|reason| !is_whole(reason));
+    let all = users.into_iter().chain(unseen(snapshot, &unbound));
     for reason in all.chain(usb_below(snapshot, addrs)) {
         match &reason {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if judged.lets_go(holder) => {}
@@ -335,8 +421,10 @@ pub(crate) fn judge_holders(
                     Ok(stop) => judged.stops(ground, &stop, nodes),
                     Err(why) => {
                         reasons.push(reason);
-                        if !reasons.contains(&why) {
-                            reasons.push(why);
+                        for why in why {
+                            if !reasons.contains(&why) {
+                                reasons.push(why);
+                            }
                         }
                     }
                 }

@@ -5,10 +5,12 @@
 use crate::base::pci::{PciAddr, PciSlot};
 use crate::host::functions::{Function, VFIO_PCI};
 use crate::host::snapshot::Snapshot;
+use crate::host::units::{Unit, is_starter};
 use crate::model::act::Act;
 use crate::model::plan::Step;
 use crate::model::record::{Beside, Record, State, Taken};
 use crate::plan::awake::{bridges, sleepers};
+use crate::plan::clients::start_order;
 use crate::plan::steps::Steps;
 use crate::plan::vendor::nvidia::{drm_holds_gpus, is_own_service};
 
@@ -70,7 +72,7 @@ impl WayHome<'_> {
         // Somebody has had NVIDIA's driver take what is not its own, and the service, which runs again, holds that.
         if coming.iter().any(|f| f.is_on_nvidia()) {
             for unit in record.units.iter().filter(|unit| unit.on_host().is_some()) {
-                steps.stop(unit).soft();
+                steps.stop(unit, &[]).soft();
             }
         }
         // Their nodes of VFIO, as long as they are on vfio-pci: a guest that came now would hold up the unbind.
@@ -345,7 +347,14 @@ impl WayHome<'_> {
 
     fn restart_services(&self, steps: &mut Steps<'_>) {
         // The GPU is home whatever becomes of its services.
-        for unit in self.record.units.iter().rev() {
+        let order = start_order(&self.record.units);
+        let (starters, others) = order.split_at(order.iter().take_while(|unit| is_starter(&unit.name())).count());
+        // Where the run was killed in between, what they start runs still; else this does nothing.
+        let is_started = |unit: &&&Unit| !is_own_service(unit, true) && starters.iter().any(|one| one.is_beside(unit));
+        for unit in others.iter().rev().filter(is_started) {
+            steps.stop(unit, &[]).soft();
+        }
+        for unit in order {
             // One of NVIDIA's that runs for other GPUs learns of the returned one only when it starts. Another one that runs
             // by now somebody has started.
             if is_own_service(unit, true) {

@@ -9,7 +9,7 @@ use crate::model::act::{Act, Attribute};
 use crate::model::plan::{Step, Way};
 use crate::model::record::{Beside, Record, Taken};
 use crate::plan::awake::{bridges, sleepers};
-use crate::plan::clients::Judged;
+use crate::plan::clients::{Judged, start_order};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
 use crate::plan::steps::{Steps, both};
@@ -45,7 +45,7 @@ impl WayOut<'_> {
             steps.load("vfio_pci").for_good();
         }
         for unit in &self.judged.units {
-            steps.stop(unit);
+            steps.stop(unit, &self.judged.starters);
         }
         for console in &self.displays.consoles {
             steps.console(console, false);
@@ -280,7 +280,7 @@ impl WayOut<'_> {
             let Judged { again, with_own, .. } = self.judged;
             // Its GPU is there again, or has been all the time.
             let is_others = |unit: &Unit| again.contains(unit) || with_own.contains(unit);
-            for unit in units.iter().rev() {
+            for unit in start_order(&units) {
                 if is_own_service(unit, true) {
                     steps.start(unit);
                 } else if is_others(unit) {

@@ -88,8 +88,20 @@ impl<'a> Steps<'a> {
         self.add(Act::unload(module), vec![Act::load(module)])
     }
 
-    pub(crate) fn stop(&mut self, unit: &Unit) -> Added<'_> {
-        self.add(Act::stop(unit), vec![Act::start(unit)])
+    /// `starters`: what starts others when they are used, each with one of these. A socket does not listen for what runs (systemd,
+    /// src/core/socket.c, socket_start): what is started by one is down when that is started again, and comes after it.
+    pub(crate) fn stop(&mut self, unit: &Unit, starters: &[(Unit, Unit)]) -> Added<'_> {
+        let started: Vec<&Unit> = starters
+            .iter()
+            .filter(|(by, _)| by == unit)
+            .map(|(_, its)| its)
+            .collect();
+        let mut back: Vec<Act> = started.iter().map(|its| Act::stop(its)).collect();
+        if starters.iter().all(|(_, its)| its != unit) {
+            back.push(Act::start(unit));
+        }
+        back.extend(started.iter().rev().map(|its| Act::start(its)));
+        self.add(Act::stop(unit), back)
     }
 
     pub(crate) fn start(&mut self, unit: &Unit) -> Added<'_> {

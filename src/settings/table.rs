@@ -69,13 +69,19 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "containers",
         field: |s| &mut s.containers,
-        about: "What to do where a process inside a container of Proxmox's (LXC) uses a GPU that leaves.",
+        about: "What to do where a process inside a container uses a GPU that leaves.",
     },
     Key {
         name: "container-start",
         field: |s| &mut s.container_start,
         about: "What to do where a container is started that has gpu-handoff as its hookscript and is given a GPU which a VM has. \
                 What is stranded comes home first in any case.",
+    },
+    Key {
+        name: "display-manager",
+        field: |s| &mut s.display_manager,
+        about: "What to do where a desktop uses a GPU that leaves: the display manager, its X server, or a program of somebody \
+                who is logged in there. A desktop that uses only another GPU is left alone.",
     },
     Key {
         name: "processes",

@@ -254,7 +254,7 @@ impl Choice for Processes {
     ];
 }
 
-/// What to do with what uses a GPU which leaves inside a container of Proxmox's.
+/// What to do with what uses a GPU which leaves inside a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Containers {
@@ -262,6 +262,8 @@ pub enum Containers {
     Refuse,
     /// Stop the service that it is, inside, and start it again.
     Release,
+    /// The same, and shut the container down where that is not enough.
+    Shutdown,
 }
 
 impl Choice for Containers {
@@ -276,7 +278,36 @@ impl Choice for Containers {
             "release",
             "stop the service inside that it belongs to, by 'pct exec' and the container's own systemd, and start it again \
              when the GPU is home; the container and all else in it goes on. A process that belongs to no service there \
-             keeps the VM from starting.",
+             keeps the VM from starting. A container of Docker's or Podman's is stopped and started again by its own program.",
+        ),
+        (
+            Containers::Shutdown,
+            "shutdown",
+            "as \"release\"; and where that cannot be done inside a container of Proxmox's, shut the container down and start \
+             it again when the GPU is home. One that has not shut down after 30 seconds is ended, as by 'pct stop'; one that \
+             HA manages keeps the VM from starting.",
+        ),
+    ];
+}
+
+/// What to do with a desktop that uses a GPU which leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DisplayManager {
+    /// Refuse.
+    Refuse,
+    /// Stop the display manager, which ends all desktops, and start it again.
+    Stop,
+}
+
+impl Choice for DisplayManager {
+    const WORDS: &'static [(Self, &'static str, &'static str)] = &[
+        (DisplayManager::Refuse, "refuse", "refuse, and name the process."),
+        (
+            DisplayManager::Stop,
+            "stop",
+            "stop the display manager (display-manager.service), and start it again when the GPU is home. That ends the \
+             desktops of all who are logged in there: what they have not saved is lost.",
         ),
     ];
 }
@@ -401,6 +432,8 @@ pub struct Settings {
     pub containers: Containers,
     /// What to do where a container is started and its GPU is away.
     pub container_start: ContainerStart,
+    /// What to do with a desktop.
+    pub display_manager: DisplayManager,
     /// What to do with processes of login sessions.
     pub processes: Processes,
     /// Whether others are kept from opening a GPU while it is handed over.
@@ -422,6 +455,7 @@ impl Settings {
             self.services = Services::Auto;
         }
         self.containers = Containers::Refuse;
+        self.display_manager = DisplayManager::Refuse;
         self.processes = Processes::Refuse;
     }
 }
@@ -436,6 +470,7 @@ impl Default for Settings {
             services: Services::Auto,
             containers: Containers::Refuse,
             container_start: ContainerStart::Refuse,
+            display_manager: DisplayManager::Refuse,
             processes: Processes::Refuse,
             gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,

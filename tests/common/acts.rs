@@ -6,7 +6,7 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::host::units::{Facts, Said, Unit};
+use gpu_handoff::host::units::{Client, Facts, Said, Unit};
 use gpu_handoff::model::act::{Act, Attribute, Expect, Named};
 use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::plan::{clients, users};
@@ -116,11 +116,17 @@ impl Model {
             let is_down = matches!(unit, Unit::Inside { container, .. } if self.down.contains(container));
             let known = self.units.iter().find(|u| u.name == *unit && !is_down);
             let needing = self.units.iter().filter(|u| u.active && u.needs.as_ref() == Some(unit));
+            let starting = self
+                .units
+                .iter()
+                .filter(|u| u.active && u.starts.as_ref() == Some(unit));
             Facts {
                 unit: unit.clone(),
                 said: known.ok_or_else(|| "no answer".to_owned()).map(|known| Said {
                     state: if known.active { "active" } else { "inactive" }.to_owned(),
-                    takes_along: needing.map(|u| u.name.name().to_owned()).collect(),
+                    takes_along: needing.map(|u| u.name.name()).collect(),
+                    started_by: starting.map(|u| u.name.name()).collect(),
+                    never: self.never.iter().find(|(of, _)| of == unit).map(|(_, why)| why.clone()),
                 }),
             }
         };
@@ -208,7 +214,7 @@ impl Model {
         }
     }
 
-    /// systemctl start or stop, on the host or inside a container.
+    /// systemctl start or stop, on the host or inside a container; or a container is stopped or started.
     pub fn switch_unit(&mut self, name: &Unit, on: bool) -> Result<(), ActError> {
         let belongs_to = match name {
             Unit::Host(name) => Belongs::Unit(name.clone()),
@@ -218,6 +224,14 @@ impl Model {
             Unit::Inside { container, unit } => Belongs::Container {
                 ctid: container.to_string(),
                 unit: Some(unit.clone()),
+            },
+            Unit::Whole { container } => Belongs::Container {
+                ctid: container.to_string(),
+                unit: None,
+            },
+            Unit::Run { client, id } => match client {
+                Client::Docker => Belongs::Docker(id.clone()),
+                Client::Podman => Belongs::Podman(id.clone()),
             },
         };
         let Some(at) = self.units.iter().position(|u| u.name == *name) else {
@@ -231,10 +245,34 @@ impl Model {
                 self.switch_unit(&one, false)?;
             }
             self.units[at].active = false;
-            self.processes.retain(|p| p.belongs_to != belongs_to);
+            let of_desktop = self.desktop.take_if(|d| name.on_host() == Some(d.unit.as_str()));
+            self.processes.retain(|p| {
+                let is_of_container = p.belongs_to.ctid().is_some_and(|ctid| {
+                    let whole = matches!(name, Unit::Whole { .. });
+                    whole && name.container().is_some_and(|container| container.to_string() == ctid)
+                });
+                let is_of_desktop = of_desktop.as_ref().is_some_and(|d| d.has(&p.belongs_to));
+                p.belongs_to != belongs_to && !is_of_container && !is_of_desktop
+            });
+            self.desktop = self.desktop.take().or(of_desktop);
+            for inside in self.units.iter_mut().filter(|u| name.holds(&u.name) && u.active) {
+                (inside.active, inside.with_whole) = (false, true);
+            }
+            // Somebody uses it all the time.
+            if self.units.iter().any(|u| u.active && u.starts.as_ref() == Some(name)) {
+                let _ = self.switch_unit(name, true);
+            }
             return Ok(());
         }
         if self.units[at].active {
+            return Ok(());
+        }
+        if let Some(its) = self.units[at].starts.clone() {
+            // systemd, src/core/socket.c, socket_start.
+            if self.units.iter().any(|u| u.name == its && u.active) {
+                return Err(ActError::Failed(format!("{its} already active, refusing.")));
+            }
+            self.units[at].active = true;
             return Ok(());
         }
         let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
@@ -253,6 +291,17 @@ impl Model {
         let opened = self.open(daemon);
         opened.map_err(|errno| ActError::Failed(format!("Job for {name} failed: {errno}")))?;
         self.units[at].active = true;
+        let inside: Vec<Unit> = self
+            .units
+            .iter()
+            .filter(|u| u.with_whole && name.holds(&u.name))
+            .map(|u| u.name.clone())
+            .collect();
+        for unit in &inside {
+            let at = self.units.iter().position(|u| u.name == *unit).unwrap();
+            self.units[at].with_whole = false;
+            self.switch_unit(unit, true)?;
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Hosts to begin with.
 
 use gpu_handoff::base::pci::{PciAddr, VENDOR_NVIDIA};
+use gpu_handoff::host::desktop::Desktop;
 use gpu_handoff::host::displays::Console;
 use gpu_handoff::host::units as unit;
 
@@ -103,6 +104,53 @@ pub fn add_inside(model: &mut Model) {
     add_started(model, &inside());
 }
 
+/// The container that this is in, which uses every GPU itself as well, by no service.
+pub fn whole() -> unit::Unit {
+    unit::Unit::Whole {
+        container: "104".parse().unwrap(),
+    }
+}
+
+/// That container.
+pub fn add_whole(model: &mut Model) {
+    add_started(model, &whole());
+}
+
+/// A container of Docker's or Podman's.
+pub fn run(client: unit::Client) -> unit::Unit {
+    let id = "0123456789abcdef".repeat(4);
+    unit::Unit::Run { client, id }
+}
+
+/// That container.
+pub fn add_run(model: &mut Model, client: unit::Client) {
+    add_started(model, &run(client));
+}
+
+/// The display manager, which uses every GPU.
+pub const GDM: &str = "gdm.service";
+
+/// It, and a desktop.
+pub fn add_desktop(model: &mut Model) {
+    add_started(model, &unit::Unit::host(GDM));
+    model.desktop = Some(Desktop {
+        unit: GDM.to_owned(),
+        users: vec![1000],
+    });
+}
+
+/// A socket that starts [`OLLAMA`], which has it.
+pub fn add_socket(model: &mut Model) {
+    model.units.push(Unit {
+        active: true,
+        starts: Some(unit::Unit::host(OLLAMA)),
+        ..Unit::new(unit::Unit::host(SOCKET))
+    });
+}
+
+/// That socket.
+pub const SOCKET: &str = "ollama.socket";
+
 /// The persistence daemon, which holds every GPU of the driver.
 pub fn add_persistenced(model: &mut Model) {
     add_started(model, &unit::Unit::host(PERSISTENCED));
@@ -119,11 +167,7 @@ pub fn add_exporter(model: &mut Model) {
 }
 
 fn add_started(model: &mut Model, unit: &unit::Unit) {
-    model.units.push(Unit {
-        name: unit.clone(),
-        needs: None,
-        active: false,
-    });
+    model.units.push(Unit::new(unit.clone()));
     let started = model.switch_unit(unit, true);
     assert!(started.is_ok(), "{started:?}");
 }

@@ -28,6 +28,7 @@ impl Model {
         self.look_at_modules(&mut snapshot);
         snapshot.calls = self.calls_of_others();
         snapshot.vms.clone_from(&self.vms);
+        snapshot.desktop.clone_from(&self.desktop);
         snapshot.iommu = self.iommu;
         snapshot.vfio_pci = self.drivers.contains(&"vfio-pci");
         snapshot.consoles.clone_from(&self.consoles);

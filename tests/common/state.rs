@@ -7,6 +7,7 @@ use std::time::Duration;
 use gpu_handoff::base::pci::{PciAddr, PciClass};
 use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::host::belongs::Belongs;
+use gpu_handoff::host::desktop::Desktop;
 use gpu_handoff::host::displays::{Console, Framebuffer};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units as unit;
@@ -186,6 +187,23 @@ pub struct Unit {
     pub active: bool,
     /// What it needs: it is stopped with that.
     pub needs: Option<unit::Unit>,
+    /// What it starts whenever that is used, which is always: a socket.
+    pub starts: Option<unit::Unit>,
+    /// It was stopped with the container that it is in, and comes back with that.
+    pub with_whole: bool,
+}
+
+impl Unit {
+    /// One that is down.
+    pub fn new(name: unit::Unit) -> Self {
+        Unit {
+            name,
+            active: false,
+            needs: None,
+            starts: None,
+            with_whole: false,
+        }
+    }
 }
 
 /// What happens by itself.
@@ -278,6 +296,9 @@ pub struct Model {
     pub iommu: bool,
     /// VMs that run, as far as a look is concerned.
     pub vms: Vec<RunningVm>,
+    pub desktop: Option<Desktop>,
+    /// One of the units is not to be stopped, and why.
+    pub never: Option<(unit::Unit, String)>,
     pub processes: Vec<Process>,
     /// This host has a gate; and while it is shut, for whom, and whether for the whole driver.
     pub has_gate: bool,
@@ -338,6 +359,8 @@ impl Model {
             other_framebuffers: Vec::new(),
             iommu: true,
             vms: Vec::new(),
+            desktop: None,
+            never: None,
             has_gate: true,
             gate: None,
             processes: Vec::new(),

@@ -13,6 +13,7 @@ mod hangs;
 mod refused;
 mod processes;
 mod services;
+mod stopped;
 mod untouched;
 
 use std::cell::RefCell;

@@ -7,11 +7,16 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units as unit;
-use gpu_handoff::settings::values::{Containers, Doubt, Gate, Processes, Reset, Services, Settings, WayOut};
+use gpu_handoff::settings::values::{
+    Containers, DisplayManager, Doubt, Gate, Processes, Reset, Services, Settings, WayOut,
+};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::common::hosts::{OLLAMA, PERSISTENCED, add_card, add_consoles, add_inside, add_ollama, add_persistenced};
+use crate::common::hosts::{
+    OLLAMA, PERSISTENCED, add_card, add_consoles, add_desktop, add_inside, add_ollama, add_persistenced, add_run,
+    add_socket, add_whole,
+};
 use crate::common::state::Unit;
 use crate::common::{Device, Event, Fault, Generation, Model, ProbeFault, Process, Session, Twist, When, addr};
 
@@ -83,6 +88,32 @@ pub struct Holder {
     pub at_a_prompt: Option<bool>,
 }
 
+/// Somebody who uses all GPUs and could be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// A service inside a container.
+    Inside,
+    /// The same, and something else in that container.
+    Whole,
+    /// A container of Docker's.
+    Docker,
+    /// A container of Podman's.
+    Podman,
+    /// The display manager.
+    Desktop,
+    /// A service that a socket starts again whenever it is used.
+    Socket,
+}
+
+const OTHERS: [Other; 6] = [
+    Other::Inside,
+    Other::Whole,
+    Other::Docker,
+    Other::Podman,
+    Other::Desktop,
+    Other::Socket,
+];
+
 /// A host, what is asked of it, and what goes wrong.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -97,8 +128,8 @@ pub struct World {
     pub persistenced: bool,
     /// A service uses all GPUs, and whether the setting `services` names it.
     pub service: Option<bool>,
-    /// One inside a container does, and whether it may be stopped.
-    pub inside: Option<bool>,
+    /// Somebody else who could be stopped does, and whether he may be.
+    pub other: Option<(Other, bool)>,
     /// None: no console; else whether it is on a framebuffer.
     pub console: Option<bool>,
     /// The firmware's framebuffer lies on this card.
@@ -226,7 +257,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
         (
             prop::bool::weighted(0.3),
             prop::option::weighted(0.2, prop::bool::weighted(0.8)),
-            prop::option::weighted(0.15, prop::bool::weighted(0.8)),
+            prop::option::weighted(0.25, (select(OTHERS.to_vec()), prop::bool::weighted(0.8))),
         ),
         prop::option::of(any::<bool>()),
         prop::option::weighted(0.1, 0_usize..16),
@@ -270,7 +301,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
     );
     (host, settings, request).prop_map(|(host, settings, request)| {
         let ((cards, nouveau), generation, version, modeset, loaded, units, console, firmware, broken, holders) = host;
-        let (persistenced, service, inside) = units;
+        let (persistenced, service, other) = units;
         let (way, doubt, processes, (gate, no_gate), reset) = settings;
         let (wanted, probe_fault, udev, unwritten, out, home, guest, another) = request;
         World {
@@ -282,7 +313,7 @@ pub fn worlds() -> impl Strategy<Value = World> {
             loaded,
             persistenced,
             service,
-            inside,
+            other,
             console,
             firmware,
             broken,
@@ -340,8 +371,12 @@ impl World {
         if self.service == Some(true) {
             settings.services = Services::Also(vec![OLLAMA.to_owned()]);
         }
-        if self.inside == Some(true) {
-            settings.containers = Containers::Release;
+        match self.other {
+            Some((Other::Inside | Other::Docker | Other::Podman, true)) => settings.containers = Containers::Release,
+            Some((Other::Whole, true)) => settings.containers = Containers::Shutdown,
+            Some((Other::Desktop, true)) => settings.display_manager = DisplayManager::Stop,
+            Some((Other::Socket, true)) => settings.services = Services::Also(vec![OLLAMA.to_owned()]),
+            Some((_, false)) | None => {}
         }
         settings.reset = match self.reset {
             0 => Reset::Auto,
@@ -390,17 +425,27 @@ impl World {
         if self.persistenced && is_on_nvidia {
             add_persistenced(&mut model);
         } else if self.persistenced {
-            model.units.push(Unit {
-                name: unit::Unit::host(PERSISTENCED),
-                needs: None,
-                active: false,
-            });
+            model.units.push(Unit::new(unit::Unit::host(PERSISTENCED)));
         }
         if self.service.is_some() {
             add_ollama(&mut model);
         }
-        if self.inside.is_some() {
-            add_inside(&mut model);
+        match self.other.map(|(other, _)| other) {
+            Some(Other::Inside) => add_inside(&mut model),
+            Some(Other::Whole) => {
+                add_inside(&mut model);
+                add_whole(&mut model);
+            }
+            Some(Other::Docker) => add_run(&mut model, unit::Client::Docker),
+            Some(Other::Podman) => add_run(&mut model, unit::Client::Podman),
+            Some(Other::Desktop) => add_desktop(&mut model),
+            Some(Other::Socket) => {
+                if self.service.is_none() {
+                    add_ollama(&mut model);
+                }
+                add_socket(&mut model);
+            }
+            None => {}
         }
         model
             .broken

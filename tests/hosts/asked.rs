@@ -11,7 +11,7 @@ use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::functions::{Details, read_details};
 use gpu_handoff::host::modules::{self, Loadable};
 use gpu_handoff::host::snapshot::{self, Snapshot};
-use gpu_handoff::host::units;
+use gpu_handoff::host::unit_states;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::Plan;
 use gpu_handoff::model::record::Owner;
@@ -189,7 +189,8 @@ impl Host {
                 snapshot.complete(&moving, read_details(root, &moving));
                 let needed = out::needed(&snapshot, &given.gpus, &functions, &settings);
                 snapshot.loadable = modules::read(root, &needed);
-                snapshot.units = units::read(root, &clients::to_ask(&snapshot, &given.gpus, &functions, &settings));
+                snapshot.units =
+                    unit_states::read(root, &clients::to_ask(&snapshot, &given.gpus, &functions, &settings));
                 Some(out::plan(&snapshot, wanted, &[], &settings))
             }
         };

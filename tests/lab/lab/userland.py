@@ -20,6 +20,7 @@ PACKAGES = (
     "qemu-system-x86",  # the virtual machine inside: trixie's own
     "busybox-static",
     "lxc",  # containers: Debian's own, below the stand-in for Proxmox's pct
+    "podman",  # others: itself
 )
 OPTIONS = (
     "--mode=root", "--variant=minbase",
@@ -47,8 +48,10 @@ FINISH = (
     "for t in apt-daily apt-daily-upgrade dpkg-db-backup e2scrub_all fstrim;"
     " do ln -sf /dev/null etc/systemd/system/$t.timer; done",
     # networks and containers that nobody asks for; each costs seconds at boot
-    "for u in lxc lxc-net lxc-monitord dnsmasq;"
+    "for u in lxc lxc-net lxc-monitord dnsmasq podman podman-restart"
+    " podman-auto-update podman-clean-transient;"
     " do ln -sf /dev/null etc/systemd/system/$u.service; done",
+    "ln -sf /dev/null etc/systemd/system/podman-auto-update.timer",
     # the journal is evidence: no line of it is to be dropped
     "mkdir -p etc/systemd/journald.conf.d",
     "printf '[Journal]\\nRateLimitBurst=0\\nStorage=volatile\\n'"

@@ -1,0 +1,96 @@
+//! Programs that are run for an act: to their end, or to that of the run; and what starts and stops whoever uses a GPU.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::base::root::Root;
+use crate::base::text::{harmless, one_line};
+use crate::execute::kernel::ActError;
+use crate::host::unit_states;
+use crate::host::units::{Unit, Verb, is_down, runs};
+
+/// How much of what a program says is quoted in an error, characters: the end tells most.
+const STDERR_TAIL: usize = 400;
+
+/// Stops or starts a unit or a container. Only of a container of Proxmox's it is asked before whether it is so already: what
+/// pct(1) is asked twice it refuses (pve-container, PVE/API2/LXC/Status.pm), and the others do not.
+pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb) -> Result<(), ActError> {
+    let words = unit.command(verb);
+    let Unit::Whole { .. } = unit else {
+        return run(root, &words);
+    };
+    if is_so(root, unit, verb) {
+        return Ok(());
+    }
+    run(root, &words).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
+}
+
+/// Whether a container is down already, or runs.
+fn is_so(root: &Root, unit: &Unit, verb: Verb) -> bool {
+    let facts = unit_states::read(root, std::slice::from_ref(unit));
+    let mut states = facts.iter().filter_map(|f| f.said.as_ref().ok());
+    states.any(|said| match verb {
+        Verb::Stop => is_down(&said.state),
+        Verb::Start | Verb::Restart => runs(&said.state),
+    })
+}
+
+/// Runs a program that only waits for others, to its end or to that of the run; an error quotes the end of what it says.
+fn run(root: &Root, words: &[String]) -> Result<(), ActError> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let said = root
+        .program_for(&words, Some(io::stdin().as_fd()))
+        .map_err(|e| ActError::Failed(format!("{} does not run: {e}", words[0])))?;
+    if said.ok {
+        return Ok(());
+    }
+    Err(ActError::Failed(failed(&words, &said.stderr)))
+}
+
+/// That a program failed, in words.
+pub(crate) fn failed(words: &[&str], stderr: &str) -> String {
+    let line = one_line(stderr);
+    let skip = line.chars().count().saturating_sub(STDERR_TAIL);
+    let tail: String = line.chars().skip(skip).collect();
+    format!("{} failed: {}", words.join(" "), harmless(&tail, STDERR_TAIL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host on which these programs say something, or fail.
+    fn host(answers: &[(&str, &str)], failing: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let programs = dir.path().join("programs");
+        std::fs::create_dir_all(programs.join("failed")).unwrap();
+        for (words, answer) in answers {
+            std::fs::write(programs.join(words), answer).unwrap();
+        }
+        for (words, answer) in failing {
+            std::fs::write(programs.join("failed").join(words), answer).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_container_that_is_as_it_is_to_be_is_left_alone_and_one_that_fails_is_named() {
+        let whole = Unit::Whole {
+            container: "104".parse().unwrap(),
+        };
+        let refused = ("pct start 104", "CT 104 already running\n");
+        for (state, failing, verb, is_well) in [
+            ("status: running\n", vec![refused], Verb::Start, true),
+            ("status: stopped\n", vec![refused], Verb::Start, false),
+            ("status: stopped\n", vec![], Verb::Stop, true),
+            ("status: running\n", vec![], Verb::Stop, false),
+        ] {
+            let dir = host(&[("pct status 104", state)], &failing);
+            let result = switch(&Root::at(dir.path()), &whole, verb);
+            assert_eq!(result.is_ok(), is_well, "{state} {verb:?}: {result:?}");
+        }
+        let dir = host(&[], &[("pct start 104", "no quorum\u{1b}\n")]);
+        let why = switch(&Root::at(dir.path()), &whole, Verb::Start).unwrap_err();
+        assert_eq!(why.to_string(), "pct start 104 failed: no quorum\\u{1b}");
+    }
+}

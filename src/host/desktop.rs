@@ -1,0 +1,100 @@
+//! The desktop: the display manager, and who is logged in by it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::root::Root;
+use crate::host::belongs::Belongs;
+use crate::host::units::can_be_stopped;
+
+/// The display manager of a host that has one, and whose desktops end with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desktop {
+    /// Its unit, by the name that systemd has it under.
+    pub unit: String,
+    /// Users with a desktop, by number: what their own systemd runs may be a part of it.
+    pub users: Vec<u32>,
+}
+
+impl Desktop {
+    /// The display manager is what the alias display-manager.service is a link to (systemd.special(7)); the desktops are logind's
+    /// (systemd, src/login/logind-session.c, session_save).
+    pub fn read(root: &Root) -> Option<Desktop> {
+        let unit = root.link_name("/etc/systemd/system/display-manager.service")?;
+        let sessions = root.names("/run/systemd/sessions").unwrap_or_default();
+        let user = |id: &String| {
+            let text = root.text(format!("/run/systemd/sessions/{id}")).ok()?;
+            let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+            let is_graphical = matches!(value("TYPE="), Some("x11" | "wayland" | "mir"));
+            value("UID=").filter(|_| is_graphical)?.parse().ok()
+        };
+        let mut users: Vec<u32> = sessions.iter().filter_map(user).collect();
+        users.sort_unstable();
+        users.dedup();
+        can_be_stopped(&unit).then_some(Desktop { unit, users })
+    }
+
+    /// Whether a process ends with the display manager. What a user's own systemd runs may go on where he is logged in otherwise,
+    /// too: whether it has let go the look before a GPU leaves says.
+    pub fn has(&self, belongs_to: &Belongs) -> bool {
+        match belongs_to {
+            Belongs::Unit(name) => *name == self.unit,
+            Belongs::OtherSession { .. } => belongs_to.is_desktop(),
+            Belongs::UserUnit { uid: Some(uid), .. } => self.users.contains(uid),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_of_a_desktop_ends_with_the_display_manager() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        assert_eq!(Desktop::read(&root), None);
+        for (file, text) in [
+            ("2", "UID=1000\nTYPE=wayland\n"),
+            ("3", "UID=1001\nTYPE=tty\n"),
+            ("4.ref", ""),
+        ] {
+            let sessions = dir.path().join("run/systemd/sessions");
+            std::fs::create_dir_all(&sessions).unwrap();
+            std::fs::write(sessions.join(file), text).unwrap();
+        }
+        let link = dir.path().join("etc/systemd/system/display-manager.service");
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink("/lib/systemd/system/gdm.service", &link).unwrap();
+        let desktop = Desktop::read(&root).unwrap();
+        assert_eq!(
+            (desktop.unit.as_str(), desktop.users.as_slice()),
+            ("gdm.service", [1000].as_slice())
+        );
+        let session = |what: &str| Belongs::OtherSession {
+            id: "2".to_owned(),
+            what: what.to_owned(),
+        };
+        let of_user = |uid| Belongs::UserUnit {
+            uid: Some(uid),
+            name: "org.gnome.Shell@wayland.service".to_owned(),
+        };
+        for (belongs_to, is_of_it) in [
+            (Belongs::Unit("gdm.service".to_owned()), true),
+            (Belongs::Unit("ollama.service".to_owned()), false),
+            (session("desktop"), true),
+            (session("background"), false),
+            (of_user(1000), true),
+            (of_user(1001), false),
+            (Belongs::Session { id: "3".to_owned() }, false),
+            (Belongs::Unknown, false),
+        ] {
+            assert_eq!(desktop.has(&belongs_to), is_of_it, "{belongs_to:?}");
+        }
+        std::fs::remove_file(&link).unwrap();
+        symlink("/lib/systemd/system/sshd.service", &link).unwrap();
+        assert_eq!(Desktop::read(&root), None, "none that the host needs");
+    }
+}

@@ -1,0 +1,261 @@
+//! Whether what uses a GPU runs that can be stopped, and what goes down with it: systemd is asked, or who runs a container.
+//!
+//! Asked on the way out alone: the way home depends on nothing that is said here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::base::root::Root;
+use crate::base::text::{harmless, one_line};
+use crate::base::vmid::VmId;
+use crate::host::units::{Client, Facts, Said, Unit, is_down, is_starter};
+
+/// Through these, in a unit that is stopped, systemd stops others (systemd, src/core/unit-dependency-atom.c,
+/// UNIT_ATOM_PROPAGATE_STOP). One that a version does not know is not in its answer.
+const STOPPED_WITH: [&str; 5] = ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"];
+
+/// Most units that are asked about for one; with more of them it is not stopped.
+const MOST: usize = 64;
+
+/// Most that are stopped with one: each may take its deadline to start again, and a way home has to end in time.
+const MOST_ALONG: usize = 8;
+
+/// The same inside a container, which says what it likes.
+const MOST_ALONG_INSIDE: usize = 3;
+
+/// Through this, what starts a unit whenever it is used, or due (systemd.socket(5), systemd.path(5), systemd.timer(5)).
+const STARTED_BY: &str = "TriggeredBy";
+
+/// A unit as systemd shows it: its state, what it would stop, and what starts it.
+#[derive(Default)]
+struct Shown {
+    state: String,
+    stops: Vec<String>,
+    started_by: Vec<String>,
+}
+
+/// Units by their names.
+type All = BTreeMap<String, Shown>;
+
+/// Asks about them. A program that does not answer holds this up as long as it likes.
+pub fn read(root: &Root, units: &[Unit]) -> Vec<Facts> {
+    let facts = |unit: &Unit| Facts {
+        unit: unit.clone(),
+        said: match unit {
+            Unit::Host(_) | Unit::Inside { .. } => of_systemd(root, unit),
+            Unit::Whole { container } => of_proxmox(root, unit, *container),
+            Unit::Run { client, id } => of_client(root, *client, id),
+        },
+    };
+    units.iter().map(facts).collect()
+}
+
+/// What a program says, or why it says nothing.
+fn said(root: &Root, words: &[&str]) -> Result<String, String> {
+    let stdin = io::stdin();
+    let said = root
+        .program_for(words, Some(stdin.as_fd()))
+        .map_err(|e| format!("{} cannot be run: {e}", words[0]))?;
+    match said.ok {
+        true => Ok(said.stdout),
+        false => Err(harmless(&one_line(&said.stderr), 200)),
+    }
+}
+
+/// Whether a container of Proxmox's runs, which pct(1) prints as `status: running`. One that the cluster's manager looks after
+/// is not to be shut down beside its back: it is moved, or started again.
+fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
+    let answer = said(root, &["pct", "status", &ctid.to_string()])?;
+    let state = answer.lines().find_map(|line| line.strip_prefix("status: "));
+    // pve-ha-manager, PVE/HA/Config.pm: sections "ct: 104".
+    let managed = root.text("/etc/pve/ha/resources.cfg").unwrap_or_default();
+    let is_managed = managed.lines().any(|line| line.trim_end() == format!("ct: {ctid}"));
+    let never = is_managed.then(|| format!("{unit} is managed by HA, which answers for where it runs"));
+    Ok(Said {
+        state: harmless(state.unwrap_or("unknown"), 32),
+        never,
+        ..Said::default()
+    })
+}
+
+/// Whether a container of Docker's or Podman's runs, and whether it would be there to be started again. `AutoRemove` is the
+/// `--rm` of its start; the label is set for one that a unit of systemd's looks after (podman-systemd.unit(5)).
+fn of_client(root: &Root, client: Client, id: &str) -> Result<Said, String> {
+    const ASKED: &str =
+        "{{.State.Status}}\n{{.HostConfig.AutoRemove}}\n{{index .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}";
+    let answer = said(root, &[client.program(), "container", "inspect", "--format", ASKED, id])?;
+    let mut lines = answer.lines();
+    let mut line = || lines.next().unwrap_or_default().trim();
+    let (state, goes, keeper) = (line(), line(), line());
+    let never = match (goes, keeper) {
+        ("false", "" | "<no value>") => None,
+        ("false", unit) => Some(format!("{} of systemd's looks after it", harmless(unit, 64))),
+        ("true", _) => Some("it was started with --rm, and is gone for good once it is stopped".to_owned()),
+        _ => Some("it cannot be seen whether it could be started again".to_owned()),
+    };
+    Ok(Said {
+        state: harmless(state, 32),
+        never,
+        ..Said::default()
+    })
+}
+
+/// What systemd says of one, of those that it takes along, and of what starts these.
+fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
+    let mut all = All::new();
+    let own = unit.name();
+    let mut next = vec![own.clone()];
+    while !next.is_empty() {
+        show(root, unit, &next, &mut all)?;
+        let named = all.values().flat_map(|shown| &shown.stops);
+        let new: BTreeSet<&String> = named.filter(|name| !all.contains_key(*name)).collect();
+        next = new.into_iter().cloned().collect();
+        if all.len() + next.len() > MOST {
+            return Err(format!("more than {MOST} others depend on it"));
+        }
+    }
+    let state = all.get(&own).map(|shown| shown.state.clone());
+    let mut takes_along = Vec::new();
+    visit(&all, &own, &mut BTreeSet::new(), &mut takes_along);
+    let starters: BTreeSet<&String> = takes_along.iter().flat_map(|name| &all[name].started_by).collect();
+    let new: Vec<String> = starters
+        .iter()
+        .filter(|name| !all.contains_key(**name))
+        .copied()
+        .cloned()
+        .collect();
+    let starters: Vec<String> = starters.into_iter().cloned().collect();
+    if starters.len() > MOST {
+        return Err(format!("more than {MOST} others start it"));
+    }
+    if !new.is_empty() {
+        show(root, unit, &new, &mut all)?;
+    }
+    let runs = |name: &String| all.get(name).is_some_and(|shown| !is_down(&shown.state));
+    let started_by: Vec<String> = starters.into_iter().filter(runs).collect();
+    takes_along.retain(|name| *name != own);
+    let most = match unit {
+        Unit::Inside { .. } => MOST_ALONG_INSIDE,
+        _ => MOST_ALONG,
+    };
+    let others = takes_along.len() + started_by.len();
+    if others > most {
+        return Err(format!("{others} others would be stopped with it"));
+    }
+    let needed = started_by.iter().find(|name| !is_starter(name));
+    let never = needed.map(|name| format!("{} starts it again, and is not to be stopped", harmless(name, 64)));
+    Ok(Said {
+        state: harmless(state.as_deref().unwrap_or_default(), 32),
+        takes_along,
+        started_by,
+        never,
+    })
+}
+
+/// What is stopped with a unit, each before what it needs, and the unit itself at the end.
+fn visit(all: &All, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<String>) {
+    let Some(shown) = all.get(name).filter(|shown| !is_down(&shown.state)) else {
+        return;
+    };
+    if !seen.insert(name.to_owned()) {
+        return;
+    }
+    for other in &shown.stops {
+        visit(all, other, seen, order);
+    }
+    order.push(name.to_owned());
+}
+
+/// One question to systemctl. A unit that it does not know is "inactive" there.
+fn show(root: &Root, unit: &Unit, names: &[String], all: &mut All) -> Result<(), String> {
+    let properties = format!("--property=Id,ActiveState,{},{STARTED_BY}", STOPPED_WITH.join(","));
+    let mut words = unit.way_in();
+    words.extend(["systemctl".to_owned(), "show".to_owned(), properties]);
+    words.extend(names.iter().cloned());
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let answer = said(root, &words)?;
+    for (block, name) in answer.split("\n\n").zip(names) {
+        let values = |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let list = |keys: &[&str]| {
+            let words = keys.iter().filter_map(|key| values(key));
+            // No option, whatever a container calls it.
+            let names = words
+                .flat_map(str::split_whitespace)
+                .filter(|name| !name.starts_with('-'));
+            names.map(str::to_owned).collect()
+        };
+        let shown = Shown {
+            state: values("ActiveState").unwrap_or_default().to_owned(),
+            stops: list(&STOPPED_WITH),
+            started_by: list(&[STARTED_BY]),
+        };
+        all.insert(name.clone(), shown);
+    }
+    for name in names {
+        all.entry(name.clone()).or_default();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host on which systemctl says this of these units, in their order.
+    fn host(answers: &[(&str, &str)], way_in: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("programs")).unwrap();
+        for (names, answer) in answers {
+            let properties = STOPPED_WITH.join(",");
+            let file = format!("{way_in}systemctl show --property=Id,ActiveState,{properties},TriggeredBy {names}");
+            std::fs::write(dir.path().join("programs").join(file), answer).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn what_needs_a_unit_goes_down_with_it_and_is_named_before_what_it_needs() {
+        let dir = host(
+            &[
+                (
+                    "dcgm.service",
+                    "Id=dcgm.service\nActiveState=active\nRequiredBy=exporter.service off.service\nConsistsOf=\n",
+                ),
+                (
+                    "exporter.service off.service",
+                    "ActiveState=active\nBoundBy=scrape.service dcgm.service -x\n\nActiveState=inactive\nRequiredBy=none.service\n",
+                ),
+                (
+                    "none.service scrape.service",
+                    "ActiveState=inactive\n\nActiveState=activating\n",
+                ),
+            ],
+            "",
+        );
+        let root = Root::at(dir.path());
+        let facts = read(&root, &[Unit::host("dcgm.service"), Unit::host("other.service")]);
+        let said = facts[0].said.clone().unwrap();
+        assert!(said.runs());
+        assert_eq!(said.takes_along, ["scrape.service", "exporter.service"]);
+        assert!(facts[1].said.is_err(), "{:?}", facts[1]);
+    }
+
+    #[test]
+    fn a_container_is_asked_by_its_own_systemctl_and_what_it_says_stays_text() {
+        let dir = host(&[("x.service", "ActiveState=act\u{1b}ive\n")], "pct exec 104 -- ");
+        let unit = Unit::Inside {
+            container: "104".parse().unwrap(),
+            unit: "x.service".to_owned(),
+        };
+        let said = of_systemd(&Root::at(dir.path()), &unit).unwrap();
+        assert_eq!((said.state.as_str(), said.runs()), ("act\\u{1b}ive", false));
+        let many: String = (0..100).map(|n| format!(" u{n}.service")).collect();
+        let dir = host(
+            &[("x.service", &format!("ActiveState=active\nRequiredBy={many}\n"))],
+            "pct exec 104 -- ",
+        );
+        let said = of_systemd(&Root::at(dir.path()), &unit);
+        assert_eq!(said, Err("more than 64 others depend on it".to_owned()));
+    }
+}

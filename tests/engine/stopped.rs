@@ -1,0 +1,307 @@
+//! Each kind of user that a setting allows to be stopped: it is down while the GPU is away, runs again at home, and whatever
+//! fails or is killed in between leaves nothing stopped that is not named.
+
+use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::host::belongs::Belongs;
+use gpu_handoff::host::nodes::Node;
+use gpu_handoff::host::units::{Client, Unit};
+use gpu_handoff::model::act::Act;
+use gpu_handoff::settings::values::{Containers, DisplayManager, Services, Settings, WayOut};
+
+use crate::common::hosts::{
+    GDM, OLLAMA, SOCKET, add_desktop, add_inside, add_ollama, add_persistenced, add_run, add_socket, add_whole, inside,
+    run, whole,
+};
+use crate::common::{End, Fault, Model, Process, Session, addr, host};
+use crate::{assert_as_before, records};
+
+/// A kind of user: how it comes into the model, which setting allows what, and what is stopped in which order.
+struct Kind {
+    name: &'static str,
+    add: fn(&mut Model),
+    allow: fn(&mut Settings),
+    stopped: Vec<Unit>,
+    started: Vec<Unit>,
+    hint: &'static str,
+}
+
+fn kinds() -> Vec<Kind> {
+    let client = |name, client, add| Kind {
+        name,
+        add,
+        allow: |settings| settings.containers = Containers::Release,
+        stopped: vec![run(client)],
+        started: vec![run(client)],
+        hint: "stop 0123456789ab, or containers = \"release\" in /etc/gpu-handoff/config.toml: then that is done for you, and \
+               it is started again when the GPU is home",
+    };
+    vec![
+        client("docker", Client::Docker, |model| add_run(model, Client::Docker)),
+        client("podman", Client::Podman, |model| add_run(model, Client::Podman)),
+        Kind {
+            name: "a container as a whole",
+            add: |model| {
+                add_inside(model);
+                add_whole(model);
+            },
+            allow: |settings| settings.containers = Containers::Shutdown,
+            stopped: vec![whole()],
+            started: vec![whole()],
+            hint: "Hint: pct shutdown 104, or containers = \"shutdown\" in /etc/gpu-handoff/config.toml: then that is done for \
+                   you, and it is started again when the GPU is home",
+        },
+        Kind {
+            name: "a service inside, where the container might be shut down",
+            add: add_inside,
+            allow: |settings| settings.containers = Containers::Shutdown,
+            stopped: vec![inside()],
+            started: vec![inside()],
+            hint: "containers = \"release\"",
+        },
+        Kind {
+            name: "a desktop",
+            add: |model| {
+                add_desktop(model);
+                for (pid, belongs_to) in [
+                    (800, session("desktop")),
+                    (
+                        801,
+                        Belongs::UserUnit {
+                            uid: Some(1000),
+                            name: "org.gnome.Shell@wayland.service".to_owned(),
+                        },
+                    ),
+                ] {
+                    model.processes.push(of(pid, belongs_to));
+                }
+            },
+            allow: |settings| settings.display_manager = DisplayManager::Stop,
+            stopped: vec![Unit::host(GDM)],
+            started: vec![Unit::host(GDM)],
+            hint: "Hint: systemctl stop display-manager, or display-manager = \"stop\" in /etc/gpu-handoff/config.toml: then \
+                   that is done for you, and it is started again when the GPU is home",
+        },
+        Kind {
+            name: "a service with its socket",
+            add: |model| {
+                add_ollama(model);
+                add_socket(model);
+            },
+            allow: |settings| settings.services = Services::Also(vec![OLLAMA.to_owned()]),
+            stopped: [SOCKET, OLLAMA].map(Unit::host).to_vec(),
+            started: [SOCKET, OLLAMA].map(Unit::host).to_vec(),
+            hint: "services = \"ollama.service\"",
+        },
+    ]
+}
+
+fn session(what: &str) -> Belongs {
+    Belongs::OtherSession {
+        id: "2".to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+fn of(pid: i32, belongs_to: Belongs) -> Process {
+    Process {
+        belongs_to,
+        ..Process::new(pid, &[Node::Gpu(addr(1, 0))])
+    }
+}
+
+/// This many cards, all used by such a one and by the persistence daemon.
+fn used(kind: &Kind, cards: u8) -> Model {
+    let mut model = host(cards);
+    add_persistenced(&mut model);
+    (kind.add)(&mut model);
+    model
+}
+
+fn asked(kind: &Kind, way: WayOut) -> Session {
+    let gpus: [PciAddr; 1] = [addr(1, 0)];
+    let mut session = Session::new(&gpus);
+    session.settings.way = way;
+    (kind.allow)(&mut session.settings);
+    session
+}
+
+/// Those of the kind that were stopped, or started, by these acts; the daemon is another test's.
+fn switched(kind: &Kind, acts: &[Act], on: bool) -> Vec<Unit> {
+    let one = |act: &Act| match act {
+        Act::StopUnit { name } if !on => Some(name.clone()),
+        Act::StartUnit { name } if on => Some(name.clone()),
+        _ => None,
+    };
+    acts.iter()
+        .filter_map(one)
+        .filter(|unit| kind.stopped.contains(unit))
+        .collect()
+}
+
+fn runs(kind: &Kind, model: &Model) -> bool {
+    let is_up = |unit: &Unit| model.units.iter().any(|u| u.name == *unit && u.active);
+    kind.stopped.iter().all(is_up)
+}
+
+#[test]
+fn it_is_stopped_in_its_order_and_started_in_its_order_when_the_gpu_is_home() {
+    for kind in kinds() {
+        for (cards, way) in [
+            (1, WayOut::Auto),
+            (1, WayOut::Unbind),
+            (2, WayOut::Auto),
+            (2, WayOut::Unbind),
+        ] {
+            let case = format!("{}: {cards} cards, {way:?}", kind.name);
+            let mut model = used(&kind, cards);
+            let before = model.state();
+            let session = asked(&kind, way);
+            let out = session.out(&mut model);
+            assert!(matches!(out, End::Done), "{case}: {out:?}");
+            assert_eq!(switched(&kind, &model.acts, false), kind.stopped, "{case}");
+            let is_down = |unit: &Unit| model.units.iter().any(|u| u.name == *unit && !u.active);
+            assert!(kind.stopped.iter().all(is_down), "{case}");
+            let away = model.acts.len();
+            let home = session.home(&mut model);
+            assert!(matches!(home, End::Done), "{case}: {home:?}");
+            assert_eq!(switched(&kind, &model.acts[away..], true), kind.started, "{case}");
+            assert_as_before(&model, &before, &case);
+        }
+    }
+}
+
+#[test]
+fn without_the_setting_it_is_refused_with_the_line_that_allows_it() {
+    for kind in kinds() {
+        let mut model = used(&kind, 1);
+        let before = model.state();
+        let refusal = Session::new(&[addr(1, 0)])
+            .plan_out(&mut model)
+            .unwrap_err()
+            .to_string();
+        assert!(refusal.contains(kind.hint), "{}: {refusal}", kind.name);
+        assert_as_before(&model, &before, kind.name);
+    }
+}
+
+/// A start for a backup takes a GPU only where nobody uses it.
+#[test]
+fn for_a_backup_it_is_left_alone() {
+    for kind in kinds() {
+        let mut session = asked(&kind, WayOut::Auto);
+        session.settings.only_if_free();
+        let mut model = used(&kind, 1);
+        assert!(session.plan_out(&mut model).is_err(), "{}", kind.name);
+    }
+}
+
+#[test]
+fn whatever_fails_or_is_killed_it_runs_again_at_the_end() {
+    for kind in kinds() {
+        let session = asked(&kind, WayOut::Auto);
+        let mut undisturbed = used(&kind, 1);
+        assert!(matches!(session.out(&mut undisturbed), End::Done), "{}", kind.name);
+        assert!(matches!(session.home(&mut undisturbed), End::Done), "{}", kind.name);
+        for at in 0..undisturbed.acts.len() {
+            for fault in [
+                Fault::Fails,
+                Fault::FailsAfterwards,
+                Fault::KilledBefore,
+                Fault::KilledIn,
+                Fault::KilledAfter,
+            ] {
+                let mut model = used(&kind, 1);
+                let act = &undisturbed.acts[at];
+                let case = format!("{}: {fault:?} at {at} {act}", kind.name);
+                model.faults.0 = vec![(at, fault)];
+                let out = session.out(&mut model);
+                let on_record = |unit: &Unit| records(&model).iter().any(|r| r.units.contains(unit));
+                assert!(
+                    runs(&kind, &model) || kind.stopped.iter().any(on_record),
+                    "{case}: {out:?}"
+                );
+                let home = session.home(&mut model);
+                // What does not start is said, and strands nothing.
+                let is_its_start =
+                    matches!(act, Act::StartUnit { name } if kind.stopped.contains(name)) && fault == Fault::Fails;
+                let again = match home {
+                    End::Done => home,
+                    _ => session.home(&mut model),
+                };
+                assert!(matches!(again, End::Done), "{case}: {out:?}, {again:?}");
+                assert!(is_its_start || runs(&kind, &model), "{case}: {out:?}, {again:?}");
+                assert_eq!(model.driver_of(addr(1, 0)), Some("nvidia"), "{case}");
+                assert_eq!(model.laws.broken, [""; 0], "{case}");
+            }
+        }
+    }
+}
+
+/// A host that was started anew meanwhile: the record outlives it, and what was stopped is started by the way home then.
+#[test]
+fn after_a_reboot_in_between_it_is_started_by_the_way_home() {
+    for kind in kinds() {
+        let mut model = used(&kind, 1);
+        let session = asked(&kind, WayOut::Auto);
+        assert!(matches!(session.out(&mut model), End::Done), "{}", kind.name);
+        let records = records(&model);
+        assert!(
+            kind.stopped.iter().all(|unit| records[0].units.contains(unit)),
+            "{}",
+            kind.name
+        );
+        let json = serde_json::to_string(&records[0]).unwrap();
+        let read: gpu_handoff::model::record::Record = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.units, records[0].units, "{}", kind.name);
+    }
+}
+
+/// Of a desktop that goes on where somebody is logged in otherwise, the look before the GPU leaves says that it is used.
+#[test]
+fn what_outlives_its_desktop_keeps_the_gpu_and_the_desktop_comes_back() {
+    let kind = kinds().into_iter().find(|kind| kind.name == "a desktop").unwrap();
+    let mut model = used(&kind, 1);
+    let session = asked(&kind, WayOut::Unbind);
+    let plan = session.plan_out(&mut model).unwrap();
+    let note = "as 'display-manager' says; it is started again when the GPU is home, and all desktops end";
+    assert!(plan.notes.iter().any(|n| n.ends_with(note)), "{:?}", plan.notes);
+    // Another user's, by a number of which no desktop is known.
+    model.processes.push(of(
+        802,
+        Belongs::UserUnit {
+            uid: Some(1001),
+            name: "pipewire.service".to_owned(),
+        },
+    ));
+    let before = model.units.clone();
+    let end = session.out(&mut model);
+    assert!(matches!(end, End::Refused(_)), "{end:?}");
+    assert_eq!(model.units, before);
+}
+
+#[test]
+fn what_could_not_be_started_again_is_not_stopped() {
+    for (kind, why) in [
+        (
+            "docker",
+            "it was started with --rm, and is gone for good once it is stopped",
+        ),
+        (
+            "a container as a whole",
+            "container 104 is managed by HA, which answers for where it runs",
+        ),
+    ] {
+        let kind = kinds().into_iter().find(|k| k.name == kind).unwrap();
+        let mut model = used(&kind, 1);
+        model.never = Some((kind.stopped[0].clone(), why.to_owned()));
+        let before = model.state();
+        let refusal = asked(&kind, WayOut::Auto).plan_out(&mut model).unwrap_err().to_string();
+        assert!(
+            refusal.contains(&format!(
+                "may be stopped for it, but {why}. Hint: where that does no harm, '"
+            )),
+            "{refusal}"
+        );
+        assert_as_before(&model, &before, kind.name);
+    }
+}

@@ -1,0 +1,43 @@
+#!/bin/sh
+# A container in which no service holds the GPU is shut down and started again, with our own hook as its hookscript, by both ways, after a failed start and a killed hook; one that does not shut down is ended; one of HA's is refused.
+# lab: --timeout 1200
+# tier: full
+. /usr/local/lib/lab-home.sh
+mkdir -p /etc/pve/lxc /etc/pve/ha
+# A process that no service has: the container's own init starts it. Its hook is ours.
+printf 'arch: amd64\nhostname: cuda\nhookscript: local:snippets/gpu-handoff\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: hold /dev/nvidia0 /dev/nvidiactl\n' >/etc/pve/lxc/104.conf
+uses() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null); do
+	[ -n "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] && return 0; done; return 1; }
+down() { is "$(pct status 104)" "status: stopped" "$1"; }
+within 60 0 pct start 104; wait_for 60 uses; card_vm
+say "refused, with the line that allows it"
+for policy in refuse release; do
+	setting "containers = \"$policy\"" 'deadlines.holder-wait = 2'
+	within 60 255 qm start 111; said 'Hint: pct shutdown 104, or containers = "shutdown" in /etc/gpu-handoff/config.toml'; settled || fail "not as before"; uses || fail "it was stopped"
+done
+for way in unload unbind; do
+	setting 'containers = "shutdown"' "way = \"$way\""
+	expect_text "container 104 has the GPU node of $gpu, /dev/nvidiactl open and is shut down, as 'containers' says; it is started again when the GPU is home" gpu-handoff plan --vm 111
+	within 120 0 qm start 111; said "container 104"; away "$way"; down "$way"
+	within 120 0 qm stop 111; comes_home 90 "$way"; wait_for 60 uses
+	qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 60 uses
+	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+	wait_for 60 sh -c '! grep -q . /sys/fs/cgroup/lxc/104/ns/cgroup.procs'; kill -KILL $run; wait $run 2>/dev/null
+	within 120 0 gpu-handoff 111 post-stop; comes_home 90 "$way, killed"; wait_for 60 uses
+done
+say "somebody has started it while the GPU was away: it has none, and is left alone"
+setting 'containers = "shutdown"' 'container-start = "go-on"'
+sed -i 's/^dev[01].*//; s/^lxc.init.*//' /etc/pve/lxc/104.conf
+printf 'lxc.cgroup2.devices.allow: c 195:* rwm\nlxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file\nlxc.init.cmd: hold /dev/nvidia0\n' >>/etc/pve/lxc/104.conf
+within 120 0 qm start 111; away "for that"; down "for that"; sed -i 's/^lxc.init.*/lxc.init.cmd: sleep infinity/' /etc/pve/lxc/104.conf; within 60 0 pct start 104
+within 120 0 qm stop 111; comes_home 90 "with it running"; is "$(pct status 104)" "status: running" "the container"
+within 60 0 pct stop 104; printf 'arch: amd64\ndev0: /dev/nvidia0\nlxc.init.cmd: sh -c "trap : PWR TERM; exec 3</dev/nvidia0; while :; do sleep 1; done"\n' >/etc/pve/lxc/104.conf
+say "HA looks after it: refused"
+within 60 0 pct start 104; wait_for 60 uses
+printf 'ct: 104\n\tstate started\n' >/etc/pve/ha/resources.cfg
+setting 'containers = "shutdown"' 'deadlines.holder-wait = 2'; within 60 255 qm start 111; said "container 104 is managed by HA"; uses || fail "it was stopped"
+rm /etc/pve/ha/resources.cfg; settled || fail "not as before"
+say "it does not shut down when it is asked to: it is ended"
+setting 'containers = "shutdown"' 'deadlines.way-out = 120'
+within 180 0 qm start 111; away "with one that was ended"; down "it"
+within 120 0 qm stop 111; comes_home 90 "in the end"; wait_for 60 uses; within 60 0 pct stop 104; setting; settled || fail "not as before"

@@ -1,0 +1,52 @@
+#!/bin/sh
+# A desktop uses the GPU: refused, or its display manager is stopped and started again; and a service that its socket starts whenever it is used.
+# lab: --timeout 900
+# tier: full
+. /usr/local/lib/lab-home.sh
+# The display manager of this lab: it has the GPU open, and so has a session of its own, which ends with it as one of gdm's does.
+printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl\nExecStartPost=/root/session\nExecStopPost=/bin/sh -c "kill $(cat /run/lab-session)"\n' >/etc/systemd/system/lab-dm.service
+cat >/root/session <<'END'
+#!/bin/sh
+mkdir -p /run/systemd/sessions; printf 'UID=1000\nCLASS=user\nTYPE=x11\n' >/run/systemd/sessions/97
+systemd-run --quiet --scope --slice=user-1000.slice --unit=session-97.scope hold /dev/nvidia0 >/dev/null 2>&1 &
+for n in $(seq 100); do pid=$(cat /sys/fs/cgroup/user.slice/user-1000.slice/session-97.scope/cgroup.procs 2>/dev/null | head -n 1); [ -z "$pid" ] || break; sleep 0.1; done
+echo "$pid" >/run/lab-session
+END
+chmod 755 /root/session; ln -sf /etc/systemd/system/lab-dm.service /etc/systemd/system/display-manager.service; systemctl daemon-reload
+holds() { [ -n "$1" ] && [ -n "$(find "/proc/$1/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
+dm() { systemctl show -P MainPID lab-dm; }
+both() { holds "$(dm)" && holds "$(cat /run/lab-session)"; }
+systemctl start lab-dm; wait_for 30 both; card_vm; setting 'deadlines.holder-wait = 2'
+say "refused, with the line that allows it"
+within 60 255 qm start 111; said "desktop session 97"; said 'Hint: systemctl stop display-manager, or display-manager = "stop" in /etc/gpu-handoff/config.toml'; both || fail "it was ended"; settled || fail "not as before"
+for way in unload unbind; do
+	setting 'display-manager = "stop"' "way = \"$way\""
+	expect_text "as 'display-manager' says; it is started again when the GPU is home, and all desktops end" gpu-handoff plan --vm 111
+	gpu-handoff holders | tee /root/said; is "$(grep -c 'stopped, started again' /root/said)" 2 "rows"
+	within 90 0 qm start 111; away "$way"; is "$(systemctl is-active lab-dm)" inactive "the display manager"
+	within 90 0 qm stop 111; comes_home 60 "$way"; wait_for 30 both
+	qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 30 both
+	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+	wait_for 30 sh -c '! systemctl -q is-active lab-dm'; kill -KILL $run; wait $run 2>/dev/null
+	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed"; wait_for 30 both
+done
+systemctl stop lab-dm; rm /etc/systemd/system/display-manager.service
+
+say "a service that its socket starts: stopped with it, and both are as they were"
+printf '[Socket]\nListenStream=/run/lab.sock\n' >/etc/systemd/system/lab-user.socket
+printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia0\n' >/etc/systemd/system/lab-user.service; systemctl daemon-reload
+touch_it() { python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/lab.sock")'; }
+user() { holds "$(systemctl show -P MainPID lab-user)" && systemctl -q is-active lab-user.socket; }
+systemctl start lab-user.socket; touch_it; wait_for 20 user
+for way in unload unbind; do
+	setting 'services = "lab-user"' "way = \"$way\""
+	expect_text "lab-user.socket starts lab-user.service whenever it is used, and is stopped and started again with it" gpu-handoff plan --vm 111
+	within 90 0 qm start 111; away "$way"
+	is "$(systemctl is-active lab-user.socket) $(systemctl is-active lab-user)" "inactive inactive" "both"
+	within 90 0 qm stop 111; comes_home 60 "$way"; wait_for 20 user
+	qm set 111 --args --no-such-option >/dev/null; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 20 user
+	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+	wait_for 30 sh -c '! systemctl -q is-active lab-user.socket'; kill -KILL $run; wait $run 2>/dev/null
+	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed between socket and service"; wait_for 20 user
+done
+systemctl stop lab-user.socket lab-user; setting; settled || fail "not as before"
