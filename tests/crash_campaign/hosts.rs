@@ -7,12 +7,16 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::nodes::Node;
+use gpu_handoff::host::units::Client;
 use gpu_handoff::model::plan::{Plan, Way};
 use gpu_handoff::model::record::Owner;
-use gpu_handoff::settings::values::{Containers, Processes, Services, WayOut};
+use gpu_handoff::settings::values::{Containers, DisplayManager, Processes, Services, WayOut};
 
 use crate::asked::{Answer, Host, Kind, folders, requests};
-use crate::common::hosts::{OLLAMA, add_card, add_consoles, add_inside, add_ollama, add_persistenced};
+use crate::common::hosts::{
+    OLLAMA, add_card, add_consoles, add_desktop, add_inside, add_ollama, add_persistenced, add_run, add_socket,
+    add_whole,
+};
 use crate::common::{Generation, MemLedger, Model, Process, Session, addr, host};
 use crate::convert::model_of;
 use crate::order;
@@ -163,6 +167,30 @@ pub fn made_here() -> Vec<Trip> {
     let mut session = one();
     session.settings.containers = Containers::Release;
     trips.push(Trip::new("a service inside a container", model, session).small());
+    let mut model = host(1);
+    add_inside(&mut model);
+    add_whole(&mut model);
+    let mut session = one();
+    session.settings.containers = Containers::Shutdown;
+    trips.push(Trip::new("a container as a whole", model, session).small());
+    for client in [Client::Docker, Client::Podman] {
+        let mut model = host(1);
+        add_run(&mut model, client);
+        let mut session = one();
+        session.settings.containers = Containers::Release;
+        trips.push(Trip::new(&format!("a container of {client:?}'s"), model, session));
+    }
+    let mut model = host(1);
+    add_desktop(&mut model);
+    let mut session = one();
+    session.settings.display_manager = DisplayManager::Stop;
+    trips.push(Trip::new("a desktop", model, session));
+    let mut model = host(1);
+    add_ollama(&mut model);
+    add_socket(&mut model);
+    let mut session = one();
+    session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
+    trips.push(Trip::new("a service with its socket", model, session).small());
     for generation in [Generation::K6_1, Generation::K7_2] {
         let mut model = host(1);
         model.generation = generation;

@@ -237,9 +237,10 @@ fn whatever_fails_or_is_killed_it_runs_again_at_the_end() {
     }
 }
 
-/// A host that was started anew meanwhile: the record outlives it, and what was stopped is started by the way home then.
+/// The way home is another run's, which has the record alone. With the host's next start that is gone, and systemd and Proxmox
+/// start what they start at a boot.
 #[test]
-fn after_a_reboot_in_between_it_is_started_by_the_way_home() {
+fn the_record_names_it_until_it_is_started_again() {
     for kind in kinds() {
         let mut model = used(&kind, 1);
         let session = asked(&kind, WayOut::Auto);
