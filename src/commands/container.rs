@@ -61,6 +61,10 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     let guard = host.lock(&format!("container {ctid} pre-start"), end)?;
     let mut records = host.records(Some(&guard))?;
     if !records.is_empty() && !systemd::is_shutting_down() {
+        // It is starting by now, and holds its own lock: nothing of it is started by the way home.
+        for record in &mut records {
+            record.units.retain(|unit| unit.container() != Some(ctid));
+        }
         recover::stranded_home(host, &guard, &records);
         records = host.records(Some(&guard))?;
     }

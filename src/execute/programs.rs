@@ -1,5 +1,6 @@
 //! Programs that are run for an act: to their end, or to that of the run; and what starts and stops whoever uses a GPU.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -19,10 +20,20 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb) -> Result<(), ActErro
     let Unit::Whole { .. } = unit else {
         return run(root, &words);
     };
+    await_lock(root, unit);
     if is_so(root, unit, verb) {
         return Ok(());
     }
     run(root, &words).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
+}
+
+/// Waits until nobody is at work on a container: a shutdown that was cut off goes on by itself, with its lock, and what looks as if
+/// it ran is on its way down (pve-container, PVE/AbstractConfig.pm, lock_config; the caller's deadline ends the wait).
+fn await_lock(root: &Root, unit: &Unit) {
+    let Some(ctid) = unit.container() else { return };
+    if let Ok(file) = File::open(root.path(format!("/run/lock/lxc/pve-config-{ctid}.lock"))) {
+        let _ = file.lock_shared();
+    }
 }
 
 /// Whether a container is down already, or runs.

@@ -17,7 +17,7 @@ use crate::host::functions::VFIO_PCI;
 use crate::host::units::Unit;
 use crate::model::act::{Act, Named};
 use crate::model::error::Error;
-use crate::model::plan::{Step, deadline};
+use crate::model::plan::{Step, containers_time, deadline};
 
 /// How far the taking back is.
 struct Undoing {
@@ -150,7 +150,7 @@ impl Executor<'_> {
     /// When the taking back of so many steps must be over.
     fn undone_until(&mut self, steps: usize) -> Duration {
         let now = self.kernel.now();
-        let mut until = now + self.record.budgets.way_out;
+        let mut until = now + self.record.budgets.way_out + containers_time(&self.record.units, &self.record.budgets);
         if let Some(at) = self.kernel.interrupted() {
             until = until.min(at + AFTER_SIGNAL);
         }
@@ -190,6 +190,11 @@ impl Executor<'_> {
             match result {
                 Ok(()) => {}
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
+                // Cut short by a signal, it is the next run's to start.
+                Err(error) if self.kernel.interrupted().is_some() && matches!(error, ActError::Overdue { .. }) => {
+                    self.left_out(act);
+                    undoing.leave(act, error);
+                }
                 // A service that does not start again keeps no device away.
                 Err(error) if is_of_service(act) && !matches!(error, ActError::NotBegun(_)) => {
                     say_of_service(act, &error);

@@ -1,5 +1,7 @@
 //! The desktop: the display manager, and who is logged in by it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
@@ -11,7 +13,8 @@ use crate::host::units::can_be_stopped;
 pub struct Desktop {
     /// Its unit, by the name that systemd has it under.
     pub unit: String,
-    /// Users with a desktop, by number: what their own systemd runs may be a part of it.
+    /// Users with a desktop and no other session, by number: what their own systemd runs ends soon after it (logind.conf(5),
+    /// UserStopDelaySec).
     pub users: Vec<u32>,
 }
 
@@ -19,22 +22,37 @@ impl Desktop {
     /// The display manager is what the alias display-manager.service is a link to (systemd.special(7)); the desktops are logind's
     /// (systemd, src/login/logind-session.c, session_save).
     pub fn read(root: &Root) -> Option<Desktop> {
-        let unit = root.link_name("/etc/systemd/system/display-manager.service")?;
+        let mut unit = root.link_name("/etc/systemd/system/display-manager.service")?;
+        // One alias may lead to another: Debian's gdm3.service to gdm.service.
+        for _ in 0..4 {
+            let dirs = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+            match dirs.iter().find_map(|dir| root.link_name(format!("{dir}/{unit}"))) {
+                Some(next) if next.ends_with(".service") => unit = next,
+                _ => break,
+            }
+        }
         let sessions = root.names("/run/systemd/sessions").unwrap_or_default();
-        let user = |id: &String| {
-            let text = root.text(format!("/run/systemd/sessions/{id}")).ok()?;
+        // By user, whether each of his sessions is a desktop. One that lingers goes on without any (loginctl(1)).
+        let mut users: BTreeMap<u32, bool> = BTreeMap::new();
+        for text in sessions
+            .iter()
+            .filter_map(|id| root.text(format!("/run/systemd/sessions/{id}")).ok())
+        {
             let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
-            let is_graphical = matches!(value("TYPE="), Some("x11" | "wayland" | "mir"));
-            value("UID=").filter(|_| is_graphical)?.parse().ok()
-        };
-        let mut users: Vec<u32> = sessions.iter().filter_map(user).collect();
-        users.sort_unstable();
-        users.dedup();
+            let lingers = value("USER=").is_some_and(|user| root.exists(format!("/var/lib/systemd/linger/{user}")));
+            let is_desktop = matches!(value("TYPE="), Some("x11" | "wayland" | "mir")) && !lingers;
+            if let Some(uid) = value("UID=").and_then(|uid| uid.parse().ok()) {
+                *users.entry(uid).or_insert(true) &= is_desktop;
+            }
+        }
+        let users: Vec<u32> = users
+            .into_iter()
+            .filter_map(|(uid, ends)| ends.then_some(uid))
+            .collect();
         can_be_stopped(&unit).then_some(Desktop { unit, users })
     }
 
-    /// Whether a process ends with the display manager. What a user's own systemd runs may go on where he is logged in otherwise,
-    /// too: whether it has let go the look before a GPU leaves says.
+    /// Whether a process ends with the display manager. Whether it has let go the look before a GPU leaves says.
     pub fn has(&self, belongs_to: &Belongs) -> bool {
         match belongs_to {
             Belongs::Unit(name) => *name == self.unit,
@@ -60,14 +78,27 @@ mod tests {
             ("2", "UID=1000\nTYPE=wayland\n"),
             ("3", "UID=1001\nTYPE=tty\n"),
             ("4.ref", ""),
+            ("5", "UID=1002\nTYPE=x11\n"),
+            ("6", "UID=1002\nTYPE=tty\n"),
+            ("7", "UID=1003\nUSER=lingers\nTYPE=x11\n"),
         ] {
             let sessions = dir.path().join("run/systemd/sessions");
             std::fs::create_dir_all(&sessions).unwrap();
             std::fs::write(sessions.join(file), text).unwrap();
         }
         let link = dir.path().join("etc/systemd/system/display-manager.service");
-        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
-        symlink("/lib/systemd/system/gdm.service", &link).unwrap();
+        for (dir_of, name) in [
+            ("etc/systemd/system", None),
+            ("lib/systemd/system", Some("gdm3.service")),
+            ("var/lib/systemd/linger", None),
+        ] {
+            std::fs::create_dir_all(dir.path().join(dir_of)).unwrap();
+            if let Some(name) = name {
+                symlink("gdm.service", dir.path().join(dir_of).join(name)).unwrap();
+            }
+        }
+        std::fs::write(dir.path().join("var/lib/systemd/linger/lingers"), "").unwrap();
+        symlink("/lib/systemd/system/gdm3.service", &link).unwrap();
         let desktop = Desktop::read(&root).unwrap();
         assert_eq!(
             (desktop.unit.as_str(), desktop.users.as_slice()),

@@ -27,12 +27,41 @@ const MOST_ALONG_INSIDE: usize = 3;
 /// Through this, what starts a unit whenever it is used, or due (systemd.socket(5), systemd.path(5), systemd.timer(5)).
 const STARTED_BY: &str = "TriggeredBy";
 
-/// A unit as systemd shows it: its state, what it would stop, and what starts it.
+/// A unit as systemd shows it: its state, what it would stop, what starts it, and why it would not come back.
 #[derive(Default)]
 struct Shown {
     state: String,
     stops: Vec<String>,
     started_by: Vec<String>,
+    never: Option<String>,
+    /// A socket that starts a unit for each connection.
+    accepts: bool,
+}
+
+/// What else is asked of a unit (org.freedesktop.systemd1(5)); one that a version does not know is not in its answer.
+const MORE: &str = "LoadState,CanStart,CanStop,Transient,UpheldBy,Accept";
+
+/// Why a unit that is stopped would not be as it was: a clause.
+fn never<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let name = harmless(name, 64);
+    let is = |key: &str, wanted: &str| value(key) == Some(wanted);
+    let load_state = value("LoadState").unwrap_or("loaded");
+    if is("Transient", "yes") {
+        return Some(format!(
+            "{name} was started by systemd-run or the like, and is gone for good once it is stopped"
+        ));
+    }
+    if !matches!(load_state, "loaded" | "") {
+        return Some(format!(
+            "{name} is \"{}\" for systemd, which does not start that again",
+            harmless(load_state, 32)
+        ));
+    }
+    if is("CanStart", "no") || is("CanStop", "no") {
+        return Some(format!("systemd does not start and stop {name} when it is asked to"));
+    }
+    let upholder = value("UpheldBy").and_then(|all| all.split_whitespace().next());
+    upholder.map(|by| format!("{} starts {name} again at once", harmless(by, 64)))
 }
 
 /// Units by their names.
@@ -68,10 +97,19 @@ fn said(root: &Root, words: &[&str]) -> Result<String, String> {
 fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
     let answer = said(root, &["pct", "status", &ctid.to_string()])?;
     let state = answer.lines().find_map(|line| line.strip_prefix("status: "));
+    // Of its current state, which ends where a snapshot's begins: a lock keeps Proxmox from both (PVE/LXC/Config.pm, check_lock).
+    let config = root.text(format!("/etc/pve/lxc/{ctid}.conf")).unwrap_or_default();
+    let mut current = config.lines().take_while(|line| !line.starts_with('['));
+    let lock = current
+        .find_map(|line| line.strip_prefix("lock:"))
+        .map(|lock| harmless(lock.trim(), 32));
     // pve-ha-manager, PVE/HA/Config.pm: sections "ct: 104".
     let managed = root.text("/etc/pve/ha/resources.cfg").unwrap_or_default();
     let is_managed = managed.lines().any(|line| line.trim_end() == format!("ct: {ctid}"));
-    let never = is_managed.then(|| format!("{unit} is managed by HA, which answers for where it runs"));
+    let never = match lock {
+        Some(lock) => Some(format!("{unit} is locked ({lock})")),
+        None => is_managed.then(|| format!("{unit} is managed by HA, which answers for where it runs")),
+    };
     Ok(Said {
         state: harmless(state.unwrap_or("unknown"), 32),
         never,
@@ -144,7 +182,17 @@ fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
         return Err(format!("{others} others would be stopped with it"));
     }
     let needed = started_by.iter().find(|name| !is_starter(name));
-    let never = needed.map(|name| format!("{} starts it again, and is not to be stopped", harmless(name, 64)));
+    let needed = needed.map(|name| format!("{} starts it again, and is not to be stopped", harmless(name, 64)));
+    let accepting = started_by.iter().find(|name| all[*name].accepts);
+    let accepting = accepting.map(|name| {
+        format!(
+            "it is for one connection of {}, which nothing makes again",
+            harmless(name, 64)
+        )
+    });
+    let stopped = takes_along.iter().chain([&own]).chain(&started_by);
+    let never: Vec<String> = stopped.filter_map(|name| all[name].never.clone()).collect();
+    let never = needed.or(accepting).or_else(|| never.into_iter().next());
     Ok(Said {
         state: harmless(state.as_deref().unwrap_or_default(), 32),
         takes_along,
@@ -169,7 +217,10 @@ fn visit(all: &All, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<Str
 
 /// One question to systemctl. A unit that it does not know is "inactive" there.
 fn show(root: &Root, unit: &Unit, names: &[String], all: &mut All) -> Result<(), String> {
-    let properties = format!("--property=Id,ActiveState,{},{STARTED_BY}", STOPPED_WITH.join(","));
+    let properties = format!(
+        "--property=Id,ActiveState,{},{STARTED_BY},{MORE}",
+        STOPPED_WITH.join(",")
+    );
     let mut words = unit.way_in();
     words.extend(["systemctl".to_owned(), "show".to_owned(), properties]);
     words.extend(names.iter().cloned());
@@ -189,6 +240,8 @@ fn show(root: &Root, unit: &Unit, names: &[String], all: &mut All) -> Result<(),
             state: values("ActiveState").unwrap_or_default().to_owned(),
             stops: list(&STOPPED_WITH),
             started_by: list(&[STARTED_BY]),
+            never: never(name, values),
+            accepts: values("Accept") == Some("yes"),
         };
         all.insert(name.clone(), shown);
     }
@@ -208,7 +261,8 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("programs")).unwrap();
         for (names, answer) in answers {
             let properties = STOPPED_WITH.join(",");
-            let file = format!("{way_in}systemctl show --property=Id,ActiveState,{properties},TriggeredBy {names}");
+            let file =
+                format!("{way_in}systemctl show --property=Id,ActiveState,{properties},{STARTED_BY},{MORE} {names}");
             std::fs::write(dir.path().join("programs").join(file), answer).unwrap();
         }
         dir
@@ -257,5 +311,155 @@ mod tests {
         );
         let said = of_systemd(&Root::at(dir.path()), &unit);
         assert_eq!(said, Err("more than 64 others depend on it".to_owned()));
+    }
+
+    #[test]
+    fn what_would_not_come_back_as_it_was_is_told_with_the_reason() {
+        for (answer, why) in [
+            (
+                "ActiveState=active\nLoadState=loaded\nCanStart=yes\nTransient=no\n",
+                None,
+            ),
+            (
+                "ActiveState=active\nLoadState=loaded\nTransient=yes\n",
+                Some("x.service was started by systemd-run or the like, and is gone for good once it is stopped"),
+            ),
+            (
+                "ActiveState=active\nLoadState=masked\n",
+                Some("x.service is \"masked\" for systemd, which does not start that again"),
+            ),
+            (
+                "ActiveState=active\nCanStart=no\n",
+                Some("systemd does not start and stop x.service when it is asked to"),
+            ),
+            (
+                "ActiveState=active\nUpheldBy=up\u{1b}.service\n",
+                Some("up\\u{1b}.service starts x.service again at once"),
+            ),
+        ] {
+            let dir = host(&[("x.service", answer)], "");
+            let said = of_systemd(&Root::at(dir.path()), &Unit::host("x.service")).unwrap();
+            assert_eq!(said.never.as_deref(), why, "{answer}");
+        }
+        for (socket, why) in [
+            ("ActiveState=active\nAccept=no\n", None),
+            (
+                "ActiveState=active\nAccept=yes\n",
+                Some("it is for one connection of x.socket, which nothing makes again"),
+            ),
+        ] {
+            let service = "ActiveState=active\nTriggeredBy=x.socket\n";
+            let dir = host(&[("x.service", service), ("x.socket", socket)], "");
+            let said = of_systemd(&Root::at(dir.path()), &Unit::host("x.service")).unwrap();
+            assert_eq!(said.never.as_deref(), why, "{socket}");
+            assert_eq!(said.started_by, ["x.socket"]);
+        }
+        let dir = host(
+            &[
+                ("x.service", "ActiveState=active\nTriggeredBy=dbus.socket\n"),
+                ("dbus.socket", "ActiveState=active\n"),
+            ],
+            "",
+        );
+        let said = of_systemd(&Root::at(dir.path()), &Unit::host("x.service")).unwrap();
+        assert_eq!(
+            said.never.as_deref(),
+            Some("dbus.socket starts it again, and is not to be stopped")
+        );
+    }
+
+    /// A host on which these programs say something, with these files.
+    fn answering(programs: &[(&str, &str)], files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let programs = programs.iter().map(|(name, text)| (format!("programs/{name}"), *text));
+        for (path, text) in programs.chain(files.iter().map(|(path, text)| ((*path).to_owned(), *text))) {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_container_of_proxmoxs_is_running_or_not_and_locked_or_managed_ones_are_left_alone() {
+        let conf = "etc/pve/lxc/104.conf";
+        for (status, files, state, never) in [
+            ("status: running\n", vec![], "running", None),
+            ("status: stopped\n", vec![], "stopped", None),
+            (
+                "status: running\n",
+                vec![(conf, "arch: amd64\nlock: backup\n")],
+                "running",
+                Some("container 104 is locked (backup)"),
+            ),
+            (
+                "status: running\n",
+                vec![(conf, "arch: amd64\n[snap]\nlock: backup\n")],
+                "running",
+                None,
+            ),
+            (
+                "status: running\n",
+                vec![("etc/pve/ha/resources.cfg", "vm: 104\n\nct: 104\n\tstate started\n")],
+                "running",
+                Some("container 104 is managed by HA, which answers for where it runs"),
+            ),
+            (
+                "status: running\n",
+                vec![("etc/pve/ha/resources.cfg", "vm: 104\nct: 1040\n")],
+                "running",
+                None,
+            ),
+        ] {
+            let dir = answering(&[("pct status 104", status)], &files);
+            let unit = Unit::Whole {
+                container: "104".parse().unwrap(),
+            };
+            let facts = read(&Root::at(dir.path()), &[unit]);
+            let said = facts[0].said.clone().unwrap();
+            assert_eq!(
+                (said.state.as_str(), said.never.as_deref()),
+                (state, never),
+                "{files:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_container_of_a_clients_is_left_alone_where_it_would_not_be_there_again() {
+        let id = "0123456789abcdef".repeat(4);
+        for (answer, state, never) in [
+            ("running\nfalse\n\n", "running", None),
+            ("running\nfalse\n<no value>\n", "running", None),
+            ("paused\nfalse\n\n", "paused", None),
+            (
+                "running\ntrue\n\n",
+                "running",
+                Some("it was started with --rm, and is gone for good once it is stopped"),
+            ),
+            (
+                "running\nfalse\nollama.service\n",
+                "running",
+                Some("ollama.service of systemd's looks after it"),
+            ),
+            (
+                "running\n",
+                "running",
+                Some("it cannot be seen whether it could be started again"),
+            ),
+        ] {
+            for client in [Client::Docker, Client::Podman] {
+                let name = format!(
+                    "{} container inspect --format {{{{.State.Status}}}}\n{{{{.HostConfig.AutoRemove}}}}\n{{{{index \
+                     .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}}} {id}",
+                    client.program()
+                );
+                let dir = answering(&[(&name, answer)], &[]);
+                let unit = Unit::Run { client, id: id.clone() };
+                let facts = read(&Root::at(dir.path()), &[unit]);
+                let said = facts[0].said.clone().unwrap();
+                assert_eq!((said.state.as_str(), said.never.as_deref()), (state, never), "{answer}");
+            }
+        }
     }
 }

@@ -214,7 +214,12 @@ impl Unit {
             (Unit::Whole { container }, Verb::Start | Verb::Restart) => {
                 return ["pct", "start", &container.to_string()].map(str::to_owned).to_vec();
             }
-            (Unit::Run { client, id }, _) => vec![client.program(), verb.word(), id],
+            // A start finds it ending where an earlier stop was cut off, which goes on by itself: what runs by then comes anew.
+            (Unit::Run { client, id }, verb) => {
+                let verb = if verb == Verb::Stop { "stop" } else { "restart" };
+                let within = SHUTDOWN.as_secs().to_string();
+                return [client.program(), verb, "-t", &within, id].map(str::to_owned).to_vec();
+            }
         };
         let words = words.into_iter().map(str::to_owned);
         self.way_in().into_iter().chain(words).collect()
@@ -239,8 +244,7 @@ impl Unit {
     }
 }
 
-/// How long a container of Proxmox's has to shut down. Docker's and Podman's have what they were started with, ten seconds by
-/// default.
+/// How long a container has to shut down before it is ended.
 pub const SHUTDOWN: Duration = Duration::from_secs(30);
 
 /// What is done to one.

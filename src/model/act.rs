@@ -217,12 +217,10 @@ impl Act {
         Act::StartUnit { name }
     }
 
-    /// Whether it only waits for services or processes, and can be broken off at any moment.
+    /// Whether it only waits until services or processes have ended, and can be broken off at any moment. A start is what gives
+    /// back, and is finished as anything else.
     pub fn only_waits(&self) -> bool {
-        matches!(
-            self,
-            Act::StopUnit { .. } | Act::StartUnit { .. } | Act::RestartUnit { .. } | Act::EndProcesses { .. }
-        )
+        matches!(self, Act::StopUnit { .. } | Act::EndProcesses { .. })
     }
 
     pub(crate) fn set_console(name: &str, bound: bool) -> Act {
@@ -416,7 +414,9 @@ impl Act {
                 driver, bound: false, ..
             } => format!("unbind from {driver}"),
             Act::Verify { .. } => "see whether it works".to_owned(),
+            Act::StopUnit { name } if name.is_container() => "shut it down".to_owned(),
             Act::StopUnit { .. } => "stop the service".to_owned(),
+            Act::StartUnit { name } if name.is_container() => "start it again".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
             Act::RestartUnit { .. } => "start the service anew".to_owned(),
             Act::EndProcesses { processes, kill, .. } => {

@@ -105,7 +105,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::SetPlatform { .. }
         | Act::ShutGate { .. }
         | Act::OpenGate { .. } => budgets.attribute,
-        Act::StopUnit { name } | Act::StartUnit { name } if name.is_container() => budgets.unit + SHUTDOWN,
+        Act::StopUnit { name } | Act::StartUnit { name } if name.is_container() => container_time(budgets),
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::RestartUnit { .. } => budgets.unit * 2,
         // After a look at what has its number by now.
@@ -120,6 +120,18 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         // A rescan probes what it finds.
         Act::Unbind { .. } | Act::Probe { .. } | Act::Remove { .. } | Act::Rescan { .. } => budgets.bind,
     }
+}
+
+/// How long a container may take to go down, or to come up: one that has to be ended has its time twice, and Proxmox waits as
+/// long again for what it has asked (pve-container, PVE/LXC.pm, vm_stop).
+fn container_time(budgets: &Budgets) -> Duration {
+    budgets.unit + SHUTDOWN * 2
+}
+
+/// What containers among these add to the time of a whole way.
+pub fn containers_time(units: &[Unit], budgets: &Budgets) -> Duration {
+    let containers = units.iter().filter(|unit| unit.is_container()).count();
+    container_time(budgets) * u32::try_from(containers).unwrap_or(u32::MAX)
 }
 
 /// An act with what belongs to it: how long it may take, what takes it back, what else is tried.

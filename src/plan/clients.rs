@@ -147,8 +147,6 @@ impl Judged {
         if self.units.contains(unit) {
             return;
         }
-        // What is inside goes down with it.
-        self.units.retain(|one| !unit.holds(one));
         let when = if *again {
             "the other GPU has left"
         } else {
@@ -208,7 +206,13 @@ impl Judged {
             (false, How::Own) => self.with_own.extend(stopped.iter().filter(|one| *one != unit).cloned()),
             (false, _) => {}
         }
-        let at = if *how == How::Own { self.units.len() } else { 0 };
+        // What ends without coming back as it was goes last, but for what others may talk to.
+        let own = self.units.iter().position(|one| is_own_service(one, true));
+        let at = match how {
+            How::Own => self.units.len(),
+            How::Desktop => own.unwrap_or(self.units.len()),
+            How::Named => 0,
+        };
         self.units.splice(at..at, stopped);
     }
 }
@@ -238,14 +242,19 @@ fn may_stop(unit: &Unit, settings: &Settings, all_leave: bool) -> Option<How> {
     is_allowed.then_some(How::Named)
 }
 
-/// What may be stopped so that a holder lets go, the gentlest first, and why each.
-fn ways_to_stop(holder: &Holder, snapshot: &Snapshot, settings: &Settings, all_leave: bool) -> Vec<(Unit, How)> {
-    let desktop = snapshot
+/// What may be stopped so that a holder lets go, the gentlest first, and why each. A desktop ends only for a GPU that it uses.
+fn ways_to_stop(holder: &Holder, ground: &Ground<'_>, settings: &Settings) -> Vec<(Unit, How)> {
+    let desktop = ground
+        .snapshot
         .desktop
         .as_ref()
         .filter(|_| settings.display_manager == DisplayManager::Stop);
     if let Some(desktop) = desktop.filter(|desktop| desktop.has(&holder.belongs_to)) {
-        return vec![(Unit::host(&desktop.unit), How::Desktop)];
+        let its = ground.snapshot.holders.iter().filter(|h| desktop.has(&h.belongs_to));
+        let leaves = |addr: PciAddr| ground.set.contains(&addr);
+        if its.flat_map(|h| &h.nodes).filter_map(Node::function).any(leaves) {
+            return vec![(Unit::host(&desktop.unit), How::Desktop)];
+        }
     }
     let Some(own) = Unit::of(holder) else {
         return Vec::new();
@@ -253,8 +262,21 @@ fn ways_to_stop(holder: &Holder, snapshot: &Snapshot, settings: &Settings, all_l
     let whole = own.container().map(|container| Unit::Whole { container });
     let mut units = vec![own];
     units.extend(whole.filter(|whole| *whole != units[0]));
+    let all_leave = ground.staying().is_empty();
     let allowed = |unit: Unit| may_stop(&unit, settings, all_leave).map(|how| (unit, how));
     units.into_iter().filter_map(allowed).collect()
+}
+
+/// The containers that are shut down because of one of these, in which nothing is stopped by itself.
+fn shut_down(users: &[Reason], ground: &Ground<'_>, settings: &Settings) -> BTreeSet<Unit> {
+    let stopped = users.iter().filter_map(|reason| match reason {
+        Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => {
+            Stop::of(holder, ground, settings, &BTreeSet::new())
+        }
+        _ => None,
+    });
+    let units = stopped.filter_map(|stop| Some(stop.ok()?.unit));
+    units.filter(|unit| matches!(unit, Unit::Whole { .. })).collect()
 }
 
 /// The units that may have to be stopped where these GPUs leave, of which systemd has to be asked
@@ -268,9 +290,8 @@ pub fn to_ask(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings
         Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => Some(holder),
         _ => None,
     });
-    let all_leave = ground.staying().is_empty();
     let may: BTreeSet<Unit> = holders
-        .flat_map(|holder| ways_to_stop(&holder, snapshot, settings, all_leave))
+        .flat_map(|holder| ways_to_stop(&holder, &ground, settings))
         .map(|(unit, _)| unit)
         .collect();
     may.into_iter().collect()
@@ -298,11 +319,18 @@ struct Stop<'a> {
 }
 
 impl<'a> Stop<'a> {
-    /// What is stopped for a holder, where the settings have that done; or why that cannot be done, all that it may be.
-    fn of(holder: &Holder, ground: &Ground<'a>, settings: &Settings) -> Option<Result<Self, Vec<Reason>>> {
-        let all_leave = ground.staying().is_empty();
+    /// What is stopped for a holder, where the settings have that done; or why that cannot be done, all that it may be. `wholes`:
+    /// containers that are shut down.
+    fn of(
+        holder: &Holder,
+        ground: &Ground<'a>,
+        settings: &Settings,
+        wholes: &BTreeSet<Unit>,
+    ) -> Option<Result<Self, Vec<Reason>>> {
         let mut reasons = Vec::new();
-        for (unit, how) in ways_to_stop(holder, ground.snapshot, settings, all_leave) {
+        let mut ways = ways_to_stop(holder, ground, settings);
+        ways.retain(|(unit, _)| !wholes.iter().any(|whole| whole != unit && whole.holds(unit)));
+        for (unit, how) in ways {
             match Stop::of_unit(&unit, how, ground, settings) {
                 Ok(stop) => return Some(Ok(stop)),
                 Err(why) => reasons.push(Reason::Kept { unit, why }),
@@ -401,21 +429,21 @@ pub(crate) fn judge_holders(
     let accepts_doubt = settings.doubt == Doubt::GoOn && !is_one_shot(snapshot);
     let is_unbound = |a: &&PciAddr| way != Way::Unload || !snapshot.function(**a).is_some_and(Function::is_on_nvidia);
     let unbound: Vec<PciAddr> = addrs.iter().filter(is_unbound).copied().collect();
-    let mut users = users_of(ground, way, &let_go);
-    // Where a container is shut down, nothing is stopped inside.
-    let is_whole = |reason: &Reason| match reason {
-        Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => {
-            matches!(Unit::of(holder), Some(Unit::Whole { .. }))
-        }
-        _ => false,
+    let users = users_of(ground, way, &let_go);
+    let wholes = shut_down(&users, ground, settings);
+    let stop_of = |holder: &Holder| Stop::of(holder, ground, settings, &wholes);
+    // For a doubt that the settings accept no container goes down.
+    let is_accepted = |holder: &Holder| {
+        let whole = matches!(stop_of(holder), Some(Ok(stop)) if matches!(stop.unit, Unit::Whole { .. }));
+        accepts_doubt && whole
     };
-    users.sort_by_key(|reason| !is_whole(reason));
     let all = users.into_iter().chain(unseen(snapshot, &unbound));
     for reason in all.chain(usb_below(snapshot, addrs)) {
         match &reason {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if judged.lets_go(holder) => {}
             Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }
-                if let Some(stop) = Stop::of(holder, ground, settings) =>
+                if let Some(stop) = stop_of(holder)
+                    && !(matches!(reason, Reason::Doubtful { .. }) && is_accepted(holder)) =>
             {
                 match stop {
                     Ok(stop) => judged.stops(ground, &stop, nodes),

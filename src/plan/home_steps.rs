@@ -350,7 +350,11 @@ impl WayHome<'_> {
         let order = start_order(&self.record.units);
         let (starters, others) = order.split_at(order.iter().take_while(|unit| is_starter(&unit.name())).count());
         // Where the run was killed in between, what they start runs still; else this does nothing.
-        let is_started = |unit: &&&Unit| !is_own_service(unit, true) && starters.iter().any(|one| one.is_beside(unit));
+        let stem = |unit: &Unit| unit.name().rsplit_once('.').map(|(stem, _)| stem.to_owned());
+        let is_started = |unit: &&&Unit| {
+            let starts = |one: &&Unit| one.is_beside(unit) && stem(one) == stem(unit);
+            !is_own_service(unit, true) && starters.iter().any(starts)
+        };
         for unit in others.iter().rev().filter(is_started) {
             steps.stop(unit, &[]).soft();
         }

@@ -18,7 +18,7 @@ use crate::execute::kernel::Kernel;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
 use crate::model::error::Error;
-use crate::model::plan::{Direction, Plan, Way};
+use crate::model::plan::{Direction, Plan, Way, containers_time};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::out::{self, Wanted};
@@ -276,6 +276,7 @@ impl Session {
         end: Duration,
     ) -> Result<(), Error> {
         let start = self.kernel.now();
+        let end = end + containers_time(&plan.units, &self.budgets);
         let steps = plan.steps.len();
         if steps > 0 {
             let left = end.saturating_sub(start).as_secs();

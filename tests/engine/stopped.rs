@@ -6,11 +6,11 @@ use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units::{Client, Unit};
 use gpu_handoff::model::act::Act;
-use gpu_handoff::settings::values::{Containers, DisplayManager, Services, Settings, WayOut};
+use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, Services, Settings, WayOut};
 
 use crate::common::hosts::{
-    GDM, OLLAMA, SOCKET, add_desktop, add_inside, add_ollama, add_persistenced, add_run, add_socket, add_whole, inside,
-    run, whole,
+    GDM, OLLAMA, PERSISTENCED, SOCKET, add_desktop, add_inside, add_ollama, add_persistenced, add_run, add_socket,
+    add_whole, inside, run, whole,
 };
 use crate::common::{End, Fault, Model, Process, Session, addr, host};
 use crate::{assert_as_before, records};
@@ -278,6 +278,61 @@ fn what_outlives_its_desktop_keeps_the_gpu_and_the_desktop_comes_back() {
     let end = session.out(&mut model);
     assert!(matches!(end, End::Refused(_)), "{end:?}");
     assert_eq!(model.units, before);
+}
+
+/// It has the driver's own nodes open, as every user of any GPU has, and draws on the other card.
+#[test]
+fn a_desktop_on_another_gpu_goes_on() {
+    for way in [WayOut::Auto, WayOut::Unbind] {
+        let kind = kinds().into_iter().find(|kind| kind.name == "a desktop").unwrap();
+        let mut model = host(2);
+        add_desktop(&mut model);
+        for process in &mut model.processes {
+            process.nodes = vec![Node::Gpu(addr(2, 0)), Node::Control, Node::Modeset];
+        }
+        let before = model.state();
+        let refusal = asked(&kind, way).plan_out(&mut model).unwrap_err().to_string();
+        assert!(refusal.contains("nothing shows that it uses another GPU"), "{refusal}");
+        let mut session = asked(&kind, way);
+        session.settings.doubt = Doubt::GoOn;
+        assert!(matches!(session.out(&mut model), End::Done));
+        assert!(runs(&kind, &model));
+        assert!(matches!(session.home(&mut model), End::Done));
+        assert_as_before(&model, &before, "at home");
+    }
+}
+
+/// A shell beside the service: the whole container goes down then, and nothing is said of a service that is stopped inside.
+#[test]
+fn where_a_container_is_shut_down_nothing_is_stopped_inside() {
+    let mut model = host(1);
+    add_inside(&mut model);
+    add_whole(&mut model);
+    let kind = kinds()
+        .into_iter()
+        .find(|kind| kind.name == "a container as a whole")
+        .unwrap();
+    let plan = asked(&kind, WayOut::Auto).plan_out(&mut model).unwrap();
+    assert_eq!(plan.units, [whole()]);
+    assert!(
+        plan.notes.iter().all(|note| !note.contains("the container goes on")),
+        "{:?}",
+        plan.notes
+    );
+}
+
+/// The desktop is the last to go: where another does not stop, nobody's work is lost.
+#[test]
+fn a_desktop_goes_after_what_may_fail() {
+    let mut model = host(1);
+    add_persistenced(&mut model);
+    add_desktop(&mut model);
+    add_ollama(&mut model);
+    let mut session = Session::new(&[addr(1, 0)]);
+    session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
+    session.settings.display_manager = DisplayManager::Stop;
+    let plan = session.plan_out(&mut model).unwrap();
+    assert_eq!(plan.units, [OLLAMA, GDM, PERSISTENCED].map(Unit::host));
 }
 
 #[test]

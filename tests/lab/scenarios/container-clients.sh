@@ -40,9 +40,9 @@ for client in podman docker; do
 done
 say "a client that is not there, or gives no answer"
 setting 'containers = "release"' 'deadlines.unit = 5' 'deadlines.holder-wait = 2'
-id=$(docker run hold /dev/nvidia0); wait_for 60 uses docker "$id"; mv /usr/local/bin/docker /root/docker
+id=$(docker run hold /dev/nvidia0); wait_for 60 uses docker "$id"; mv /usr/bin/docker /root/docker
 within 60 255 qm start 111; said "since Docker gives no answer: docker cannot be run"
-printf '#!/bin/sh\nsleep 1000\n' >/usr/local/bin/docker; chmod 755 /usr/local/bin/docker
+printf '#!/bin/sh\nsleep 1000\n' >/usr/bin/docker; chmod 755 /usr/bin/docker
 within 60 255 qm start 111; said "since Docker gives no answer"; uses docker "$id" || fail "it was stopped"
-cp /root/docker /usr/local/bin/docker; docker stop "$id" >/dev/null
+cp /root/docker /usr/bin/docker; docker stop "$id" >/dev/null
 umount -l $root; setting; at_home "in the end"

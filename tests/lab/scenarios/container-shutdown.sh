@@ -38,6 +38,16 @@ printf 'ct: 104\n\tstate started\n' >/etc/pve/ha/resources.cfg
 setting 'containers = "shutdown"' 'deadlines.holder-wait = 2'; within 60 255 qm start 111; said "container 104 is managed by HA"; uses || fail "it was stopped"
 rm /etc/pve/ha/resources.cfg; settled || fail "not as before"
 say "it does not shut down when it is asked to: it is ended"
-setting 'containers = "shutdown"' 'deadlines.way-out = 120'
-within 180 0 qm start 111; away "with one that was ended"; down "it"
-within 120 0 qm stop 111; comes_home 90 "in the end"; wait_for 60 uses; within 60 0 pct stop 104; setting; settled || fail "not as before"
+setting 'containers = "shutdown"'
+within 150 0 qm start 111; away "with one that was ended"; down "it"
+within 120 0 qm stop 111; comes_home 90 "in the end"; wait_for 60 uses
+say "the hook is killed, and ended by TERM, while that takes its time: the shutdown goes on, and it runs again"
+stopping() { pgrep -f "lxc-stop -n 104" >/dev/null; }
+for signal in KILL TERM; do
+	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+	wait_for 60 stopping; kill -$signal $run; wait $run 2>/dev/null; cat /root/said
+	[ $signal = TERM ] || within 150 0 gpu-handoff 111 post-stop
+	is_well() { settled && uses; }
+	wait_for 150 is_well; stays 40; uses || fail "$signal: it has gone down since"
+done
+within 60 0 pct stop 104; setting; settled || fail "not as before"

@@ -44,6 +44,10 @@ for way in unload unbind; do
 	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed when it was stopped"
 	for name in ollama jellyfin; do wait_for 20 uses $name; done
 done
+say "ended by TERM when it was stopped: it runs again"
+gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
+wait_for 30 sh -c "! systemctl -q is-active ollama"; kill -TERM $run; wait $run 2>/dev/null; cat /root/said
+comes_home 60 "TERM"; for name in ollama jellyfin; do wait_for 20 uses $name; done
 systemctl stop jellyfin
 
 say "another user keeps the GPU: what was not stopped for nothing"
