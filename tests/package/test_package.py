@@ -52,6 +52,8 @@ FILES = """
 /usr/share/gpu-handoff/snippets/chain 755
 /usr/share/gpu-handoff/snippets/removed 755
 /usr/share/lintian/overrides/gpu-handoff 644
+/usr/share/man/man5/gpu-handoff.toml.5.gz 644
+/usr/share/man/man8/gpu-handoff.8.gz 644
 """
 
 
