@@ -1,6 +1,7 @@
 #!/bin/sh
 # The package upgraded, removed and installed anew while a VM has the GPU: it stays with the VM, nobody is restarted, and it comes home.
-# lab: --timeout 600
+# lab: --timeout 1200
+# tier: full
 . /usr/local/lib/lab-home.sh
 export DEBIAN_FRONTEND=noninteractive
 deb=$(echo /root/gpu-handoff_*_amd64.deb) link=/var/lib/vz/snippets/gpu-handoff
