@@ -1,7 +1,7 @@
 """What takes minutes and the network: the same package from another folder, a release that apt installs, and Debian's own
 ways of trying a package out, piuparts and autopkgtest.
 
-    PACKAGE=target/debian/gpu-handoff_*.deb python3 -m unittest -v tests/package/test_full.py
+    PACKAGE=target/package/gpu-handoff_*.deb python3 -m unittest -v tests/package/test_full.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is in the package, and what Debian's own tools say of it.
 
-    PACKAGE=target/debian/gpu-handoff_*.deb python3 -m unittest -v tests/package/test_package.py
+    PACKAGE=target/package/gpu-handoff_*.deb python3 -m unittest -v tests/package/test_package.py
 """
 
 from __future__ import annotations

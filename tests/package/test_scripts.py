@@ -3,7 +3,7 @@
 PACKAGE in the environment is the package. What a removal leaves is read off the overlay: every file that differs from
 the machine's is one that we have made, changed or removed. In the lab the same is done on a host with a VM and a GPU.
 
-    PACKAGE=target/debian/gpu-handoff_*.deb python3 -m unittest -v tests/package/test_scripts.py
+    PACKAGE=target/package/gpu-handoff_*.deb python3 -m unittest -v tests/package/test_scripts.py
 """
 
 from __future__ import annotations
