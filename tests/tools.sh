@@ -1,4 +1,4 @@
-# Sourced by tests/run, tests/build-deb and tests/lab/bootstrap.sh: the environment that all of them count on, and
+# Sourced by tests/run, tests/build-deb, tests/release and tests/lab/bootstrap.sh: the environment that all of them count on, and
 # packages that the machine lacks. Prints nothing where all is there.
 
 # cron and units give less than a login does: no HOME, and no sbin in PATH.
@@ -66,4 +66,24 @@ amd64_only() {
     [ "$arch" = amd64 ] && return
     echo "error: this needs Debian on amd64, and this machine is $arch" >&2
     return 1
+}
+
+# Building a program of cargo's takes a minute, on a slow machine several.
+TOOL_PATIENCE=1800
+
+# tool NAME VERSION: a program of cargo's, built once for all clones of this machine; its folder is then in PATH.
+tool() {
+    tools=$cache_home/gpu-handoff tool_root=$cache_home/gpu-handoff/$1-$2
+    if [ ! -x "$tool_root/bin/$1" ]; then
+        mkdir -p "$tools"
+        (
+            flock --wait "$TOOL_PATIENCE" 9 || { echo "error: another run still builds $1" >&2 && exit 1; }
+            # Whom we waited for has built it.
+            [ ! -x "$tool_root/bin/$1" ] || exit 0
+            echo "building $1 $2 (minutes, once)" >&2
+            CARGO_TARGET_DIR=$tools/$1-build cargo install --quiet --locked --root "$tool_root" --version "$2" "$1" >&2
+            rm -rf "$tools/$1-build"
+        ) 9>"$tools/$1.lock"
+    fi
+    PATH=$tool_root/bin:$PATH
 }

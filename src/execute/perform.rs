@@ -70,7 +70,7 @@ pub fn serve() -> io::Result<()> {
         let Some(line) = next_line(&mut requests, within)? else {
             return Ok(()); // and what it has shut is open
         };
-        let reply = worker.answer(serde_json::from_str(&line)?);
+        let reply = worker.answer(serde_json::from_slice(line.as_bytes())?);
         let mut line = serde_json::to_vec(&reply)?;
         line.push(b'\n');
         stdout.write_all(&line)?;

@@ -97,7 +97,7 @@ pub fn read(root: &Root) -> io::Result<Vec<Handoff>> {
     };
     Ok(text
         .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter_map(|line| serde_json::from_slice(line.as_bytes()).ok())
         .collect())
 }
 

@@ -17,7 +17,7 @@ import time
 from . import config as vmconfig
 from .cli import arguments
 from .hooks import exec_hookscript
-from .paths import PVE, Died, node_name, read, say, warn
+from .paths import PVE, Died, node_name, read, say, warn, write
 
 LOCKS = "/run/lock/lxc"
 CGROUP = "/sys/fs/cgroup/lxc"
@@ -192,11 +192,28 @@ def enter(ctid, command):
     os.execv("/usr/bin/lxc-attach", ["lxc-attach", "-n", ctid, "--", *command])
 
 
+def set_(ctid, words):
+    """`pct set CTID --hookscript VOLUME | --delete hookscript`: at once, also while it runs [CT LXC/Config.pm LXC_FASTPLUG_OPTIONS]."""
+    text = read(config_path(ctid))
+    if text is None or words[0] not in ("--hookscript", "--delete"):
+        raise Died(f"400 unable to parse option, or no container {ctid}")
+    if "lock" in Config(text).values:
+        raise Died(f"CT is locked ({Config(text).values['lock']})")     # [GC AbstractConfig.pm check_lock]
+    head, *rest = re.split(r"(?m)^(?=\[)", text, maxsplit=1)
+    head = re.sub(r"(?m)^hookscript:.*\n", "", head)
+    if words[0] == "--hookscript":
+        head = head.rstrip("\n") + f"\nhookscript: {words[1]}\n"
+    write(config_path(ctid), head + "".join(rest))
+    return 0
+
+
 def main(argv):
     verb, rest = (argv + ["", ""])[1], argv[2:]
     try:
         if verb == "exec":
             enter(rest[0], rest[rest.index("--") + 1:])
+        if verb == "set":
+            return set_(int(rest[0]), rest[1:])
         options = arguments(rest, "timeout", "forceStop", "skiplock") if verb != "list" else None
         if verb == "start":
             start(options.vmid)
@@ -217,7 +234,7 @@ def main(argv):
                 state = "running" if init_pid(ctid) else "stopped"
                 say(f"{ctid:<10} {state:<10} {'':<12} {load(ctid).values.get('hostname', '')}")
         else:
-            raise Died("ERROR: unknown command\nUSAGE: pct start|stop|shutdown|status|config|list|exec CTID")
+            raise Died("ERROR: unknown command\nUSAGE: pct start|stop|shutdown|status|config|list|set|exec CTID")
         return 0
     except (Died, OSError) as error:
         warn(str(error))
