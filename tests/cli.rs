@@ -199,6 +199,26 @@ fn check_runs_on_whatever_machine_this_is() {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     let value: serde_json::Value =
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}{}", stderr(&output)));
+    // What every Linux has is seen, whatever it says.
+    let of = |id: &str| {
+        value["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|f| f["id"] == id)
+            .unwrap()
+            .clone()
+    };
+    for id in [
+        "virtualisation",
+        "gate",
+        "interrupt-remapping",
+        "cmdline",
+        "room",
+        "vm-memory",
+    ] {
+        assert_eq!(of(id)["looked"], true, "{}", of(id));
+    }
     let failures = value["summary"]["failures"].as_u64().unwrap();
     assert_eq!(
         output.status.code(),

@@ -79,7 +79,12 @@ pub(super) fn speed(facts: &Facts) -> Looked {
     let gpus = facts.gpus();
     let known: Vec<&&Function> = gpus.iter().filter(|g| !g.max_speed.is_empty()).collect();
     if known.is_empty() {
-        return skip("no GPU says how fast its link is").into();
+        return skip(if gpus.is_empty() {
+            NONE
+        } else {
+            "no GPU says how fast its link is"
+        })
+        .into();
     }
     let lines = known.iter().map(|gpu| {
         let (now, most) = (&gpu.speed, &gpu.max_speed);

@@ -52,7 +52,7 @@ impl Part {
 }
 
 /// Texts that are read whole.
-const TEXTS: [&str; 20] = [
+const TEXTS: [&str; 19] = [
     "/proc/cmdline",
     "/proc/devices",
     "/proc/driver/nvidia/params",
@@ -72,8 +72,10 @@ const TEXTS: [&str; 20] = [
     "/etc/udev/rules.d/70-nvidia.rules.proxmenux-disabled",
     "/etc/systemd/system/gpu-to-vfio.service",
     "/etc/systemd/system/gpu-to-nvidia.service",
-    "/etc/systemd/system/multi-user.target.wants/gpu-handoff-recover.service",
 ];
+
+/// What systemd makes of an enabled unit, a link.
+const WANTED_AT_BOOT: &str = "/etc/systemd/system/multi-user.target.wants/gpu-handoff-recover.service";
 
 /// What only has to be there; a file's mode and time are noted.
 const PATHS: [&str; 14] = [
@@ -182,6 +184,7 @@ fn host(root: &Root, texts: &mut Texts) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         texts.seen.insert("/proc/cpuinfo".to_owned(), Seen::Text(text));
     }
+    add_link(root, texts, WANTED_AT_BOOT);
     for path in PATHS {
         note(root, texts, path);
     }
@@ -202,7 +205,9 @@ fn host(root: &Root, texts: &mut Texts) {
     let snippets = "/var/lib/vz/snippets";
     add_names(root, texts, snippets, |_| true);
     for name in names_in(texts, snippets) {
-        add_text(root, texts, &format!("{snippets}/{name}"));
+        let is_ours = name == "gpu-handoff";
+        let add = if is_ours { add_link } else { add_text };
+        add(root, texts, &format!("{snippets}/{name}"));
         note(root, texts, &format!("{snippets}/{name}"));
     }
     let (modprobe, lists, boot) = (
@@ -348,13 +353,19 @@ fn add_texts_below(root: &Root, texts: &mut Texts, folder: &str) {
     }
 }
 
-/// A file's text, or where it leads as a link; a program's is not kept.
-fn add_text(root: &Root, texts: &mut Texts, path: &str) {
-    if let Ok(target) = fs::read_link(root.path(path)) {
-        let target = target.to_string_lossy().into_owned();
-        texts.seen.insert(path.to_owned(), Seen::Link(target));
-        return;
+/// Where a link leads, whether something is there or not; of a file that is none its text.
+fn add_link(root: &Root, texts: &mut Texts, path: &str) {
+    match fs::read_link(root.path(path)) {
+        Ok(target) => {
+            let target = target.to_string_lossy().into_owned();
+            texts.seen.insert(path.to_owned(), Seen::Link(target));
+        }
+        Err(_) => add_text(root, texts, path),
     }
+}
+
+/// A file's text, links followed.
+fn add_text(root: &Root, texts: &mut Texts, path: &str) {
     let seen = match text(root, path) {
         Ok(text) => Seen::Text(text),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return,

@@ -54,7 +54,7 @@ pub const CASES: &[Case] = &[
     case(
         "gate",
         with(&[File(
-            "/proc/mounts",
+            "/proc/self/mounts",
             "tmpfs /sys/fs/cgroup tmpfs ro 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
         )]),
     ),
