@@ -4,6 +4,7 @@ use crate::base::text::{foreign, harmless, join};
 use crate::check::facts::Facts;
 use crate::check::finding::{Finding, Looked, NotSeen, fail, info, or_pass, skip, warn};
 use crate::check::guests::{Container, line_of};
+use crate::proxmox::container_config::GpuReference;
 
 const NONE: &str = "no container of this node is given a GPU";
 
@@ -101,14 +102,15 @@ pub(super) fn nodes(facts: &Facts) -> Looked {
             if dev.iter().any(|n| n == name) {
                 continue;
             }
-            let key = match reference {
-                crate::proxmox::container_config::GpuReference::Device { key, .. }
-                | crate::proxmox::container_config::GpuReference::Mount { key, .. } => key,
+            // pve-container, PVE/LXC/Config.pm: a devN whose node is not there keeps the container from starting; a mount entry is
+            // mostly one with "optional".
+            let (key, then) = match reference {
+                GpuReference::Device { key, .. } => (key, "it does not start"),
+                GpuReference::Mount { key, .. } => (key, "it starts without"),
                 _ => continue,
             };
             let text = format!(
-                "container {} is given {}, which the host has not now: it does not start without, or starts \
-                without it",
+                "container {} is given {}, which the host has not now: {then}",
                 container.ctid,
                 foreign(path)
             );

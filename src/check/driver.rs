@@ -110,14 +110,18 @@ pub(super) fn library(facts: &Facts) -> Looked {
     if versions.is_empty() {
         return info("no library of NVIDIA's is installed on the host: the module alone serves containers").into();
     }
-    let wrong = versions.iter().find(|(_, version)| *version != loaded);
-    match wrong {
-        None => pass(format!("module and libraries are of one version ({loaded})")),
-        Some((folder, version)) => fail(format!(
-            "the module is of version {loaded}, and libraries in {folder} \
-                of {version}: 'nvidia-smi' and CUDA refuse to work"
+    let wrong: Vec<&(&str, &str)> = versions.iter().filter(|(_, version)| *version != loaded).collect();
+    let hint = "reboot if the driver was updated since; else install both from one source";
+    match (wrong.first(), wrong.len() == versions.len()) {
+        (None, _) => pass(format!("module and libraries are of one version ({loaded})")),
+        (Some((folder, version)), true) => fail(format!(
+            "the module is of version {loaded}, and libraries in {folder} of {version}: 'nvidia-smi' and CUDA refuse to work"
         ))
-        .hint("reboot if the driver was updated since; else install both from one source"),
+        .hint(hint),
+        (Some((folder, version)), false) => warn(format!(
+            "{folder} has libraries of {version} beside those of the module's version {loaded}: which are used is up to a link"
+        ))
+        .hint(hint),
     }
     .into()
 }
@@ -232,7 +236,7 @@ pub(super) fn newest(facts: &Facts) -> Looked {
     match text.lines().any(is_driver) {
         true => pass(format!("NVIDIA's module is there for the newest kernel {newest}")),
         false => warn(format!(
-            "there is no module of NVIDIA's for kernel {newest}, which boots next"
+            "there is no module of NVIDIA's for kernel {newest}, the newest that is installed"
         ))
         .at(path, None)
         .hint(format!(

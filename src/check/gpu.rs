@@ -4,6 +4,7 @@ use crate::base::text::{are, join};
 use crate::check::facts::Facts;
 use crate::check::finding::{Finding, Looked, fail, info, notice, or_pass, pass, skip, warn};
 use crate::host::functions::Function;
+use crate::host::nodes::Node;
 use crate::settings::known_gpus;
 use crate::settings::values::Settings;
 
@@ -304,26 +305,24 @@ pub(super) fn overridden(facts: &Facts) -> Looked {
 
 pub(super) fn stranded(facts: &Facts) -> Looked {
     each(facts, "no GPU is on vfio-pci without somebody who has it", |gpu| {
-        let runs = facts.snapshot.holders.iter().any(|h| {
-            h.nodes
-                .iter()
-                .any(|n| gpu.group.is_some_and(|g| *n == crate::host::nodes::Node::VfioGroup(g)))
-        });
+        let is_its = |node: &Node| {
+            let of_group = gpu.group.is_some_and(|group| *node == Node::VfioGroup(group));
+            of_group || *node == Node::VfioDevice(gpu.addr)
+        };
+        let runs = facts.snapshot.holders.iter().any(|h| h.nodes.iter().any(is_its));
         let recorded = facts.records.iter().any(|r| r.has(gpu.addr));
         if !gpu.is_on_vfio() || runs || recorded {
             return Vec::new();
         }
+        let text = format!(
+            "{} is on vfio-pci, no VM runs with it, and no handoff has it on record",
+            gpu.addr
+        );
         let hint = format!(
             "'gpu-handoff to_nvidia --gpu {}'; if it is there again after a boot, see the check 'vfio-ids'",
             gpu.addr
         );
-        vec![
-            warn(format!(
-                "{} is on vfio-pci, no VM runs with it, and no handoff has it on record",
-                gpu.addr
-            ))
-            .hint(hint),
-        ]
+        vec![warn(text).hint(hint)]
     })
 }
 
@@ -338,8 +337,8 @@ pub(super) fn new_id(facts: &Facts) -> Looked {
         }
         let id = format!("{:04x} {:04x}", gpu.vendor, gpu.device);
         let text = format!(
-            "{} is on vfio-pci by no driver_override and no line: an id that was written to new_id draws \
-                every card of its model",
+            "{} is on vfio-pci by no driver_override and no line: an id was written to new_id, which draws every card \
+             of its model, or the initramfs has a line that the host has no more",
             gpu.addr
         );
         vec![warn(text).hint(format!("echo '{id}' >/sys/bus/pci/drivers/vfio-pci/remove_id"))]

@@ -129,7 +129,7 @@ pub(super) fn kernel(facts: &Facts) -> Looked {
             pass(format!("the running kernel {running} is the newest one installed")).into()
         }
         Some(newest) => notice(format!(
-            "kernel {running} runs, and {newest} is installed: it boots next"
+            "kernel {running} runs, and {newest} is installed: it boots next, if none is pinned"
         ))
         .hint("reboot when it suits; 'proxmox-boot-tool kernel list' shows which is chosen")
         .into(),

@@ -214,7 +214,11 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "driver-library",
-        with(&[File("/usr/lib/x86_64-linux-gnu/libcuda.so.570.86.10", "")]),
+        with(&[
+            Without("/usr/lib/x86_64-linux-gnu/libcuda.so.580.95.05"),
+            Without("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05"),
+            File("/usr/lib/x86_64-linux-gnu/libcuda.so.570.86.10", ""),
+        ]),
     ),
     case(
         "driver-branch",
