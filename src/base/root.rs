@@ -5,9 +5,12 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fs, io};
+
+use rustix::fs::{OFlags, makedev};
 
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 
@@ -15,6 +18,9 @@ use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 /// the kernel allows (vm.max_map_count, 65530 by default), some 10 MB. A bound, so that a broken mount cannot fill the
 /// memory.
 const LONGEST: u64 = 256 << 20;
+
+/// Longest configuration file that is read, bytes: such a file is written by hand.
+const LONGEST_CONFIG: u64 = 1 << 20;
 
 /// Most of a program's answer that is listened to, bytes.
 const MOST_HEARD: u64 = 1 << 20;
@@ -66,6 +72,40 @@ impl Root {
         use std::io::Read;
         let mut bytes = Vec::new();
         fs::File::open(self.path(path))?.take(LONGEST).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The bytes of a configuration file: of a file that ends, and is no longer than a megabyte. Of /dev/null, to which such
+    /// a file is linked that is not to count, there are none.
+    ///
+    /// # Errors
+    /// Those of reading; FileTooLarge; InvalidInput for a pipe, a socket, a device, which might never answer.
+    pub fn config(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        use std::io::Read;
+        // A pipe is opened at once then, and not read.
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).custom_flags(flags.bits().cast_signed());
+        let file = file.open(self.path(path))?;
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
+        if kind.is_char_device() && metadata.rdev() == makedev(1, 3) {
+            return Ok(Vec::new());
+        }
+        if kind.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if !kind.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(LONGEST_CONFIG + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LONGEST_CONFIG {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "it has more than a megabyte, as no such file has",
+            ));
+        }
         Ok(bytes)
     }
 

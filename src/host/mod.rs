@@ -4,14 +4,20 @@
 //! up is not touched, and what can block is read in a worker with a deadline ([`crate::execute::worker`]).
 
 pub mod belongs; // what a process belongs to
+pub mod boot_loader; // the kernel's command line, of now and of the next boot
 pub mod container_nodes; // nodes in containers that are another device's now
 pub mod desktop; // the display manager, and who is logged in by it
 pub mod displays; // framebuffers and consoles
 pub mod functions; // PCI functions
 pub mod holders; // who uses a GPU
+pub mod grub_config; // GRUB's settings, as far as they are plain
+pub mod kernel_args; // arguments of a command line, each with its place
+pub mod modprobe_config; // modprobe.d, line by line
+pub mod module_lists; // what is to be loaded at boot
 pub mod modules; // what is loaded, and what could be loaded again
 pub mod nodes; // the device nodes of each GPU
 pub mod nvidia; // NVIDIA's driver
+pub mod place; // where something stands in the configuration
 pub mod snapshot; // all of it in one value
 pub mod stuck_calls; // calls of others that hold a function's lock
 pub mod unit_states; // whether these run, and what goes down with them
