@@ -31,6 +31,7 @@ use crate::execute::kernel::ActError;
 use crate::host::container_nodes::StaleNode;
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
+use crate::host::pci_ids::{Ids, Named};
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
 use crate::model::act::Act;
@@ -82,6 +83,10 @@ pub(crate) enum Question {
     Find(Wanted),
     /// Add this to the history.
     Remember(Handoff),
+    /// Read the history.
+    Past,
+    /// Read what devices are called.
+    Names(Vec<Ids>),
 }
 
 /// What a worker answers, as it comes through the pipe.
@@ -99,6 +104,10 @@ pub(crate) enum Answer {
     Found(Found),
     /// Whether the history has it now.
     Remembered(Result<(), String>),
+    /// The history, the oldest entry first.
+    Past(Result<Vec<Handoff>, String>),
+    /// What devices are called.
+    Names(Vec<Named>),
     /// Those that cannot be had.
     NotMade(Vec<String>),
     /// Nodes inside them that are another device's.

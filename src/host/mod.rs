@@ -11,6 +11,7 @@ pub mod holders; // who uses a GPU
 pub mod modules; // what is loaded, and what could be loaded again
 pub mod nodes; // the device nodes of each GPU
 pub mod nvidia; // NVIDIA's driver
+pub mod pci_ids; // what a device is called
 pub mod snapshot; // all of it in one value
 pub mod stuck_calls; // calls of others that hold a function's lock
 pub mod units; // units of systemd's: whether they run, what goes down with them
