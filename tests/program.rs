@@ -52,7 +52,11 @@ fn stdout(output: &Output) -> String {
 }
 
 fn json(output: &Output, schema: &str) -> Value {
-    let value: Value = serde_json::from_str(&stdout(output)).unwrap();
+    as_described(&stdout(output), schema)
+}
+
+fn as_described(text: &str, schema: &str) -> Value {
+    let value: Value = serde_json::from_str(text).unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schemas/{schema}.json"));
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let validator = jsonschema::draft202012::new(&schema).unwrap();
@@ -141,6 +145,33 @@ fn status_holders_and_history_of_a_host_are_printed_as_they_are_described() {
     );
     let text = run(dir.path(), &["status"]).unwrap();
     assert!(!stdout(&text).contains('\u{1b}'), "colours in a pipe");
+}
+
+/// The machine's own modprobe is asked there, so that a plan may be a refusal: that has the same form.
+#[test]
+fn on_every_host_of_tests_hosts_the_json_is_as_described() {
+    let mut shown = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts")).unwrap() {
+        let Ok(text) = fs::read_to_string(entry.unwrap().path().join("host")) else {
+            continue;
+        };
+        let dir = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        tree::build(&text, dir.path()).unwrap();
+        for (args, schema) in [
+            (&["status", "--json"][..], "status"),
+            (&["holders", "--json"], "holders"),
+            (&["plan", "--json", "--gpu", "0"], "plan"),
+        ] {
+            let Some(output) = run(dir.path(), args) else { return };
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(matches!(output.status.code(), Some(0 | 3)), "{args:?}: {stderr}");
+            as_described(&String::from_utf8(output.stdout).unwrap(), schema);
+            shown += 1;
+        }
+    }
+    assert!(shown > 60, "{shown}");
 }
 
 #[test]

@@ -54,7 +54,9 @@ fn groups_of(folder: &Path) -> groups::Groups {
 }
 
 fn groups_in(host: &str) -> groups::Groups {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
     tree::build(host, dir.path()).unwrap();
     let root = Root::at(dir.path());
     let snapshot = snapshot::read(&root, &[]).unwrap();
