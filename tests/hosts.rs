@@ -23,12 +23,15 @@ use std::path::Path;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::commands::plan::{Shown, shown_text};
 use gpu_handoff::host::functions::read_details;
+use gpu_handoff::host::pci_ids;
 use gpu_handoff::host::snapshot::{self, Snapshot};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::{Plan, Step};
 use gpu_handoff::model::record::{Owner, Record};
 use gpu_handoff::output::plan::plan_text;
-use gpu_handoff::output::status::{shown, status, status_text};
+use gpu_handoff::output::status::{self, Sight, shown, status};
+use gpu_handoff::output::status_table;
+use gpu_handoff::output::style::Style;
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::settings::values::{Processes, Settings};
@@ -259,7 +262,13 @@ fn texts(folder: &Path) -> Result<Vec<(&'static str, String)>, String> {
             let mut snapshot = host.look()?;
             let shown = shown(&snapshot);
             snapshot.complete(&shown, read_details(&host.root, &shown));
-            plan += &format!("== status\n{}", status_text(&status(&snapshot, &[], None)));
+            let names = pci_ids::read(&host.root, &status::ids(&snapshot));
+            let sight = Sight {
+                names: &names,
+                ..Sight::of(&snapshot, &[])
+            };
+            let text = status_table::text(&status(&sight, None), Style::terminal());
+            plan += &format!("== status\n{text}");
             continue;
         }
         let answer = host.answer(&request)?;
@@ -296,6 +305,7 @@ impl Answer {
     fn shown<'a>(&'a self, settings: Vec<(&'static str, String, &'a str)>) -> Shown<'a> {
         let plan = self.outcome.as_ref();
         Shown {
+            version: gpu_handoff::commands::plan::VERSION,
             entries: &self.given.entries,
             template: self.given.template,
             first: Vec::new(), // nothing is away

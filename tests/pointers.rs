@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The top level's folders, as documents write them.
-const FOLDERS: [&str; 5] = ["src/", "tests/", "debian/", "snippets/", "benches/"];
+const FOLDERS: [&str; 6] = ["src/", "tests/", "debian/", "snippets/", "benches/", "docs/"];
 
 /// What other projects have at such places (systemd's src/core/manager.c) is told from ours by its kind.
-const FOREIGN: [&str; 3] = [".c", ".h", ".pm"];
+const FOREIGN: [&str; 4] = [".c", ".h", ".pm", ".rst"];
 
 /// What is there only after a run, or on another host.
 const ELSEWHERE: [&str; 3] = ["tests/lab/out", "snippets/gpu-handoff", "debian/preinst"];

@@ -3,6 +3,7 @@
 //!
 //! Not here: what any of it means for a handoff. Every wing may use all of it; it uses none of them.
 
+pub mod clock; // moments as people write them
 pub mod deadlines; // how long each kind of act may take
 pub mod files; // replacing a file whole or not at all
 pub mod message_ids; // the journal's names for what happens
@@ -12,6 +13,7 @@ pub mod program; // asking a program, with a deadline
 pub mod root; // files of the host below a root
 pub mod systemd; // what systemd is asked
 pub mod text; // text for people
+pub mod uevents; // what the kernel tells of devices
 pub(crate) mod unsafe_calls; // bpf(2) and kcmp(2): all that is unsafe
 pub mod vmid; // the number of a VM or container
 pub mod wait;

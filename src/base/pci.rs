@@ -156,6 +156,8 @@ impl PciClass {
             0x0c03 => "USB",
             0x0c80 => "UCSI",
             0x0680 => "NVSwitch or bridge",
+            n if n >> 8 == 0x01 => "storage",
+            n if n >> 8 == 0x02 => "network",
             n if n >> 8 == 0x06 => "bridge",
             _ => "device",
         }

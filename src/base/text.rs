@@ -62,6 +62,40 @@ pub fn are(count: usize) -> &'static str {
     if count > 1 { "are" } else { "is" }
 }
 
+/// How many columns of a terminal a text takes, at most: from the first of the wide scripts on a character may take two.
+pub fn columns(text: &str) -> usize {
+    text.chars().map(|c| if c < '\u{1100}' { 1 } else { 2 }).sum()
+}
+
+/// A text in lines of so many columns at most, broken at blanks; a word that is longer than a line is broken anywhere.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(2);
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last().map_or(0, |line| columns(line));
+        let is_first = last == 0;
+        if !is_first && last + 1 + columns(word) > width {
+            lines.push(String::new());
+        } else if !is_first {
+            push(&mut lines, ' ');
+        }
+        for c in word.chars() {
+            let last = lines.last().map_or(0, |line| columns(line));
+            if last + columns(c.encode_utf8(&mut [0; 4])) > width {
+                lines.push(String::new());
+            }
+            push(&mut lines, c);
+        }
+    }
+    lines
+}
+
+fn push(lines: &mut [String], c: char) {
+    if let Some(line) = lines.last_mut() {
+        line.push(c);
+    }
+}
+
 /// A duration as people read it: milliseconds below ten seconds, seconds above.
 pub fn millis(duration: Duration) -> String {
     let ms = duration.as_secs_f64() * 1e3;
@@ -101,6 +135,20 @@ mod tests {
             assert_eq!(few_or_range(values, "cards"), text);
         }
         assert_eq!([0, 1, 2].map(are), ["is", "is", "are"]);
+    }
+
+    #[test]
+    fn a_text_is_broken_at_blanks_and_a_word_that_is_too_long_anywhere() {
+        for (text, width, lines) in [
+            ("one two three", 7, &["one two", "three"][..]),
+            ("one two three", 80, &["one two three"]),
+            ("a-long-word and one", 6, &["a-long", "-word", "and", "one"]),
+            ("\u{4e2d}\u{6587} x", 4, &["\u{4e2d}\u{6587}", "x"]),
+            ("", 4, &[""]),
+        ] {
+            assert_eq!(wrapped(text, width), lines, "{text:?}");
+            assert!(lines.iter().all(|l| columns(l) <= width), "{text:?}");
+        }
     }
 
     #[test]

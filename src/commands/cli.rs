@@ -8,6 +8,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::base::clock::Since;
 use crate::base::pci::PciAddr;
 use crate::base::vmid::VmId;
 
@@ -116,13 +117,13 @@ pub enum Command {
     /// What pre-start would do for a VM, and why
     Plan(Target),
     /// Every GPU: drivers, group, who has it, who uses it
-    Status,
+    Status(Status),
     /// Who uses a GPU, and what a handoff would do to each
     Holders(Target),
     /// Bring every stranded GPU home, or say why not
     Recover(Recover),
     /// Past handoffs with the time each took; -v shows the time of each step
-    History,
+    History(History),
     /// Whether this host is ready: what is in the way of handoffs, and what mends it
     Check(Check),
     /// Wait until nobody needs a VM's GPU any more: gpu-handoff-watch@.service
@@ -142,6 +143,34 @@ impl Cli {
             _ => None,
         }
     }
+}
+
+/// Which GPUs `status` shows, and how. Without any: all of them.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Status {
+    /// Which GPUs.
+    #[command(flatten)]
+    pub target: Target,
+    /// Show it again whenever something changes, until Ctrl-C
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Their IOMMU groups: who is in each, and what joins or splits them
+    #[arg(long)]
+    pub groups: bool,
+    /// Each function with its driver, as the shell script said it
+    #[arg(long, conflicts_with_all = ["groups", "json"])]
+    pub plain: bool,
+}
+
+/// Which handoffs `history` shows.
+#[derive(Clone, Debug, Default, Args)]
+pub struct History {
+    /// Only those of this VM
+    #[arg(long, value_name = "VMID")]
+    pub vm: Option<VmId>,
+    /// Only those since then: 2026-11-21, "2026-11-21 08:00" (UTC), or 90m, 12h, 7d ago
+    #[arg(long, value_name = "TIME", value_parser = Since::parse)]
+    pub since: Option<Since>,
 }
 
 /// What `recover` may do besides.

@@ -7,23 +7,21 @@ mod check; // whether the host is ready
 pub mod cli; // arguments -> a request
 mod container; // what the hook does for a container
 mod free; // what others have wedged
+mod history; // what was done so far
 mod holders; // who uses a GPU, and what becomes of each
 pub mod hook; // what each phase of a VM does
 pub mod plan; // what would be done, or why not
 pub mod recover; // every stranded GPU home
+mod status; // what is
+mod status_watch; // the same, whenever it changes
 mod target; // which GPU is meant
 pub mod watch; // nobody to call back
 
-use crate::base::pci::PciAddr;
-use crate::base::root::Root;
 use crate::commands::by_hand::{to_nvidia, to_vfio};
 use crate::commands::cli::{Cli, Command, Side};
 use crate::commands::plan::show_plan;
 use crate::model::error::Error;
-use crate::output::print::print;
-use crate::output::{self, status};
 use crate::run::session::Session;
-use crate::state::history;
 
 /// Runs a command.
 ///
@@ -42,31 +40,12 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             target,
         } => on_host(|host| to_nvidia(host, cli, target)),
         Command::Plan(target) => show_plan(&mut Session::real(), cli, target, target.vm),
-        Command::Status => {
-            let mut host = Session::real();
-            let records = host.records(None)?;
-            let mut snapshot = host.look(&records)?;
-            // A card that does not answer is shown as one, beside the others.
-            let shown = status::shown(&snapshot);
-            host.ask(&mut snapshot, &shown, host.budgets.attribute)?;
-            // Settings that are not understood refuse a handoff, and keep nobody from looking.
-            let has_settings = host.read_settings(None).is_ok();
-            if has_settings {
-                let gpus: Vec<PciAddr> = snapshot.gpus().map(|f| f.addr).collect();
-                host.ask_for_units(&mut snapshot, &gpus, &[]);
-            }
-            let settings = has_settings.then_some(&host.settings);
-            let cards = status::status(&snapshot, &records, settings);
-            print(cli.json, &cards, || status::status_text(&cards))
-        }
+        Command::Status(how) if how.watch => status_watch::run(cli, how),
+        Command::Status(how) => status::run(cli, how),
         Command::Holders(target) => holders::run(&mut Session::real(), cli, target),
         Command::Check(how) => check::run(&mut Session::real(), cli, how),
         Command::Recover(how) => on_host(|host| recover::run(host, cli, how)),
-        Command::History => {
-            let entries = history::read(&Root::real());
-            let entries = entries.map_err(|e| Error::io(format!("reading {}", history::DIR), e))?;
-            print(cli.json, &entries, || output::history::text(&entries, cli.verbose))
-        }
+        Command::History(which) => history::run(cli, which),
         Command::Watch { vmid } => watch::run(*vmid),
     }
 }

@@ -20,9 +20,14 @@ use crate::proxmox::container_config::GpuContainer;
 use crate::run::session::Session;
 use crate::state::store::UnreadableRecord;
 
+/// The form of the JSON: docs/schemas/plan.json.
+pub const VERSION: u32 = 1;
+
 /// What `plan` shows.
 #[derive(Debug, Serialize)]
 pub struct Shown<'a> {
+    /// [`VERSION`].
+    pub version: u32,
     /// The VM's entries, where a VM was named.
     pub entries: &'a [HostpciEntry],
     /// The VM is a template.
@@ -79,6 +84,7 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target, starts: 
     };
     let containers = host.gpu_containers()?;
     let shown = Shown {
+        version: VERSION,
         entries: &given.entries,
         template: given.template,
         first: first.iter().map(plan::PlanView::from).collect(),

@@ -36,7 +36,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
-fn named_by_variable() -> Option<String> {
+pub(crate) fn named_by_variable() -> Option<String> {
     variable("GPU_PCI")
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn part_of(record: &Record, named: &[PciAddr], snapshot: &Snapshot) -
 }
 
 /// The record of a function of this name that was taken and is not on the bus any more: no GPU that is there is meant.
-fn vanished<'a>(records: &'a [Record], snapshot: &Snapshot, name: &str) -> Option<&'a Record> {
+pub(crate) fn vanished<'a>(records: &'a [Record], snapshot: &Snapshot, name: &str) -> Option<&'a Record> {
     let is_meant = |t: &Taken| snapshot.function(t.addr).is_none() && selection::is_name_of(name, t.addr);
     records.iter().find(|r| r.taken.iter().any(is_meant))
 }

@@ -23,6 +23,7 @@ use crate::execute::worker::{Answer, Question, Worker};
 use crate::host::container_nodes::StaleNode;
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
+use crate::host::pci_ids::{Ids, Named};
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
 use crate::model::act::Act;
@@ -30,12 +31,12 @@ use crate::model::record::Run;
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
 use crate::proxmox::files::{Found, Wanted};
-use crate::state::history::{Handoff, Past};
+use crate::state::history::{Did, Handoff, Past};
 
 /// How long looking at what is stuck may take.
 const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
 
-/// How long the history's disk is waited for.
+/// How long the disk is waited for that has the history, and the names of devices.
 const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 
 /// The running kernel, reached through workers, and what is kept from one call to the next.
@@ -91,6 +92,22 @@ impl Linux {
         }
     }
 
+    /// For who only looks, for as long as somebody reads it: signals end it as they end any program, since nothing is left
+    /// half done.
+    pub fn for_looking() -> Self {
+        Linux {
+            started: Instant::now(),
+            us: None,
+            idle: Vec::new(),
+            gatekeeper: None,
+            signals: None,
+            interrupted: None,
+            past: Vec::new(),
+            has_acted: false,
+            fault_points: FaultPoints::from_env(),
+        }
+    }
+
     /// The acts since this was asked the last time.
     pub fn take_past(&mut self) -> Vec<Past> {
         std::mem::take(&mut self.past)
@@ -132,6 +149,30 @@ impl Linux {
             Ok(Answer::Remembered(result)) => result,
             Ok(_) => Err(another_question().to_string()),
             Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Past handoffs, the oldest first.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub fn past(&mut self) -> Result<Vec<Handoff>, String> {
+        match self.ask(Question::Past, REMEMBER_WITHIN) {
+            Ok(Answer::Past(past)) => past,
+            Ok(_) => Err(another_question().to_string()),
+            Err(e) => Err(format!("the history: {e}")),
+        }
+    }
+
+    /// What devices are called; nothing, where the list of names is not there or does not let itself be read.
+    pub fn names(&mut self, ids: &[Ids]) -> Vec<Named> {
+        match self.ask(Question::Names(ids.to_vec()), REMEMBER_WITHIN) {
+            Ok(Answer::Names(names)) => names,
+            Ok(_) => Vec::new(),
+            Err(why) => {
+                debug!("the list of PCI ids: {why}");
+                Vec::new()
+            }
         }
     }
 
@@ -397,6 +438,7 @@ impl Kernel for Linux {
                 text: act.to_string(),
                 took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 error: result.as_ref().err().map(ToString::to_string),
+                did: Did::of(act),
             });
             results.push(Acted {
                 result,

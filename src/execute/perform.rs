@@ -30,7 +30,7 @@ use crate::host::functions::{VFIO_PCI, read_details};
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::host::units::Verb;
-use crate::host::{container_nodes, modules, snapshot, stuck_calls, unit_states};
+use crate::host::{container_nodes, modules, pci_ids, snapshot, stuck_calls, unit_states};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
@@ -135,6 +135,10 @@ impl Server {
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }
+            Question::Past => {
+                Answer::Past(history::read(&self.root).map_err(|e| format!("reading {}: {e}", history::DIR)))
+            }
+            Question::Names(ids) => Answer::Names(pci_ids::read(&self.root, &ids)),
             Question::Act(act) => {
                 let (mut notes, mut ended) = (Vec::new(), Vec::new());
                 let result = match &act {

@@ -33,6 +33,7 @@ use crate::execute::kernel::ActError;
 use crate::host::container_nodes::StaleNode;
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
+use crate::host::pci_ids::{Ids, Named};
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
 use crate::model::act::Act;
@@ -86,6 +87,10 @@ pub(crate) enum Question {
     Check(Part),
     /// Add this to the history.
     Remember(Handoff),
+    /// Read the history.
+    Past,
+    /// Read what devices are called.
+    Names(Vec<Ids>),
 }
 
 /// What a worker answers, as it comes through the pipe.
@@ -105,6 +110,10 @@ pub(crate) enum Answer {
     Texts(Box<Texts>),
     /// Whether the history has it now.
     Remembered(Result<(), String>),
+    /// The history, the oldest entry first.
+    Past(Result<Vec<Handoff>, String>),
+    /// What devices are called.
+    Names(Vec<Named>),
     /// Those that cannot be had.
     NotMade(Vec<String>),
     /// Nodes inside them that are another device's.

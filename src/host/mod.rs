@@ -18,6 +18,7 @@ pub mod modules; // what is loaded, and what could be loaded again
 pub mod nodes; // the device nodes of each GPU
 pub mod nvidia; // NVIDIA's driver
 pub mod place; // where something stands in the configuration
+pub mod pci_ids; // what a device is called
 pub mod snapshot; // all of it in one value
 pub mod stuck_calls; // calls of others that hold a function's lock
 pub mod unit_states; // whether these run, and what goes down with them

@@ -17,10 +17,13 @@ pub struct RunningVm {
     pub process: Process,
 }
 
+/// Where qemu-server keeps the pid files of running VMs (PVE/QemuServer/Helpers.pm, pidfile_name).
+pub const PID_FILES: &str = "/run/qemu-server";
+
 /// The VMs that run: a pidfile of qemu-server whose process is a QEMU with that very pidfile in its command line and no
 /// zombie (qemu-server, PVE/QemuServer/Helpers.pm, parse_cmdline and instance_running_locally).
 pub(crate) fn read_vms(root: &Root) -> io::Result<Vec<RunningVm>> {
-    let names = root.names("/run/qemu-server")?;
+    let names = root.names(PID_FILES)?;
     let vmids = names.iter().filter_map(|name| name.strip_suffix(".pid")?.parse().ok());
     Ok(vmids.filter_map(|vmid| running_vm(root, vmid)).collect())
 }
@@ -28,7 +31,7 @@ pub(crate) fn read_vms(root: &Root) -> io::Result<Vec<RunningVm>> {
 /// One VM, if it runs.
 pub fn running_vm(root: &Root, vmid: VmId) -> Option<RunningVm> {
     let pid = root
-        .line(format!("/run/qemu-server/{vmid}.pid"))?
+        .line(format!("{PID_FILES}/{vmid}.pid"))?
         .trim()
         .parse::<u32>()
         .ok()?;

@@ -13,9 +13,14 @@ use crate::plan::clients::{Client, Then};
 /// Longest command and owner in the table, characters: with the rest it fits a terminal of 80 columns.
 const COLUMNS: (usize, usize) = (16, 27);
 
+/// The form of the JSON: docs/schemas/holders.json.
+pub const VERSION: u32 = 1;
+
 /// Who uses GPUs.
 #[derive(Debug, Serialize)]
 pub struct Users {
+    /// [`VERSION`].
+    pub version: u32,
     /// Who was seen, by pid.
     pub holders: Vec<User>,
     /// What was not seen, or only counted: a sentence each.
@@ -51,6 +56,7 @@ pub fn users(clients: &[Client], reasons: &[Reason], together: &[PciAddr]) -> Us
     let (unseen, others): (Vec<&Reason>, Vec<&Reason>) = reasons.iter().partition(is_unseen);
     let facts = |of: Vec<&Reason>| of.into_iter().map(Reason::fact).collect();
     Users {
+        version: VERSION,
         holders: clients.iter().map(user).collect(),
         unseen: facts(unseen),
         others: facts(others),

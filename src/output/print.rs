@@ -20,14 +20,31 @@ pub fn print<T: Serialize>(json: bool, value: &T, text: impl Fn() -> String) -> 
     out(&text).map_err(|e| Error::io("writing to stdout", e))
 }
 
+/// A value as JSON on one line, for who reads one after the other.
+///
+/// # Errors
+/// Those of making it.
+pub fn json_line<T: Serialize>(value: &T) -> Result<String, Error> {
+    let json = serde_json::to_string(value).map_err(io::Error::from);
+    Ok(json.map_err(|e| Error::io("writing JSON", e))? + "\n")
+}
+
+/// Writes a result to stdout, for who goes on after it: whether anybody reads on.
+///
+/// # Errors
+/// As [`out`].
+pub fn out_to_reader(text: &str) -> io::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
 /// Writes a result to stdout. A closed pipe is the reader's decision, not an error.
 ///
 /// # Errors
 /// Any other error of writing.
 pub fn out(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
+    out_to_reader(text).map(|_| ())
 }

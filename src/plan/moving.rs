@@ -130,6 +130,6 @@ impl<'a> Ground<'a> {
 
 /// A member of a group that nobody uses and that Proxmox would bind to vfio-pci with the rest: the host bridge that AMD's
 /// root complexes show beside their root ports (class 0600, no bus behind it, no driver). It goes along.
-fn is_idle_bridge(function: &Function) -> bool {
+pub(crate) fn is_idle_bridge(function: &Function) -> bool {
     function.class.is_host_bridge() && function.driver.is_none() && !function.bridge
 }

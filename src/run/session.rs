@@ -51,9 +51,13 @@ pub struct Session {
 impl Session {
     /// The running host, with the deadlines that are the default.
     pub fn real() -> Self {
+        Session::with(Linux::new())
+    }
+
+    pub(crate) fn with(kernel: Linux) -> Self {
         Session {
             root: Root::real(),
-            kernel: Linux::new(),
+            kernel,
             store: Store::at(DIR),
             budgets: Budgets::default(),
             settings: Settings::default(),

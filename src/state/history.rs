@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::files::replace;
 use crate::base::root::Root;
+use crate::model::act::Act;
 use crate::model::plan::Direction;
 
 /// Where it is kept; 0700, for it names processes of containers.
@@ -44,6 +45,33 @@ pub struct Handoff {
     pub acts: Vec<Past>,
 }
 
+/// What an act did to somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Did {
+    /// A unit was stopped.
+    Stopped,
+    /// One that was stopped was started again.
+    Started,
+    /// A unit was restarted.
+    Restarted,
+    /// Processes were asked to end.
+    Ended,
+}
+
+impl Did {
+    /// What an act does; None: nothing to anybody else.
+    pub fn of(act: &Act) -> Option<Did> {
+        Some(match act {
+            Act::StopUnit { .. } => Did::Stopped,
+            Act::StartUnit { .. } => Did::Started,
+            Act::RestartUnit { .. } => Did::Restarted,
+            Act::EndProcesses { .. } => Did::Ended,
+            _ => return None,
+        })
+    }
+}
+
 /// One act that was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Past {
@@ -54,6 +82,16 @@ pub struct Past {
     /// Why it failed; None: it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What it did to somebody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")] // since a later version
+    pub did: Option<Did>,
+}
+
+impl Past {
+    /// What it was done to: what its text begins with.
+    pub fn subject(&self) -> &str {
+        self.text.split_once(": ").map_or(&self.text, |(subject, _)| subject)
+    }
 }
 
 /// Adds an entry. Called under the host-wide lock, so nobody else writes.
@@ -118,6 +156,7 @@ mod tests {
                 text: "0000:01:00.0 unbind from nvidia".to_owned(),
                 took_ms: 12,
                 error: None,
+                did: None,
             }],
         }
     }

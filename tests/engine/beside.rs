@@ -5,7 +5,9 @@ use std::time::Duration;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::Record;
 use gpu_handoff::model::refusal::{Reason, Refusal};
-use gpu_handoff::output::status::{status, status_text};
+use gpu_handoff::output::status::{Sight, status};
+use gpu_handoff::output::status_table;
+use gpu_handoff::output::style::Style;
 use gpu_handoff::plan::home;
 use gpu_handoff::plan::out::{self, Wanted};
 
@@ -113,7 +115,7 @@ fn what_stays_beside_a_run_that_lives_is_at_work_as_well() {
         };
         assert!(addrs.contains(&addr(2, 0)), "{case}: {addrs:?}");
         let stuck: Vec<_> = records.iter().flat_map(Record::not_to_be_read).collect();
-        let cards = status(&model.whole_snapshot(&stuck), &records, None);
+        let cards = status(&Sight::of(&model.whole_snapshot(&stuck), &records), None).cards;
         assert!(cards.iter().all(|card| card.at_work.is_some()), "{case}");
         assert_eq!((&cards[1].owner, cards[1].stuck.len()), (&None, 0), "{case}");
         cases += 1;
@@ -160,10 +162,11 @@ fn status_says_who_is_at_work_what_was_left_and_what_is_stuck() {
         let model = model.fork();
         let stuck: Vec<_> = records.iter().flat_map(Record::not_to_be_read).collect();
         let snapshot = model.whole_snapshot(&stuck);
-        let cards = status(&snapshot, records, None);
-        let json = serde_json::to_value(&cards).unwrap();
-        let lines: Vec<String> = status_text(&cards).lines().skip(3).map(str::to_owned).collect();
-        (lines, json[0].clone())
+        let status = status(&Sight::of(&snapshot, records), None);
+        let json = serde_json::to_value(&status).unwrap();
+        let text = status_table::text(&status, Style::default());
+        let lines: Vec<String> = text.lines().skip(6).map(str::to_owned).collect();
+        (lines, json["cards"][0].clone())
     };
     let act = "nvidia_uvm: unload the module";
     let (lines, json) = shown(&read(&model, Some(RUN)));

@@ -8,7 +8,9 @@ use gpu_handoff::host::snapshot::Snapshot;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::{Owner, Record, State};
 use gpu_handoff::model::refusal::{Reason, Refusal};
-use gpu_handoff::output::status::{status, status_text};
+use gpu_handoff::output::status::{Sight, status};
+use gpu_handoff::output::status_table;
+use gpu_handoff::output::style::Style;
 use gpu_handoff::plan::{hangs, home, inferred};
 
 use crate::common::hosts::{add_consoles, add_persistenced};
@@ -82,9 +84,10 @@ fn an_unbind_that_somebody_else_hangs_in_is_named_at_once_and_nothing_is_touched
         let snapshot = seen(&mut model);
         let refused = to_nvidia(&snapshot).to_string();
         assert!(refused.starts_with(IN_UNBIND), "{refused}");
-        let text = status_text(&status(&snapshot, &[], None));
+        let text = status_table::text(&status(&Sight::of(&snapshot, &[]), None), Style::default());
         assert!(text.contains(&format!("  in use:  {IN_UNBIND}{DRM}\n")), "{text}");
-        assert!(!text.contains("in use:  no"), "{text}");
+        let row = text.lines().find(|l| l.starts_with("0000:01:00 ")).unwrap();
+        assert!(row.contains(" stuck "), "{text}");
         let took = model.time - before;
         assert!(took < Duration::from_secs(3), "{took:?} for two looks");
         assert_eq!((model.acts.len(), &model.laws.broken), (0, &vec![]));

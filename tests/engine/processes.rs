@@ -3,7 +3,7 @@
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::Act;
-use gpu_handoff::output::status::status;
+use gpu_handoff::output::status::{Sight, status};
 use gpu_handoff::plan::clients::{self, Then};
 use gpu_handoff::settings::values::{Doubt, Processes, Services, WayOut};
 
@@ -104,7 +104,11 @@ fn who_looks_is_told_what_a_handoff_does_to_each() {
         let then: Vec<Then> = clients.iter().map(|client| client.then).collect();
         assert_eq!(then, expected, "{cards} cards, {doubt:?}: {clients:?}");
         assert_eq!(unseen, [], "{cards} cards, {doubt:?}");
-        let card = &status(&snapshot, &[], Some(&session.settings))[0];
+        let sight = Sight {
+            settings: Some(&session.settings),
+            ..Sight::of(&snapshot, &[])
+        };
+        let card = &status(&sight, None).cards[0];
         let stops = |line: &&String| line.ends_with("; a handoff stops it, and starts it again");
         assert_eq!(card.in_use.iter().filter(stops).count(), 1, "{:?}", card.in_use);
         // Who is in the way of a start is in the way here, and nobody else.

@@ -6,7 +6,9 @@ use gpu_handoff::execute::kernel::Kernel;
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::State;
-use gpu_handoff::output::status::{shown, status, status_text};
+use gpu_handoff::output::status::{Sight, shown, status};
+use gpu_handoff::output::status_table;
+use gpu_handoff::output::style::Style;
 use gpu_handoff::settings::values::WayOut;
 
 use crate::common::calls::{Lock, Move};
@@ -74,12 +76,12 @@ fn status_shows_a_card_that_does_not_answer_beside_the_others() {
     let mut snapshot = model.look(&[], SLOW).unwrap();
     let all = shown(&snapshot);
     first().ask(&mut model, &mut snapshot, &all);
-    let cards = status(&snapshot, &[], None);
-    let json = serde_json::to_value(&cards).unwrap();
-    let answers = |card: usize| [0, 1].map(|f| json[card]["functions"][f]["answers"].as_bool());
+    let status = status(&Sight::of(&snapshot, &[]), None);
+    let json = serde_json::to_value(&status).unwrap();
+    let answers = |card: usize| [0, 1].map(|f| json["cards"][card]["functions"][f]["answers"].as_bool());
     assert_eq!([answers(0), answers(1)], [[Some(true); 2], [Some(false); 2]]);
-    let text = status_text(&cards);
-    let silent: Vec<&str> = text.lines().filter(|l| l.ends_with("does not answer")).collect();
+    let text = status_table::text(&status, Style::default());
+    let silent: Vec<&str> = text.lines().filter(|l| l.contains(" does not answer ")).collect();
     assert_eq!(silent.len(), 2, "{text}");
     assert!(silent.iter().all(|l| l.starts_with("  0000:02:00.")), "{text}");
 }

@@ -1,0 +1,277 @@
+//! The program itself, on hosts that are trees of files: what `status`, `holders`, `plan` and `history` print, and what
+//! `status --watch` does when something happens. Needs root and mount namespaces; where there are none, nothing is shown.
+
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
+
+#[path = "hosts/many.rs"]
+mod many;
+#[path = "hosts/namespace.rs"]
+mod namespace;
+#[path = "hosts/tree.rs"]
+mod tree;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Output};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use gpu_handoff::base::deadlines::Budgets;
+use gpu_handoff::base::process::boot_id;
+use gpu_handoff::base::root::Root;
+use gpu_handoff::model::plan::Direction;
+use gpu_handoff::model::record::{Owner, Record, State, Taken};
+use gpu_handoff::state::history::{self, Handoff};
+use gpu_handoff::state::store::{Ledger, Store};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_gpu-handoff");
+
+/// Long enough for a slow machine; what is waited for comes at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn host(gpus: usize) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    tree::build(&many::host(gpus), dir.path()).unwrap();
+    dir
+}
+
+/// None where there can be no namespace.
+fn run(tree: &Path, args: &[&str]) -> Option<Output> {
+    let output = namespace::command(BINARY, tree, args).output().ok()?;
+    (!namespace::could_not(&output)).then_some(output)
+}
+
+fn stdout(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn json(output: &Output, schema: &str) -> Value {
+    as_described(&stdout(output), schema)
+}
+
+fn as_described(text: &str, schema: &str) -> Value {
+    let value: Value = serde_json::from_str(text).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schemas/{schema}.json"));
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&value).map(|e| e.to_string()).collect();
+    assert_eq!(errors, Vec::<String>::new());
+    value
+}
+
+/// VM 111 has the first GPU, as a handoff writes it down.
+fn lend(tree: &Path) {
+    let mut record = Record::new(
+        Owner::Vm("111".parse().unwrap()),
+        boot_id().unwrap(),
+        Budgets::default(),
+    );
+    for (function, driver) in [("0000:01:00.0", "nvidia"), ("0000:01:00.1", "snd_hda_intel")] {
+        record.taken.push(Taken {
+            addr: function.parse().unwrap(),
+            driver: Some(driver.to_owned()),
+            module: Some(driver.to_owned()),
+            driver_override: None,
+            width: None,
+            attributes: Vec::new(),
+            parent: None,
+        });
+    }
+    record.state = State::Away;
+    let store = Store::at(tree.join("run/gpu-handoff"));
+    let guard = store.lock("a test", PATIENCE).unwrap();
+    guard.save(&record).unwrap();
+}
+
+#[test]
+fn status_holders_and_history_of_a_host_are_printed_as_they_are_described() {
+    let dir = host(2);
+    lend(dir.path());
+    let entry = Handoff {
+        time: 1_795_249_367,
+        boot_id: "boot".to_owned(),
+        owner: "VM 111".to_owned(),
+        direction: Direction::Out,
+        cards: vec!["0000:01:00".to_owned()],
+        outcome: "done".to_owned(),
+        took_ms: 1234,
+        acts: Vec::new(),
+    };
+    history::add(&Root::at(dir.path()), &entry).unwrap();
+    let Some(status) = run(dir.path(), &["status", "--json"]) else {
+        return;
+    };
+    let status = json(&status, "status");
+    let card = |n: usize, field: &str| status["cards"][n][field].clone();
+    assert_eq!(
+        (card(0, "slot"), card(0, "name")),
+        ("0000:01:00".into(), "AD102 [GeForce RTX 4090]".into())
+    );
+    assert_eq!(
+        (card(0, "state"), card(0, "vmid"), card(1, "state")),
+        ("vm".into(), 111.into(), "host".into())
+    );
+    assert_eq!(card(0, "last")["time"], 1_795_249_367);
+    let one = json(
+        &run(dir.path(), &["status", "--json", "--vm", "111"]).unwrap(),
+        "status",
+    );
+    assert_eq!(one["cards"].as_array().unwrap().len(), 1);
+    let one = json(&run(dir.path(), &["status", "--json", "--gpu", "1"]).unwrap(), "status");
+    assert_eq!(one["cards"][0]["slot"], "0000:03:00");
+    let groups = json(&run(dir.path(), &["status", "--groups", "--json"]).unwrap(), "groups");
+    assert_eq!(groups["groups"][0]["group"], 20);
+    json(&run(dir.path(), &["holders", "--json"]).unwrap(), "holders");
+    let past = json(
+        &run(dir.path(), &["history", "--json", "--vm", "111"]).unwrap(),
+        "history",
+    );
+    assert_eq!(past["handoffs"].as_array().unwrap().len(), 1);
+    let past = json(
+        &run(dir.path(), &["history", "--json", "--since", "2026-11-22"]).unwrap(),
+        "history",
+    );
+    assert_eq!(past["handoffs"].as_array().unwrap().len(), 0);
+    let plain = stdout(&run(dir.path(), &["status", "--plain", "--gpu", "0"]).unwrap());
+    assert_eq!(
+        plain,
+        "[gpu-handoff] 0000:01:00.0 driver=nvidia\n[gpu-handoff] 0000:01:00.1 driver=snd_hda_intel\n"
+    );
+    let text = run(dir.path(), &["status"]).unwrap();
+    assert!(!stdout(&text).contains('\u{1b}'), "colours in a pipe");
+}
+
+/// The machine's own modprobe is asked there, so that a plan may be a refusal: that has the same form.
+#[test]
+fn on_every_host_of_tests_hosts_the_json_is_as_described() {
+    let mut shown = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts")).unwrap() {
+        let Ok(text) = fs::read_to_string(entry.unwrap().path().join("host")) else {
+            continue;
+        };
+        let dir = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        tree::build(&text, dir.path()).unwrap();
+        for (args, schema) in [
+            (&["status", "--json"][..], "status"),
+            (&["holders", "--json"], "holders"),
+            (&["plan", "--json", "--gpu", "0"], "plan"),
+        ] {
+            let Some(output) = run(dir.path(), args) else { return };
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(matches!(output.status.code(), Some(0 | 3)), "{args:?}: {stderr}");
+            as_described(&String::from_utf8(output.stdout).unwrap(), schema);
+            shown += 1;
+        }
+    }
+    assert!(shown > 60, "{shown}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_and_a_vm_without_one_are_refused() {
+    let dir = host(2);
+    for (args, said) in [
+        (&["status", "--gpu", "7"][..], "there is no NVIDIA GPU '7'"),
+        (&["status", "--vm", "112"], "the config of VM 112 cannot be read"),
+    ] {
+        let Some(output) = run(dir.path(), args) else { return };
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains(said) && stderr.contains("Hint: "), "{stderr}");
+    }
+}
+
+/// A watch, and its lines as they come.
+struct Watched {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Watched {
+    /// With its first line; None where there can be no namespace.
+    fn begin(tree: &Path) -> Option<(Watched, Value)> {
+        let mut child = namespace::command(BINARY, tree, &["status", "--watch", "--json"])
+            .spawn()
+            .ok()?;
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        // It ends with the pipe, or when nobody listens any more: then the pipe is closed.
+        std::thread::spawn(move || {
+            for line in stdout.lines() {
+                if line.map_or(true, |line| sender.send(line).is_err()) {
+                    return;
+                }
+            }
+        });
+        let Ok(first) = lines.recv_timeout(PATIENCE) else {
+            let output = child.wait_with_output().unwrap();
+            assert!(
+                namespace::could_not(&output),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            return None;
+        };
+        Some((Watched { child, lines }, serde_json::from_str(&first).unwrap()))
+    }
+
+    fn next(&self) -> Value {
+        serde_json::from_str(&self.lines.recv_timeout(PATIENCE).unwrap()).unwrap()
+    }
+
+    /// How it ends, which it has to do at once.
+    fn end(mut self) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < PATIENCE, "it goes on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn a_watch_shows_a_record_as_soon_as_it_is_written_and_removed_and_ends_by_a_signal() {
+    let dir = host(1);
+    let Some((watched, first)) = Watched::begin(dir.path()) else {
+        return;
+    };
+    assert_eq!(first["cards"][0]["state"], "host");
+    let start = Instant::now();
+    lend(dir.path());
+    assert_eq!(watched.next()["cards"][0]["state"], "vm");
+    let store = Store::at(dir.path().join("run/gpu-handoff"));
+    let guard = store.lock("a test", PATIENCE).unwrap();
+    guard.remove(Owner::Vm("111".parse().unwrap())).unwrap();
+    assert_eq!(watched.next()["cards"][0]["state"], "host");
+    // Far less than the minute after which it looks whatever happens.
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    let pid = Pid::from_raw(watched.child.id().try_into().unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(watched.end(), None, "a signal has ended it");
+}
+
+#[test]
+fn a_watch_ends_when_its_reader_has_gone() {
+    let dir = host(1);
+    let mut command = namespace::command(BINARY, dir.path(), &["status", "--watch", "--json"]);
+    let mut child = command.spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    if stdout.read_line(&mut line).unwrap() == 0 {
+        assert!(namespace::could_not(&child.wait_with_output().unwrap()));
+        return;
+    }
+    drop(stdout);
+    let (_, lines) = channel();
+    assert_eq!(Watched { child, lines }.end(), Some(0));
+}
