@@ -174,6 +174,26 @@ fn on_every_host_of_tests_hosts_the_json_is_as_described() {
     assert!(shown > 60, "{shown}");
 }
 
+/// As the attributes of a card are that is being reset: a pipe that nobody writes to keeps its reader waiting, too.
+#[test]
+fn a_card_that_does_not_answer_keeps_nobody_from_seeing_the_others() {
+    let dir = host(4);
+    let silent = dir.path().join("sys/bus/pci/devices/0000:03:00.0/driver_override");
+    fs::remove_file(&silent).unwrap();
+    nix::unistd::mkfifo(&silent, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let start = Instant::now();
+    let Some(output) = run(dir.path(), &["status", "--json"]) else {
+        return;
+    };
+    let status = json(&output, "status");
+    let took = start.elapsed();
+    let answers = [0, 1, 2, 3].map(|card: usize| status["cards"][card]["functions"][0]["answers"].as_bool());
+    assert_eq!(answers, [Some(true), Some(false), Some(true), Some(true)]);
+    // The deadline of one question, not of one for each card.
+    let least = Budgets::default().attribute;
+    assert!((least..2 * least).contains(&took), "{took:?}");
+}
+
 #[test]
 fn a_gpu_that_is_not_there_and_a_vm_without_one_are_refused() {
     let dir = host(2);

@@ -36,6 +36,9 @@ use crate::state::history::{Did, Handoff, Past};
 /// How long looking at what is stuck may take.
 const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
 
+/// How long a card may take that holds up the question to the next one. One that answers takes less than a millisecond.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
 /// How long the disk is waited for that has the history, and the names of devices.
 const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 
@@ -80,15 +83,9 @@ impl Linux {
         let blocked = signals.thread_block();
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Linux {
-            started: Instant::now(),
             us: process(&Root::real(), std::process::id()),
-            idle: Vec::new(),
-            gatekeeper: None,
             signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
-            interrupted: None,
-            past: Vec::new(),
-            has_acted: false,
-            fault_points: FaultPoints::from_env(),
+            ..Linux::for_looking()
         }
     }
 
@@ -230,33 +227,43 @@ impl Linux {
         let acts = requests.iter().any(|(request, _)| matches!(request, Question::Act(_)));
         let mut asked: Vec<Asked> = Vec::new();
         for (request, within) in requests {
-            let worker = match self.idle.pop() {
-                Some(worker) => Ok(worker),
-                None => Worker::spawn(),
-            };
-            let only_waits = only_waits(&request);
-            let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
-            asked.push(Asked::new(sent, start, within, only_waits));
+            asked.push(self.begin(&request, start, within));
         }
         if acts {
             self.fault_points.reached(Point::In);
         }
-        while asked.iter().any(|a| a.result.is_none()) {
-            self.gather(&mut asked);
-        }
-        asked
-            .into_iter()
-            .map(|asked| {
-                self.idle.extend(asked.worker);
-                let ended = asked.ended.unwrap_or_else(Instant::now);
-                let none = || Err(ActError::Failed("no answer".to_owned()));
-                (asked.result.unwrap_or_else(none), ended.duration_since(start))
-            })
-            .collect()
+        let answers = self.answers(asked).into_iter();
+        answers.map(|(result, at)| (result, at.duration_since(start))).collect()
     }
 
-    /// Waits for the next thing to happen to those that were asked.
-    fn gather(&mut self, asked: &mut [Asked]) {
+    /// Gives a request to a worker that is idle, or to a new one.
+    fn begin(&mut self, request: &Question, start: Instant, within: Duration) -> Asked {
+        let worker = match self.idle.pop() {
+            Some(worker) => Ok(worker),
+            None => Worker::spawn(),
+        };
+        let sent = worker.and_then(|mut worker| worker.send(request).map(|()| worker));
+        Asked::new(sent, start, within, only_waits(request))
+    }
+
+    /// The answers of all of them, and when each had come.
+    fn answers(&mut self, mut asked: Vec<Asked>) -> Vec<(Result<Answer, ActError>, Instant)> {
+        while asked.iter().any(|a| a.result.is_none()) {
+            self.gather(&mut asked, None);
+        }
+        let answer = |asked: Asked| {
+            self.idle.extend(asked.worker);
+            let none = || Err(ActError::Failed("no answer".to_owned()));
+            (
+                asked.result.unwrap_or_else(none),
+                asked.ended.unwrap_or_else(Instant::now),
+            )
+        };
+        asked.into_iter().map(answer).collect()
+    }
+
+    /// Waits for the next thing to happen to those that were asked, no longer than that moment.
+    fn gather(&mut self, asked: &mut [Asked], at_most: Option<Instant>) {
         let now = Instant::now();
         let signal_end = self.interrupted.map(|at| at + AFTER_SIGNAL);
         for one in asked.iter_mut().filter(|a| a.result.is_none()) {
@@ -269,7 +276,7 @@ impl Linux {
             }
         }
         let open = || asked.iter().filter(|a| a.result.is_none());
-        let Some(until) = open().map(|a| a.until).chain(signal_end).min() else {
+        let Some(until) = open().map(|a| a.until).chain(signal_end).chain(at_most).min() else {
             return;
         };
         let fds: Vec<BorrowedFd<'_>> = open().filter_map(|a| Some(a.worker.as_ref()?.replies())).collect();
@@ -374,10 +381,22 @@ impl Kernel for Linux {
     }
 
     fn details(&mut self, cards: &[Vec<PciAddr>], within: Duration) -> Vec<Result<Vec<Details>, ActError>> {
-        let requests = cards
-            .iter()
-            .map(|addrs| (Question::Details { addrs: addrs.clone() }, within));
-        let answers = self.ask_all(requests.collect()).into_iter();
+        let mut asked: Vec<Asked> = Vec::new();
+        for addrs in cards {
+            let request = Question::Details { addrs: addrs.clone() };
+            // One worker asks card after card, for as long as they answer at once; one that does not has it for itself, and
+            // all others are asked beside it.
+            let is_slow = asked.iter().any(|a| a.result.is_none());
+            let start = Instant::now();
+            asked.push(self.begin(&request, start, within));
+            while !is_slow && asked.last().is_some_and(|a| a.result.is_none()) && start.elapsed() < AT_ONCE {
+                self.gather(&mut asked, Some(start + AT_ONCE));
+            }
+            let answered = asked.last_mut().filter(|a| a.result.is_some());
+            let worker = answered.and_then(|a| a.worker.take());
+            self.idle.extend(worker);
+        }
+        let answers = self.answers(asked).into_iter();
         let details = |answer: Result<Answer, ActError>| match answer? {
             Answer::Details(details) => Ok(details),
             _ => Err(another_question()),
