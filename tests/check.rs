@@ -171,11 +171,27 @@ fn the_form_in_json_has_a_version_and_every_finding() {
         u64::try_from(findings.len()).unwrap(),
         value["summary"]["total"].as_u64().unwrap()
     );
-    let keys: BTreeSet<&str> = findings[0].as_object().unwrap().keys().map(String::as_str).collect();
-    assert!(
-        ["id", "about", "level", "text", "hint", "looked"]
-            .iter()
-            .all(|k| keys.contains(k)),
-        "{keys:?}"
+    // All that its schema names, and nothing else.
+    let schema = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas/check.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    let names =
+        |value: &serde_json::Value| -> BTreeSet<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let of = |path: &str| schema.pointer(path).unwrap();
+    let listed = |path: &str| -> Vec<serde_json::Value> { of(path).as_array().unwrap().clone() };
+    assert_eq!(names(&value), names(of("/properties")));
+    assert_eq!(names(&value["summary"]), names(of("/$defs/summary/properties")));
+    let (levels, rooms) = (
+        listed("/$defs/finding/properties/level/enum"),
+        listed("/$defs/finding/properties/about/enum"),
     );
+    for finding in findings {
+        let keys = names(finding);
+        assert!(keys.is_subset(&names(of("/$defs/finding/properties"))), "{finding}");
+        let required = listed("/$defs/finding/required");
+        assert!(required.iter().all(|k| keys.contains(k.as_str().unwrap())), "{finding}");
+        assert!(
+            levels.contains(&finding["level"]) && rooms.contains(&finding["about"]),
+            "{finding}"
+        );
+    }
 }
