@@ -13,7 +13,7 @@ pids() { find "$(scope "$1" "$2")" -name cgroup.procs -exec cat {} + 2>/dev/null
 uses() { for _p in $(pids "$1" "$2"); do [ -n "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] && return 0; done; return 1; }
 card_vm; setting 'deadlines.holder-wait = 2'
 for client in podman docker; do
-	case $client in podman) id=$(pod) ;; docker) id=$(docker run hold /dev/nvidia0 /dev/nvidiactl) ;; esac
+	case $client in podman) id=$(pod) ;; docker) id=$(docker run /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl) ;; esac
 	[ ${#id} -eq 64 ] || fail "$client has started none: $id"; wait_for 60 uses $client "$id"; short=$(echo "$id" | cut -c-12)
 	say "$client: refused, with the line that allows it"
 	before_pids=$(pids $client "$id"); setting 'deadlines.holder-wait = 2'; within 90 255 qm start 111
@@ -33,14 +33,14 @@ for client in podman docker; do
 	done
 	say "$client: one that is gone once it is stopped is not stopped"
 	$client stop "$id" >/dev/null
-	case $client in podman) id=$(pod --rm) ;; docker) id=$(docker run --rm hold /dev/nvidia0 /dev/nvidiactl) ;; esac
+	case $client in podman) id=$(pod --rm) ;; docker) id=$(docker run --rm /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl) ;; esac
 	wait_for 60 uses $client "$id"; before_pids=$(pids $client "$id"); within 90 255 qm start 111
 	said "may be stopped for it, but it was started with --rm, and is gone for good once it is stopped"
 	is "$(pids $client "$id")" "$before_pids" "its processes"; $client stop "$id" >/dev/null; settled || fail "not as before"
 done
 say "a client that is not there, or gives no answer"
 setting 'containers = "release"' 'deadlines.unit = 5' 'deadlines.holder-wait = 2'
-id=$(docker run hold /dev/nvidia0); wait_for 60 uses docker "$id"; mv /usr/bin/docker /root/docker
+id=$(docker run /usr/local/bin/hold /dev/nvidia0); wait_for 60 uses docker "$id"; mv /usr/bin/docker /root/docker
 within 60 255 qm start 111; said "since Docker gives no answer: docker cannot be run"
 printf '#!/bin/sh\nsleep 1000\n' >/usr/bin/docker; chmod 755 /usr/bin/docker
 within 60 255 qm start 111; said "since Docker gives no answer"; uses docker "$id" || fail "it was stopped"

@@ -15,20 +15,20 @@ END
 chmod 755 /root/session; ln -sf /etc/systemd/system/lab-dm.service /etc/systemd/system/display-manager.service; systemctl daemon-reload
 holds() { [ -n "$1" ] && [ -n "$(find "/proc/$1/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
 dm() { systemctl show -P MainPID lab-dm; }
-both() { holds "$(dm)" && holds "$(cat /run/lab-session)"; }
-systemctl start lab-dm; wait_for 30 both; card_vm; setting 'deadlines.holder-wait = 2'
+used() { holds "$(dm)" && holds "$(cat /run/lab-session)"; }
+systemctl start lab-dm; wait_for 30 used; card_vm; setting 'deadlines.holder-wait = 2'
 say "refused, with the line that allows it"
-within 60 255 qm start 111; said "desktop session 97"; said 'Hint: systemctl stop display-manager, or display-manager = "stop" in /etc/gpu-handoff/config.toml'; both || fail "it was ended"; settled || fail "not as before"
+within 60 255 qm start 111; said "desktop session 97"; said 'Hint: systemctl stop display-manager, or display-manager = "stop" in /etc/gpu-handoff/config.toml'; used || fail "it was ended"; settled || fail "not as before"
 for way in unload unbind; do
 	setting 'display-manager = "stop"' "way = \"$way\""
 	expect_text "as 'display-manager' says; it is started again when the GPU is home, and all desktops end" gpu-handoff plan --vm 111
 	gpu-handoff holders | tee /root/said; is "$(grep -c 'stopped, started again' /root/said)" 2 "rows"
 	within 90 0 qm start 111; away "$way"; is "$(systemctl is-active lab-dm)" inactive "the display manager"
-	within 90 0 qm stop 111; comes_home 60 "$way"; wait_for 30 both
-	qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 30 both
+	within 90 0 qm stop 111; comes_home 60 "$way"; wait_for 30 used
+	qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 30 used
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 	wait_for 30 sh -c '! systemctl -q is-active lab-dm'; kill -KILL $run; wait $run 2>/dev/null
-	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed"; wait_for 30 both
+	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed"; wait_for 30 used
 done
 systemctl stop lab-dm; rm /etc/systemd/system/display-manager.service
 
@@ -42,7 +42,7 @@ for way in unload unbind; do
 	setting 'services = "lab-user"' "way = \"$way\""
 	expect_text "lab-user.socket starts lab-user.service whenever it is used, and is stopped and started again with it" gpu-handoff plan --vm 111
 	within 90 0 qm start 111; away "$way"
-	is "$(systemctl is-active lab-user.socket) $(systemctl is-active lab-user)" "inactive inactive" "both"
+	is "$(systemctl is-active lab-user.socket) $(systemctl is-active lab-user)" "inactive inactive" "socket and service"
 	within 90 0 qm stop 111; comes_home 60 "$way"; wait_for 20 user
 	qm set 111 --args --no-such-option >/dev/null; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 20 user
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
