@@ -37,7 +37,7 @@ pub enum Mend {
 pub type Ids<'a> = &'a [(u16, u16)];
 
 /// The modules of NVIDIA's driver, with underscores. Debian's have "current" in their names
-/// (nvidia-kernel-dkms, debian/dkms.conf.in).
+/// (package nvidia-kernel-dkms).
 const DRIVER: [&str; 10] = [
     "nvidia",
     "nvidia_drm",

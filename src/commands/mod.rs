@@ -9,6 +9,7 @@ mod free; // what others have wedged
 mod holders; // who uses a GPU, and what becomes of each
 pub mod hook; // what each phase of a VM does
 pub mod plan; // what would be done, or why not
+mod prepare; // the host made ready for handoffs
 pub mod recover; // every stranded GPU home
 mod target; // which GPU is meant
 pub mod watch; // nobody to call back
@@ -60,6 +61,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         }
         Command::Holders(target) => holders::run(&mut Session::real(), cli, target),
         Command::Recover(how) => on_host(|host| recover::run(host, cli, how)),
+        Command::Prepare(how) => prepare::run(&mut Session::real(), cli, how),
         Command::History => {
             let entries = history::read(&Root::real());
             let entries = entries.map_err(|e| Error::io(format!("reading {}", history::DIR), e))?;
