@@ -58,8 +58,10 @@ fn finish(result: Result<(), Error>) -> ExitCode {
         return Exit::Done.into();
     };
     let exit = e.exit();
+    let is_of_a_check = matches!(e, Error::Unfit { .. });
     let chain = error::chain(e);
     match exit {
+        _ if is_of_a_check => error!("{chain}"),
         Exit::Refused => error!(message_id = MESSAGE_REFUSED, "refused, nothing was changed: {chain}"),
         _ => error!(message_id = MESSAGE_FAILED, "{chain}"),
     }

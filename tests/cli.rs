@@ -162,3 +162,75 @@ fn a_file_that_never_answers_ends_pre_start_with_a_sentence_in_time() {
         );
     }
 }
+
+#[test]
+fn check_lists_its_rows_and_a_name_that_there_is_none_of_has_close_ones() {
+    let listed = run(&["check", "--list"]);
+    assert_eq!(listed.status.code(), Some(0));
+    let text = String::from_utf8(listed.stdout).unwrap();
+    assert!(text.lines().count() >= 60, "{text}");
+    assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+    for (args, part) in [
+        (
+            &["check", "--skip", "iomu"][..],
+            "there is no check 'iomu' to skip. Hint: did you mean iommu?",
+        ),
+        (
+            &["check", "--skip", "iommu", "x\u{1b}[2J"],
+            "there is no check 'x\\u{1b}[2J' to skip",
+        ),
+        (
+            &["check", "--list", "--skip", "no-such-name"],
+            "'gpu-handoff check --list' shows them",
+        ),
+    ] {
+        let output = run(args);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        assert!(text.contains(part), "{args:?}: {text}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+/// This machine need not be ready: whatever it is, it is told within the time that a person waits, and nothing is touched.
+#[test]
+fn check_runs_on_whatever_machine_this_is() {
+    let output = run(&["check", "--json"]);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let value: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}{}", stderr(&output)));
+    // What every Linux has is seen, whatever it says.
+    let of = |id: &str| {
+        value["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|f| f["id"] == id)
+            .unwrap()
+            .clone()
+    };
+    for id in [
+        "virtualisation",
+        "gate",
+        "interrupt-remapping",
+        "cmdline",
+        "room",
+        "vm-memory",
+    ] {
+        assert_eq!(of(id)["looked"], true, "{}", of(id));
+    }
+    let failures = value["summary"]["failures"].as_u64().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(if failures == 0 { 0 } else { 3 }),
+        "{}",
+        stderr(&output)
+    );
+    if failures > 0 {
+        assert!(
+            stderr(&output).contains("FAIL, as printed. Hint: "),
+            "{}",
+            stderr(&output)
+        );
+    }
+}

@@ -24,10 +24,10 @@ const WINGS: [&str; 13] = [
 ];
 
 /// Wings that take values and give values.
-const PURE: [&str; 4] = ["plan", "model", "settings", "proxmox"];
+const PURE: [&str; 5] = ["check", "plan", "model", "settings", "proxmox"];
 
 /// Their files that read, through a root that is a parameter.
-const READERS: [&str; 2] = ["settings/file.rs", "proxmox/files.rs"];
+const READERS: [&str; 3] = ["check/read.rs", "settings/file.rs", "proxmox/files.rs"];
 
 /// What reaches beyond values.
 const IMPURE: [&str; 13] = [

@@ -249,6 +249,13 @@ pub fn of_argument(word: &str, ours: Ids<'_>) -> Option<Fight> {
             fight("vfio-ids", Level::Fail, &gives(&taken), mend)
         }
         ("modprobe.blacklist" | "module_blacklist" | "rd.driver.blacklist", names) => {
+            let is_firmwares = |name: &str| matches!(module(name).as_str(), "simplefb" | "simpledrm");
+            let keeps = names.split(',').any(|name| kept_out(name).is_some());
+            if !keeps && names.split(',').any(is_firmwares) {
+                let what = "is not needed, and of no effect on what is a part of the kernel: a handoff takes the firmware's \
+                            framebuffer off";
+                return fight("firmware-framebuffer", Level::Notice, what, Mend::Remove);
+            }
             let (kept, left): (Vec<&str>, Vec<&str>) = names.split(',').partition(|name| kept_out(name).is_some());
             let (level, what) = kept.iter().filter_map(|name| kept_out(name)).max_by_key(|k| k.0)?;
             let mend = match left.is_empty() {
@@ -419,7 +426,11 @@ mod tests {
                 "modprobe.blacklist=nouveau,nvidia",
                 Some(("blacklist", Mend::Become("modprobe.blacklist=nouveau".to_owned()))),
             ),
-            ("module_blacklist=simplefb,simpledrm", None),
+            (
+                "module_blacklist=simplefb,simpledrm",
+                Some(("firmware-framebuffer", Mend::Remove)),
+            ),
+            ("module_blacklist=nouveau", None),
             ("iommu=off", Some(("iommu-off", Mend::Remove))),
             ("iommu=pt", None),
             ("intel_iommu=on", None),

@@ -74,8 +74,9 @@ impl std::fmt::Display for Phase {
                   qm set 111 --hookscript local:snippets/gpu-handoff\n  \
                   gpu-handoff 111 pre-start        the same by hand, to try it\n\n\
                   Exit status: 0 done or nothing to do, 1 failed and the host is as it was,\n\
-                  2 usage, 3 refused and nothing changed, 4 failed and not restored,\n\
-                  5 a deadline passed while waiting and nothing changed."
+                  2 usage, 3 refused and nothing changed (check: something is a FAIL),\n\
+                  4 failed and not restored, 5 a deadline passed while waiting and\n\
+                  nothing changed."
 )]
 pub struct Cli {
     /// What to do.
@@ -124,6 +125,8 @@ pub enum Command {
     Prepare(Prepare),
     /// Past handoffs with the time each took; -v shows the time of each step
     History,
+    /// Whether this host is ready: what is in the way of handoffs, and what mends it
+    Check(Check),
     /// Wait until nobody needs a VM's GPU any more: gpu-handoff-watch@.service
     #[command(hide = true)]
     Watch {
@@ -166,6 +169,26 @@ pub struct Prepare {
     /// Take back what --apply has changed, and nothing else
     #[arg(long)]
     pub revert: bool,
+}
+
+/// What `check` looks at.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Check {
+    /// Of all VMs only this one
+    #[arg(long, value_name = "VMID")]
+    pub vm: Option<VmId>,
+    /// Of all containers only this one
+    #[arg(long, value_name = "CTID")]
+    pub ct: Option<VmId>,
+    /// What takes seconds, too: the initramfs, DKMS
+    #[arg(long)]
+    pub full: bool,
+    /// List the checks
+    #[arg(long)]
+    pub list: bool,
+    /// Leave these checks out, by their names
+    #[arg(long, value_name = "ID", num_args = 1.., value_delimiter = ',')]
+    pub skip: Vec<String>,
 }
 
 /// The two sides of a handoff.

@@ -3,6 +3,7 @@
 //! A command reads what it needs through [`crate::run`], has it decided and done, and says what came of it.
 
 mod by_hand; // to_vfio, to_nvidia
+mod check; // whether the host is ready
 pub mod cli; // arguments -> a request
 mod container; // what the hook does for a container
 mod free; // what others have wedged
@@ -60,6 +61,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             print(cli.json, &cards, || status::status_text(&cards))
         }
         Command::Holders(target) => holders::run(&mut Session::real(), cli, target),
+        Command::Check(how) => check::run(&mut Session::real(), cli, how),
         Command::Recover(how) => on_host(|host| recover::run(host, cli, how)),
         Command::Prepare(how) => prepare::run(&mut Session::real(), cli, how),
         Command::History => {

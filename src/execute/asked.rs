@@ -14,7 +14,7 @@ use crate::execute::worker::{Answer, Question, Worker};
 pub(crate) fn only_waits(request: &Question) -> bool {
     match request {
         Question::Act(act) => act.only_waits(),
-        question => matches!(question, Question::Units(_) | Question::StaleNodes),
+        question => matches!(question, Question::Units(_) | Question::StaleNodes | Question::Check(_)),
     }
 }
 

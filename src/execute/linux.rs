@@ -14,6 +14,8 @@ use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process, process, since_boot};
 use crate::base::root::Root;
 use crate::base::wait::{pidfds, poll_readable};
+use crate::check::read::Part;
+use crate::check::texts::Texts;
 use crate::execute::asked::{Asked, only_waits};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
@@ -106,6 +108,17 @@ impl Linux {
     pub fn find(&mut self, wanted: Wanted, within: Duration) -> Result<Found, ActError> {
         match self.ask(Question::Find(wanted), within)? {
             Answer::Found(found) => Ok(found),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Reads files that the checks look at.
+    ///
+    /// # Errors
+    /// [`ActError`] where there was no answer, or not in time.
+    pub fn texts(&mut self, part: Part, within: Duration) -> Result<Texts, ActError> {
+        match self.ask(Question::Check(part), within)? {
+            Answer::Texts(texts) => Ok(*texts),
             _ => Err(another_question()),
         }
     }

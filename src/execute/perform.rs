@@ -17,6 +17,7 @@ use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::{foreign, harmless, join};
 use crate::base::wait::{await_one, poll_readable};
+use crate::check::read;
 use crate::execute::end_process::{Request, end_processes};
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
@@ -131,6 +132,7 @@ impl Server {
             Question::Units(units) => Answer::Units(units::read(&self.root, &units)),
             Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
             Question::Find(wanted) => Answer::Found(files::find(&self.root, &wanted)),
+            Question::Check(part) => Answer::Texts(Box::new(read::read(&self.root, part))),
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }

@@ -27,6 +27,8 @@ use crate::base::process::Group;
 use crate::base::program::PATH;
 use crate::base::root::Root;
 use crate::base::systemd;
+use crate::check::read::Part;
+use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
 use crate::host::container_nodes::StaleNode;
 use crate::host::functions::Details;
@@ -80,6 +82,8 @@ pub(crate) enum Question {
     Act(Act),
     /// Read files of Proxmox's.
     Find(Wanted),
+    /// Read files that the checks look at.
+    Check(Part),
     /// Add this to the history.
     Remember(Handoff),
 }
@@ -97,6 +101,8 @@ pub(crate) enum Answer {
     Units(Vec<Facts>),
     /// Files of Proxmox's.
     Found(Found),
+    /// Files that the checks look at.
+    Texts(Box<Texts>),
     /// Whether the history has it now.
     Remembered(Result<(), String>),
     /// Those that cannot be had.

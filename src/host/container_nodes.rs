@@ -82,7 +82,7 @@ pub fn read(root: &Root) -> Vec<StaleNode> {
 }
 
 /// A process of a container: its first one, where its systemd has that in a group of its own.
-fn process_of(root: &Root, ctid: VmId) -> Option<u32> {
+pub(crate) fn process_of(root: &Root, ctid: VmId) -> Option<u32> {
     let groups = ["ns/init.scope", "ns", "."];
     groups.iter().find_map(|group| {
         let procs = root.line(format!("/sys/fs/cgroup/lxc/{ctid}/{group}/cgroup.procs"))?;

@@ -72,6 +72,15 @@ pub struct Function {
     pub gone: bool,
     /// Lanes of its PCI Express link now.
     pub width: Option<u32>,
+    /// Lanes that the card has.
+    #[serde(default)] // since a later version
+    pub max_width: Option<u32>,
+    /// Speed of its link now, such as "16.0 GT/s PCIe"; empty where it does not say.
+    #[serde(default)]
+    pub speed: String,
+    /// The most that the card can.
+    #[serde(default)]
+    pub max_speed: String,
     /// Start and end (inclusive) of its memory regions (`resource`).
     pub regions: Vec<(u64, u64)>,
     /// Its VFIO character devices (`vfio-dev`), such as vfio0, where it is on a VFIO driver and the kernel makes them.
@@ -110,6 +119,9 @@ impl Function {
             power: String::new(),
             gone: false,
             width: None,
+            max_width: None,
+            speed: String::new(),
+            max_speed: String::new(),
             regions: Vec::new(),
             vfio_devices: Vec::new(),
         }
@@ -148,6 +160,12 @@ pub struct Details {
     pub gone: bool,
     /// As in [`Function`]; not looked at where it is none of NVIDIA's.
     pub width: Option<u32>,
+    /// As there.
+    pub max_width: Option<u32>,
+    /// As there.
+    pub speed: String,
+    /// As there.
+    pub max_speed: String,
 }
 
 /// Reads the details of these functions. What has gone meanwhile has none.
@@ -165,6 +183,9 @@ fn details(root: &Root, addr: PciAddr) -> Option<Details> {
         vfs: line("sriov_numvfs").and_then(|t| t.parse().ok()).unwrap_or(0),
         gone: false,
         width: None,
+        max_width: None,
+        speed: String::new(),
+        max_speed: String::new(),
     };
     // What follows is of use for what is handed over.
     if vendor == u32::from(VENDOR_NVIDIA) {
@@ -172,6 +193,9 @@ fn details(root: &Root, addr: PciAddr) -> Option<Details> {
         let config = root.bytes_up_to(format!("{dir}/config"), 4).unwrap_or_default();
         details.gone = config == [0xff; 4];
         details.width = line("current_link_width").and_then(|t| t.parse().ok());
+        details.max_width = line("max_link_width").and_then(|t| t.parse().ok());
+        details.speed = line("current_link_speed").unwrap_or_default();
+        details.max_speed = line("max_link_speed").unwrap_or_default();
     }
     Some(details)
 }

@@ -91,6 +91,7 @@ impl Snapshot {
             };
             (function.driver_override, function.vfs) = (one.driver_override, one.vfs);
             (function.gone, function.width) = (one.gone, one.width);
+            (function.max_width, function.speed, function.max_speed) = (one.max_width, one.speed, one.max_speed);
             function.asked = true;
         }
     }

@@ -16,7 +16,7 @@ pub enum Exit {
     Failed = 1,
     /// The command line is not one of ours.
     Usage = 2,
-    /// Refused, and nothing was changed.
+    /// Refused, and nothing was changed; of a check: a handoff would not work.
     Refused = 3,
     /// Failed and not restored: a device is wedged or stranded and the text says what to do.
     NotRestored = 4,
@@ -40,6 +40,12 @@ pub enum Error {
     /// The plan refused; nothing was touched. The refusal lists every reason found.
     #[error("{0}")]
     Refused(Refusal),
+    /// Checks have failed; their findings are printed.
+    #[error("{failures} {} FAIL, as printed. Hint: mend them one by one, and check again", if *.failures == 1 { "finding is a" } else { "findings are a" })]
+    Unfit {
+        /// How many findings are a FAIL.
+        failures: usize,
+    },
     /// An act failed and everything before it was undone.
     #[error("{what}; the host is as it was before")]
     Restored {
@@ -158,7 +164,7 @@ impl Error {
         match self {
             Error::Usage(_) => Exit::Usage,
             Error::Recovery { exit, .. } => *exit,
-            Error::Refused(_) => Exit::Refused,
+            Error::Refused(_) | Error::Unfit { .. } => Exit::Refused,
             Error::Restored { .. }
             | Error::RestoredBut { .. }
             | Error::NoSecondPlan { .. }

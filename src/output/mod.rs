@@ -2,6 +2,7 @@
 //!
 //! Texts are made from values; nothing here looks anything up.
 
+pub mod check; // whether the host is ready
 pub(crate) mod holders; // who uses GPUs
 pub(crate) mod history; // past handoffs
 pub mod journal; // the log

@@ -294,7 +294,7 @@ fn is_node_name(name: &str) -> bool {
 
 /// The generation of the installed qemu-server, from dpkg's status file. Where it is not installed, the later one:
 /// its grammar is the wider one.
-fn generation(status: &str) -> Generation {
+pub(crate) fn generation(status: &str) -> Generation {
     let version = status
         .split("\n\n")
         .find(|p| p.lines().any(|l| l == "Package: qemu-server"))

@@ -16,4 +16,4 @@ pub mod unreadable; // the error of this wing
 pub mod vm_config; // a VM's config file
 
 /// Where the cluster file system is mounted (pve-cluster, pmxcfs).
-const PVE: &str = "/etc/pve";
+pub(crate) const PVE: &str = "/etc/pve";

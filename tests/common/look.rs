@@ -44,6 +44,9 @@ impl Model {
             vfs: device.vfs,
             gone: device.vendor == VENDOR_NVIDIA && device.dead,
             width: None,
+            max_width: None,
+            speed: String::new(),
+            max_speed: String::new(),
         };
         devices.map(details).collect()
     }

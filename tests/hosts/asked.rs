@@ -145,11 +145,16 @@ pub struct Answer {
 impl Host {
     pub fn of(folder: &Path) -> Result<Host, String> {
         let text = fs::read_to_string(folder.join("host")).map_err(|e| format!("host: {e}"))?;
+        Host::from_text(&text)
+    }
+
+    /// From the text of a host.
+    pub fn from_text(text: &str) -> Result<Host, String> {
         // Hundreds of small files, which memory takes faster than a disk.
         let tree = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
             .unwrap();
-        tree::build(&text, tree.path()).map_err(|e| format!("host: {e}"))?;
+        tree::build(text, tree.path()).map_err(|e| format!("host: {e}"))?;
         Ok(Host {
             root: Root::at(tree.path()),
             _tree: tree,
