@@ -2,8 +2,8 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -42,6 +42,55 @@ pub(crate) fn exchange(spare: &Path, path: &Path, bytes: &[u8]) -> io::Result<()
         Err(Errno::NOENT) => fs::rename(spare, path),
         renamed => renamed.map_err(io::Error::from),
     }
+}
+
+/// Puts a file with these permissions and this owner in the place of what is there; it is on the disk when this returns.
+/// Folders that are not there are made.
+///
+/// # Errors
+/// Any error of writing; what was there is then still there.
+pub(crate) fn replace_as(path: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    if !dir.exists() {
+        // What is only root's to read has a folder that is only root's.
+        let mode = if mode & 0o077 == 0 { 0o700 } else { 0o755 };
+        fs::DirBuilder::new().recursive(true).mode(mode).create(dir)?;
+    }
+    let new = beside(path)?;
+    forget_leftover(path)?;
+    let written = write_new(&new, bytes, mode, (uid, gid)).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        let _ = fs::remove_file(new);
+    }
+    written?;
+    fs::File::open(dir)?.sync_all()
+}
+
+fn write_new(new: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(new)?;
+    file.write_all(bytes)?;
+    fchown(&file, Some(uid), Some(gid))?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()
+}
+
+/// Removes what a [`replace_as`] that was killed has left beside a file.
+///
+/// # Errors
+/// Those of unlink(2).
+pub(crate) fn forget_leftover(path: &Path) -> io::Result<()> {
+    match fs::remove_file(beside(path)?) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Where a file is written before it takes the place of another. It is hidden: nobody who reads a folder of configuration
+/// takes it for a part of that.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(path.with_file_name(format!(".{}.gpu-handoff", name.to_string_lossy())))
 }
 
 /// Writes a file for root alone.

@@ -1,13 +1,13 @@
 //! Asking a program of the host: no shell, an environment of our own, a deadline.
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 
-use crate::base::wait::await_one;
+use crate::base::wait::{await_one, pidfds, poll_readable};
 
 /// Most of a program's answer that is kept, bytes.
 const ANSWER: u64 = 4096;
@@ -62,14 +62,97 @@ fn hear(pipe: impl Read + AsFd, said: &mut Vec<u8>) {
     }
 }
 
+/// Runs a program to its end, and passes each line of what it says on as it says it.
+///
+/// # Errors
+/// Why it did not end with 0, as the rest of a sentence.
+pub(crate) fn run(words: &[&str], within: Duration, mut line: impl FnMut(&str)) -> Result<(), String> {
+    let cannot = |e| format!("cannot be run: {e}");
+    let (mut heard, says) = std::io::pipe().map_err(cannot)?;
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(says.try_clone().map_err(cannot)?)
+        .stderr(says)
+        .spawn()
+        .map_err(cannot)?;
+    let pid = i32::try_from(child.id()).unwrap_or_default();
+    let pidfd = pidfds(&[pid]);
+    fcntl_setfl(&heard, OFlags::NONBLOCK).map_err(|e| cannot(e.into()))?;
+    let end = Instant::now() + within;
+    let mut rest = Vec::new();
+    let has_ended = loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let mut fds: Vec<BorrowedFd<'_>> = vec![heard.as_fd()];
+        fds.extend(pidfd.iter().flatten().map(AsFd::as_fd));
+        let ready = poll_readable(&fds, left);
+        let has_ended = pidfd.is_none() || ready.get(1) == Some(&true);
+        let is_silent = pass_on(&mut heard, &mut rest, &mut line);
+        match (has_ended, ready.contains(&true)) {
+            (true, _) => break true,
+            (false, false) => break false,
+            // Nobody has the pipe open any more, and it is no use to ask it again.
+            (false, true) if is_silent => break await_one(&[pid], end.saturating_duration_since(Instant::now())),
+            (false, true) => {}
+        }
+    };
+    if !rest.is_empty() {
+        line(&String::from_utf8_lossy(&rest));
+    }
+    if !has_ended {
+        let _ = child.kill();
+        let secs = within.as_secs();
+        if !await_one(&[pid], TO_END) {
+            return Err(format!("did not end within {secs} s, and process {pid} does not end"));
+        }
+        let _ = child.wait();
+        return Err(format!("did not end within {secs} s, and was ended"));
+    }
+    let status = child.wait().map_err(cannot)?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("failed ({status})")),
+    }
+}
+
+/// Most of a line that is kept until its end comes, bytes.
+const LONGEST_LINE: usize = 4096;
+
+/// Passes on what lines are there. Whether there will be no more.
+fn pass_on(heard: &mut impl Read, rest: &mut Vec<u8>, line: &mut impl FnMut(&str)) -> bool {
+    let mut bytes = [0; 4096];
+    loop {
+        let count = match heard.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(count) => count,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => return false, // nothing now
+        };
+        for byte in &bytes[..count] {
+            // A carriage return is how progress is drawn over itself.
+            if matches!(byte, b'\n' | b'\r') || rest.len() == LONGEST_LINE {
+                if !rest.is_empty() {
+                    line(&String::from_utf8_lossy(rest));
+                }
+                rest.clear();
+            }
+            if !matches!(byte, b'\n' | b'\r') {
+                rest.push(*byte);
+            }
+        }
+    }
+}
+
 /// PATH of programs we start: what Proxmox gives its daemons (pve-common, PVE/Daemon.pm).
 pub const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use std::time::Instant;
 
     const SOON: Duration = Duration::from_millis(200);
 
@@ -112,5 +195,48 @@ mod tests {
         assert_eq!(error, "sh gave no answer within 0 s");
         let error = ask(&["/nowhere/program"], SOON).unwrap_err();
         assert!(error.starts_with("/nowhere/program cannot be run: "), "{error}");
+    }
+
+    #[test]
+    fn what_a_program_says_is_passed_on_by_lines_and_how_it_ended_is_told() {
+        for (script, within, said, end) in [
+            (
+                "echo one; echo two >&2; printf three",
+                GENEROUS,
+                vec!["one", "two", "three"],
+                Ok(()),
+            ),
+            (
+                "printf '10%%\r20%%\r\n\n'; exit 3",
+                GENEROUS,
+                vec!["10%", "20%"],
+                Err("failed (exit status: 3)"),
+            ),
+            ("exec >&- 2>&-; sleep 0.1", GENEROUS, vec![], Ok(())),
+            (
+                "echo begun; exec sleep 1000",
+                SOON,
+                vec!["begun"],
+                Err("did not end within 0 s, and was ended"),
+            ),
+        ] {
+            let mut lines = Vec::new();
+            let ended = run(&["sh", "-c", script], within, |line| lines.push(line.to_owned()));
+            assert_eq!(
+                (lines, ended.as_ref().copied().map_err(String::as_str)),
+                (said.iter().map(|s| (*s).to_owned()).collect(), end),
+                "{script}"
+            );
+        }
+        // More than a pipe holds, of a program whose child has the pipe open still.
+        let mut count = 0;
+        let ended = run(
+            &["sh", "-c", "yes | head -n 100000; sleep 60 & exit 0"],
+            GENEROUS,
+            |_| count += 1,
+        );
+        assert_eq!((count, ended), (100_000, Ok(())));
+        let error = run(&["/nowhere/program"], GENEROUS, |_| {}).unwrap_err();
+        assert!(error.starts_with("cannot be run: "), "{error}");
     }
 }

@@ -122,6 +122,8 @@ pub enum Command {
     Holders(Target),
     /// Bring every stranded GPU home, or say why not
     Recover(Recover),
+    /// Make the host ready for handoffs: shows what would be changed; --apply does it
+    Prepare(Prepare),
     /// Past handoffs with the time each took; -v shows the time of each step
     History(History),
     /// Whether this host is ready: what is in the way of handoffs, and what mends it
@@ -185,6 +187,17 @@ pub struct Recover {
     /// Forget that a call on this function is stuck: only after the hardware was dealt with
     #[arg(long, value_name = "BDF")]
     pub clear_wedged: Option<PciAddr>,
+}
+
+/// Whether `prepare` does what it shows.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Prepare {
+    /// Make the changes; each file is kept as it was
+    #[arg(long, conflicts_with = "revert")]
+    pub apply: bool,
+    /// Take back what --apply has changed, and nothing else
+    #[arg(long)]
+    pub revert: bool,
 }
 
 /// What `check` looks at.
@@ -336,10 +349,14 @@ mod tests {
             "plan --vm 111",
             "holders",
             "holders --gpu 0 --json",
+            "prepare",
+            "prepare --apply",
+            "prepare --revert -n",
         ] {
             assert!(matches!(parse(words), Ok(Request::Command(_))), "{words}");
         }
         assert!(parse("to_vfio --gpu 0 --vm 111").is_err());
         assert!(parse("handoff nowhere").is_err());
+        assert!(parse("prepare --apply --revert").is_err());
     }
 }

@@ -11,6 +11,7 @@ mod history; // what was done so far
 mod holders; // who uses a GPU, and what becomes of each
 pub mod hook; // what each phase of a VM does
 pub mod plan; // what would be done, or why not
+mod prepare; // the host made ready for handoffs
 pub mod recover; // every stranded GPU home
 mod status; // what is
 mod status_watch; // the same, whenever it changes
@@ -46,6 +47,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Check(how) => check::run(&mut Session::real(), cli, how),
         Command::Recover(how) => on_host(|host| recover::run(host, cli, how)),
         Command::History(which) => history::run(cli, which),
+        Command::Prepare(how) => prepare::run(&mut Session::real(), cli, how),
         Command::Watch { vmid } => watch::run(*vmid),
     }
 }

@@ -27,7 +27,7 @@ impl Argument {
     }
 
     /// Without quotes around all of it, or the one at the end (linux, lib/cmdline.c, next_arg).
-    fn unquoted(&self) -> &str {
+    pub fn unquoted(&self) -> &str {
         let text = self.text.strip_prefix('"').unwrap_or(&self.text);
         text.strip_suffix('"').unwrap_or(text)
     }

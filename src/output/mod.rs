@@ -9,6 +9,7 @@ pub mod holders; // who uses GPUs
 pub mod history; // past handoffs
 pub mod journal; // the log
 pub mod plan; // plans and entries
+pub mod prepare; // what prepare would change
 pub mod print; // results, to a pipe that may be closed
 pub mod status; // what is
 pub mod status_table; // the same as a table
