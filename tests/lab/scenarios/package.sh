@@ -6,9 +6,9 @@ deb=$(echo /root/gpu-handoff_*_amd64.deb) link=/var/lib/vz/snippets/gpu-handoff
 install() { dpkg --install "$deb" >/root/apt 2>&1 || { cat /root/apt; fail "install"; }; }
 remove() { dpkg "--$1" gpu-handoff >/root/apt 2>&1 || { cat /root/apt; fail "$1"; }; }
 said() { grep -qF -- "$1" /root/apt || { cat /root/apt; fail "it does not say: $1"; }; }
-# Everything on disk and below /run/gpu-handoff, but for what dpkg and apt keep for themselves, and journald's
+# Everything on disk and below /run/gpu-handoff, but for what dpkg and apt keep for themselves, journald's and the stand-ins'
 files() { find / /run/gpu-handoff -xdev \( -path /var/log -o -path /var/cache -o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /root \
-	-o -path /tmp \) -prune -o ! -path /etc/ld.so.cache -printf '%p %y %m %l\n' 2>/dev/null | sort; }
+	-o -path /tmp -o -path /usr/local/lib/labpve \) -prune -o ! -path /etc/ld.so.cache -printf '%p %y %m %l\n' 2>/dev/null | sort; }
 [ ! -e /usr/sbin/gpu-handoff ] || remove purge # as in any guest of the lab
 [ ! -L $link ] || fail "the link is still there"
 files >/root/before
@@ -31,7 +31,7 @@ say "locked, it keeps its line, and a hook that does nothing"
 install; expect_rc 0 qm set 111 --hookscript local:snippets/gpu-handoff; expect_rc 0 qm set 111 --lock backup
 remove remove; said "VM 111 still names local:snippets/gpu-handoff: VM is locked (backup)"; said "$link stays, and does nothing"
 expect_rc 0 qm set 111 --delete lock; expect_rc 0 qm start 111; expect_rc 0 qm stop 111
-remove purge; said "guests or snapshots still name it"; expect_rc 0 qm start 111; expect_rc 0 qm stop 111
+remove purge; said "guests or snapshots still name it"; expect_rc 0 $link 111 pre-start
 expect_rc 0 qm set 111 --delete hookscript; install; is "$(readlink $link)" /usr/sbin/gpu-handoff "the link is back"
 say "purged, nothing is left of it"
 remove purge; qm destroy 111; rm /etc/pve/lxc/104.conf
