@@ -2,6 +2,8 @@
 //!
 //! What is changed is decided and done in [`crate::prepare`].
 
+use std::os::fd::BorrowedFd;
+
 use tracing::info;
 
 use crate::base::text::join;
@@ -19,7 +21,11 @@ use crate::prepare::facts::Facts;
 use crate::prepare::journal::Journal;
 use crate::prepare::revert::{judge, revert, said, shown};
 use crate::prepare::wanted::wanted;
-use crate::run::session::{Session, this_boot};
+use crate::run::session::{Session, not_locked, this_boot};
+use crate::state::store::{Guard, Store};
+
+/// Where the lock of whoever prepares is.
+const LOCK_DIR: &str = "/run/gpu-handoff/prepare";
 
 pub(crate) fn run(host: &mut Session, cli: &Cli, how: &Prepare) -> Result<(), Error> {
     let mut effects = Host::at(host.root.clone());
@@ -36,9 +42,8 @@ pub(crate) fn run(host: &mut Session, cli: &Cli, how: &Prepare) -> Result<(), Er
     } else {
         "prepare --apply"
     };
-    let end = host.kernel.now() + host.budgets.way_home;
-    let guard = host.lock(who, end)?;
-    say_who_is_away(&host.records(Some(&guard))?);
+    let _alone = alone(host, who)?;
+    say_who_is_away(&host.records(None)?);
     let boot = this_boot()?;
     let mut journal = Journal::read(&host.root)?;
     let result = match how.revert {
@@ -52,6 +57,16 @@ pub(crate) fn run(host: &mut Session, cli: &Cli, how: &Prepare) -> Result<(), Er
         }
     };
     print(cli.json, &Ended::of(result), || done(how.revert, result))
+}
+
+/// Only one prepares at a time. Handoffs go on beside it: what it changes counts at the next boot, and an initramfs takes minutes.
+fn alone(host: &mut Session, who: &str) -> Result<Guard, Error> {
+    let within = host.budgets.lock;
+    let kernel = &mut host.kernel;
+    let wait = |fd: BorrowedFd<'_>, within| kernel.wait(&[fd], within) == [true];
+    let locked = Store::at(LOCK_DIR).lock_with(who, within, wait);
+    host.not_interrupted()?;
+    locked.map_err(|e| not_locked(e, within))
 }
 
 /// What this host needs, and what else is to be said of it.

@@ -466,7 +466,7 @@ fn another_answer() -> Error {
 }
 
 /// What a run that did not get the lock says. `within` is how long it waited.
-fn not_locked(error: LockError, within: Duration) -> Error {
+pub(crate) fn not_locked(error: LockError, within: Duration) -> Error {
     match error {
         LockError::Held(by) => Error::Overdue {
             what: format!("another run did not finish ({by})"),

@@ -205,6 +205,17 @@ class Scripts(unittest.TestCase):
         """)
         self.assertEqual(self.left(), set())
 
+    def test_what_prepare_has_kept_outlives_the_package(self) -> None:
+        """Nobody else could take back what it has changed."""
+        self.on_a_machine("""
+            install; mkdir -p /var/lib/gpu-handoff/prepared; echo '{}' >/var/lib/gpu-handoff/prepared/journal.json
+            echo was >/var/lib/gpu-handoff/prepared/0.before; echo x >/var/lib/gpu-handoff/history
+            do_dpkg --remove gpu-handoff; says "gpu-handoff prepare --revert"
+            do_dpkg --purge gpu-handoff; says "stay in /var/lib/gpu-handoff/prepared"
+            is "$(ls /var/lib/gpu-handoff)" prepared "what is kept"; is "$(cat /var/lib/gpu-handoff/prepared/0.before)" was "it"
+        """)
+        self.assertEqual(self.left(), {"/var/lib/gpu-handoff/prepared/journal.json", "/var/lib/gpu-handoff/prepared/0.before"})
+
     def test_a_run_at_work_is_waited_for(self) -> None:
         self.on_a_machine("""
             install; mkdir -p /run/gpu-handoff; ( flock 9; : >/lab/holds; sleep 2; : >/lab/done ) 9>/run/gpu-handoff/lock &
