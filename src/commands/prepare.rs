@@ -8,7 +8,6 @@ use tracing::info;
 
 use crate::base::text::join;
 use crate::commands::cli::{Cli, Prepare};
-use crate::execute::kernel::Kernel;
 use crate::model::error::Error;
 use crate::model::record::Record;
 use crate::model::refusal::{Reason, Refusal};
