@@ -161,7 +161,7 @@ pub(super) fn era(facts: &Facts) -> Looked {
 }
 
 /// What drives what: NVIDIA, Driver Installation Guide, "Kernel Modules" (open: Turing and later; proprietary: none of
-/// Blackwell and later). Of Ada, what proxmox-gpu-passthrough's docs/TROUBLESHOOTING.md saw.
+/// Blackwell and later). Of Ada, what the guide proxmox-gpu-passthrough saw (its TROUBLESHOOTING).
 pub(super) fn flavour(facts: &Facts) -> Looked {
     let Some(driver) = &facts.snapshot.nvidia else {
         return skip("NVIDIA's driver is not loaded").into();

@@ -2,7 +2,7 @@
 //!
 //! What is known of it: NVIDIA's GeForce drivers for guests before 465.89 gave up with code 43 where they saw a hypervisor
 //! (NVIDIA, "GeForce GPU Passthrough for Windows Virtual Machine (Beta)", April 2021); Intel's for Arc look for the bit of
-//! leaf 1 itself (proxmox-gpu-passthrough, docs/vendors). Professional cards, and AMD's, never asked.
+//! leaf 1 itself (the guide proxmox-gpu-passthrough, vendors). Professional cards, and AMD's, never asked.
 
 use crate::check::facts::Facts;
 use crate::check::finding::{Finding, Looked, NotSeen, info, notice, or_pass, skip};

@@ -9,6 +9,7 @@ use crate::base::process::Group;
 use crate::base::wait::LONGEST_WAIT;
 use crate::execute::kernel::ActError;
 use crate::execute::worker::{Answer, Question, Worker};
+use crate::model::act::Act;
 
 /// Whether a request is one that only waits for others, and leaves nothing half done where it is broken off.
 pub(crate) fn only_waits(request: &Question) -> bool {
@@ -16,6 +17,22 @@ pub(crate) fn only_waits(request: &Question) -> bool {
         Question::Act(act) => act.only_waits(),
         question => matches!(question, Question::Units(_) | Question::StaleNodes | Question::Check(_)),
     }
+}
+
+/// Whether the host is another one after an act: who looks or asks leaves it as it is, and a gate is gone with the run.
+pub(crate) fn changes(act: &Act) -> bool {
+    !matches!(
+        act,
+        Act::ProveFree { .. } | Act::Verify { .. } | Act::ShutGate { .. } | Act::OpenGate { .. }
+    )
+}
+
+/// Whether an act had its effect, or may have had some of it.
+pub(crate) fn may_have_effect(result: &Result<(), ActError>) -> bool {
+    !matches!(
+        result,
+        Err(ActError::Failed(_) | ActError::CannotLoad(_) | ActError::NotBegun(_))
+    )
 }
 
 /// A worker that has a request, and what came of it.

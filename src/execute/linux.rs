@@ -16,7 +16,7 @@ use crate::base::root::Root;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::check::read::Part;
 use crate::check::texts::Texts;
-use crate::execute::asked::{Asked, only_waits};
+use crate::execute::asked::{Asked, changes, may_have_effect, only_waits};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::execute::worker::{Answer, Question, Worker};
@@ -317,22 +317,6 @@ impl Linux {
             .pop()
             .map_or_else(|| Err(another_question()), |(answer, _)| answer)
     }
-}
-
-/// Whether the host is another one after an act: who looks or asks leaves it as it is, and a gate is gone with the run.
-fn changes(act: &Act) -> bool {
-    !matches!(
-        act,
-        Act::ProveFree { .. } | Act::Verify { .. } | Act::ShutGate { .. } | Act::OpenGate { .. }
-    )
-}
-
-/// Whether an act had its effect, or may have had some of it.
-fn may_have_effect(result: &Result<(), ActError>) -> bool {
-    !matches!(
-        result,
-        Err(ActError::Failed(_) | ActError::CannotLoad(_) | ActError::NotBegun(_))
-    )
 }
 
 impl Default for Linux {

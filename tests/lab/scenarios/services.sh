@@ -1,5 +1,6 @@
 #!/bin/sh
 # Services that use the GPU: one that is named is stopped, and runs again at home, after a failed start and a killed run; others are refused.
+# lab: --timeout 1200
 # tier: full
 . /usr/local/lib/lab-home.sh
 cat >/root/uses <<'END'
