@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import trees  # noqa: E402
 
 TOP = Path(__file__).parents[2]
-# What we promise (bytes).
-PACKAGE_AT_MOST, BINARY_AT_MOST = 2_000_000, 3_000_000
+# Bytes. 'check' and 'prepare' are a quarter of the binary; 3,000,000 is what we want of it.
+PACKAGE_AT_MOST, BINARY_AT_MOST = 2_000_000, 3_750_000
 # Debian 12's, which is Proxmox VE 8's.
 OLDEST_LIBC = (2, 36)
 # What 'systemd-analyze security' gives: 0 is a unit that can do nothing, 10 one that may do all. The reasons are in the units.
@@ -48,6 +48,13 @@ FILES = """
 /usr/share/doc/gpu-handoff/copyright 644
 /usr/share/doc/gpu-handoff/examples/inference.toml 644
 /usr/share/doc/gpu-handoff/examples/workstation.toml 644
+/usr/share/doc/gpu-handoff/schemas/README.md 644
+/usr/share/doc/gpu-handoff/schemas/check.json 644
+/usr/share/doc/gpu-handoff/schemas/groups.json 644
+/usr/share/doc/gpu-handoff/schemas/history.json 644
+/usr/share/doc/gpu-handoff/schemas/holders.json 644
+/usr/share/doc/gpu-handoff/schemas/plan.json 644
+/usr/share/doc/gpu-handoff/schemas/status.json 644
 /usr/share/doc/gpu-handoff/snippets.md 644
 /usr/share/gpu-handoff/snippets/chain 755
 /usr/share/gpu-handoff/snippets/removed 755
