@@ -15,16 +15,23 @@ const ANSWER: u64 = 4096;
 /// How long a program that was killed may take to end.
 const TO_END: Duration = Duration::from_secs(1);
 
-/// Runs a program to its end: whether it ended with 0, and what it said.
-pub(crate) fn ask(words: &[&str], within: Duration) -> Result<(bool, String), String> {
-    let cannot = |e| format!("{} cannot be run: {e}", words[0]);
-    let mut child = Command::new(words[0])
+/// A program with an environment of our own, and nothing to read.
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(words[0]);
+    command
         .args(&words[1..])
         .env_clear()
         .env("PATH", PATH)
         .env("LC_ALL", "C")
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a program to its end: whether it ended with 0, and what it said.
+pub(crate) fn ask(words: &[&str], within: Duration) -> Result<(bool, String), String> {
+    let cannot = |e| format!("{} cannot be run: {e}", words[0]);
+    let mut child = command(words)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -69,13 +76,7 @@ fn hear(pipe: impl Read + AsFd, said: &mut Vec<u8>) {
 pub(crate) fn run(words: &[&str], within: Duration, mut line: impl FnMut(&str)) -> Result<(), String> {
     let cannot = |e| format!("cannot be run: {e}");
     let (mut heard, says) = std::io::pipe().map_err(cannot)?;
-    let mut child = Command::new(words[0])
-        .args(&words[1..])
-        .env_clear()
-        .env("PATH", PATH)
-        .env("LC_ALL", "C")
-        .current_dir("/")
-        .stdin(Stdio::null())
+    let mut child = command(words)
         .stdout(says.try_clone().map_err(cannot)?)
         .stderr(says)
         .spawn()

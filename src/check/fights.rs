@@ -7,6 +7,7 @@
 use crate::base::pci::VENDOR_NVIDIA;
 use crate::base::text::foreign;
 use crate::check::finding::Level;
+use crate::host::modules::NEVER;
 
 /// What a line does against a handoff.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,17 +54,6 @@ const DRIVER: [&str; 10] = [
 
 /// The modules that a guest's card needs.
 const VFIO: [&str; 4] = ["vfio", "vfio_pci", "vfio_pci_core", "vfio_iommu_type1"];
-
-/// What an `install` line runs where the module is never to be loaded.
-const NEVER: [&str; 7] = [
-    "/bin/false",
-    "/bin/true",
-    "/usr/bin/false",
-    "/usr/bin/true",
-    "false",
-    "true",
-    ":",
-];
 
 /// A module's name as the kernel has it.
 fn module(name: &str) -> String {
@@ -199,7 +189,8 @@ fn of_install(name: &str, command: &[&str]) -> Option<Fight> {
     if command.iter().any(|word| word.rsplit('/').next() == Some("modprobe")) {
         return None;
     }
-    let never = matches!(command, [word] if NEVER.contains(word));
+    // The colon does as much: modprobe has a shell run the line.
+    let never = matches!(command, [word] if NEVER.contains(word) || *word == ":");
     Some(match never {
         true => Fight {
             row: "install-false",

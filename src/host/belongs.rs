@@ -91,7 +91,8 @@ impl Belongs {
         let what = match (value("CLASS="), value("TYPE=")) {
             _ if of_pids(&pid.to_string()) != of_pids("self") => "container in",
             ("user" | "user-early", "tty" | "unspecified") => return Belongs::Session { id },
-            ("user" | "user-early", "x11" | "wayland" | "mir") | ("greeter" | "lock-screen", _) => DESKTOP,
+            ("user" | "user-early", kind) if is_graphical(kind) => DESKTOP,
+            ("greeter" | "lock-screen", _) => DESKTOP,
             ("background" | "background-light", _) => "background",
             _ => "",
         };
@@ -174,6 +175,11 @@ impl Belongs {
         }
         manager.map_or(Belongs::Unknown, Belongs::Unit)
     }
+}
+
+/// Whether a session of this TYPE, as logind has it, is one with a desktop.
+pub(crate) fn is_graphical(kind: &str) -> bool {
+    matches!(kind, "x11" | "wayland" | "mir")
 }
 
 /// The UID of user@UID.service.

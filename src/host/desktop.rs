@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
-use crate::host::belongs::Belongs;
+use crate::host::belongs::{Belongs, is_graphical};
 use crate::host::units::can_be_stopped;
 
 /// The display manager of a host that has one, and whose desktops end with it.
@@ -40,7 +40,7 @@ impl Desktop {
         {
             let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
             let lingers = value("USER=").is_some_and(|user| root.exists(format!("/var/lib/systemd/linger/{user}")));
-            let is_desktop = matches!(value("TYPE="), Some("x11" | "wayland" | "mir")) && !lingers;
+            let is_desktop = value("TYPE=").is_some_and(is_graphical) && !lingers;
             if let Some(uid) = value("UID=").and_then(|uid| uid.parse().ok()) {
                 *users.entry(uid).or_insert(true) &= is_desktop;
             }

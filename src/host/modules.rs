@@ -12,7 +12,7 @@ use crate::base::root::Root;
 use crate::base::text::{foreign, one_line};
 
 /// What an `install` line of modprobe.d says where a module is not to be loaded at all.
-const NEVER: [&str; 6] = [
+pub(crate) const NEVER: [&str; 6] = [
     "/bin/false",
     "/bin/true",
     "/usr/bin/false",

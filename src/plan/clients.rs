@@ -433,9 +433,9 @@ pub(crate) fn judge_holders(
     let wholes = shut_down(&users, ground, settings);
     let stop_of = |holder: &Holder| Stop::of(holder, ground, settings, &wholes);
     // For a doubt that the settings accept no container goes down.
-    let is_accepted = |holder: &Holder| {
-        let whole = matches!(stop_of(holder), Some(Ok(stop)) if matches!(stop.unit, Unit::Whole { .. }));
-        accepts_doubt && whole
+    let is_accepted = |reason: &Reason, stop: &Result<Stop<'_>, Vec<Reason>>| {
+        let whole = stop.as_ref().is_ok_and(|stop| matches!(stop.unit, Unit::Whole { .. }));
+        accepts_doubt && whole && matches!(reason, Reason::Doubtful { .. })
     };
     let all = users.into_iter().chain(unseen(snapshot, &unbound));
     for reason in all.chain(usb_below(snapshot, addrs)) {
@@ -443,7 +443,7 @@ pub(crate) fn judge_holders(
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if judged.lets_go(holder) => {}
             Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }
                 if let Some(stop) = stop_of(holder)
-                    && !(matches!(reason, Reason::Doubtful { .. }) && is_accepted(holder)) =>
+                    && !is_accepted(&reason, &stop) =>
             {
                 match stop {
                     Ok(stop) => judged.stops(ground, &stop, nodes),

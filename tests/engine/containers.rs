@@ -6,8 +6,8 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::settings::values::{Containers, Doubt, Processes, Services, WayOut};
 
 use crate::common::hosts::{OLLAMA, add_inside, add_persistenced, inside};
-use crate::common::{End, Fault, Model, Process, Session, addr, host};
-use crate::{assert_as_before, records};
+use crate::common::{End, Model, Process, Session, addr, host};
+use crate::{assert_as_before, records, runs_again_whatever_fails};
 
 /// This many cards, all used from inside a container.
 fn used(cards: u8) -> Model {
@@ -165,35 +165,5 @@ fn a_container_that_gives_no_answer_keeps_the_gpu() {
 #[test]
 fn whatever_fails_or_is_killed_it_runs_again_at_the_end() {
     let session = session(Containers::Release, WayOut::Auto);
-    let mut undisturbed = used(1);
-    assert!(matches!(session.out(&mut undisturbed), End::Done));
-    assert!(matches!(session.home(&mut undisturbed), End::Done));
-    for at in 0..undisturbed.acts.len() {
-        for fault in [
-            Fault::Fails,
-            Fault::FailsAfterwards,
-            Fault::KilledBefore,
-            Fault::KilledIn,
-            Fault::KilledAfter,
-        ] {
-            let mut model = used(1);
-            let act = &undisturbed.acts[at];
-            let case = format!("{fault:?} at {at} {act}");
-            model.faults.0 = vec![(at, fault)];
-            let out = session.out(&mut model);
-            let left = records(&model).iter().any(|r| r.units.contains(&inside()));
-            assert!(runs_inside(&model) || left, "{case}: {out:?}");
-            let home = session.home(&mut model);
-            // What does not start is said, and strands nothing.
-            let is_its_start = matches!(act, Act::StartUnit { name } if *name == inside()) && fault == Fault::Fails;
-            let again = match home {
-                End::Done => home,
-                _ => session.home(&mut model),
-            };
-            assert!(matches!(again, End::Done), "{case}: {out:?}, {again:?}");
-            assert!(is_its_start || runs_inside(&model), "{case}: {out:?}, {again:?}");
-            assert_eq!(model.driver_of(addr(1, 0)), Some("nvidia"), "{case}");
-            assert_eq!(model.laws.broken, [""; 0], "{case}");
-        }
-    }
+    runs_again_whatever_fails("inside", &|| used(1), &session, &[inside()]);
 }

@@ -27,6 +27,7 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::execute::kernel::Kernel;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
+use gpu_handoff::host::units::Unit;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::{Plan, Way};
 use gpu_handoff::model::record::{Owner, Record, State};
@@ -51,6 +52,46 @@ fn assert_as_before(model: &Model, before: &common::State, case: &str) {
     assert_eq!(model.laws.broken, [""; 0], "{case}");
     let now = model.state();
     assert!(*before == now, "{case}: {:#?}", before.differences(&now));
+}
+
+/// Whatever fails or is killed, at any act of the way out and home: what is stopped for it runs again at the end, or is on record
+/// until then. `used`: the host, with the first card's users; `units`: those that are stopped.
+fn runs_again_whatever_fails(name: &str, used: &dyn Fn() -> Model, session: &Session, units: &[Unit]) {
+    let is_up = |model: &Model, unit: &Unit| model.units.iter().any(|u| u.name == *unit && u.active);
+    let runs = |model: &Model| units.iter().all(|unit| is_up(model, unit));
+    let mut undisturbed = used();
+    assert!(matches!(session.out(&mut undisturbed), End::Done), "{name}");
+    let away = undisturbed.acts.len();
+    assert!(matches!(session.home(&mut undisturbed), End::Done), "{name}");
+    for (at, act) in undisturbed.acts.iter().enumerate() {
+        for fault in [
+            Fault::Fails,
+            Fault::FailsAfterwards,
+            Fault::KilledBefore,
+            Fault::KilledIn,
+            Fault::KilledAfter,
+        ] {
+            let mut model = used();
+            let case = format!("{name}: {fault:?} at {at} {act}");
+            model.faults.0 = vec![(at, fault)];
+            let out = session.out(&mut model);
+            let on_record = |unit: &Unit| records(&model).iter().any(|r| r.units.contains(unit));
+            assert!(runs(&model) || units.iter().any(on_record), "{case}: {out:?}");
+            let home = session.home(&mut model);
+            // What does not start is said, and strands nothing.
+            let is_its_start = matches!(act, Act::StartUnit { name } if units.contains(name));
+            let is_its_start = at >= away && is_its_start && fault == Fault::Fails;
+            let again = match home {
+                End::Done => home,
+                _ => session.home(&mut model),
+            };
+            assert!(matches!(again, End::Done), "{case}: {out:?}, {again:?}");
+            assert!(is_its_start || runs(&model), "{case}: {out:?}, {again:?}");
+            let drivers = [0, 1].map(|function| model.driver_of(addr(1, function)));
+            assert_eq!(drivers, [Some("nvidia"), Some("snd_hda_intel")], "{case}");
+            assert_eq!(model.laws.broken, [""; 0], "{case}");
+        }
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::settings::values::{Processes, Services, WayOut};
 
 use crate::common::hosts::{EXPORTER, OLLAMA, PERSISTENCED, add_consoles, add_exporter, add_ollama, add_persistenced};
-use crate::common::{End, Fault, Model, Process, Session, addr, host};
-use crate::{assert_as_before, records};
+use crate::common::{End, Model, Process, Session, addr, host};
+use crate::{assert_as_before, records, runs_again_whatever_fails};
 
 /// This many cards, all used by the service and the daemon.
 fn used(cards: u8) -> Model {
@@ -25,10 +25,6 @@ fn named(way: WayOut) -> Session {
     session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
     session.settings.way = way;
     session
-}
-
-fn is_start(act: &Act) -> bool {
-    matches!(act, Act::StartUnit { name } if name.on_host() == Some(OLLAMA))
 }
 
 fn runs(model: &Model, unit: &str) -> bool {
@@ -174,41 +170,7 @@ fn a_unit_of_that_name_in_a_container_is_not_the_service() {
 #[test]
 fn whatever_fails_or_is_killed_the_service_runs_again_at_the_end() {
     let session = named(WayOut::Auto);
-    let mut undisturbed = used(1);
-    assert!(matches!(session.out(&mut undisturbed), End::Done));
-    let away = undisturbed.acts.len();
-    assert!(matches!(session.home(&mut undisturbed), End::Done));
-    for at in 0..undisturbed.acts.len() {
-        for fault in [
-            Fault::Fails,
-            Fault::FailsAfterwards,
-            Fault::KilledBefore,
-            Fault::KilledIn,
-            Fault::KilledAfter,
-        ] {
-            let mut model = used(1);
-            let case = format!("{fault:?} at {at} {}", undisturbed.acts[at]);
-            model.faults.0 = vec![(at, fault)];
-            let out = session.out(&mut model);
-            let left = records(&model).iter().any(|r| r.units.contains(&Unit::host(OLLAMA)));
-            assert!(runs(&model, OLLAMA) || left, "{case}: {out:?}");
-            let home = session.home(&mut model);
-            // What does not start is said, and strands nothing.
-            let is_its_start = at >= away && is_start(&undisturbed.acts[at]) && fault == Fault::Fails;
-            let again = match home {
-                End::Done => home,
-                _ => session.home(&mut model),
-            };
-            assert!(matches!(again, End::Done), "{case}: {out:?}, {again:?}");
-            if !is_its_start {
-                assert!(runs(&model, OLLAMA), "{case}: {out:?}, {again:?}");
-            }
-
-            let drivers = |model: &Model| [0, 1].map(|f| model.driver_of(addr(1, f)));
-            assert_eq!(drivers(&model), [Some("nvidia"), Some("snd_hda_intel")], "{case}");
-            assert_eq!(model.laws.broken, [""; 0], "{case}");
-        }
-    }
+    runs_again_whatever_fails("a service", &|| used(1), &session, &[Unit::host(OLLAMA)]);
 }
 
 /// What it uses is there again in a moment, or has been all the time: it does not wait for what has left.

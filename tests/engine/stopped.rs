@@ -12,8 +12,8 @@ use crate::common::hosts::{
     GDM, OLLAMA, PERSISTENCED, SOCKET, add_desktop, add_inside, add_ollama, add_persistenced, add_run, add_socket,
     add_whole, inside, run, whole,
 };
-use crate::common::{End, Fault, Model, Process, Session, addr, host};
-use crate::{assert_as_before, records};
+use crate::common::{End, Model, Process, Session, addr, host};
+use crate::{assert_as_before, records, runs_again_whatever_fails};
 
 /// A kind of user: how it comes into the model, which setting allows what, and what is stopped in which order.
 struct Kind {
@@ -199,41 +199,7 @@ fn for_a_backup_it_is_left_alone() {
 fn whatever_fails_or_is_killed_it_runs_again_at_the_end() {
     for kind in kinds() {
         let session = asked(&kind, WayOut::Auto);
-        let mut undisturbed = used(&kind, 1);
-        assert!(matches!(session.out(&mut undisturbed), End::Done), "{}", kind.name);
-        assert!(matches!(session.home(&mut undisturbed), End::Done), "{}", kind.name);
-        for at in 0..undisturbed.acts.len() {
-            for fault in [
-                Fault::Fails,
-                Fault::FailsAfterwards,
-                Fault::KilledBefore,
-                Fault::KilledIn,
-                Fault::KilledAfter,
-            ] {
-                let mut model = used(&kind, 1);
-                let act = &undisturbed.acts[at];
-                let case = format!("{}: {fault:?} at {at} {act}", kind.name);
-                model.faults.0 = vec![(at, fault)];
-                let out = session.out(&mut model);
-                let on_record = |unit: &Unit| records(&model).iter().any(|r| r.units.contains(unit));
-                assert!(
-                    runs(&kind, &model) || kind.stopped.iter().any(on_record),
-                    "{case}: {out:?}"
-                );
-                let home = session.home(&mut model);
-                // What does not start is said, and strands nothing.
-                let is_its_start =
-                    matches!(act, Act::StartUnit { name } if kind.stopped.contains(name)) && fault == Fault::Fails;
-                let again = match home {
-                    End::Done => home,
-                    _ => session.home(&mut model),
-                };
-                assert!(matches!(again, End::Done), "{case}: {out:?}, {again:?}");
-                assert!(is_its_start || runs(&kind, &model), "{case}: {out:?}, {again:?}");
-                assert_eq!(model.driver_of(addr(1, 0)), Some("nvidia"), "{case}");
-                assert_eq!(model.laws.broken, [""; 0], "{case}");
-            }
-        }
+        runs_again_whatever_fails(kind.name, &|| used(&kind, 1), &session, &kind.stopped);
     }
 }
 
