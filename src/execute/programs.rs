@@ -17,14 +17,27 @@ const STDERR_TAIL: usize = 400;
 /// pct(1) is asked twice it refuses (pve-container, PVE/API2/LXC/Status.pm), and the others do not.
 pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb) -> Result<(), ActError> {
     let words = unit.command(verb);
-    let Unit::Whole { .. } = unit else {
-        return run(root, &words);
-    };
-    await_lock(root, unit);
-    if is_so(root, unit, verb) {
-        return Ok(());
+    with_patience(unit, verb, || {
+        let Unit::Whole { .. } = unit else {
+            return run(root, &words);
+        };
+        await_lock(root, unit);
+        if is_so(root, unit, verb) {
+            return Ok(());
+        }
+        run(root, &words).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
+    })
+}
+
+/// Starts of containers, and in containers, are tried once more: they fail on a lock that another task had, and on a host that
+/// changes under them (crun gives up a device's node where a lookup met a mount at that moment). systemd's own units say with
+/// Restart= what they want. The caller's deadline is for both.
+fn with_patience(unit: &Unit, verb: Verb, mut attempt: impl FnMut() -> Result<(), ActError>) -> Result<(), ActError> {
+    let is_worth_it = verb != Verb::Stop && !matches!(unit, Unit::Host(_));
+    match attempt() {
+        Err(ActError::Failed(_)) if is_worth_it => attempt(),
+        first => first,
     }
-    run(root, &words).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
 }
 
 /// Waits until nobody is at work on a container: a shutdown that was cut off goes on by itself, with its lock, and what looks as if
@@ -69,6 +82,7 @@ pub(crate) fn failed(words: &[&str], stderr: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::units::Client;
 
     /// A host on which these programs say something, or fail.
     fn host(answers: &[(&str, &str)], failing: &[(&str, &str)]) -> tempfile::TempDir {
@@ -82,6 +96,32 @@ mod tests {
             std::fs::write(programs.join("failed").join(words), answer).unwrap();
         }
         dir
+    }
+
+    #[test]
+    fn a_container_that_does_not_start_at_once_is_started_once_more() {
+        let podman = Unit::Run {
+            client: Client::Podman,
+            id: "ec23".repeat(16),
+        };
+        let service = Unit::Host("ollama.service".into());
+        for (unit, verb, failures, attempts, is_well) in [
+            (&podman, Verb::Start, 0, 1, true),
+            (&podman, Verb::Start, 1, 2, true),
+            (&podman, Verb::Restart, 9, 2, false),
+            (&podman, Verb::Stop, 9, 1, false),
+            (&service, Verb::Start, 9, 1, false),
+        ] {
+            let mut made = 0;
+            let result = with_patience(unit, verb, || {
+                made += 1;
+                if made > failures {
+                    return Ok(());
+                }
+                Err(ActError::Failed("cannot resolve `nvidia0` under rootfs".into()))
+            });
+            assert_eq!((made, result.is_ok()), (attempts, is_well), "{unit:?} {verb:?}");
+        }
     }
 
     #[test]
