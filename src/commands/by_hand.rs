@@ -1,12 +1,16 @@
 //! Handoffs that a person asks for: `to_vfio`, `to_nvidia`.
 
-use tracing::info;
+use std::time::Duration;
 
+use tracing::{info, warn};
+
+use crate::base::program::ask;
 use crate::base::systemd;
-use crate::base::text::join;
+use crate::base::text::{foreign, join, one_line};
+use crate::base::vmid::VmId;
 use crate::commands::cli::{Cli, Target};
 use crate::commands::plan::show_plan;
-use crate::commands::target::{by_whom, given, moving, part_of, recorded, some_gpus};
+use crate::commands::target::{by_whom, given, moving, part_of, recorded, some_gpus, variable};
 use crate::execute::kernel::Kernel;
 use crate::model::error::Error;
 use crate::model::plan::Direction;
@@ -18,6 +22,15 @@ use crate::plan::inferred;
 use crate::plan::owners::Part;
 use crate::run::owners::Settled;
 use crate::run::session::{Session, must_be_root, this_boot};
+
+/// Containers that are restarted when a GPU has come home by hand: a variable of the shell script that came before this program.
+const RESTARTED: &str = "LXC_RESTART_IDS";
+
+/// How long a container has to shut down, seconds; then pct(1) ends it (pve-container, PVE/LXC.pm, vm_reboot).
+const SHUTDOWN: &str = "30";
+
+/// How long its restart is waited for.
+const RESTART: Duration = Duration::from_secs(90);
 
 pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
     if cli.dry_run {
@@ -41,6 +54,7 @@ pub(crate) fn to_vfio(host: &mut Session, cli: &Cli, target: &Target) -> Result<
 }
 
 pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Result<(), Error> {
+    let restarted = named_containers(variable(RESTARTED).as_deref().unwrap_or_default())?;
     let end = host.kernel.now() + host.budgets.way_home;
     let guard = if cli.dry_run {
         None
@@ -73,7 +87,62 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
     }
     let plan = host.plan_home(&part.comes, &records, end)?;
     match guard {
-        Some(guard) => host.execute(&guard, record, part.stays, &plan, end),
+        Some(guard) => {
+            host.execute(&guard, record, part.stays, &plan, end)?;
+            // Their own hook may wait for it.
+            drop(guard);
+            restart(&restarted);
+            Ok(())
+        }
         None => print(cli.json, &plan::PlanView::from(&plan), || plan::plan_text(&plan)),
+    }
+}
+
+/// The containers of such a list; numbers, with spaces or commas between.
+fn named_containers(list: &str) -> Result<Vec<VmId>, Error> {
+    let named = list.split([' ', ',']).filter(|id| !id.is_empty());
+    let number = |id: &str| {
+        id.parse().map_err(|_| {
+            let why = format!(
+                "{RESTARTED} has '{}', which is no container's number. Hint: numbers with spaces between, such as '104 105'",
+                foreign(id)
+            );
+            Refusal::from(Reason::Other(why)).into()
+        })
+    };
+    named.map(number).collect()
+}
+
+/// Restarts containers, one after the other. The GPU is home: that one of them does not restart is said, and fails nothing.
+fn restart(ctids: &[VmId]) {
+    for ctid in ctids {
+        let why = match ask(&["pct", "reboot", &ctid.to_string(), "--timeout", SHUTDOWN], RESTART) {
+            Ok((true, _)) => {
+                info!("container {ctid} was restarted, as {RESTARTED} says");
+                continue;
+            }
+            Ok((false, said)) => foreign(&one_line(&said)),
+            Err(why) => why,
+        };
+        warn!("container {ctid} was not restarted, as {RESTARTED} says: {why}. Hint: 'pct reboot {ctid}'");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_named_by_numbers_and_nothing_else() {
+        for (list, numbers) in [("", ""), ("104", "104"), (" 104,105  106 ", "104 105 106")] {
+            let named = named_containers(list).unwrap();
+            let named: Vec<String> = named.iter().map(ToString::to_string).collect();
+            assert_eq!(named.join(" "), numbers);
+        }
+        for list in ["104 x", "-1", "99", "104;105", "104 \u{1b}"] {
+            let why = named_containers(list).unwrap_err().to_string();
+            assert!(why.contains("which is no container's number. Hint: "), "{why}");
+            assert!(!why.contains('\u{1b}'), "{why}");
+        }
     }
 }

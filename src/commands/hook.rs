@@ -43,9 +43,9 @@ use crate::state::store::{Guard, Ledger};
 /// Those of pre-start and post-stop; the others only say what they find.
 pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
     let mut host = Session::real();
-    for name in ["GPU_PCI", "GPU_AUDIO_PCI"] {
+    for name in ["GPU_PCI", "GPU_AUDIO_PCI", "LXC_RESTART_IDS"] {
         if std::env::var_os(name).is_some() {
-            warn!("{name} is set and not used: the VM's own hostpci lines say which GPU is meant");
+            warn!("{name} is set and not used: the VM's own hostpci lines, and the settings, say what is meant");
         }
     }
     let result = match phase {

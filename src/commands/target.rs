@@ -32,7 +32,7 @@ pub(crate) fn given(host: &mut Session, target: &Target, snapshot: &Snapshot) ->
     })
 }
 
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 

@@ -26,6 +26,15 @@ say "without a record the drivers are inferred, and the line says so"
 expect_rc 0 gpu-handoff -q to_vfio
 rm /run/gpu-handoff/by-hand-*
 expect_text "its drivers are inferred" gpu-handoff to_nvidia; both "$home" "home without a record"
+say "the script's variable: containers are restarted when the GPU is home"
+printf 'arch: amd64\nhostname: cuda\nlxc.init.cmd: hold /dev/null\n' >/etc/pve/lxc/104.conf; expect_rc 0 pct start 104
+first() { head -n 1 /sys/fs/cgroup/lxc/104/ns/cgroup.procs; }
+expect_rc 0 gpu-handoff -q to_vfio; pid=$(first)
+LXC_RESTART_IDS="104 x" expect_text "'x', which is no container's number" gpu-handoff to_nvidia; both "$away" "a wrong list"; is "$(first)" "$pid" "its first process"
+LXC_RESTART_IDS="104,999" expect_text "container 104 was restarted" gpu-handoff to_nvidia; both "$home" "with a list"
+is "$(pct status 104)" "status: running" "CT 104"; [ "$(first)" != "$pid" ] || fail "it was not restarted"
+case $_out in *"container 999 was not restarted"*) ;; *) fail "999 is not named" ;; esac
+expect_rc 0 pct stop 104; rm /etc/pve/lxc/104.conf
 say "the hook killed in the middle: the next call finishes, either way"
 for part in 0.8; do
 	timeout -s KILL $part gpu-handoff to_vfio; expect_rc 0 gpu-handoff to_nvidia; both "$home" "home after a kill at $part s"

@@ -219,6 +219,11 @@ def main(argv):
             start(options.vmid)
         elif verb in ("stop", "shutdown"):
             stop(options.vmid, verb == "shutdown", int(options.timeout or 60), options.forceStop == "1")
+        elif verb == "reboot":                          # [PVE/LXC.pm, vm_reboot]: ended where it does not shut down
+            if not init_pid(options.vmid):
+                raise Died(f"CT {options.vmid} not running")
+            stop(options.vmid, True, int(options.timeout or 60), True)
+            start(options.vmid)
         elif verb == "run":
             return run(options.vmid)
         elif verb == "status":
@@ -234,7 +239,7 @@ def main(argv):
                 state = "running" if init_pid(ctid) else "stopped"
                 say(f"{ctid:<10} {state:<10} {'':<12} {load(ctid).values.get('hostname', '')}")
         else:
-            raise Died("ERROR: unknown command\nUSAGE: pct start|stop|shutdown|status|config|list|set|exec CTID")
+            raise Died("ERROR: unknown command\nUSAGE: pct start|stop|shutdown|reboot|status|config|list|set|exec CTID")
         return 0
     except (Died, OSError) as error:
         warn(str(error))
