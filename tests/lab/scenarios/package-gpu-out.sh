@@ -27,7 +27,9 @@ said "VM 111 has no hookscript any more"; said "stays on vfio-pci until the host
 ! systemctl -q is-active $watch || fail "the watcher goes on"
 away "after the removal"; qm status 111 | grep -q running || fail "the VM does not run any more"
 within 90 0 qm stop 111; away "nobody brings it home"
-within 90 0 qm start 111; within 90 0 qm stop 111; away "it starts without us"
+# The clean-up of a stop waits with the VM's lock for whatever runs by then to end.
+cleaned_up() { wait_for 90 sh -c '! pgrep -f "sbin/[q]m cleanup"'; }
+cleaned_up; within 90 0 qm start 111; within 90 0 qm stop 111; cleaned_up; away "it starts without us"
 say "installed anew, its record is still there"
 act -i "$deb"; within 60 0 gpu-handoff recover; comes_home 30 "recovered"
 

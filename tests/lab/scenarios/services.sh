@@ -46,8 +46,9 @@ for way in unload unbind; do
 	for name in ollama jellyfin; do wait_for 20 uses $name; done
 done
 say "ended by TERM when it was stopped: it runs again"
-gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
-wait_for 30 sh -c "! systemctl -q is-active ollama"; kill -TERM $run; wait $run 2>/dev/null; cat /root/said
+# With a shell of its own: what a slow host did not manage after the signal is the watcher's once the caller has ended.
+sh -c 'gpu-handoff 111 pre-start >/root/said 2>&1; exit $?' & shell=$!
+wait_for 30 sh -c "! systemctl -q is-active ollama"; pkill -TERM -P $shell -x gpu-handoff; wait $shell 2>/dev/null; cat /root/said
 comes_home 60 "TERM"; for name in ollama jellyfin; do wait_for 20 uses $name; done
 systemctl stop jellyfin
 
