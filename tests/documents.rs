@@ -161,9 +161,16 @@ fn settings_in_documents_are_taken_and_commands_are_ours() {
                 assert!(read.is_ok(), "{name}: {block}\n{:?}", read.err());
             }
         }
-        let typed = text.lines().map(|l| l.trim_start().trim_start_matches("# "));
-        let typed = typed.filter(|l| l.starts_with("gpu-handoff ")).chain(spans(&text));
-        for command in typed.filter_map(|line| line.strip_prefix("gpu-handoff ")) {
+        let mut fenced = false;
+        let typed = text.lines().filter(|line| {
+            fenced ^= line.starts_with("```");
+            fenced || line.starts_with("    ")
+        });
+        let typed: Vec<&str> = typed
+            .map(|l| l.trim_start().trim_start_matches("# "))
+            .chain(spans(&text))
+            .collect();
+        for command in typed.iter().filter_map(|line| line.strip_prefix("gpu-handoff ")) {
             let command = command.split("  ").next().unwrap().split(" || ").next().unwrap();
             let words: Vec<&str> = command.split_whitespace().collect();
             // The form VMID PHASE is told apart before the parser; COMMAND and the like stand for something.

@@ -39,7 +39,7 @@ fn ends() -> Vec<(Exit, &'static str)> {
     all.into_iter().map(|exit| (exit, says(&exit))).collect()
 }
 
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 12] = [
     ("/etc/gpu-handoff/config.toml", "Settings, see gpu-handoff.toml(5)."),
     (
         "/etc/gpu-handoff/conf.d/*.toml",
@@ -172,11 +172,25 @@ fn item(page: &mut String, name: &str, text: &str) {
     writeln!(page, ".TP\n\\fB{}\\fR\n{}{full_stop}", roff(name), roff(text)).unwrap();
 }
 
+/// The day of the version: of the first entry in debian/changelog, "Fri, 20 Nov 2026 10:00:00 +0000".
+fn day() -> String {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let log = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("debian/changelog")).unwrap();
+    let signed = log.lines().find(|line| line.starts_with(" -- ")).unwrap();
+    let mut words = signed.split(", ").nth(1).unwrap().split_whitespace();
+    let (day, month, year) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+    let month = MONTHS.iter().position(|m| *m == month).unwrap() + 1;
+    format!("{year}-{month:02}-{day:0>2}")
+}
+
 fn head(name: &str, section: u8, what: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
+    let day = day();
     let title = name.to_uppercase();
     format!(
-        ".\\\" Written by tests/manual.rs from the program itself.\n.TH {} {section} \"\" \"gpu-handoff {version}\"\n.SH NAME\n{} \\- {what}\n",
+        ".\\\" Written by tests/manual.rs from the program itself.\n.TH {} {section} \"{day}\" \"gpu-handoff {version}\"\n.SH NAME\n{} \\- {what}\n",
         roff(&title),
         roff(name)
     )
@@ -330,8 +344,10 @@ fn page_5() -> String {
         "Settings for common hosts, to be copied to conf.d.",
     );
     page += ".SH EXAMPLES\n";
-    for (setting, text) in SETTINGS {
-        writeln!(page, ".PP\n{}.nf\n.RS", roff(&format!("{text}\n"))).unwrap();
+    for (n, (setting, text)) in SETTINGS.iter().enumerate() {
+        // A heading begins a paragraph by itself.
+        let paragraph = if n == 0 { "" } else { ".PP\n" };
+        writeln!(page, "{paragraph}{}\n.nf\n.RS", roff(text)).unwrap();
         setting
             .lines()
             .for_each(|line| writeln!(page, "{}", roff(line)).unwrap());
@@ -428,8 +444,10 @@ fn the_examples_are_taken_as_they_are() {
 /// leaves that one out; tests/run installs both.
 #[test]
 fn the_pages_render_at_80_columns_without_a_warning() {
-    for name in ["gpu-handoff.8", "gpu-handoff.toml.5"] {
-        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/man").join(name);
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("gpu-handoff.8", page_8()), ("gpu-handoff.toml.5", page_5())] {
+        let page = folder.path().join(name);
+        fs::write(&page, text).unwrap();
         let man = Process::new("man")
             .args(["--warnings", "--encoding=utf8", "-P", "cat", "-l"])
             .arg(&page)
