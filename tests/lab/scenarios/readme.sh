@@ -15,7 +15,6 @@ is "$(ls /root/block-* | wc -l)" 4 "blocks"
 state() { echo "$(driver_of "$gpu") $(driver_of "$audio")"; }
 paste() { say "block $1"; cat "/root/block-$1"; sh -eu "/root/block-$1" >/root/said 2>&1 </dev/null || { cat /root/said; fail "block $1"; }; cat /root/said; }
 paste 1; command -v gpu-handoff >/dev/null || fail "it is not installed"
-grep -q '^ *FAIL: ' /root/said && fail "check has found something"
 is "$(state)" "nvidia snd_hda_intel" "before"
 paste 2; qm config 111 | grep -q '^hookscript: local:snippets/gpu-handoff$' || fail "the hook is not attached"
 paste 3; is "$(state)" "vfio-pci vfio-pci" "while it runs"; grep -q "lent to: VM 111" /root/said || fail "status does not say so"
