@@ -171,12 +171,15 @@ fn settings_in_sentences_are_taken_and_checks_are_there() {
         }
         // "`check` says, as `gpu-new-id`, `gpu-override`, ..."
         for list in text.split(" as `").skip(1) {
-            for id in list.split("`, `").map(|word| word.split('`').next().unwrap()) {
+            // To the first backquote that no other name follows.
+            let end = list.match_indices('`').find(|(at, _)| {
+                let is_between = list[*at..].starts_with("`, `") || list[..*at].ends_with(", ");
+                !is_between
+            });
+            let names = list[..end.unwrap().0].split("`, `");
+            for id in names.filter(|name| !name.contains(['/', ' ', ':'])) {
                 assert!(ROWS.iter().any(|row| row.id == id), "{name}: there is no check {id}");
                 checks += 1;
-                if !list[list.find(id).unwrap() + id.len()..].starts_with("`, `") {
-                    break;
-                }
             }
         }
     }
