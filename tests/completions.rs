@@ -288,11 +288,30 @@ fn fish_completes_the_same() {
     }
 }
 
+/// Its own machinery asks for a terminal, so that only the lists are run.
 #[test]
-fn zsh_takes_its_file() {
-    let file = top().join("completions/_gpu-handoff");
-    match run(Process::new("zsh").args(["-f", "-n"]).arg(file)) {
-        Some(said) => assert_eq!(said, ""),
-        None => println!("zsh is not installed: its completions were not read"),
+fn zsh_takes_its_file_and_lists_the_same() {
+    let host = host();
+    let file = on_host(host.path(), Shell::Zsh);
+    if run(Process::new("zsh").args(["-f", "-n"]).arg(&file)).is_none() {
+        println!("zsh is not installed: its completions were not run");
+        return;
+    }
+    for (list, expected) in [
+        ("vms", ["111", "1200"].as_slice()),
+        ("containers", &["104"]),
+        ("gpus", &["0000:01:00.0", "0000:41:00.0"]),
+    ] {
+        let script = format!(
+            "compdef() {{ }}; compadd() {{ print -rl -- ${{(P)2}} }}; source '{}'; _gpu_handoff_{list}",
+            file.display()
+        );
+        let said = run(Process::new("zsh").args(["-f", "-c", &script])).unwrap();
+        assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{list}");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(
+            text.matches(&format!(":_gpu_handoff_{list}")).count() >= 1,
+            "{list} is offered nowhere"
+        );
     }
 }

