@@ -10,16 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Files whose every sentence is one of a refusal.
-const SENTENCES: [&str; 6] = [
+const SENTENCES: [&str; 7] = [
     "host/modules.rs",
     "host/unit_states.rs",
     "model/refusal.rs",
     "model/particulars.rs",
     "model/hang.rs",
     "model/claim.rs",
+    "model/remedy.rs",
 ];
 
 /// What these say is no message but what was asked for: findings, which docs/checks.md has, and what is printed.
@@ -102,10 +103,13 @@ fn messages(tokens: TokenStream, counts: bool, found: &mut BTreeSet<String>) {
         match &tokens[at] {
             // #[cfg(test)] and what it is for.
             TokenTree::Group(group) if is_for_tests(&group.stream()) => {
+                let is_end = |token: &TokenTree| match token {
+                    TokenTree::Group(body) => body.delimiter() == Delimiter::Brace,
+                    TokenTree::Punct(mark) => mark.as_char() == ';',
+                    _ => false,
+                };
                 at += 1;
-                while at < tokens.len()
-                    && !matches!(&tokens[at], TokenTree::Group(g) if g.delimiter() == proc_macro2::Delimiter::Brace)
-                {
+                while at < tokens.len() && !is_end(&tokens[at]) {
                     at += 1;
                 }
             }
