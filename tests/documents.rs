@@ -242,17 +242,25 @@ fn the_readme_is_found_and_is_short() {
         .join("\n")
         .to_lowercase();
     for words in [
-        "proxmox",
-        "nvidia",
-        "gpu passthrough",
-        "handoff",
+        "proxmox gpu passthrough",
+        "nvidia vfio",
+        "hot handoff",
         "without a reboot",
         "between host and vm",
+        "windows 11",
+        "linux vm",
+        "single gpu",
         "bind vfio-pci",
         "unbind nvidia",
         "driver_override",
         "function level reset",
+        "remove and rescan",
+        "fbcon detach",
+        "nvidia-persistenced",
         "containers",
+        "xid 119",
+        "unknown error",
+        "flip event timeout",
     ] {
         assert!(headings.contains(words), "no heading has '{words}'");
     }
