@@ -112,6 +112,48 @@ fn every_check_has_a_host_where_it_finds_nothing_and_one_where_it_finds_its_wors
     compare("rows.txt", &golden);
 }
 
+/// The page for those who have a finding and look it up: each check with the worst that it says, and what mends that.
+#[test]
+fn the_page_of_checks_has_each_at_its_worst() {
+    let cell = |text: &str| {
+        text.replace('\\', "\\\\")
+            .replace('|', "\\|")
+            .replace('<', "&lt;")
+            .replace('*', "\\*")
+    };
+    let mut page = "# Checks\n\n\
+        Written by tests/check.rs from the checks themselves: what each looks at, the worst that it can say, that sentence as \
+        one host has it,\nand what mends it. `gpu-handoff check --list` lists them, `--skip ID` leaves some out. A `FAIL` ends \
+        `check` with exit 3.\n"
+        .to_owned();
+    let mut room = "";
+    for (row, case) in ROWS.iter().zip(CASES) {
+        if room != row.room.title() {
+            room = row.room.title();
+            write!(
+                page,
+                "\n## {room}\n\n| check | looks at | worst | says | what mends it |\n|---|---|---|---|---|\n"
+            )
+            .unwrap();
+        }
+        let found = findings(case.row, &case.ill);
+        let worst = found.iter().find(|f| f.level == row.severity).unwrap();
+        let at = worst.place.as_ref().map_or(String::new(), |place| format!("{place}: "));
+        writeln!(
+            page,
+            "| `{}` | {} | {} | {}{} | {} |",
+            row.id,
+            cell(row.what),
+            row.severity.word(),
+            cell(&at),
+            cell(&worst.text),
+            cell(worst.hint.as_deref().unwrap_or("-"))
+        )
+        .unwrap();
+    }
+    compare("../../docs/checks.md", &page);
+}
+
 #[test]
 fn whole_reports_read_as_their_texts_say() {
     for (name, ask) in screens::SCREENS {

@@ -2,32 +2,65 @@
 //! settings (`src/settings/table.rs`). `UPDATE_GENERATED=1 cargo test --test manual` writes them anew.
 
 #![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
+#![allow(clippy::print_stdout)] // what was left out is said
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::process::Command as Process;
 
 use clap::{Arg, Command, CommandFactory};
+use gpu_handoff::check::table::ROWS;
 use gpu_handoff::commands::cli::Cli;
+use gpu_handoff::model::error::Exit;
 use gpu_handoff::settings::table::{DEVICE, KEYS, SECTIONS};
 use gpu_handoff::settings::values::Settings;
 
-const ENDS: [&str; 6] = [
-    "Done, or nothing to do.",
-    "Failed, and the host is as it was, but for what the text says.",
-    "The command line is wrong.",
-    "Refused, and nothing was changed.",
-    "Failed, and not restored: the text says what still helps.",
-    "A deadline passed while waiting, and nothing was changed.",
-];
+/// What each exit code says. The list of [`Exit`]'s names is the match's: a new one does not compile without its sentence.
+fn ends() -> Vec<(Exit, &'static str)> {
+    let all = [
+        Exit::Done,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Refused,
+        Exit::NotRestored,
+        Exit::Overdue,
+    ];
+    let says = |exit: &Exit| match exit {
+        Exit::Done => "Done, or nothing to do.",
+        Exit::Failed => "Failed, and the host is as it was, but for what the text says.",
+        Exit::Usage => "The command line is wrong.",
+        Exit::Refused => {
+            "Refused, and nothing was changed. Of check: a finding is a FAIL, and a handoff would not work."
+        }
+        Exit::NotRestored => "Failed, and not restored: the text says what still helps.",
+        Exit::Overdue => "A deadline passed while waiting, and nothing was changed.",
+    };
+    all.into_iter().map(|exit| (exit, says(&exit))).collect()
+}
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 12] = [
     ("/etc/gpu-handoff/config.toml", "Settings, see gpu-handoff.toml(5)."),
+    (
+        "/etc/gpu-handoff/conf.d/*.toml",
+        "More of them, read after it by their names.",
+    ),
+    (
+        "/etc/pve/qemu-server/VMID.conf",
+        "The VM's config, Proxmox's own: its hostpci lines say which GPUs leave.",
+    ),
     (
         "/run/gpu-handoff",
         "Records of what is lent, and the lock that only one run has at a time.",
     ),
-    ("/var/lib/gpu-handoff", "What was done so far."),
+    (
+        "/var/lib/gpu-handoff",
+        "What was done so far: some hundred handoffs, for history.",
+    ),
+    (
+        "/var/lib/gpu-handoff/prepared",
+        "Each file that prepare has changed, as it was before.",
+    ),
     (
         "/var/lib/vz/snippets/gpu-handoff",
         "The link by which Proxmox VE finds its hookscript.",
@@ -35,6 +68,88 @@ const FILES: [(&str, &str); 5] = [
     (
         "/usr/share/gpu-handoff/snippets/chain",
         "Several hookscripts for one guest, to be copied.",
+    ),
+    (
+        "/usr/share/doc/gpu-handoff",
+        "More than a manual page holds: policies by example, troubleshooting, every message, schemas of what --json prints.",
+    ),
+    (
+        "gpu-handoff-watch@VMID.service",
+        "Waits until nobody needs the VM's GPU any more; pre-start has it started.",
+    ),
+    (
+        "gpu-handoff-home@VMID.service",
+        "Brings it home then; the watcher starts it.",
+    ),
+    (
+        "gpu-handoff-recover.service",
+        "Does the same for all at boot, after a soft reboot.",
+    ),
+];
+
+/// Command lines, and what they are for.
+const EXAMPLES: [(&str, &str); 12] = [
+    (
+        "qm set 111 --hookscript local:snippets/gpu-handoff",
+        "Attach it to VM 111. From then on a start of the VM takes its GPU, and its end brings it home.",
+    ),
+    (
+        "gpu-handoff check --vm 111",
+        "Before the first start: what of this host or of the VM's config is in the way, and what mends it.",
+    ),
+    (
+        "gpu-handoff plan --vm 111",
+        "What pre-start would do for VM 111, step by step, or every reason why not; all settings with their origin.",
+    ),
+    (
+        "gpu-handoff holders",
+        "Who uses a GPU, and what a handoff would do to each.",
+    ),
+    (
+        "gpu-handoff status --watch",
+        "Every GPU, shown anew whenever something happens; Ctrl-C ends it.",
+    ),
+    (
+        "gpu-handoff to_vfio --gpu 01:00",
+        "Hand a GPU over without a VM. It stays so until to_nvidia.",
+    ),
+    ("gpu-handoff to_nvidia --gpu 01:00", "Bring it home."),
+    (
+        "gpu-handoff recover",
+        "Bring home whatever is lent to nobody any more, or say why not.",
+    ),
+    (
+        "gpu-handoff prepare; gpu-handoff prepare --apply",
+        "Show what of the host's boot configuration is in the way; then change it. prepare --revert takes that back.",
+    ),
+    (
+        "gpu-handoff history --vm 111 --since 7d -v",
+        "The handoffs of a week, each step with its time as a bar.",
+    ),
+    (
+        "gpu-handoff status --json",
+        "For programs: the form is described in /usr/share/doc/gpu-handoff/schemas.",
+    ),
+    (
+        "journalctl -t gpu-handoff -o verbose",
+        "What was done, with fields: VMID, PHASE, DEVICE, DURATION_USEC, MESSAGE_ID.",
+    ),
+];
+
+/// Settings for a common host each, for the page of the settings.
+const SETTINGS: [(&str, &str); 4] = [
+    (
+        "services = \"ollama.service\"",
+        "A server whose service has the GPU while no VM wants it: it is stopped for the VM, and started again.",
+    ),
+    ("containers = \"release\"", "The same for what runs inside containers."),
+    (
+        "display-manager = \"stop\"",
+        "A workstation whose desktop is on the GPU: it ends when the VM starts.",
+    ),
+    (
+        "[vm.111]\non-backup = \"refuse\"",
+        "VM 111 is not started for its backup, and the GPU stays with the host at night.",
     ),
 ];
 
@@ -57,11 +172,25 @@ fn item(page: &mut String, name: &str, text: &str) {
     writeln!(page, ".TP\n\\fB{}\\fR\n{}{full_stop}", roff(name), roff(text)).unwrap();
 }
 
+/// The day of the version: of the first entry in debian/changelog, "Fri, 20 Nov 2026 10:00:00 +0000".
+fn day() -> String {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let log = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("debian/changelog")).unwrap();
+    let signed = log.lines().find(|line| line.starts_with(" -- ")).unwrap();
+    let mut words = signed.split(", ").nth(1).unwrap().split_whitespace();
+    let (day, month, year) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+    let month = MONTHS.iter().position(|m| *m == month).unwrap() + 1;
+    format!("{year}-{month:02}-{day:0>2}")
+}
+
 fn head(name: &str, section: u8, what: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
+    let day = day();
     let title = name.to_uppercase();
     format!(
-        ".\\\" Written by tests/manual.rs from the program itself.\n.TH {} {section} \"\" \"gpu-handoff {version}\"\n.SH NAME\n{} \\- {what}\n",
+        ".\\\" Written by tests/manual.rs from the program itself.\n.TH {} {section} \"{day}\" \"gpu-handoff {version}\"\n.SH NAME\n{} \\- {what}\n",
         roff(&title),
         roff(name)
     )
@@ -127,35 +256,31 @@ fn page_8() -> String {
     page += ".SH OPTIONS\n";
     options(&mut page, &cli, true);
     options(&mut page, &cli, false);
+    page += ".SH CHECKS\n";
+    writeln!(
+        page,
+        "{}",
+        roff("What check looks at, by the names that --skip takes, with the worst that each can say.")
+    )
+    .unwrap();
+    for room in ROWS.chunk_by(|a, b| a.room == b.room) {
+        writeln!(page, ".SS {}", roff(room[0].room.title())).unwrap();
+        for row in room {
+            item(&mut page, row.id, &format!("{} ({})", row.what, row.severity.word()));
+        }
+    }
     page += ".SH EXIT STATUS\n";
-    for (status, text) in ENDS.iter().enumerate() {
-        item(&mut page, &status.to_string(), text);
+    for (exit, text) in ends() {
+        item(&mut page, &(exit as u8).to_string(), text);
     }
     page += ".SH FILES\n";
     for (file, text) in FILES {
         item(&mut page, file, text);
     }
     page += ".SH EXAMPLES\n";
-    item(
-        &mut page,
-        "gpu-handoff plan --vm 111",
-        "What pre-start would do for VM 111, step by step, or every reason why not.",
-    );
-    item(
-        &mut page,
-        "gpu-handoff holders",
-        "Who uses a GPU, and what a handoff would do to each.",
-    );
-    item(
-        &mut page,
-        "gpu-handoff recover",
-        "Bring home whatever is lent to nobody any more.",
-    );
-    item(
-        &mut page,
-        "journalctl -t gpu-handoff -o verbose",
-        "What was done, with fields.",
-    );
+    for (command, text) in EXAMPLES {
+        item(&mut page, command, text);
+    }
     page + ".SH SEE ALSO\n.BR gpu\\-handoff.toml (5),\n.BR qm (1),\n.BR pct (1)\n"
 }
 
@@ -202,6 +327,32 @@ fn page_5() -> String {
     for key in DEVICE {
         item(&mut page, &format!("{} = {}", key.name, key.example), key.about);
     }
+    page += ".SH FILES\n";
+    item(
+        &mut page,
+        "/etc/gpu-handoff/config.toml",
+        "As the package brings it: every setting with its default, none in force.",
+    );
+    item(
+        &mut page,
+        "/etc/gpu-handoff/conf.d/*.toml",
+        "Settings of yours, by file.",
+    );
+    item(
+        &mut page,
+        "/usr/share/doc/gpu-handoff/examples",
+        "Settings for common hosts, to be copied to conf.d.",
+    );
+    page += ".SH EXAMPLES\n";
+    for (n, (setting, text)) in SETTINGS.iter().enumerate() {
+        // A heading begins a paragraph by itself.
+        let paragraph = if n == 0 { "" } else { ".PP\n" };
+        writeln!(page, "{paragraph}{}\n.nf\n.RS", roff(text)).unwrap();
+        setting
+            .lines()
+            .for_each(|line| writeln!(page, "{}", roff(line)).unwrap());
+        page += ".RE\n.fi\n";
+    }
     page + ".SH SEE ALSO\n.BR gpu\\-handoff (8)\n"
 }
 
@@ -218,5 +369,109 @@ fn the_pages_are_what_the_program_says() {
             "{} is stale: run UPDATE_GENERATED=1 cargo test --test manual",
             path.display()
         );
+    }
+}
+
+/// Words of a page, without roff's own.
+fn plain(page: &str) -> String {
+    page.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "")
+}
+
+/// Whether a page has an item of this name, with something below it.
+fn has_item(page: &str, name: &str) -> bool {
+    let page = plain(page);
+    page.split(".TP\n").skip(1).any(|item| {
+        let mut lines = item.lines();
+        lines.next() == Some(name)
+            && lines
+                .next()
+                .is_some_and(|text| text.len() > 5 && !text.starts_with('.'))
+    })
+}
+
+#[test]
+fn each_exit_code_each_check_each_command_and_each_setting_is_in_the_manual() {
+    let (page_8, page_5) = (page_8(), page_5());
+    for (exit, _) in ends() {
+        assert!(has_item(&page_8, &(exit as u8).to_string()), "{exit:?}");
+    }
+    for row in ROWS {
+        assert!(has_item(&page_8, row.id), "the check {}", row.id);
+    }
+    let cli = Cli::command();
+    for command in cli.get_subcommands().filter(|c| !c.is_hide_set()) {
+        assert!(has_item(&page_8, command.get_name()), "{}", command.get_name());
+    }
+    let mut defaults = Settings::default();
+    for key in KEYS {
+        let default = (key.field)(&mut defaults).toml();
+        assert!(
+            has_item(&page_5, &format!("{} = {default}", key.place().1)),
+            "{}",
+            key.name
+        );
+    }
+    for key in DEVICE {
+        assert!(
+            has_item(&page_5, &format!("{} = {}", key.name, key.example)),
+            "{}",
+            key.name
+        );
+    }
+}
+
+/// The examples of settings are settings, and the commands are ours.
+#[test]
+fn the_examples_are_taken_as_they_are() {
+    for (setting, _) in SETTINGS {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("etc/gpu-handoff");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("config.toml"), setting).unwrap();
+        let vmid = "111".parse().unwrap();
+        let loaded = gpu_handoff::settings::file::load(&gpu_handoff::base::root::Root::at(root.path()), Some(vmid));
+        assert!(loaded.is_ok(), "{setting}: {:?}", loaded.err());
+    }
+    for words in EXAMPLES.iter().flat_map(|(command, _)| command.split("; ")) {
+        if let Some(arguments) = words.strip_prefix("gpu-handoff ") {
+            let words = std::iter::once("gpu-handoff").chain(arguments.split(' '));
+            assert!(Cli::command().try_get_matches_from(words).is_ok(), "{arguments}");
+        }
+    }
+}
+
+/// man's own formatter and mandoc find nothing to complain of, at the width of a terminal. A machine without one of them
+/// leaves that one out; tests/run installs both.
+#[test]
+fn the_pages_render_at_80_columns_without_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("gpu-handoff.8", page_8()), ("gpu-handoff.toml.5", page_5())] {
+        let page = folder.path().join(name);
+        fs::write(&page, text).unwrap();
+        let man = Process::new("man")
+            .args(["--warnings", "--encoding=utf8", "-P", "cat", "-l"])
+            .arg(&page)
+            .envs([("MANWIDTH", "80"), ("LC_ALL", "C.UTF-8"), ("MANROFFOPT", "-ww")])
+            .output();
+        if let Ok(output) = man {
+            let (out, err) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+            let (out, err) = (out.unwrap(), err.unwrap());
+            assert!(output.status.success() && err.is_empty(), "{name}: {err}");
+            let wide: Vec<&str> = out.lines().filter(|line| line.chars().count() > 80).collect();
+            assert!(out.lines().count() > 50 && wide.is_empty(), "{name}: {wide:?}");
+        } else {
+            println!("man is not installed: {name} was not rendered");
+        }
+        match Process::new("mandoc")
+            .args(["-T", "lint", "-W", "warning"])
+            .arg(&page)
+            .output()
+        {
+            Ok(lint) => {
+                let said = String::from_utf8(lint.stdout).unwrap();
+                assert!(said.is_empty(), "{name}: {said}");
+            }
+            Err(_) => println!("mandoc is not installed: {name} was not linted"),
+        }
     }
 }

@@ -208,8 +208,8 @@ pub(super) fn docker(facts: &Facts) -> Looked {
         return skip("Docker has no runtime of NVIDIA's").into();
     }
     let line = text.lines().position(|l| l.contains("nvidia")).map(|at| at + 1);
-    info("Docker's containers on the host may use the GPUs: they are named by a refusal, and never stopped")
+    info("Docker's containers on the host may use the GPUs: a refusal names them, and the setting 'containers' stops them")
         .at(path, line)
-        .hint("'docker stop' them before the VM starts, or give them another card by NVIDIA_VISIBLE_DEVICES")
+        .hint("containers = \"release\", 'docker stop' before the VM starts, or another card by NVIDIA_VISIBLE_DEVICES")
         .into()
 }

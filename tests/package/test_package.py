@@ -42,12 +42,26 @@ FILES = """
 /usr/lib/systemd/system/gpu-to-vfio.service 644
 /usr/lib/tmpfiles.d/gpu-handoff.conf 644
 /usr/sbin/gpu-handoff 755
+/usr/share/bash-completion/completions/gpu-handoff 644
 /usr/share/doc/gpu-handoff/README.md 644
 /usr/share/doc/gpu-handoff/SECURITY.md 644
 /usr/share/doc/gpu-handoff/changelog.Debian.gz 644
 /usr/share/doc/gpu-handoff/copyright 644
+/usr/share/doc/gpu-handoff/docs/checks.md 644
+/usr/share/doc/gpu-handoff/docs/clusters.md 644
+/usr/share/doc/gpu-handoff/docs/commands.md 644
+/usr/share/doc/gpu-handoff/docs/comparison.md 644
+/usr/share/doc/gpu-handoff/docs/containers-beside-vms.md 644
+/usr/share/doc/gpu-handoff/docs/faults.md 644
+/usr/share/doc/gpu-handoff/docs/messages.md 644
+/usr/share/doc/gpu-handoff/docs/multi-gpu.md 644
+/usr/share/doc/gpu-handoff/docs/policies.md 644
+/usr/share/doc/gpu-handoff/docs/single-gpu.md 644
+/usr/share/doc/gpu-handoff/docs/troubleshooting.md 644
 /usr/share/doc/gpu-handoff/examples/inference.toml 644
 /usr/share/doc/gpu-handoff/examples/workstation.toml 644
+/usr/share/doc/gpu-handoff/guest-probe/probe.ps1 644
+/usr/share/doc/gpu-handoff/guest-probe/probe.sh 644
 /usr/share/doc/gpu-handoff/schemas/README.md 644
 /usr/share/doc/gpu-handoff/schemas/check.json 644
 /usr/share/doc/gpu-handoff/schemas/groups.json 644
@@ -56,11 +70,13 @@ FILES = """
 /usr/share/doc/gpu-handoff/schemas/plan.json 644
 /usr/share/doc/gpu-handoff/schemas/status.json 644
 /usr/share/doc/gpu-handoff/snippets.md 644
+/usr/share/fish/vendor_completions.d/gpu-handoff.fish 644
 /usr/share/gpu-handoff/snippets/chain 755
 /usr/share/gpu-handoff/snippets/removed 755
 /usr/share/lintian/overrides/gpu-handoff 644
 /usr/share/man/man5/gpu-handoff.toml.5.gz 644
 /usr/share/man/man8/gpu-handoff.8.gz 644
+/usr/share/zsh/vendor-completions/_gpu-handoff 644
 """
 
 
