@@ -44,6 +44,7 @@ class Options:
     display: str = "none"
     append: str = ""
     persist: bool = False
+    boot_disk: bool = False
     install: bool = True
     fault_points: bool = False
     memory: int = 3072
@@ -77,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--persist", action="store_true",
         help="changes of the guest survive a reboot; the script is run again "
         "after it, with LAB_BOOT one higher")
+    add("--boot-disk", action="store_true",
+        help="with --persist: a disk that every boot but the first is from, by "
+        "what the script has installed there; then no kernel comes from outside")
     add("--no-install", dest="install", action="store_false",
         help="leave the package in /root, do not install it")
     add("--fault-points", action="store_true",

@@ -20,6 +20,7 @@ FIRST_PORT_SLOT = 0x4  # sixteen cards end at 0x13
 SLOT_IOMMU = 0x1
 SLOT_DISPLAY = 0x2
 SLOT_SOUTHBRIDGE = 0x14  # of AMD's boards, see card/functions.py
+SLOT_BOOT = 0x15  # free on every board
 SLOT_TOP = 0x19
 SLOT_SERIAL = 0x1A
 SLOTS_LAYERS = (0x16, 0x17, 0x18)
@@ -74,9 +75,9 @@ FIRMWARE = "vga=0x318 modprobe.blacklist=bochs"
 
 
 def command(
-    options: Options, images: Images, cache: Path, accel: str
+    options: Options, images: Images, cache: Path, accel: str, from_disk: bool = False
 ) -> list[str]:
-    """The words of the command line."""
+    """The words of the command line; from_disk: the firmware is to find what boots on the boot disk."""
     iommu, irqchip, arguments = IOMMUS[options.iommu]
     words = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config",
@@ -87,12 +88,17 @@ def command(
         "-object", f"memory-backend-memfd,id=mem,size={options.memory}M,share=on",
         "-machine", f"q35,kernel-irqchip={irqchip},memory-backend=mem"
                     ",sata=off,smbus=off,vmport=off",
-        "-kernel", _seen(images.kernel, cache),
-        "-initrd", _seen(images.initrd, cache),
-        "-append", kernel_arguments(options, arguments),
-        "-serial", f"file:{RUN}/console.log",
+        "-chardev", f"file,id=console,path={RUN}/console.log,append=on",
+        "-serial", "chardev:console",
     ]
-    if not options.persist:
+    if not from_disk:
+        words += [
+            "-kernel", _seen(images.kernel, cache),
+            "-initrd", _seen(images.initrd, cache),
+            "-append", kernel_arguments(options, arguments),
+        ]
+    # The boot after the first of one with a boot disk is another machine's.
+    if not options.persist or options.boot_disk:
         words.append("-no-reboot")
     if iommu:
         words += ["-device", iommu]
@@ -103,6 +109,12 @@ def command(
         words += _disk(f"layer{number}", _seen(disk, cache), slot, readonly=True)
     if options.persist:
         words += _disk("top", f"{RUN}/top.img", SLOT_TOP)
+    if options.boot_disk:
+        words += _disk("boot", f"{RUN}/boot.img", SLOT_BOOT)
+    if from_disk:
+        # The first one in the order of boots; and what the firmware and its boot loader print goes to the serial line.
+        words[-1] += ",bootindex=0"
+        words += ["-machine", "graphics=off"]
     words += [
         "-fsdev", f"local,id=share,path={RUN}/share,security_model=none",
         "-device", f"virtio-9p-pci,fsdev=share,mount_tag=lab,bus=pcie.0,"

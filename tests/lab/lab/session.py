@@ -37,6 +37,7 @@ SERVER_TIMEOUT = 20.0
 GRACE = 10.0
 COLLECT_TIMEOUT = 40.0
 TOP_DISK = "4G"  # of a guest whose changes survive; sparse
+BOOT_DISK = 256 << 20  # bytes; an empty one, which the guest partitions
 
 # Exit statuses of `run --script` that are not the script's own.
 TIMED_OUT, LAB_FAILED, GUEST_DIED = 124, 125, 126  # or froze
@@ -86,11 +87,20 @@ class Guest:
         self._fill_share()
         if self.options.persist:
             self._make_top_disk()
+        if self.options.boot_disk:
+            with (self.folder / "boot.img").open("wb") as disk:
+                disk.truncate(BOOT_DISK)
+            shutil.copy(self._images.initrd, self.share / "initrd")
+        self._start_machine()
+
+    def _start_machine(self) -> None:
+        """Switch the machine on, and wait for its agent."""
         self._serve_cards()
         self._channel = Channel.listen(self.folder / "agent.sock")
         root = cache.root()
         chosen = accel.choose(self.options.accel, self._images, root)
-        words = qemu.command(self.options, self._images, root, chosen)
+        words = qemu.command(self.options, self._images, root, chosen,
+                             from_disk=self.options.boot_disk and self.boots > 0)
         binds = {qemu.RUN: self.folder, qemu.CACHE: root}
         self._qemu = sandbox.start(
             sandbox.in_chroot(self._images.toolbox, words, binds),
@@ -99,7 +109,8 @@ class Guest:
         with step(f"booting {self.describe()}"):
             try:
                 self._channel.accept(SERVER_TIMEOUT)
-                self._wait_ready(BOOT_TIMEOUT)
+                # A boot loader reads its kernel slowly, through the firmware.
+                self._wait_ready(BOOT_TIMEOUT * (1 + self.options.boot_disk))
             except GuestDied:
                 raise cache.LabError(f"the guest died\n{self._last_words()}") from None
             except TooLate:
@@ -228,6 +239,12 @@ class Guest:
             try:
                 message, data = self._channel.receive_from_living(
                     deadline, PING_EVERY, self._pings)
+            except GuestDied:
+                if not self._has_reset():
+                    raise
+                self._start_machine()
+                self._send_run(words)
+                continue
             except TooLate:
                 self._show_stuck(sink)
                 self._kill(sink)
@@ -241,6 +258,21 @@ class Guest:
             elif message["event"] == "ready":
                 self._note_ready(message)
                 self._send_run(words)
+
+    def _has_reset(self) -> bool:
+        """Has the guest asked for a reset, so that it is to boot from its disk?"""
+        if not self.options.boot_disk:
+            return False
+        assert self._qemu and self._server
+        try:
+            if self._qemu.wait(GRACE):
+                return False
+        except subprocess.TimeoutExpired:
+            return False
+        sandbox.end(self._server)
+        for socket in self.folder.glob("*.sock"):
+            socket.unlink()
+        return True
 
     def _send_run(self, words: list[str]) -> None:
         self._channel.send({"do": "run", "words": words,

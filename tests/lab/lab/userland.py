@@ -21,6 +21,7 @@ PACKAGES = (
     "busybox-static",
     "lxc",  # containers: Debian's own, below the stand-in for Proxmox's pct
     "podman",  # others: itself
+    "grub-pc-bin", "grub2-common", "fdisk", "e2fsprogs",  # a boot loader of its own
 )
 OPTIONS = (
     "--mode=root", "--variant=minbase",
