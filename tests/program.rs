@@ -94,6 +94,7 @@ fn status_holders_and_history_of_a_host_are_printed_as_they_are_described() {
     let dir = host(2);
     lend(dir.path());
     let entry = Handoff {
+        forgotten: None,
         time: 1_795_249_367,
         boot_id: "boot".to_owned(),
         owner: "VM 111".to_owned(),

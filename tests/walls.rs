@@ -18,9 +18,9 @@ use std::path::Path;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The wings, from the top to the ground.
-const WINGS: [&str; 13] = [
-    "commands", "run", "execute", "output", "prepare", "check", "plan", "state", "model", "settings", "proxmox",
-    "host", "base",
+const WINGS: [&str; 14] = [
+    "commands", "run", "execute", "tell", "output", "prepare", "check", "plan", "state", "model", "settings",
+    "proxmox", "host", "base",
 ];
 
 /// Wings that take values and give values.

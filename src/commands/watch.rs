@@ -439,10 +439,15 @@ impl Watcher {
                 }
                 return is_left;
             }
-            Ok(false) if watch.asks_for_help() => warn!(
-                "VM {vmid}: {devices} could not be brought home so far; {again}. Hint: see 'journalctl -u \
-                 gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'"
-            ),
+            Ok(false) if watch.asks_for_help() => {
+                warn!(
+                    "VM {vmid}: {devices} could not be brought home so far; {again}. Hint: see 'journalctl -u \
+                     gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'"
+                );
+                if let Err(why) = systemd::tell(Some(vmid)) {
+                    warn!("VM {vmid}: nobody is told: {why}");
+                }
+            }
             Ok(false) => {
                 warn!("VM {vmid}: the way home did not end well, gpu-handoff-home@{vmid}.service said why; {again}");
             }

@@ -21,6 +21,7 @@ PACKAGES = (
     "busybox-static",
     "lxc",  # containers: Debian's own, below the stand-in for Proxmox's pct
     "podman",  # others: itself
+    "dma",  # a mail server without a daemon: root has a mailbox
 )
 OPTIONS = (
     "--mode=root", "--variant=minbase",
