@@ -21,16 +21,20 @@ const ENDS: [&str; 6] = [
     "A deadline passed while waiting, and nothing was changed.",
 ];
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("/etc/gpu-handoff/config.toml", "Settings, see gpu-handoff.toml(5)."),
     (
         "/run/gpu-handoff",
-        "Records of what is lent, and the lock that only one run has at a time.",
+        "Records of what is lent, the lock that only one run has at a time, and what people were told in this boot.",
     ),
     ("/var/lib/gpu-handoff", "What was done so far."),
     (
         "/var/lib/vz/snippets/gpu-handoff",
         "The link by which Proxmox VE finds its hookscript.",
+    ),
+    (
+        "/usr/share/pve-manager/templates/default/gpu-handoff-subject.txt.hbs",
+        "With gpu-handoff-body.txt.hbs beside it: what a message looks like that goes through Proxmox VE's notifications.",
     ),
     (
         "/usr/share/gpu-handoff/snippets/chain",

@@ -16,8 +16,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gpu_handoff::model::act::Act;
 use gpu_handoff::host::units::Unit;
+use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::Direction;
 use gpu_handoff::state::history::{Counts, Handoff, Past};
 use gpu_handoff::tell::metrics::{METRICS, Seen, text};
@@ -129,7 +129,12 @@ fn in_every_state_the_text_is_openmetrics_and_each_gpu_has_one_holder() {
         assert_eq!(gpus.len(), of("gpu_handoff_gpu_holder").len(), "{}", case.name);
         let stranded = of("gpu_handoff_gpu_stranded").iter().map(|s| s.2).sum::<f64>();
         let wedged = of("gpu_handoff_gpu_wedged").iter().map(|s| s.2).sum::<f64>();
-        assert_eq!((stranded > 0.0, wedged > 0.0), (case.name == "stranded", ["wedged", "stuck"].contains(&case.name)), "{}", case.name);
+        assert_eq!(
+            (stranded > 0.0, wedged > 0.0),
+            (case.name == "stranded", ["wedged", "stuck"].contains(&case.name)),
+            "{}",
+            case.name
+        );
     }
 }
 
@@ -155,7 +160,9 @@ fn every_metric_that_the_dashboard_asks_for_is_there_and_every_one_that_is_there
             assert!(dashboard["panels"].as_array().is_some_and(|p| p.len() >= 4));
         }
         for part in text.split("gpu_handoff_").skip(1) {
-            let end = part.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(part.len());
+            let end = part
+                .find(|c: char| !c.is_ascii_lowercase() && c != '_')
+                .unwrap_or(part.len());
             asked.insert(format!("gpu_handoff_{}", &part[..end]));
         }
     }
@@ -176,15 +183,19 @@ fn a_host_word_for_word() {
         cards: vec!["0000:01:00".to_owned()],
         outcome: "done".to_owned(),
         took_ms: 1234,
-        acts: ["nvidia: unload the module", "0000:01:00.0: bind to vfio-pci", "0000:01:00.0: bind to vfio-pci"]
-            .map(|text| Past {
-                text: text.to_owned(),
-                took_ms: 5,
-                error: None,
-                did: None,
-                remedy: None,
-            })
-            .to_vec(),
+        acts: [
+            "nvidia: unload the module",
+            "0000:01:00.0: bind to vfio-pci",
+            "0000:01:00.0: bind to vfio-pci",
+        ]
+        .map(|text| Past {
+            text: text.to_owned(),
+            took_ms: 5,
+            error: None,
+            did: None,
+            remedy: None,
+        })
+        .to_vec(),
         forgotten: Some(Counts {
             out_done: 300,
             out_failed: 1,

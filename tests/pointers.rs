@@ -7,7 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The top level's folders, as documents write them.
-const FOLDERS: [&str; 7] = ["src/", "tests/", "debian/", "snippets/", "benches/", "docs/", "contrib/"];
+const FOLDERS: [&str; 7] = [
+    "src/",
+    "tests/",
+    "debian/",
+    "snippets/",
+    "benches/",
+    "docs/",
+    "contrib/",
+];
 
 /// What other projects have at such places (systemd's src/core/manager.c) is told from ours by its kind.
 const FOREIGN: [&str; 4] = [".c", ".h", ".pm", ".rst"];

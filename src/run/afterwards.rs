@@ -3,6 +3,7 @@
 use tracing::warn;
 
 use crate::base::systemd;
+use crate::base::vmid::VmId;
 use crate::model::error::{Error, Exit};
 use crate::run::session::Session;
 
@@ -13,7 +14,12 @@ pub fn have_it_told(host: &Session, result: &Result<(), Error>) {
     if !host.kernel.has_acted() && !is_left {
         return;
     }
-    if let Err(why) = systemd::tell(None) {
+    tell(None);
+}
+
+/// Has it told what there is to tell, of a VM in particular whose watcher has tried in vain.
+pub fn tell(abandoned: Option<VmId>) {
+    if let Err(why) = systemd::tell(abandoned) {
         warn!("messages and metrics are not up to date: {why}");
     }
 }
