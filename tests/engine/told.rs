@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::Direction;
+use gpu_handoff::model::record::Record;
+use gpu_handoff::settings::values::Services;
 use gpu_handoff::state::history::{Handoff, Past};
 use gpu_handoff::tell::events::{Kind, Seen, events};
 use gpu_handoff::tell::mail::Message;
@@ -12,9 +15,6 @@ use gpu_handoff::tell::told::Told;
 use crate::common::hosts::{OLLAMA, add_ollama};
 use crate::common::{End, Fault, Model, ProbeFault, Session, Twist, addr, host};
 use crate::{logged, records};
-use gpu_handoff::model::act::Act;
-use gpu_handoff::model::record::Record;
-use gpu_handoff::settings::values::Services;
 
 /// Somebody who gets messages, or a mail server that takes none.
 #[derive(Default)]
@@ -123,8 +123,9 @@ impl World {
 
     /// A way home on which the driver does not take the card.
     fn strands(&mut self) {
-        self.model.probe_faults = vec![("nvidia", ProbeFault::Fails(3))];
+        self.model.probe_faults = vec![("nvidia", ProbeFault::Fails(30))];
         let end = self.run(Direction::Home);
+        self.model.probe_faults.clear();
         assert!(matches!(end, End::NotRestored(_)), "{end:?}");
     }
 }
@@ -224,7 +225,7 @@ fn a_service_that_does_not_start_again_is_told_until_it_has() {
     let mut world = World::new(model);
     world.session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
     assert!(matches!(world.run(Direction::Out), End::Done));
-    let mut undisturbed = world.model.clone();
+    let mut undisturbed = world.model.fork();
     assert!(matches!(world.session.home(&mut undisturbed), End::Done));
     let start = |act: &Act| matches!(act, Act::StartUnit { name } if name.on_host() == Some(OLLAMA));
     let at = undisturbed.acts.iter().rposition(start).unwrap();
