@@ -23,9 +23,12 @@ use gpu_handoff::state::history::{Counts, Handoff, Past};
 use gpu_handoff::tell::metrics::{METRICS, Seen, text};
 use serde_json::Value;
 
+/// The labels of a sample.
+type Labels = Vec<(String, String)>;
+
 /// Name, labels and value of each sample of a text, if it is one of OpenMetrics (specification/OpenMetrics.md, ABNF), as far
 /// as we use that: no timestamps, exemplars, units or empty lines.
-fn samples(text: &str) -> Result<Vec<(String, Vec<(String, String)>, f64)>, String> {
+fn samples(text: &str) -> Result<Vec<(String, Labels, f64)>, String> {
     let body = text.strip_suffix("# EOF\n").ok_or("it does not end with EOF")?;
     let mut samples = Vec::new();
     let mut families: BTreeMap<&str, &str> = BTreeMap::new();
@@ -65,7 +68,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Labels up to the brace that closes them, and what comes behind it.
-fn labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
+fn labels(mut rest: &str) -> Option<(Labels, &str)> {
     let mut labels = Vec::new();
     loop {
         let (name, quoted) = rest.split_once("=\"")?;
