@@ -14,11 +14,11 @@ valid() { is "$(tail -n 1 $prom)" "# EOF" "the last line"; is "$(stat -c %a $pro
 	grep -vE '^# (HELP|TYPE|EOF)|^gpu_handoff_[a-z_]+\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\} [0-9.]+$' $prom && fail "no metric: the lines above"; return 0; }
 
 [ -x /usr/sbin/sendmail ] || fail "there is no mail server in this userland"
-rm -f $box; setting "metrics = \"$prom\"" 'way = "unbind"' 'deadlines.grace = 2'; card_vm
+install -m 660 -g mail /dev/null $box; setting "metrics = \"$prom\"" 'way = "unbind"' 'deadlines.grace = 2'; card_vm
 within 90 0 qm start 111; away "at first"
 wait_for 60 test -s $prom; wait_for 60 quiet; valid
 metric "gpu_handoff_gpu_holder{gpu=\"$gpu\",holder=\"VM 111\"} 1"; metric "gpu_handoff_gpu_stranded{gpu=\"$gpu\"} 0"
-[ -e $box ] && fail "a handoff that ended well was told: $(cat $box)"
+[ -s $box ] && fail "a handoff that ended well was told: $(cat $box)"
 
 say "the driver takes the card no more: it strands at each of four tries, and that is told once"
 strand() { stub probe_fail -1; qm stop 111; wait_for 120 grep -q '"stranded"' $record; }
