@@ -39,7 +39,7 @@ fn ends() -> Vec<(Exit, &'static str)> {
     all.into_iter().map(|exit| (exit, says(&exit))).collect()
 }
 
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     ("/etc/gpu-handoff/config.toml", "Settings, see gpu-handoff.toml(5)."),
     (
         "/etc/gpu-handoff/conf.d/*.toml",
@@ -51,7 +51,7 @@ const FILES: [(&str, &str); 12] = [
     ),
     (
         "/run/gpu-handoff",
-        "Records of what is lent, and the lock that only one run has at a time.",
+        "Records of what is lent, the lock that only one run has at a time, and what people were told in this boot.",
     ),
     (
         "/var/lib/gpu-handoff",
@@ -64,6 +64,10 @@ const FILES: [(&str, &str); 12] = [
     (
         "/var/lib/vz/snippets/gpu-handoff",
         "The link by which Proxmox VE finds its hookscript.",
+    ),
+    (
+        "/usr/share/pve-manager/templates/default/gpu-handoff-subject.txt.hbs",
+        "With gpu-handoff-body.txt.hbs beside it: what a message looks like that goes through Proxmox VE's notifications.",
     ),
     (
         "/usr/share/gpu-handoff/snippets/chain",

@@ -89,11 +89,54 @@ fn lend(tree: &Path) {
     guard.save(&record).unwrap();
 }
 
+/// By the settings nobody is sent anything: the machine that this runs on may have a mail server.
+#[test]
+fn what_nobody_brings_home_is_told_once_and_the_metrics_are_written() {
+    let dir = host(2);
+    lend(dir.path());
+    let setting = |metrics: &str| {
+        let settings = dir.path().join("etc/gpu-handoff");
+        fs::create_dir_all(&settings).unwrap();
+        let text = format!("notify = \"off\"\nmetrics = \"{metrics}\"\n");
+        fs::write(settings.join("config.toml"), text).unwrap();
+    };
+    let tell = |asked_by: &str| {
+        let output = run(dir.path(), &["tell", asked_by])?;
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""));
+        Some(String::from_utf8(output.stderr).unwrap())
+    };
+    setting("/var/lib/gpu.prom");
+    let Some(said) = tell("4711") else { return };
+    assert_eq!(said, "", "VM 111 has it");
+    let said = tell("4711-abandoned-111").unwrap();
+    let expected =
+        "gpu-handoff: warning: VM 111 does not need 0000:01:00 any more, and it could not be brought home so far. ";
+    assert!(said.starts_with(expected) && said.lines().count() == 1, "{said}");
+    assert_eq!(tell("4712-abandoned-111").unwrap(), "");
+    let metrics = dir.path().join("var/lib/gpu.prom");
+    let text = fs::read_to_string(&metrics).unwrap();
+    for line in [
+        "gpu_handoff_gpu_holder{gpu=\"0000:01:00.0\",holder=\"VM 111\"} 1\n",
+        "gpu_handoff_gpu_holder{gpu=\"0000:03:00.0\",holder=\"host\"} 1\n",
+        "gpu_handoff_handoffs_total{direction=\"out\",result=\"done\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&metrics).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o644);
+    setting("/var/nowhere/gpu.prom");
+    let said = tell("4713").unwrap();
+    let expected =
+        "gpu-handoff: warning: the metrics were not written to /var/nowhere/gpu.prom: its folder is not there\n";
+    assert_eq!(said, expected);
+}
+
 #[test]
 fn status_holders_and_history_of_a_host_are_printed_as_they_are_described() {
     let dir = host(2);
     lend(dir.path());
     let entry = Handoff {
+        forgotten: None,
         time: 1_795_249_367,
         boot_id: "boot".to_owned(),
         owner: "VM 111".to_owned(),

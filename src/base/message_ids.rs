@@ -12,3 +12,16 @@ pub const MESSAGE_REFUSED: &str = "c3e9a7d45b1f4c62a8d07e6f9b2c1d53";
 
 /// A run failed.
 pub const MESSAGE_FAILED: &str = "7b2d4e6f8a904c1db3e5f70a1c2d3e4f";
+
+/// An act failed and could not be undone: a GPU is stranded. This one and those below are said once for each event, by
+/// [`crate::tell`].
+pub const MESSAGE_STRANDED: &str = "2c9f6b1d7e0a4f58a3d1c8b5e47f9062";
+
+/// A call of ours is stuck in the kernel.
+pub const MESSAGE_WEDGED: &str = "94e1a07c3b5d4d2f8c6e0f1a7b2d5938";
+
+/// A VM does not need its GPU any more, and that does not come home.
+pub const MESSAGE_ABANDONED: &str = "d05c3e8f1a2b49c7b6f4e9d7a1835c2e";
+
+/// A service or a container that was stopped for a handoff does not start again.
+pub const MESSAGE_NOT_STARTED: &str = "6af8d2c40e1b4b73951c7e0d8b3f6a29";

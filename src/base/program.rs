@@ -1,6 +1,6 @@
 //! Asking a program of the host: no shell, an environment of our own, a deadline.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,12 +30,26 @@ fn command(words: &[&str]) -> Command {
 
 /// Runs a program to its end: whether it ended with 0, and what it said.
 pub(crate) fn ask(words: &[&str], within: Duration) -> Result<(bool, String), String> {
+    ask_with(words, None, within)
+}
+
+/// The same for a program that reads this from stdin. It is no longer than what a pipe holds (pipe(7), 64 KiB), so that
+/// nobody waits for a program that does not read.
+pub(crate) fn ask_with(words: &[&str], input: Option<&[u8]>, within: Duration) -> Result<(bool, String), String> {
     let cannot = |e| format!("{} cannot be run: {e}", words[0]);
-    let mut child = command(words)
+    let mut command = command(words);
+    if input.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(cannot)?;
+    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+        // One that ends without having read it says so by how it ends.
+        let _ = fcntl_setfl(&stdin, OFlags::NONBLOCK).map(|()| stdin.write_all(input));
+    }
     let pid = i32::try_from(child.id()).unwrap_or_default();
     if !await_one(&[pid], within) {
         let _ = child.kill();
@@ -166,6 +180,16 @@ mod tests {
         let error = ask(&["sleep", "1000"], SOON).unwrap_err();
         assert_eq!(error, "sleep gave no answer within 0 s");
         assert!(begun.elapsed() < GENEROUS, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_program_reads_what_it_is_given_and_one_that_does_not_is_not_waited_for() {
+        let said = ask_with(&["cat"], Some(b"one\ntwo"), GENEROUS);
+        assert_eq!(said, Ok((true, "one\ntwo".to_owned())));
+        let long = vec![b'x'; 1 << 20];
+        assert_eq!(ask_with(&["true"], Some(&long), GENEROUS), Ok((true, String::new())));
+        let error = ask_with(&["sleep", "1000"], Some(&long), SOON).unwrap_err();
+        assert_eq!(error, "sleep gave no answer within 0 s");
     }
 
     #[test]

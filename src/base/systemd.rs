@@ -34,6 +34,25 @@ pub fn watch(vmid: VmId) -> Result<(), String> {
     if ok { Ok(()) } else { Err(foreign(&one_line(&said))) }
 }
 
+/// What stands between who asks and a VM's number in the name of an instance of `gpu-handoff-tell@.service`.
+pub const ABANDONED: &str = "-abandoned-";
+
+/// Has it told what there is to tell, of a VM in particular whose watcher has tried in vain. The unit has our number in its
+/// name: one that runs already may have looked before now. It is not waited for.
+///
+/// # Errors
+/// Why nobody will tell; not where there is no systemd, and so no unit.
+pub fn tell(abandoned: Option<VmId>) -> Result<(), String> {
+    if !is_there() {
+        debug!("systemd is not running: nobody is told");
+        return Ok(());
+    }
+    let about = abandoned.map_or(String::new(), |vmid| format!("{ABANDONED}{vmid}"));
+    let unit = format!("gpu-handoff-tell@{}{about}.service", std::process::id());
+    let (ok, said) = ask(&["systemctl", "start", "--no-block", &unit], WITHIN)?;
+    if ok { Ok(()) } else { Err(foreign(&one_line(&said))) }
+}
+
 /// Runs the unit that brings a VM's GPU home, to its end. Whether it ended well.
 ///
 /// # Errors

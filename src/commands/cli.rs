@@ -134,6 +134,12 @@ pub enum Command {
         /// The VM.
         vmid: VmId,
     },
+    /// Say what people and monitoring have to hear of: gpu-handoff-tell@.service
+    #[command(hide = true)]
+    Tell {
+        /// Who asks, as the unit's name has it.
+        asked_by: String,
+    },
 }
 
 impl Cli {

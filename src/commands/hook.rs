@@ -31,6 +31,7 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::owners::{Part, slots_of};
 use crate::plan::selection::lent_by_hand;
 use crate::plan::{home, inferred};
+use crate::run::afterwards::have_it_told;
 use crate::run::owners::{Locked, settle};
 use crate::run::session::{Session, must_be_root};
 use crate::run::waits::await_vfio;
@@ -57,6 +58,7 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
             Ok(())
         }
     };
+    have_it_told(&host, &result);
     host.says_what_stays(result)
 }
 

@@ -16,12 +16,14 @@ pub mod recover; // every stranded GPU home
 mod status; // what is
 mod status_watch; // the same, whenever it changes
 mod target; // which GPU is meant
+mod tell; // what people have to hear of
 pub mod watch; // nobody to call back
 
 use crate::commands::by_hand::{to_nvidia, to_vfio};
 use crate::commands::cli::{Cli, Command, Side};
 use crate::commands::plan::show_plan;
 use crate::model::error::Error;
+use crate::run::afterwards::have_it_told;
 use crate::run::session::Session;
 
 /// Runs a command.
@@ -49,6 +51,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::History(which) => history::run(cli, which),
         Command::Prepare(how) => prepare::run(&mut Session::real(), cli, how),
         Command::Watch { vmid } => watch::run(*vmid),
+        Command::Tell { asked_by } => tell::run(asked_by),
     }
 }
 
@@ -56,5 +59,6 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
 fn on_host(run: impl FnOnce(&mut Session) -> Result<(), Error>) -> Result<(), Error> {
     let mut host = Session::real();
     let result = run(&mut host);
+    have_it_told(&host, &result);
     host.says_what_stays(result)
 }

@@ -40,6 +40,7 @@ use crate::model::error::Error;
 use crate::model::plan::deadline;
 use crate::model::record::{Owner, Record, State};
 use crate::proxmox::files;
+use crate::run::afterwards::tell;
 use crate::run::session::{must_be_root, this_boot};
 use crate::state::store::{DIR, Store, UnreadableRecord};
 
@@ -439,10 +440,13 @@ impl Watcher {
                 }
                 return is_left;
             }
-            Ok(false) if watch.asks_for_help() => warn!(
-                "VM {vmid}: {devices} could not be brought home so far; {again}. Hint: see 'journalctl -u \
-                 gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'"
-            ),
+            Ok(false) if watch.asks_for_help() => {
+                warn!(
+                    "VM {vmid}: {devices} could not be brought home so far; {again}. Hint: see 'journalctl -u \
+                     gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'"
+                );
+                tell(Some(vmid));
+            }
             Ok(false) => {
                 warn!("VM {vmid}: the way home did not end well, gpu-handoff-home@{vmid}.service said why; {again}");
             }

@@ -31,7 +31,7 @@ use crate::model::record::Run;
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
 use crate::proxmox::files::{Found, Wanted};
-use crate::state::history::{Did, Handoff, Past};
+use crate::state::history::{Handoff, Past};
 
 /// How long looking at what is stuck may take.
 const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
@@ -437,12 +437,7 @@ impl Kernel for Linux {
             };
             // What was refused, or has not begun, has changed nothing.
             self.has_acted |= changes(act) && may_have_effect(&result);
-            self.past.push(Past {
-                text: act.to_string(),
-                took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                error: result.as_ref().err().map(ToString::to_string),
-                did: Did::of(act),
-            });
+            self.past.push(Past::of(act, took, result.as_ref().err()));
             results.push(Acted {
                 result,
                 took,

@@ -65,10 +65,10 @@ impl Undoing {
 
     /// Whose use of the GPU is over.
     fn others(&self) -> Vec<String> {
-        let down = self.down.iter().map(|(unit, how)| {
-            let (status, start) = (unit.by_hand("status"), unit.by_hand("start"));
-            format!("{} {how}. Hint: see '{status}' for why, then '{start}'", unit.subject())
-        });
+        let down = self
+            .down
+            .iter()
+            .map(|(unit, how)| format!("{} {how}. Hint: {}", unit.subject(), unit.start_by_hand()));
         let ended = self.ended.iter();
         let ended = ended.map(|process| format!("{process} was asked to end, and nobody starts it again"));
         down.chain(ended).collect()

@@ -180,6 +180,15 @@ impl Unit {
         }
     }
 
+    /// What a person does where it does not start again.
+    pub(crate) fn start_by_hand(&self) -> String {
+        format!(
+            "see '{}' for why, then '{}'",
+            self.by_hand("status"),
+            self.by_hand("start")
+        )
+    }
+
     /// What comes before systemctl(1) where its systemd is: nothing, or Proxmox's own way in, as the container's root
     /// (pve-container, PVE/CLI/pct.pm, exec: lxc-attach).
     pub(crate) fn way_in(&self) -> Vec<String> {

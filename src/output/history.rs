@@ -111,6 +111,7 @@ mod tests {
             took_ms,
             error: None,
             did,
+            remedy: None,
         }
     }
 
@@ -129,6 +130,7 @@ mod tests {
                 act("0000:01:00.0: unbind from nvidia", 800, None),
                 act("0000:01:00.0: clear driver_override", 0, None),
             ],
+            forgotten: None,
         };
         let mut failed = act("0000:01:00.0: bind to nvidia", 20_000, None);
         failed.error =

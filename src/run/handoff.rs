@@ -323,6 +323,7 @@ impl Session {
             outcome: result.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             acts: self.kernel.take_past(),
+            forgotten: None,
         };
         if let Err(why) = self.kernel.remember(entry) {
             warn!("the history was not written: {why}");

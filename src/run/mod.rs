@@ -1,5 +1,6 @@
 //! What every run does and has at hand: the lock, the records, the settings, a snapshot; then plan, carry out, say.
 
+pub mod afterwards; // people and monitoring hear of it
 mod handoff; // plan, carry out, say
 pub mod owners; // whose is what is wanted
 pub mod look; // a snapshot, and whether calls of others last

@@ -110,6 +110,20 @@ pub static KEYS: &[Key] = &[
                 kernel prefers: one that works in its VM once, and not at the next start.",
     },
     Key {
+        name: "notify",
+        field: |s| &mut s.notify,
+        about: "Whether somebody is told who is not at the screen: of a GPU that is stranded, of a call that is stuck in \
+                the kernel, of a GPU that its VM does not need any more and that does not come home, of a service or a \
+                container that was stopped and does not start again. Each is told once, not at every try.",
+    },
+    Key {
+        name: "metrics",
+        field: |s| &mut s.metrics,
+        about: "A file for node_exporter's textfile collector: who has each GPU since when, how many handoffs there were, \
+                how long each step of the last ones took, what is stranded or stuck. It is written anew after each \
+                handoff, below /var or /run, and is for the whole host: what a VM's section says of it does not count.",
+    },
+    Key {
         name: "deadlines.way-out",
         field: |s| &mut s.budgets.way_out,
         about: "The whole way out, with all waiting. If it does not end in time it is undone, which may take as long \

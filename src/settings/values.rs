@@ -14,6 +14,7 @@ use crate::host::nodes::Node;
 use crate::host::units::service;
 use crate::settings::kinds::{Choice, Value};
 use crate::settings::known_gpus::{self, Fact};
+use crate::settings::messages::{Metrics, Notify};
 
 /// What to do when a VM is started for the backup of its stopped self (`lock: backup`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -442,6 +443,10 @@ pub struct Settings {
     pub unknown_keys: UnknownKeys,
     /// How a GPU may be reset while it is away.
     pub reset: Reset,
+    /// Whether messages are sent.
+    pub notify: Notify,
+    /// Where metrics are written.
+    pub metrics: Metrics,
     /// What is known of some models: our table, and what the settings add.
     pub facts: Vec<Fact>,
     /// Where each value that is not the default came from: `file:line`, by key.
@@ -475,6 +480,8 @@ impl Default for Settings {
             gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,
             reset: Reset::Auto,
+            notify: Notify::Auto,
+            metrics: Metrics(None),
             facts: known_gpus::known(),
             origins: BTreeMap::new(),
         }

@@ -7,6 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,48 @@ pub struct Handoff {
     pub took_ms: u64,
     /// The acts, those of the undo among them.
     pub acts: Vec<Past>,
+    /// What was forgotten before this one, so that the file does not grow for ever; None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")] // since a later version
+    pub forgotten: Option<Counts>,
+}
+
+impl Handoff {
+    /// Whether it ended well.
+    pub fn is_done(&self) -> bool {
+        self.outcome == "done"
+    }
+}
+
+/// How many handoffs there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Ways out that were done.
+    pub out_done: u64,
+    /// Ways out that failed.
+    pub out_failed: u64,
+    /// Ways home that were done.
+    pub home_done: u64,
+    /// Ways home that failed.
+    pub home_failed: u64,
+}
+
+impl Counts {
+    /// Of these, and of what was forgotten before them.
+    pub fn of<'a>(past: impl IntoIterator<Item = &'a Handoff>) -> Self {
+        let mut counts = Counts::default();
+        for (at, handoff) in past.into_iter().enumerate() {
+            if let Some(before) = handoff.forgotten.filter(|_| at == 0) {
+                counts = before;
+            }
+            *match (handoff.direction, handoff.is_done()) {
+                (Direction::Out, true) => &mut counts.out_done,
+                (Direction::Out, false) => &mut counts.out_failed,
+                (Direction::Home, true) => &mut counts.home_done,
+                (Direction::Home, false) => &mut counts.home_failed,
+            } += 1;
+        }
+        counts
+    }
 }
 
 /// What an act did to somebody else.
@@ -85,9 +128,27 @@ pub struct Past {
     /// What it did to somebody else.
     #[serde(default, skip_serializing_if = "Option::is_none")] // since a later version
     pub did: Option<Did>,
+    /// What a person does about a service that has not started.
+    #[serde(default, skip_serializing_if = "Option::is_none")] // since a later version
+    pub remedy: Option<String>,
 }
 
 impl Past {
+    /// An act that took so long, and why it failed.
+    pub fn of(act: &Act, took: Duration, error: Option<&impl ToString>) -> Self {
+        let remedy = match act {
+            Act::StartUnit { name } | Act::RestartUnit { name } => error.map(|_| name.start_by_hand()),
+            _ => None,
+        };
+        Past {
+            text: act.to_string(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            error: error.map(ToString::to_string),
+            did: Did::of(act),
+            remedy,
+        }
+    }
+
     /// What it was done to: what its text begins with.
     pub fn subject(&self) -> &str {
         self.text.split_once(": ").map_or(&self.text, |(subject, _)| subject)
@@ -109,7 +170,7 @@ pub fn add(root: &Root, entry: &Handoff) -> io::Result<()> {
     file.write_all(line.as_bytes())
 }
 
-/// Keeps the newer half of a file that is longer than so many bytes.
+/// Keeps the newer half of a file that is longer than so many bytes, and counts the rest.
 fn shorten(path: &Path, longest: usize) -> io::Result<()> {
     let text = match fs::read_to_string(path) {
         Ok(text) if text.len() > longest => text,
@@ -120,7 +181,26 @@ fn shorten(path: &Path, longest: usize) -> io::Result<()> {
     };
     let newer = text.as_bytes().iter().enumerate().skip(text.len() - longest / 2);
     let from = newer.filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).next();
-    replace(path, &text.as_bytes()[from.unwrap_or(text.len())..])
+    let (older, newer) = text.as_bytes().split_at(from.unwrap_or(text.len()));
+    let counts = Counts::of(&entries(older));
+    let (first, rest) = newer.split_at(newer.iter().position(|b| *b == b'\n').map_or(newer.len(), |at| at + 1));
+    let mut bytes = match serde_json::from_slice::<Handoff>(first) {
+        Ok(mut entry) => {
+            entry.forgotten = Some(counts);
+            let mut line = serde_json::to_vec(&entry)?;
+            line.push(b'\n');
+            line
+        }
+        Err(_) => first.to_vec(),
+    };
+    bytes.extend(rest);
+    replace(path, &bytes)
+}
+
+/// The entries in some lines; a line that is none is left out.
+fn entries(text: &[u8]) -> Vec<Handoff> {
+    let lines = text.split(|b| *b == b'\n');
+    lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
 /// All entries, the oldest first; a line that is none is left out.
@@ -133,10 +213,7 @@ pub fn read(root: &Root) -> io::Result<Vec<Handoff>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
-    Ok(text
-        .lines()
-        .filter_map(|line| serde_json::from_slice(line.as_bytes()).ok())
-        .collect())
+    Ok(entries(text.as_bytes()))
 }
 
 #[cfg(test)]
@@ -157,7 +234,9 @@ mod tests {
                 took_ms: 12,
                 error: None,
                 did: None,
+                remedy: None,
             }],
+            forgotten: None,
         }
     }
 
@@ -195,6 +274,32 @@ mod tests {
             times,
             (120 - u64::try_from(kept.len()).unwrap()..120).collect::<Vec<u64>>()
         );
+    }
+
+    #[test]
+    fn what_is_forgotten_is_counted_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let mut counts = Counts::default();
+        for time in 0..200 {
+            let mut big = entry(time);
+            big.acts[0].text = "x".repeat(10_000);
+            match time % 3 {
+                0 => counts.out_done += 1,
+                1 => {
+                    big.direction = Direction::Home;
+                    counts.home_done += 1;
+                }
+                _ => {
+                    (big.direction, big.outcome) = (Direction::Home, "no".to_owned());
+                    counts.home_failed += 1;
+                }
+            }
+            add(&root, &big).unwrap();
+            assert_eq!(Counts::of(&read(&root).unwrap()), counts, "{time}");
+        }
+        let kept = read(&root).unwrap();
+        assert!(kept.len() < 100 && kept[0].forgotten.is_some(), "{}", kept.len());
     }
 
     #[test]

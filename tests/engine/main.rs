@@ -14,6 +14,7 @@ mod refused;
 mod processes;
 mod services;
 mod stopped;
+mod told;
 mod untouched;
 
 use std::cell::RefCell;

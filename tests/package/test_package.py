@@ -30,6 +30,7 @@ EXPOSED_AT_MOST = {
     "gpu-handoff-watch@.service": 1.5,
     "gpu-handoff-home@.service": 9.0,
     "gpu-handoff-recover.service": 9.0,
+    "gpu-handoff-tell@.service": 7.0,
     "gpu-to-nvidia.service": 9.0,
     "gpu-to-vfio.service": 9.0,
 }
@@ -37,6 +38,7 @@ FILES = """
 /etc/gpu-handoff/config.toml 644
 /usr/lib/systemd/system/gpu-handoff-home@.service 644
 /usr/lib/systemd/system/gpu-handoff-recover.service 644
+/usr/lib/systemd/system/gpu-handoff-tell@.service 644
 /usr/lib/systemd/system/gpu-handoff-watch@.service 644
 /usr/lib/systemd/system/gpu-to-nvidia.service 644
 /usr/lib/systemd/system/gpu-to-vfio.service 644
@@ -76,6 +78,8 @@ FILES = """
 /usr/share/lintian/overrides/gpu-handoff 644
 /usr/share/man/man5/gpu-handoff.toml.5.gz 644
 /usr/share/man/man8/gpu-handoff.8.gz 644
+/usr/share/pve-manager/templates/default/gpu-handoff-body.txt.hbs 644
+/usr/share/pve-manager/templates/default/gpu-handoff-subject.txt.hbs 644
 /usr/share/zsh/vendor-completions/_gpu-handoff 644
 """
 

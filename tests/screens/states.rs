@@ -154,12 +154,14 @@ fn away(case: &mut Case, owner: Owner, n: u8) {
 
 fn past(time: u64, owner: &str, direction: Direction, n: u8, outcome: &str) -> Handoff {
     let act = |text: &str, took_ms, did| Past {
+        remedy: None,
         text: text.to_owned(),
         took_ms,
         error: None,
         did,
     };
     Handoff {
+        forgotten: None,
         time,
         boot_id: "boot".to_owned(),
         owner: owner.to_owned(),

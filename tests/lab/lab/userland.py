@@ -22,6 +22,7 @@ PACKAGES = (
     "lxc",  # containers: Debian's own, below the stand-in for Proxmox's pct
     "podman",  # others: itself
     "grub-pc-bin", "grub2-common", "fdisk", "e2fsprogs",  # a boot loader of its own
+    "dma",  # a mail server without a daemon: root has a mailbox
 )
 OPTIONS = (
     "--mode=root", "--variant=minbase",

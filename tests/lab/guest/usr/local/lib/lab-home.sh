@@ -9,8 +9,11 @@ host() {
 	for _f in $(grep -l 0x10de $devices/*/vendor); do _f=${_f%/vendor}; _f=${_f##*/}; echo "$_f $(driver_of "$_f") $(override_of "$_f")"; done
 	grep -o '^nvidia[a-z_]*' /proc/modules | sort; ls -d /dev/nvidia* /dev/dri/[cr]*; } 2>&1
 before=$(host)
+# quiet: nobody is at it, or about to be, to tell what became of a handoff
+quiet() { [ -z "$(systemctl list-units --no-legend --plain 'gpu-handoff-tell@*')" ]; }
 # settled: the host is as before, and nothing of us is left: no record, no process, no unit that failed; what is cheap comes first
-settled() { for _r in /run/gpu-handoff/*.json; do [ ! -e "$_r" ] || return 1; done
+settled() { _n=0; until quiet || [ $((_n += 1)) -gt 100 ]; do sleep 0.1; done
+	for _r in /run/gpu-handoff/*.json; do [ ! -e "$_r" ] || return 1; done
 	! pgrep -x gpu-handoff >/dev/null && ! pgrep -f __worker >/dev/null && [ "$(host)" = "$before" ] &&
 	[ -z "$(systemctl list-units --no-legend --failed 'gpu-handoff*')" ]; }
 ticks() { read -r _up _ </proc/uptime; echo "${_up%.*}${_up#*.}"; } # hundredths of a second since the boot

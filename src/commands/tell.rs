@@ -1,0 +1,111 @@
+//! `tell`: what people and monitoring have to hear of, after a handoff. Run by `gpu-handoff-tell@.service`, which whoever
+//! moved something has asked for: nobody waits for it, and it holds no lock of a handoff.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::base::files::replace_as;
+use crate::base::systemd::ABANDONED;
+use crate::base::text::foreign;
+use crate::base::vmid::VmId;
+use crate::execute::linux::Linux;
+use crate::host::snapshot::Snapshot;
+use crate::model::error::{Error, chain};
+use crate::model::record::Record;
+use crate::run::session::{Session, must_be_root, this_boot};
+use crate::settings::file;
+use crate::settings::messages::Notify;
+use crate::settings::values::Settings;
+use crate::state::history::Handoff;
+use crate::state::store::Store;
+use crate::tell::events::{Seen, events};
+use crate::tell::metrics;
+use crate::tell::send::{Host, tell};
+use crate::tell::told::{DIR, Told};
+
+/// How long whoever tells just now is waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Tells what is news, and writes the metrics. `asked_by` is the unit's instance: who asks, and the VM whose watcher has tried
+/// in vain.
+///
+/// # Errors
+/// Where the records cannot be read, or somebody else tells all the time.
+pub(crate) fn run(asked_by: &str) -> Result<(), Error> {
+    must_be_root()?;
+    let abandoned = asked_by.split_once(ABANDONED).and_then(|(_, vmid)| vmid.parse().ok());
+    let mut host = Session::with(Linux::for_looking());
+    let guard = Store::at(DIR).lock("tell", PATIENCE);
+    let _guard = guard.map_err(|e| Error::io("waiting for another run that tells", std::io::Error::other(e)))?;
+    // Read with the lock, so that nobody tells of what was before.
+    let (records, _) = host.load(None)?;
+    let past = host.kernel.past().unwrap_or_else(|why| {
+        warn!("{why}");
+        Vec::new()
+    });
+    messages(&host, &records, &past, abandoned)?;
+    if let Some(path) = settings(&host, None).metrics.0
+        && let Err(why) = write_metrics(&mut host, &path, &records, &past)
+    {
+        warn!("the metrics were not written to {}: {why}", foreign(&path));
+    }
+    Ok(())
+}
+
+fn messages(host: &Session, records: &[Record], past: &[Handoff], abandoned: Option<VmId>) -> Result<(), Error> {
+    let dir = Path::new(DIR);
+    let mut told = Told::read(dir).unwrap_or_else(|why| {
+        warn!("what was told already is not known: {why}");
+        Told::default()
+    });
+    let boot = this_boot()?;
+    let now = events(&Seen {
+        records,
+        past,
+        boot: &boot,
+        abandoned,
+    });
+    let news = told.news(now);
+    if news.is_empty() {
+        return Ok(());
+    }
+    // Before it is sent: a mail server that ends us is not to have the same again and again.
+    if let Err(why) = told.write(dir) {
+        warn!("what is told cannot be written down, and may be told again: {why}");
+    }
+    let name = host.root.line("/proc/sys/kernel/hostname").unwrap_or_default();
+    let is_off = |event: &crate::tell::events::Event| settings(host, event.vmid).notify == Notify::Off;
+    let mut sink = Host {
+        root: host.root.clone(),
+    };
+    tell(&news, &name, is_off, &mut sink);
+    Ok(())
+}
+
+/// The settings for a VM, or those for all; the defaults, where they are not understood.
+fn settings(host: &Session, vmid: Option<VmId>) -> Settings {
+    file::load(&host.root, vmid).unwrap_or_else(|why| {
+        warn!("the settings count as their defaults here: {why}");
+        Settings::default()
+    })
+}
+
+fn write_metrics(host: &mut Session, path: &str, records: &[Record], past: &[Handoff]) -> Result<(), String> {
+    let path = Path::new(path);
+    if !path.parent().is_some_and(Path::is_dir) {
+        return Err("its folder is not there".to_owned());
+    }
+    // Without an answer there is what the records say.
+    let snapshot = host.look(records).unwrap_or_else(|why| {
+        warn!("the metrics are of lent GPUs alone: {}", chain(why));
+        Snapshot::default()
+    });
+    let text = metrics::text(&metrics::Seen {
+        snapshot: &snapshot,
+        records,
+        past,
+    });
+    replace_as(path, text.as_bytes(), 0o644, (0, 0)).map_err(|e| e.to_string())
+}
