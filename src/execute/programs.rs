@@ -29,9 +29,8 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb) -> Result<(), ActErro
     })
 }
 
-/// Starts of containers, and in containers, are tried once more: they fail on a lock that another task had, and on a host that
-/// changes under them (crun gives up a device's node where a lookup met a mount at that moment). systemd's own units say with
-/// Restart= what they want. The caller's deadline is for both.
+/// Starts of containers, and in containers, are tried once more: they fail on a lock that another task has for a moment. systemd's
+/// own units say with Restart= what they want. The caller's deadline is for both.
 fn with_patience(unit: &Unit, verb: Verb, mut attempt: impl FnMut() -> Result<(), ActError>) -> Result<(), ActError> {
     let is_worth_it = verb != Verb::Stop && !matches!(unit, Unit::Host(_));
     match attempt() {
@@ -118,7 +117,7 @@ mod tests {
                 if made > failures {
                     return Ok(());
                 }
-                Err(ActError::Failed("cannot resolve `nvidia0` under rootfs".into()))
+                Err(ActError::Failed("CT is locked (backup)".into()))
             });
             assert_eq!((made, result.is_ok()), (attempts, is_well), "{unit:?} {verb:?}");
         }

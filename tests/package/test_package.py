@@ -28,11 +28,11 @@ OLDEST_LIBC = (2, 36)
 # What 'systemd-analyze security' gives: 0 is a unit that can do nothing, 10 one that may do all. The reasons are in the units.
 EXPOSED_AT_MOST = {
     "gpu-handoff-watch@.service": 1.5,
-    "gpu-handoff-home@.service": 9.0,
-    "gpu-handoff-recover.service": 9.0,
+    "gpu-handoff-home@.service": 9.7,
+    "gpu-handoff-recover.service": 9.7,
     "gpu-handoff-tell@.service": 7.0,
-    "gpu-to-nvidia.service": 9.0,
-    "gpu-to-vfio.service": 9.0,
+    "gpu-to-nvidia.service": 9.7,
+    "gpu-to-vfio.service": 9.7,
 }
 FILES = """
 /etc/gpu-handoff/config.toml 644
