@@ -153,6 +153,18 @@ fn page_8() -> String {
     );
     item(
         &mut page,
+        "gpu-handoff report",
+        "Write one archive for a bug report: what status, check and plan say and see, the drivers' lines of the kernel's log, \
+         our own records, history and journal. Of guests' configs only the lines about devices go along; names of hosts and \
+         people, UUIDs, serial numbers, MAC and IP addresses, passwords and keys are replaced.",
+    );
+    item(
+        &mut page,
+        "gpu-handoff report --replay FILE plan --vm 111",
+        "What plan says for VM 111 of the host that a report is of; without plan or check, both.",
+    );
+    item(
+        &mut page,
         "journalctl -t gpu-handoff -o verbose",
         "What was done, with fields.",
     );

@@ -112,7 +112,11 @@ impl Recorder {
 
     /// Everything so far, and from here on anew.
     pub(crate) fn take(&self, at: &Path) -> Entries {
-        let noted = self.0.lock().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default();
+        let noted = self
+            .0
+            .lock()
+            .map(|mut all| std::mem::take(&mut *all))
+            .unwrap_or_default();
         let mut entries = Entries::new();
         for (path, noted) in noted {
             entries_of(at, &path, noted, &mut entries);
@@ -133,7 +137,14 @@ fn is_of_a_process(path: &str) -> bool {
 fn entries_of(at: &Path, path: &str, noted: Noted, entries: &mut Entries) {
     if noted.told {
         let what = What::of(noted.bytes.unwrap_or_default());
-        entries.insert(path.to_owned(), Entry { mode: 0o644, changed: 0, what });
+        entries.insert(
+            path.to_owned(),
+            Entry {
+                mode: 0o644,
+                changed: 0,
+                what,
+            },
+        );
         return;
     }
     let Some(found) = follow(at, path, entries) else {

@@ -105,7 +105,9 @@ impl Root {
     pub fn bytes(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         use std::io::Read;
         let mut bytes = Vec::new();
-        fs::File::open(self.path(&path))?.take(LONGEST).read_to_end(&mut bytes)?;
+        fs::File::open(self.path(&path))?
+            .take(LONGEST)
+            .read_to_end(&mut bytes)?;
         self.was_read(path.as_ref(), &bytes);
         Ok(bytes)
     }

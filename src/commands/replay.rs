@@ -18,7 +18,7 @@ use crate::report::unpack::unpack;
 use crate::run::session::Session;
 
 /// What a host says: a text for each question, and how it ends.
-pub(crate) type Answers = Vec<(String, Result<(), Error>)>;
+pub type Answers = Vec<(String, Result<(), Error>)>;
 
 /// Shows what they say, and ends as the first of them that does not end well.
 pub(crate) fn run(cli: &Cli, how: &Report, archive: &Path) -> Result<(), Error> {
@@ -38,12 +38,7 @@ pub(crate) fn run(cli: &Cli, how: &Report, archive: &Path) -> Result<(), Error> 
 ///
 /// # Errors
 /// Where it cannot be looked at.
-pub(crate) fn answers(
-    host: &mut Session,
-    json: bool,
-    vm: Option<VmId>,
-    only: Option<Replayed>,
-) -> Result<Answers, Error> {
+pub fn answers(host: &mut Session, json: bool, vm: Option<VmId>, only: Option<Replayed>) -> Result<Answers, Error> {
     let facts = facts(host, &Check { vm, ..Check::default() })?;
     let mut answers = Answers::new();
     if only != Some(Replayed::Plan) {
@@ -51,9 +46,15 @@ pub(crate) fn answers(
     }
     if only != Some(Replayed::Check) {
         for vmid in with_gpu(&facts) {
-            let (text, end) = plan_of(host, json, vmid)?;
-            let head = if json { String::new() } else { format!("\n== plan --vm {vmid}\n") };
-            answers.push((head + &text, end));
+            let head = match json {
+                true => String::new(),
+                false => format!("\n== plan --vm {vmid}\n"),
+            };
+            // Why there is none for one VM keeps no other from having its own.
+            answers.push(match plan_of(host, json, vmid) {
+                Ok((text, end)) => (head + &text, end),
+                Err(why) => (head, Err(why)),
+            });
         }
     }
     Ok(answers)

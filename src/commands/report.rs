@@ -44,17 +44,55 @@ const PROGRAMS: [(&str, &[&str]); 5] = [
     // Without the host's name.
     ("uname.txt", &["uname", "-srvmo"]),
     ("lspci.txt", &["lspci", "-nnk"]),
-    ("kernel-log.txt", &["journalctl", "-k", "-b", "-q", "--no-pager", "--no-hostname", "-o", "short-monotonic"]),
+    (
+        "kernel-log.txt",
+        &[
+            "journalctl",
+            "-k",
+            "-b",
+            "-q",
+            "--no-pager",
+            "--no-hostname",
+            "-o",
+            "short-monotonic",
+        ],
+    ),
     (
         "journal.txt",
-        &["journalctl", "-t", "gpu-handoff", "-q", "--no-pager", "--no-hostname", "-o", "short-iso", "-n", "5000"],
+        &[
+            "journalctl",
+            "-t",
+            "gpu-handoff",
+            "-q",
+            "--no-pager",
+            "--no-hostname",
+            "-o",
+            "short-iso",
+            "-n",
+            "5000",
+        ],
     ),
 ];
 
 /// Whose lines of the kernel's log go along, besides those with a card's address.
 const DRIVERS: [&str; 17] = [
-    "nvidia", "nvrm", "nvlink", "nouveau", "vfio", "iommu", "dmar", "amd-vi", "xid", "drm", "fbcon", "framebuffer", "efifb",
-    "simplefb", "vgaarb", "snd_hda", "linux version",
+    "nvidia",
+    "nvrm",
+    "nvlink",
+    "nouveau",
+    "vfio",
+    "iommu",
+    "dmar",
+    "amd-vi",
+    "xid",
+    "drm",
+    "fbcon",
+    "framebuffer",
+    "efifb",
+    "simplefb",
+    "vgaarb",
+    "snd_hda",
+    "linux version",
 ];
 
 /// A file of the report, or why there is none.
@@ -89,12 +127,18 @@ pub(crate) fn run(cli: &Cli, how: &crate::commands::cli::Report) -> Result<(), E
     if how.list || cli.dry_run {
         return print(cli.json, &shown, || list_text(&shown.contents));
     }
-    let file = how.output.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));
+    let file = how
+        .output
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));
     write(&file, &packed.bytes)?;
     for line in list_text(&shown.contents).lines() {
         info!("{line}");
     }
-    info!("read it before you give it away: 'tar xzf {}' unpacks it", file.display());
+    info!(
+        "read it before you give it away: 'tar xzf {}' unpacks it",
+        file.display()
+    );
     shown.file = Some(file.clone());
     print(cli.json, &shown, || format!("{}\n", file.display()))
 }
@@ -137,9 +181,15 @@ pub fn packed(host: &mut Session, name: &str, time: u64) -> Result<Packed, Error
     keep(host, &mut report);
     match &found {
         Ok(facts) => {
-            report.files.push(file("check.txt", checked(facts, false).map(|(text, _)| text)));
-            report.files.push(file("check.json", checked(facts, true).map(|(text, _)| text)));
-            report.files.push(("configuration.txt".to_owned(), Ok(configuration(facts))));
+            report
+                .files
+                .push(file("check.txt", checked(facts, false).map(|(text, _)| text)));
+            report
+                .files
+                .push(file("check.json", checked(facts, true).map(|(text, _)| text)));
+            report
+                .files
+                .push(("configuration.txt".to_owned(), Ok(configuration(facts))));
             for vmid in with_gpu(facts) {
                 let plan = plan_of(host, false, vmid).map(|(text, _)| text);
                 report.files.push(file(&format!("plan-{vmid}.txt"), plan));
@@ -180,7 +230,9 @@ fn keep(host: &mut Session, report: &mut Report) {
 /// The addresses of what is on the cards, as the kernel writes them.
 fn cards(facts: &Facts) -> Vec<String> {
     let gpus = facts.gpus().into_iter();
-    gpus.flat_map(|gpu| facts.card(gpu.addr)).map(|f| f.addr.to_string()).collect()
+    gpus.flat_map(|gpu| facts.card(gpu.addr))
+        .map(|f| f.addr.to_string())
+        .collect()
 }
 
 fn is_of_the_drivers(line: &str, cards: &[String]) -> bool {
@@ -206,7 +258,10 @@ fn said(root: &Root, words: &[&str], counts: impl Fn(&str) -> bool) -> Result<St
         }),
         false => {
             let said = root.program(words).map_err(|e| e.to_string())?;
-            said.stdout.lines().filter(|line| counts(line)).for_each(|line| lines.add(line));
+            said.stdout
+                .lines()
+                .filter(|line| counts(line))
+                .for_each(|line| lines.add(line));
             if said.ok { Ok(()) } else { Err(said.stderr) }
         }
     };
@@ -261,7 +316,11 @@ fn hosts(root: &Root) -> Vec<String> {
     let own = root.line("/proc/sys/kernel/hostname").unwrap_or_default();
     let short = own.split('.').next().unwrap_or_default().to_owned();
     let nodes = root.names("/etc/pve/nodes").unwrap_or_default();
-    [short].into_iter().chain(nodes).filter(|name| !name.is_empty()).collect()
+    [short]
+        .into_iter()
+        .chain(nodes)
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 /// The names of people: from 1000 on they are none of the system's (Debian Policy, 9.2.2).

@@ -79,11 +79,14 @@ pub fn pack(report: Report, redactor: &mut Redactor, folder: &str, time: u64) ->
                     size: text.len(),
                     missing,
                 });
-                parts.push((name, Entry {
-                    mode: 0o644,
-                    changed: time,
-                    what: What::Text(text),
-                }));
+                parts.push((
+                    name,
+                    Entry {
+                        mode: 0o644,
+                        changed: time,
+                        what: What::Text(text),
+                    },
+                ));
             }
         }
     }
@@ -110,11 +113,15 @@ pub fn pack(report: Report, redactor: &mut Redactor, folder: &str, time: u64) ->
     });
     let contents = contents(&list, &redactor.left, time);
     let mut archive = Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
-    append(&mut archive, &format!("{folder}/{CONTENTS}"), &Entry {
-        mode: 0o644,
-        changed: time,
-        what: What::Text(contents),
-    })?;
+    append(
+        &mut archive,
+        &format!("{folder}/{CONTENTS}"),
+        &Entry {
+            mode: 0o644,
+            changed: time,
+            what: What::Text(contents),
+        },
+    )?;
     for (name, entry) in parts {
         append(&mut archive, &format!("{folder}/{name}"), &entry)?;
     }

@@ -49,15 +49,55 @@ const TOLD: [&str; 3] = ["/processes.json", "/filesystems", "/libraries.json"];
 
 /// Keys of a VM that say how it has its devices; a number may follow.
 const VM_KEYS: [&str; 29] = [
-    "acpi", "agent", "arch", "balloon", "bios", "boot", "bootdisk", "cores", "cpu", "cpulimit", "cpuunits", "delete",
-    "hookscript", "hostpci", "hugepages", "kvm", "lock", "machine", "memory", "numa", "onboot", "ostype", "protection",
-    "scsihw", "shares", "sockets", "startup", "template", "vga",
+    "acpi",
+    "agent",
+    "arch",
+    "balloon",
+    "bios",
+    "boot",
+    "bootdisk",
+    "cores",
+    "cpu",
+    "cpulimit",
+    "cpuunits",
+    "delete",
+    "hookscript",
+    "hostpci",
+    "hugepages",
+    "kvm",
+    "lock",
+    "machine",
+    "memory",
+    "numa",
+    "onboot",
+    "ostype",
+    "protection",
+    "scsihw",
+    "shares",
+    "sockets",
+    "startup",
+    "template",
+    "vga",
 ];
 
 /// The same of a container.
 const CT_KEYS: [&str; 16] = [
-    "arch", "cores", "cpulimit", "cpuunits", "dev", "features", "hookscript", "lock", "memory", "onboot", "ostype",
-    "protection", "startup", "swap", "template", "unprivileged",
+    "arch",
+    "cores",
+    "cpulimit",
+    "cpuunits",
+    "dev",
+    "features",
+    "hookscript",
+    "lock",
+    "memory",
+    "onboot",
+    "ostype",
+    "protection",
+    "startup",
+    "swap",
+    "template",
+    "unprivileged",
 ];
 
 /// Keys of LXC's that count where a GPU is named behind them.
@@ -67,7 +107,13 @@ const LXC_KEYS: [&str; 4] = ["lxc.environment", "lxc.hook", "lxc.include", "lxc.
 const ARGS: [&str; 3] = ["vfio-pci", "kvm=off", "-hypervisor"];
 
 /// What the checks look for in the scripts of others.
-const IN_SCRIPTS: [&str; 5] = ["driver_override", "/sys/bus/pci/drivers", "gpu-handoff.sh", "vfio-pci", "nvidia"];
+const IN_SCRIPTS: [&str; 5] = [
+    "driver_override",
+    "/sys/bus/pci/drivers",
+    "gpu-handoff.sh",
+    "vfio-pci",
+    "nvidia",
+];
 
 /// Files of sections below /etc/pve.
 const SECTIONS: [&str; 4] = ["/storage.cfg", "/jobs.cfg", "/ha/resources.cfg", "/mapping/pci.cfg"];
@@ -98,7 +144,8 @@ const MOUNTS: [&str; 3] = ["/run", "/sys/fs/cgroup", "/var/lib"];
 
 /// What goes along, of what was looked at.
 pub fn kept(entries: Entries) -> Entries {
-    let is_hidden = |path: &str| path.starts_with("/run/systemd/sessions") || path.starts_with("/var/lib/systemd/linger");
+    let is_hidden =
+        |path: &str| path.starts_with("/run/systemd/sessions") || path.starts_with("/var/lib/systemd/linger");
     let of = entries.into_iter().filter(|(path, _)| !is_hidden(path));
     of.map(|(path, mut entry)| {
         entry.what = match entry.what {
@@ -162,7 +209,11 @@ fn packages(text: &str) -> String {
     };
     let kept = |package| {
         let fields = ["Package: ", "Status: ", "Version: "];
-        fields.iter().filter_map(|name| field(package, name)).map(|line| line + "\n").collect()
+        fields
+            .iter()
+            .filter_map(|name| field(package, name))
+            .map(|line| line + "\n")
+            .collect()
     };
     let packages: Vec<String> = text.split("\n\n").filter(counts).map(kept).collect();
     packages.join("\n")
@@ -224,7 +275,9 @@ fn vm_line(line: &str) -> Option<String> {
 
 fn container_line(line: &str) -> Option<String> {
     let (key, value) = key_of(line)?;
-    let names_a_gpu = ["nvidia", "NVIDIA_", "/dev/dri", "/dev/vfio"].iter().any(|word| value.contains(word));
+    let names_a_gpu = ["nvidia", "NVIDIA_", "/dev/dri", "/dev/vfio"]
+        .iter()
+        .any(|word| value.contains(word));
     let is_device = key.starts_with("lxc.cgroup.devices") || key.starts_with("lxc.cgroup2.devices");
     let is_lxc = names_a_gpu && LXC_KEYS.iter().any(|known| key.starts_with(known));
     (is_device || is_lxc || is_one_of(key, &CT_KEYS)).then(|| line.to_owned())
@@ -262,21 +315,45 @@ mod tests {
                 "nfs: media\n\tserver 10.0.0.5\n\tpath /mnt\n\tusername bob\n\n",
                 "nfs: media\n\n\tpath /mnt\n\n\n",
             ),
-            ("/etc/pve/jobs.cfg", "vzdump: daily\n\tmailto bob@x\n\tvmid 111\n", "vzdump: daily\n\n\tvmid 111\n"),
+            (
+                "/etc/pve/jobs.cfg",
+                "vzdump: daily\n\tmailto bob@x\n\tvmid 111\n",
+                "vzdump: daily\n\n\tvmid 111\n",
+            ),
             ("/etc/pve/user.cfg", "user:bob@pve:1:\n", ""),
             ("/etc/pve/priv/token", "secret", ""),
-            ("/var/lib/vz/snippets/user-data", "password: x\nmodprobe nvidia\n", "\nnvidia\n"),
-            ("/etc/docker/daemon.json", "{\"proxy\": \"x\",\n\"nvidia\": {}}\n", "\nnvidia\n"),
-            ("/proc/mounts", "nas:/x /mnt nfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n", "\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"),
+            (
+                "/var/lib/vz/snippets/user-data",
+                "password: x\nmodprobe nvidia\n",
+                "\nnvidia\n",
+            ),
+            (
+                "/etc/docker/daemon.json",
+                "{\"proxy\": \"x\",\n\"nvidia\": {}}\n",
+                "\nnvidia\n",
+            ),
+            (
+                "/proc/mounts",
+                "nas:/x /mnt nfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n",
+                "\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n",
+            ),
             (
                 "/var/lib/dpkg/status",
                 "Package: a\nVersion: 1\n\nPackage: qemu-server\nStatus: install ok installed\nMaintainer: M\nVersion: 9\n",
                 "Package: qemu-server\nStatus: install ok installed\nVersion: 9\n",
             ),
-            ("/lib/modules/6/modules.dep", "kernel/a.ko:\nupdates/nvidia.ko: b\n", "updates/nvidia.ko: b\n"),
+            (
+                "/lib/modules/6/modules.dep",
+                "kernel/a.ko:\nupdates/nvidia.ko: b\n",
+                "updates/nvidia.ko: b\n",
+            ),
             ("/etc/shadow", "root:x", ""),
             ("/sys/bus/usb/devices/1-1/serial", "4C530001", ""),
-            ("/etc/modprobe.d/vfio.conf", "options vfio-pci ids=1\n", "options vfio-pci ids=1\n"),
+            (
+                "/etc/modprobe.d/vfio.conf",
+                "options vfio-pci ids=1\n",
+                "options vfio-pci ids=1\n",
+            ),
         ] {
             assert_eq!(lines_of(path, text.to_owned()), kept, "{path}");
         }

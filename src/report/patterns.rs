@@ -42,9 +42,9 @@ pub(super) const FINDERS: [(Kind, Finder); 9] = [
     (Kind::Secret, assigned_secret),
     (Kind::Secret, in_an_address),
     (Kind::Serial, serial),
-    (Kind::Secret, token),
     (Kind::Uuid, uuid),
     (Kind::Mac, mac),
+    (Kind::Secret, token),
     (Kind::Ip, ip),
     (Kind::Email, email),
     (Kind::User, home),
@@ -52,14 +52,43 @@ pub(super) const FINDERS: [(Kind, Finder); 9] = [
 
 /// Words in the names of what is secret.
 const SECRETS: [&str; 13] = [
-    "password", "passwd", "passphrase", "secret", "token", "apikey", "api_key", "api-key", "credential", "private_key",
-    "private-key", "sshkey", "luks.key",
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "api-key",
+    "credential",
+    "private_key",
+    "private-key",
+    "sshkey",
+    "luks.key",
 ];
 
 /// How tokens of well-known services, keys of SSH and hashes of passwords begin (crypt(5)).
 const TOKENS: [&str; 20] = [
-    "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$argon2", "AAAAB3Nza", "AAAAC3Nza", "AAAAE2Vj", "AKIA", "eyJ", "ghp_",
-    "gho_", "github_pat_", "glpat-", "hf_", "sk-", "xox",
+    "$1$",
+    "$2a$",
+    "$2b$",
+    "$2y$",
+    "$5$",
+    "$6$",
+    "$y$",
+    "$argon2",
+    "AAAAB3Nza",
+    "AAAAC3Nza",
+    "AAAAE2Vj",
+    "AKIA",
+    "eyJ",
+    "ghp_",
+    "gho_",
+    "github_pat_",
+    "glpat-",
+    "hf_",
+    "sk-",
+    "xox",
 ];
 
 /// As long as a token is at least.
@@ -69,10 +98,15 @@ const TOKEN: usize = 12;
 const RANDOM: usize = 40;
 
 /// GUIDs that are the same everywhere: EFI's global variables (UEFI, EFI_GLOBAL_VARIABLE), and none.
-const KNOWN_GUIDS: [&str; 2] = ["8be4df61-93ca-11d2-aa0d-00e098032b8c", "00000000-0000-0000-0000-000000000000"];
+const KNOWN_GUIDS: [&str; 2] = [
+    "8be4df61-93ca-11d2-aa0d-00e098032b8c",
+    "00000000-0000-0000-0000-000000000000",
+];
 
 /// What has an @ and is a unit of systemd's ends so.
-const UNITS: [&str; 9] = ["service", "socket", "slice", "scope", "target", "timer", "mount", "device", "path"];
+const UNITS: [&str; 9] = [
+    "service", "socket", "slice", "scope", "target", "timer", "mount", "device", "path",
+];
 
 /// The words of a line: runs of characters that are in such a word, each with its place.
 fn runs(line: &str, is_in: impl Fn(u8) -> bool) -> impl Iterator<Item = Range<usize>> {
@@ -143,7 +177,9 @@ fn in_an_address(line: &str) -> Option<Range<usize>> {
     while let Some(at) = line[from..].find("://") {
         let start = from + at + 3;
         let rest = &line[start..];
-        let end = rest.find(|c: char| c.is_whitespace() || "/\"'".contains(c)).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| c.is_whitespace() || "/\"'".contains(c))
+            .unwrap_or(rest.len());
         if let Some(sign) = rest[..end].rfind('@')
             && !rest.starts_with("SECRET-")
             && sign > 0
@@ -158,12 +194,22 @@ fn in_an_address(line: &str) -> Option<Range<usize>> {
 /// `Serial Number: X`, `SerialNumber=X`, `serial: X`, `S/N X`: with a digit in it.
 fn serial(line: &str) -> Option<Range<usize>> {
     let lower = line.to_ascii_lowercase();
-    for name in ["serial number", "serialnumber", "serial_number", "serial no", "serial:", "serial=", "s/n"] {
+    for name in [
+        "serial number",
+        "serialnumber",
+        "serial_number",
+        "serial no",
+        "serial:",
+        "serial=",
+        "s/n",
+    ] {
         for (at, _) in lower.match_indices(name) {
             let start = at + name.len();
             let rest = line[start..].trim_start_matches(|c: char| c.is_whitespace() || ":=#.\"'".contains(c));
             let start = line.len() - rest.len();
-            let end = rest.find(|c: char| c.is_whitespace() || ",;\"'".contains(c)).unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| c.is_whitespace() || ",;\"'".contains(c))
+                .unwrap_or(rest.len());
             let value = &rest[..end];
             let is_one = value.len() >= 4 && value.bytes().any(|b| b.is_ascii_digit()) && !value.starts_with("SERIAL-");
             if lower.len() == line.len() && is_one {
@@ -187,7 +233,8 @@ fn token(line: &str) -> Option<Range<usize>> {
             return Some(run.start + at..run.end);
         }
     }
-    let is_in = |b: u8| b.is_ascii_alphanumeric() || b"_-+=".contains(&b);
+    // Parameters of modules are as long, and have other signs in them.
+    let is_in = |b: u8| b.is_ascii_alphanumeric();
     let is_random = |run: &Range<usize>| {
         let text = &line[run.clone()];
         let has = |is: fn(&u8) -> bool| text.as_bytes().iter().any(is);
@@ -199,7 +246,8 @@ fn token(line: &str) -> Option<Range<usize>> {
 
 fn groups_of(text: &str, sign: char, lengths: &[usize]) -> bool {
     let groups: Vec<&str> = text.split(sign).collect();
-    let is_hex = |(group, length): (&&str, &usize)| group.len() == *length && group.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_hex =
+        |(group, length): (&&str, &usize)| group.len() == *length && group.bytes().all(|b| b.is_ascii_hexdigit());
     groups.len() == lengths.len() && groups.iter().zip(lengths).all(is_hex)
 }
 
@@ -281,7 +329,9 @@ fn home(line: &str) -> Option<Range<usize>> {
     for (at, _) in line.match_indices("/home/") {
         let start = at + "/home/".len();
         let rest = &line[start..];
-        let end = rest.find(|c: char| c.is_whitespace() || "/\"':;,)".contains(c)).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| c.is_whitespace() || "/\"':;,)".contains(c))
+            .unwrap_or(rest.len());
         if end > 0 && !rest.starts_with("USER-") {
             return Some(start..start + end);
         }

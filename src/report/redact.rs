@@ -9,16 +9,45 @@ use crate::report::patterns::{FINDERS, Kind};
 
 /// Names that many machines and people have: they tell nothing of anybody, and are parts of other words (`/etc/pve`).
 const COMMON: [&str; 30] = [
-    "admin", "backup", "card", "debian", "default", "device", "docker", "driver", "gpu", "guest", "home", "host", "kernel",
-    "linux", "local", "localhost", "memory", "node", "none", "nvidia", "proxmox", "pve", "root", "server", "system", "test",
-    "ubuntu", "user", "vfio", "vm",
+    "admin",
+    "backup",
+    "card",
+    "debian",
+    "default",
+    "device",
+    "docker",
+    "driver",
+    "gpu",
+    "guest",
+    "home",
+    "host",
+    "kernel",
+    "linux",
+    "local",
+    "localhost",
+    "memory",
+    "node",
+    "none",
+    "nvidia",
+    "proxmox",
+    "pve",
+    "root",
+    "server",
+    "system",
+    "test",
+    "ubuntu",
+    "user",
+    "vfio",
+    "vm",
 ];
 
 /// Most of a line that is looked at, bytes: no longer one is text.
 const LONGEST_LINE: usize = 1 << 20;
 
 /// What stands behind a dot of a name that is a file's or a unit's, and no domain.
-const ENDINGS: [&str; 10] = ["cfg", "conf", "json", "ko", "log", "pem", "service", "socket", "toml", "txt"];
+const ENDINGS: [&str; 10] = [
+    "cfg", "conf", "json", "ko", "log", "pem", "service", "socket", "toml", "txt",
+];
 
 /// Replaces.
 #[derive(Debug, Default)]
@@ -132,7 +161,11 @@ fn domain(text: &str) -> usize {
     let domain = text[..end].trim_end_matches('.');
     let last = domain.rsplit('.').next().unwrap_or_default();
     let is_one = domain.starts_with('.') && last.len() > 1 && last.bytes().all(|b| b.is_ascii_alphabetic());
-    if is_one && !ENDINGS.contains(&last) { domain.len() } else { 0 }
+    if is_one && !ENDINGS.contains(&last) {
+        domain.len()
+    } else {
+        0
+    }
 }
 
 #[cfg(test)]
@@ -147,35 +180,85 @@ mod tests {
     #[test]
     fn what_identifies_and_what_opens_something_is_replaced_and_the_rest_is_left() {
         for (text, expected) in [
-            ("GPU UUID: GPU-550e8400-e29b-41d4-a716-446655440000", "GPU UUID: GPU-UUID-1"),
-            ("root=UUID=550e8400-E29B-41d4-a716-446655440000 ro", "root=UUID=UUID-1 ro"),
-            ("systemd.machine_id=0123456789abcdef0123456789abcdef", "systemd.machine_id=UUID-1"),
+            (
+                "GPU UUID: GPU-550e8400-e29b-41d4-a716-446655440000",
+                "GPU UUID: GPU-UUID-1",
+            ),
+            (
+                "root=UUID=550e8400-E29B-41d4-a716-446655440000 ro",
+                "root=UUID=UUID-1 ro",
+            ),
+            (
+                "systemd.machine_id=0123456789abcdef0123456789abcdef",
+                "systemd.machine_id=UUID-1",
+            ),
             ("D34B-A25D grub", "UUID-1 grub"),
-            ("SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"),
+            (
+                "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+                "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+            ),
             ("virtio=BC:24:11:AA:00:01,bridge=vmbr0", "virtio=MAC-1,bridge=vmbr0"),
-            ("netconsole=@192.168.1.5/eth0,6666@10.0.0.1/aa-bb-cc-dd-ee-ff", "netconsole=@IP-1/eth0,6666@IP-2/MAC-1"),
-            ("to 10.0.0.1:8006, [fe80::1%2]. From 10.0.0.1.", "to IP-1:8006, [IP-2%2]. From IP-1."),
+            (
+                "netconsole=@192.168.1.5/eth0,6666@10.0.0.1/aa-bb-cc-dd-ee-ff",
+                "netconsole=@IP-1/eth0,6666@IP-2/MAC-1",
+            ),
+            (
+                "to 10.0.0.1:8006, [fe80::1%2]. From 10.0.0.1.",
+                "to IP-1:8006, [IP-2%2]. From IP-1.",
+            ),
             ("2001:db8::1/64", "IP-1/64"),
             ("127.0.0.1 0.0.0.0 ::1", "127.0.0.1 0.0.0.0 ::1"),
-            ("0000:0b:00.0 10de:2684 94.02.71.00.10 580.82.07", "0000:0b:00.0 10de:2684 94.02.71.00.10 580.82.07"),
+            (
+                "0000:0b:00.0 10de:2684 94.02.71.00.10 580.82.07",
+                "0000:0b:00.0 10de:2684 94.02.71.00.10 580.82.07",
+            ),
             ("std::face::add", "std::face::add"),
             ("password=hunter2,x quiet", "password=SECRET-1 quiet"),
             ("Password: correct horse battery", "Password: SECRET-1"),
-            ("{\"api_token\": \"a b\", \"x\": 1}", "{\"api_token\": \"SECRET-1\", \"x\": 1}"),
+            (
+                "{\"api_token\": \"a b\", \"x\": 1}",
+                "{\"api_token\": \"SECRET-1\", \"x\": 1}",
+            ),
             ("MY_SECRET='a b' c", "MY_SECRET='SECRET-1' c"),
             ("http://bob:pw@proxy:3128/", "http://SECRET-1@proxy:3128/"),
             ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFoo x", "ssh-ed25519 SECRET-1 x"),
             ("root:$6$saltsalt$abcdefghij:1", "root:SECRET-1:1"),
-            ("Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.e30.abc", "Authorization: Bearer SECRET-1"),
+            (
+                "Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.e30.abc",
+                "Authorization: Bearer SECRET-1",
+            ),
             ("hf_abcdefghijklmnop", "SECRET-1"),
+            ("x aB3dEfGhIjKlMnOpQrStUvWxYz0123456789aBcDeF y", "x SECRET-1 y"),
+            (
+                "NVreg_DynamicPowerManagementVideoMemoryThreshold=200",
+                "NVreg_DynamicPowerManagementVideoMemoryThreshold=200",
+            ),
             ("usb 1-1: SerialNumber: 4C530001", "usb 1-1: SerialNumber: SERIAL-1"),
-            ("Device Serial Number 00-1b-21-ff-ff-aa-bb-cc", "Device Serial Number SERIAL-1"),
+            (
+                "Device Serial Number 00-1b-21-ff-ff-aa-bb-cc",
+                "Device Serial Number SERIAL-1",
+            ),
             ("console=ttyS0 a serial console", "console=ttyS0 a serial console"),
-            ("mail to Bob.B@example.org; bob@pve, root@pam", "mail to EMAIL-1; EMAIL-2, root@pam"),
-            ("user@1000.service gpu-handoff-watch@111.service", "user@1000.service gpu-handoff-watch@111.service"),
-            ("/home/carol/x of bob-ml.service bobby", "/home/USER-2/x of USER-1-ml.service bobby"),
-            ("atlas.lan.example.org: ATLAS hermes.conf atlases", "HOST: HOST HOST-2.conf atlases"),
-            ("/etc/pve/nodes/atlas/qemu-server /etc/pve pve", "/etc/pve/nodes/HOST/qemu-server /etc/pve pve"),
+            (
+                "mail to Bob.B@example.org; bob@pve, root@pam",
+                "mail to EMAIL-1; EMAIL-2, root@pam",
+            ),
+            (
+                "user@1000.service gpu-handoff-watch@111.service",
+                "user@1000.service gpu-handoff-watch@111.service",
+            ),
+            (
+                "/home/carol/x of bob-ml.service bobby",
+                "/home/USER-2/x of USER-1-ml.service bobby",
+            ),
+            (
+                "atlas.lan.example.org: ATLAS hermes.conf atlases",
+                "HOST: HOST HOST-2.conf atlases",
+            ),
+            (
+                "/etc/pve/nodes/atlas/qemu-server /etc/pve pve",
+                "/etc/pve/nodes/HOST/qemu-server /etc/pve pve",
+            ),
             (
                 "a\n-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----\nb",
                 "a\nSECRET-1\nb",

@@ -102,10 +102,16 @@ fn make(tree: &Path, path: &Path, entry: &mut Entry<'_, impl Read>) -> Result<Op
                 return Err("is longer than a file of a report".to_owned());
             }
             let mut options = OpenOptions::new();
-            let mut file: File = options.write(true).create_new(true).mode(0o600).open(full).map_err(failed)?;
+            let mut file: File = options
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(full)
+                .map_err(failed)?;
             io::copy(entry, &mut file).map_err(failed)?;
             file.set_modified(changed).map_err(failed)?;
-            file.set_permissions(Permissions::from_mode(mode | 0o400)).map_err(failed)?;
+            file.set_permissions(Permissions::from_mode(mode | 0o400))
+                .map_err(failed)?;
             Ok(None)
         }
         EntryType::Symlink => {

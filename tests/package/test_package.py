@@ -54,6 +54,7 @@ FILES = """
 /usr/share/doc/gpu-handoff/schemas/history.json 644
 /usr/share/doc/gpu-handoff/schemas/holders.json 644
 /usr/share/doc/gpu-handoff/schemas/plan.json 644
+/usr/share/doc/gpu-handoff/schemas/report.json 644
 /usr/share/doc/gpu-handoff/schemas/status.json 644
 /usr/share/doc/gpu-handoff/snippets.md 644
 /usr/share/gpu-handoff/snippets/chain 755
