@@ -418,7 +418,7 @@ fn planted_offences_are_named() {
         (
             vec![("corner.rs", "")],
             "src/corner.rs:1: every file is in a wing: the wings are commands, run, execute, \
-             output, prepare, check, plan, state, model, settings, proxmox, host, base",
+             output, prepare, check, plan, report, state, model, settings, proxmox, host, base",
         ),
         // Going down, and words in comments and strings, are no offences.
         (

@@ -355,3 +355,67 @@ fn hear(pipe: Option<impl Read>) -> String {
     }
     String::from_utf8_lossy(&heard).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::fs::symlink;
+
+    use crate::base::recording::What;
+
+    fn text(entries: &Entries, path: &str) -> Option<String> {
+        match &entries.get(path)?.what {
+            What::Dir => Some("dir".to_owned()),
+            What::Text(text) => Some(text.clone()),
+            What::Bytes(bytes) => Some(format!("{bytes:?}")),
+            What::Link(target) => Some(format!("-> {target}")),
+        }
+    }
+
+    #[test]
+    fn what_was_looked_at_is_kept_by_its_place_and_what_was_not_read_without_its_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &[u8]| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("sys/devices/card/class", b"0x030000\n");
+        write("sys/devices/card/config", b"\xde\x10rest");
+        write("sys/devices/card/unasked", b"1");
+        write("boot/initrd.img-1", b"long");
+        write("proc/12/stat", b"secret");
+        write("proc/modules", b"nvidia 1\n");
+        fs::create_dir_all(dir.path().join("sys/bus")).unwrap();
+        symlink("../devices/card", dir.path().join("sys/bus/card")).unwrap();
+        symlink("/boot/initrd.img-1", dir.path().join("boot/initrd")).unwrap();
+        symlink("../sys/../sys/devices", dir.path().join("boot/odd")).unwrap();
+        let root = Root::at(dir.path()).recording();
+        assert_eq!(root.line("/sys/bus/card/class").as_deref(), Some("0x030000"));
+        assert_eq!(root.bytes_up_to("/sys/bus/card/config", 2).unwrap(), b"\xde\x10");
+        assert_eq!(root.line("/sys/bus/card/absent"), None);
+        assert_eq!(root.names("/boot").unwrap(), ["initrd", "initrd.img-1", "odd"]);
+        root.text("/proc/12/stat").unwrap();
+        root.text("/proc/modules").unwrap();
+        root.tell("/told.json", || b"{}".to_vec());
+        let entries = root.recorded();
+        for (path, expected) in [
+            ("/sys/bus/card", Some("-> ../devices/card")),
+            ("/sys/devices/card", Some("dir")),
+            ("/sys/devices/card/class", Some("0x030000\n")),
+            ("/sys/devices/card/config", Some("[222, 16]")),
+            ("/sys/devices/card/unasked", None),
+            ("/sys/devices/card/absent", None),
+            ("/boot/initrd.img-1", Some("")),
+            ("/boot/initrd", Some("-> ../boot/initrd.img-1")),
+            ("/boot/odd", None),
+            ("/proc/12/stat", None),
+            ("/proc/modules", Some("nvidia 1\n")),
+            ("/told.json", Some("{}")),
+        ] {
+            assert_eq!(text(&entries, path).as_deref(), expected, "{path}");
+        }
+        assert_eq!(root.recorded(), Entries::new());
+    }
+}

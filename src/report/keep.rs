@@ -183,9 +183,18 @@ fn lines_of(path: &str, text: String) -> String {
         .collect(),
         // Of a disk's or a stick's the number alone is in the file, and no word tells what it is.
         _ if path.starts_with("/sys/") && ["serial", "uuid", "address", "unique_id"].contains(&name) => String::new(),
-        _ if WHOLE.iter().any(|folder| path.starts_with(folder)) || TOLD.contains(&path) => text,
+        // What somebody has noted for themselves is theirs; what `prepare` has noted is ours.
+        _ if path.starts_with("/etc/") && is_whole(path) => lines(&text, "#", |line| {
+            let is_note = line.trim_start().starts_with('#') && !line.contains("gpu-handoff:");
+            (!is_note).then(|| line.to_owned())
+        }),
+        _ if is_whole(path) || TOLD.contains(&path) => text,
         _ => String::new(),
     }
+}
+
+fn is_whole(path: &str) -> bool {
+    WHOLE.iter().any(|folder| path.starts_with(folder))
 }
 
 /// Each line as it goes along, or what stands in its place.
@@ -226,7 +235,7 @@ fn of_proxmox(path: &str, text: &str) -> String {
         // A file of sections begins each at the margin (pve-common, PVE/SectionConfig.pm).
         _ if SECTIONS.iter().any(|file| path.ends_with(file)) => lines(text, "", |line| {
             let key = line.split_whitespace().next().unwrap_or_default();
-            let is_head = !line.starts_with(char::is_whitespace) && line.contains(':');
+            let is_head = !line.starts_with(char::is_whitespace) && !line.starts_with('#');
             (is_head || SECTION_KEYS.contains(&key)).then(|| line.to_owned())
         }),
         _ => String::new(),
@@ -349,6 +358,16 @@ mod tests {
             ),
             ("/etc/shadow", "root:x", ""),
             ("/sys/bus/usb/devices/1-1/serial", "4C530001", ""),
+            (
+                "/etc/modprobe.d/notes.conf",
+                "# for Bob\n# gpu-handoff: blacklist nvidia\nblacklist x\n",
+                "#\n# gpu-handoff: blacklist nvidia\nblacklist x\n",
+            ),
+            (
+                "/etc/pve/mapping/pci.cfg",
+                "gpu\n\tdescription Bob's\n\tmap id=10de:2204\n",
+                "gpu\n\n\tmap id=10de:2204\n",
+            ),
             (
                 "/etc/modprobe.d/vfio.conf",
                 "options vfio-pci ids=1\n",

@@ -3,7 +3,7 @@
 //!
 //! Not here: names, which have no form ([`crate::report::redact`]).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 /// What it is; its placeholder's word.
@@ -295,11 +295,12 @@ fn ip(line: &str) -> Option<Range<usize>> {
             let range = run.start..run.start + part.len();
             let before = run.start.checked_sub(1).map(|at| line.as_bytes()[at]);
             let is_ours = before.is_none_or(|b| !is_word(b));
-            let is_address = match part.parse::<IpAddr>() {
-                Ok(IpAddr::V4(ip)) => !(ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED || ip.is_broadcast()),
-                Ok(IpAddr::V6(ip)) => part.len() > 4 && ip != Ipv6Addr::LOCALHOST,
-                Err(_) => false,
-            };
+            let is_nobodys = |ip: Ipv4Addr| ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED || ip.is_broadcast();
+            let is_v4 = part.parse::<Ipv4Addr>().is_ok_and(|ip| !is_nobodys(ip));
+            let is_v6 = part
+                .parse::<Ipv6Addr>()
+                .is_ok_and(|ip| part.len() > 4 && ip != Ipv6Addr::LOCALHOST);
+            let is_address = is_v4 || is_v6;
             if is_address && is_ours {
                 return Some(range);
             }
