@@ -18,6 +18,7 @@ use crate::base::program;
 use crate::base::recording;
 use crate::base::root::Root;
 use crate::check::facts::Facts;
+use crate::check::line::{Kind, Line};
 use crate::commands::check::facts;
 use crate::commands::cli::{Check, Cli, Status};
 use crate::commands::replay::{checked, plan_of, with_gpu};
@@ -240,9 +241,19 @@ fn is_of_the_drivers(line: &str, cards: &[String]) -> bool {
     DRIVERS.iter().any(|word| lower.contains(word)) || cards.iter().any(|card| line.contains(card.as_str()))
 }
 
+/// What a line of modprobe.d begins with (modprobe.d(5)): others say nothing, whatever they are.
+const COMMANDS: [&str; 6] = ["alias", "blacklist", "install", "options", "remove", "softdep"];
+
 /// The lines of modprobe.d, of lists of modules and of the kernel's command line, as they are understood.
 fn configuration(facts: &Facts) -> String {
-    let lines = facts.texts.lines.iter().map(|line| format!("{line:?}\n"));
+    let is_one = |line: &&Line| {
+        let first = line.words.first().map(String::as_str).unwrap_or_default();
+        line.kind != Kind::Modprobe || COMMANDS.contains(&first)
+    };
+    let lines = facts.texts.lines.iter().filter(is_one).map(|line| {
+        let number = line.line.map_or(String::new(), |number| format!(":{number}"));
+        format!("{}{number}: {}\n", line.file, line.words.join(" "))
+    });
     let unread = facts.texts.unread.iter().map(|why| format!("{why}\n"));
     lines.chain(unread).collect()
 }
