@@ -200,7 +200,7 @@ fn planted_secrets_are_not_in_a_report_and_what_is_asked_for_is() {
         "r/host/etc/pve/nodes/pve/qemu-server/111.conf",
         "hostpci0: ",
         "args: vfio-pci",
-        "root=UUID=UUID-1",
+        "root=UUID=UUID-",
         "cifs: media",
         "HOST-2",
     ] {
@@ -225,7 +225,20 @@ fn planted_secrets_are_not_in_a_report_and_what_is_asked_for_is() {
         words(&kept("r/check.txt")),
         words(&kept("r/plan-111.txt"))
     );
-    assert_eq!(words(&elsewhere), here);
+    let there = words(&elsewhere);
+    let same = here
+        .split(' ')
+        .zip(there.split(' '))
+        .take_while(|(a, b)| a == b)
+        .count();
+    let from = |text: &str| {
+        text.split(' ')
+            .skip(same.saturating_sub(12))
+            .take(24)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert!(here == there, "here: {}\nelsewhere: {}", from(&here), from(&there));
 }
 
 #[test]

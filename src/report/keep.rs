@@ -236,7 +236,11 @@ fn of_proxmox(path: &str, text: &str) -> String {
         _ if SECTIONS.iter().any(|file| path.ends_with(file)) => lines(text, "", |line| {
             let key = line.split_whitespace().next().unwrap_or_default();
             let is_head = !line.starts_with(char::is_whitespace) && !line.starts_with('#');
-            (is_head || SECTION_KEYS.contains(&key)).then(|| line.to_owned())
+            match is_head || key.is_empty() || SECTION_KEYS.contains(&key) {
+                true => Some(line.to_owned()),
+                // The next line is of the same section still.
+                false => line.starts_with(char::is_whitespace).then(|| format!("\t{key} -")),
+            }
         }),
         _ => String::new(),
     }
@@ -322,12 +326,12 @@ mod tests {
             (
                 "/etc/pve/storage.cfg",
                 "nfs: media\n\tserver 10.0.0.5\n\tpath /mnt\n\tusername bob\n\n",
-                "nfs: media\n\n\tpath /mnt\n\n\n",
+                "nfs: media\n\tserver -\n\tpath /mnt\n\tusername -\n\n",
             ),
             (
                 "/etc/pve/jobs.cfg",
                 "vzdump: daily\n\tmailto bob@x\n\tvmid 111\n",
-                "vzdump: daily\n\n\tvmid 111\n",
+                "vzdump: daily\n\tmailto -\n\tvmid 111\n",
             ),
             ("/etc/pve/user.cfg", "user:bob@pve:1:\n", ""),
             ("/etc/pve/priv/token", "secret", ""),
@@ -366,7 +370,7 @@ mod tests {
             (
                 "/etc/pve/mapping/pci.cfg",
                 "gpu\n\tdescription Bob's\n\tmap id=10de:2204\n",
-                "gpu\n\n\tmap id=10de:2204\n",
+                "gpu\n\tdescription -\n\tmap id=10de:2204\n",
             ),
             (
                 "/etc/modprobe.d/vfio.conf",
