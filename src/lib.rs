@@ -12,6 +12,7 @@ pub mod output; // what is shown
 pub mod prepare; // the host made ready for handoffs, and given back as it was
 pub mod check; // whether a host is ready for handoffs
 pub mod plan; // what is done, decided
+pub mod report; // what of a host leaves it in a bug report, and how it is read again
 pub mod state; // what is kept on disk
 pub mod model; // what a handoff is made of, as data
 pub mod settings; // what there is to set

@@ -15,7 +15,8 @@ use tracing::{error, info_span};
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args.first().is_some_and(|a| a == worker::WORKER_ARG) {
-        let served = perform::serve();
+        let records = args.get(1).is_some_and(|a| a == worker::RECORDING_ARG);
+        let served = perform::serve(records);
         return if served.is_ok() { Exit::Done } else { Exit::Failed }.into();
     }
     let request = match cli::parse(&args) {

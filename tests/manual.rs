@@ -92,7 +92,7 @@ const FILES: [(&str, &str); 13] = [
 ];
 
 /// Command lines, and what they are for.
-const EXAMPLES: [(&str, &str); 12] = [
+const EXAMPLES: [(&str, &str); 14] = [
     (
         "qm set 111 --hookscript local:snippets/gpu-handoff",
         "Attach it to VM 111. From then on a start of the VM takes its GPU, and its end brings it home.",
@@ -121,6 +121,16 @@ const EXAMPLES: [(&str, &str); 12] = [
     (
         "gpu-handoff recover",
         "Bring home whatever is lent to nobody any more, or say why not.",
+    ),
+    (
+        "gpu-handoff report",
+        "Write one archive for a bug report: what status, check and plan say and see, the drivers' lines of the kernel's log, our \
+         own records, history and journal. Of guests' configs only the lines about devices go along; names of hosts and people, \
+         UUIDs, serial numbers, MAC and IP addresses, passwords and keys are replaced.",
+    ),
+    (
+        "gpu-handoff report --replay FILE plan --vm 111",
+        "What plan says for VM 111 of the host that a report is of; without plan or check, both.",
     ),
     (
         "gpu-handoff prepare; gpu-handoff prepare --apply",

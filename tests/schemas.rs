@@ -18,6 +18,7 @@ use std::path::Path;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::commands::plan::{Shown, VERSION};
+use gpu_handoff::commands::report::Shown as ReportShown;
 use gpu_handoff::model::record::Record;
 use gpu_handoff::output::groups::groups;
 use gpu_handoff::output::history::History;
@@ -25,6 +26,7 @@ use gpu_handoff::output::holders::users;
 use gpu_handoff::output::plan::PlanView;
 use gpu_handoff::output::status::{Sight, status};
 use gpu_handoff::plan::{clients, home};
+use gpu_handoff::report::archive as report;
 use gpu_handoff::settings::values::Settings;
 use jsonschema::Validator;
 use serde::Serialize;
@@ -34,7 +36,7 @@ use asked::{Host, Kind, folders, requests};
 
 /// The schemas, by what prints it. A new one has its file, a row in docs/schemas/README.md, its name here, and a test that
 /// holds what is printed against it.
-const NAMES: [&str; 6] = ["status", "groups", "holders", "plan", "history", "check"];
+const NAMES: [&str; 7] = ["status", "groups", "holders", "plan", "history", "check", "report"];
 
 fn schema(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schemas/{name}.json"));
@@ -151,6 +153,24 @@ fn every_plan_and_every_refusal_is_as_described() {
     }
     assert_eq!(problems, Vec::<String>::new());
     assert!(plans > 0 || std::env::var_os("HOSTS_DIR").is_some());
+}
+
+#[test]
+fn a_report_that_was_written_and_one_that_was_only_listed_are_as_described() {
+    let of_report = validator("report");
+    for file in [None, Some("x.tar.gz".into())] {
+        let listed = |missing: Option<&str>| report::Listed {
+            name: "check.txt".to_owned(),
+            size: 1,
+            missing: missing.map(str::to_owned),
+        };
+        let shown = ReportShown {
+            version: 1,
+            file,
+            contents: vec![listed(None), listed(Some("it is cut"))],
+        };
+        assert_eq!(wrong(&of_report, &shown), Vec::<String>::new());
+    }
 }
 
 /// What these tests are worth: a field that nobody has described, one that is missing, and a word that is none.

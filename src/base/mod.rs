@@ -10,6 +10,7 @@ pub mod message_ids; // the journal's names for what happens
 pub mod pci; // addresses, ids, classes
 pub mod process; // /proc/PID/stat: who lives, since when
 pub mod program; // asking a program, with a deadline
+pub mod recording; // what was looked at, kept
 pub mod root; // files of the host below a root
 pub mod systemd; // what systemd is asked
 pub mod text; // text for people

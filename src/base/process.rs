@@ -16,12 +16,15 @@ pub fn since_boot() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
+/// The file that tells this boot from every other one.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// What tells this boot from every other one (proc_sys_kernel(5), random/boot_id).
 ///
 /// # Errors
 /// Those of reading it, and UnexpectedEof where it is empty: two boots that cannot be told apart are not one.
 pub fn boot_id() -> io::Result<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let id = fs::read_to_string(BOOT_ID)?;
     match id.trim() {
         "" => Err(io::ErrorKind::UnexpectedEof.into()),
         id => Ok(id.to_owned()),

@@ -8,10 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::{fs, io};
 
 use rustix::fs::{OFlags, makedev};
 
+use crate::base::recording::{Entries, Recorder, as_on_host};
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 
 /// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
@@ -40,28 +42,60 @@ pub struct Said {
 
 /// A root directory below which the host's files are read.
 #[derive(Clone, Debug)]
-pub struct Root(PathBuf);
+pub struct Root {
+    at: PathBuf,
+    /// Keeps what is looked at, for who wants to look at it again elsewhere.
+    recorder: Option<Arc<Recorder>>,
+}
 
 impl Root {
     /// The host itself.
     pub fn real() -> Self {
-        Root(PathBuf::from("/"))
+        Root::at("/")
     }
 
     /// A tree that looks like a host, for tests and `--root`.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Root(path.into())
+        Root {
+            at: path.into(),
+            recorder: None,
+        }
+    }
+
+    /// The same, and whatever is looked at from now on is kept.
+    #[must_use]
+    pub fn recording(self) -> Self {
+        Root {
+            recorder: Some(Arc::default()),
+            ..self
+        }
+    }
+
+    /// What was looked at since this was asked the last time; nothing of a root that does not keep it.
+    pub fn recorded(&self) -> Entries {
+        let recorder = self.recorder.as_ref();
+        recorder.map_or_else(Entries::new, |recorder| recorder.take(&self.at))
+    }
+
+    /// What no file of the host's says goes into one of the tree's, where what is looked at is kept.
+    pub fn tell(&self, path: &str, text: impl FnOnce() -> Vec<u8>) {
+        if let Some(recorder) = &self.recorder {
+            recorder.tell(path, text());
+        }
     }
 
     /// Whether this is the running host.
     pub fn is_real(&self) -> bool {
-        self.0 == Path::new("/")
+        self.at == Path::new("/")
     }
 
     /// The path of `path` (absolute, as on the host) below this root.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
-        self.0.join(path.strip_prefix("/").unwrap_or(path))
+        if let Some(recorder) = &self.recorder {
+            recorder.seen(path);
+        }
+        self.at.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// The file's bytes.
@@ -71,8 +105,17 @@ impl Root {
     pub fn bytes(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         use std::io::Read;
         let mut bytes = Vec::new();
-        fs::File::open(self.path(path))?.take(LONGEST).read_to_end(&mut bytes)?;
+        fs::File::open(self.path(&path))?
+            .take(LONGEST)
+            .read_to_end(&mut bytes)?;
+        self.was_read(path.as_ref(), &bytes);
         Ok(bytes)
+    }
+
+    fn was_read(&self, path: &Path, bytes: &[u8]) {
+        if let Some(recorder) = &self.recorder {
+            recorder.read(path, bytes);
+        }
     }
 
     /// The bytes of a configuration file: of a file that ends, and is no longer than a megabyte. Of /dev/null, to which such
@@ -86,7 +129,7 @@ impl Root {
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let mut options = fs::OpenOptions::new();
         let file = options.read(true).custom_flags(flags.bits().cast_signed());
-        let file = file.open(self.path(path))?;
+        let file = file.open(self.path(&path))?;
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
         if kind.is_char_device() && metadata.rdev() == makedev(1, 3) {
@@ -106,7 +149,36 @@ impl Root {
                 "it has more than a megabyte, as no such file has",
             ));
         }
+        self.was_read(path.as_ref(), &bytes);
         Ok(bytes)
+    }
+
+    /// The text of a file that is one and no pipe, up to so many bytes.
+    ///
+    /// # Errors
+    /// Those of reading, and where it is no file.
+    pub fn text_up_to(&self, path: impl AsRef<Path>, most: u64) -> io::Result<String> {
+        let file = self.path(&path);
+        // A pipe that somebody has put there has no end.
+        if !fs::metadata(&file)?.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        let mut bytes = Vec::new();
+        fs::File::open(file)?.take(most).read_to_end(&mut bytes)?;
+        self.was_read(path.as_ref(), &bytes);
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Where a symbolic link leads, as it was written on the host.
+    ///
+    /// # Errors
+    /// Those of readlink(2).
+    pub fn link(&self, path: impl AsRef<Path>) -> io::Result<String> {
+        let target = fs::read_link(self.path(&path))?.to_string_lossy().into_owned();
+        Ok(match self.is_real() {
+            true => target,
+            false => as_on_host(&path.as_ref().to_string_lossy(), &target),
+        })
     }
 
     /// The first bytes of a file, at most so many, in one read.
@@ -116,8 +188,9 @@ impl Root {
     pub fn bytes_up_to(&self, path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
         use std::io::Read;
         let mut bytes = vec![0; most];
-        let n = fs::File::open(self.path(path))?.read(&mut bytes)?;
+        let n = fs::File::open(self.path(&path))?.read(&mut bytes)?;
         bytes.truncate(n);
+        self.was_read(path.as_ref(), &bytes);
         Ok(bytes)
     }
 
@@ -175,7 +248,7 @@ impl Root {
     /// As [`Root::program`], and where it was ended.
     pub fn program_for(&self, words: &[&str], asked_by: Option<BorrowedFd<'_>>) -> io::Result<Said> {
         if !self.is_real() {
-            let name = words.join(" ").replace('/', "!");
+            let name = recorded_at(words);
             if let Ok(stderr) = self.text(format!("/programs/failed/{name}")) {
                 return Ok(Said {
                     stderr,
@@ -215,12 +288,18 @@ impl Root {
         if is_ended {
             return Err(io::Error::other("who has asked for it has gone"));
         }
-        Ok(Said {
+        let said = Said {
             ok: status.success(),
             code: status.code(),
             stdout,
             stderr,
-        })
+        };
+        let file = recorded_at(words);
+        match said.ok {
+            true => self.tell(&format!("/programs/{file}"), || said.stdout.clone().into_bytes()),
+            false => self.tell(&format!("/programs/failed/{file}"), || said.stderr.clone().into_bytes()),
+        }
+        Ok(said)
     }
 
     /// Whether something is there (links followed).
@@ -233,7 +312,7 @@ impl Root {
     /// # Errors
     /// Any error but "not found".
     pub fn names(&self, path: impl AsRef<Path>) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.path(path)) {
+        let entries = match fs::read_dir(self.path(&path)) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(e),
@@ -243,8 +322,16 @@ impl Root {
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         names.sort_unstable();
+        if let Some(recorder) = &self.recorder {
+            recorder.listed(path.as_ref(), &names);
+        }
         Ok(names)
     }
+}
+
+/// The name of the file that has what a program said.
+fn recorded_at(words: &[&str]) -> String {
+    words.join(" ").replace('/', "!")
 }
 
 /// Waits until a process has ended, or who has asked for it has gone: whether it has ended.
@@ -267,4 +354,68 @@ fn hear(pipe: Option<impl Read>) -> String {
         let _ = pipe.take(MOST_HEARD).read_to_end(&mut heard);
     }
     String::from_utf8_lossy(&heard).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::fs::symlink;
+
+    use crate::base::recording::What;
+
+    fn text(entries: &Entries, path: &str) -> Option<String> {
+        match &entries.get(path)?.what {
+            What::Dir => Some("dir".to_owned()),
+            What::Text(text) => Some(text.clone()),
+            What::Bytes(bytes) => Some(format!("{bytes:?}")),
+            What::Link(target) => Some(format!("-> {target}")),
+        }
+    }
+
+    #[test]
+    fn what_was_looked_at_is_kept_by_its_place_and_what_was_not_read_without_its_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &[u8]| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("sys/devices/card/class", b"0x030000\n");
+        write("sys/devices/card/config", b"\xde\x10rest");
+        write("sys/devices/card/unasked", b"1");
+        write("boot/initrd.img-1", b"long");
+        write("proc/12/stat", b"secret");
+        write("proc/modules", b"nvidia 1\n");
+        fs::create_dir_all(dir.path().join("sys/bus")).unwrap();
+        symlink("../devices/card", dir.path().join("sys/bus/card")).unwrap();
+        symlink("/boot/initrd.img-1", dir.path().join("boot/initrd")).unwrap();
+        symlink("../sys/../sys/devices", dir.path().join("boot/odd")).unwrap();
+        let root = Root::at(dir.path()).recording();
+        assert_eq!(root.line("/sys/bus/card/class").as_deref(), Some("0x030000"));
+        assert_eq!(root.bytes_up_to("/sys/bus/card/config", 2).unwrap(), b"\xde\x10");
+        assert_eq!(root.line("/sys/bus/card/absent"), None);
+        assert_eq!(root.names("/boot").unwrap(), ["initrd", "initrd.img-1", "odd"]);
+        root.text("/proc/12/stat").unwrap();
+        root.text("/proc/modules").unwrap();
+        root.tell("/told.json", || b"{}".to_vec());
+        let entries = root.recorded();
+        for (path, expected) in [
+            ("/sys/bus/card", Some("-> ../devices/card")),
+            ("/sys/devices/card", Some("dir")),
+            ("/sys/devices/card/class", Some("0x030000\n")),
+            ("/sys/devices/card/config", Some("[222, 16]")),
+            ("/sys/devices/card/unasked", None),
+            ("/sys/devices/card/absent", None),
+            ("/boot/initrd.img-1", Some("")),
+            ("/boot/initrd", Some("-> ../boot/initrd.img-1")),
+            ("/boot/odd", None),
+            ("/proc/12/stat", None),
+            ("/proc/modules", Some("nvidia 1\n")),
+            ("/told.json", Some("{}")),
+        ] {
+            assert_eq!(text(&entries, path).as_deref(), expected, "{path}");
+        }
+        assert_eq!(root.recorded(), Entries::new());
+    }
 }

@@ -4,7 +4,7 @@
 //! and slow programs keep nobody from hearing of the rest. Nothing is judged here.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2, statvfs};
@@ -130,6 +130,12 @@ const PACKAGES: [&str; 4] = ["pve-manager", "qemu-server", "proxmox-ve", "gpu-ha
 /// The mounts of which it counts whether something can be written.
 const MOUNTS: [&str; 2] = ["/run", "/var/lib"];
 
+/// What of a tree of files says how much is free.
+const FILESYSTEMS: &str = "/filesystems";
+
+/// The versions of NVIDIA's libraries inside containers, of a tree of files, which has no processes.
+const INSIDE: &str = "/libraries.json";
+
 /// The modules that a handoff loads.
 const MODULES: [&str; 5] = ["nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm", "vfio_pci"];
 
@@ -229,6 +235,12 @@ fn host(root: &Root, texts: &mut Texts) {
             texts.free.insert(mount.to_owned(), free);
         }
     }
+    root.tell(FILESYSTEMS, || {
+        let line = |(mount, free): (&String, &Option<u64>)| {
+            format!("{mount} {}\n", free.map_or("ro".to_owned(), |free| free.to_string()))
+        };
+        texts.free.iter().map(line).collect::<String>().into_bytes()
+    });
 }
 
 fn names_in(texts: &Texts, path: &str) -> Vec<String> {
@@ -306,6 +318,12 @@ fn proxmox(root: &Root, texts: &mut Texts) {
 /// The libraries inside each container that runs. A container's folders are its own: nothing is followed that leads out of
 /// it, and names are all that is read.
 fn containers(root: &Root, texts: &mut Texts) {
+    if !root.is_real()
+        && let Ok(told) = root.bytes(INSIDE)
+    {
+        texts.inside = serde_json::from_slice(&told).unwrap_or_default();
+        return;
+    }
     let names = root.names("/sys/fs/cgroup/lxc").unwrap_or_default();
     for ctid in names.iter().filter_map(|name| name.parse::<VmId>().ok()) {
         let Some(pid) = crate::host::container_nodes::process_of(root, ctid) else {
@@ -319,6 +337,7 @@ fn containers(root: &Root, texts: &mut Texts) {
         versions.dedup();
         texts.inside.insert(ctid, versions);
     }
+    root.tell(INSIDE, || serde_json::to_vec(&texts.inside).unwrap_or_default());
 }
 
 fn versions_in(top: &File, dir: &str) -> Vec<String> {
@@ -355,9 +374,8 @@ fn add_texts_below(root: &Root, texts: &mut Texts, folder: &str) {
 
 /// Where a link leads, whether something is there or not; of a file that is none its text.
 fn add_link(root: &Root, texts: &mut Texts, path: &str) {
-    match fs::read_link(root.path(path)) {
+    match root.link(path) {
         Ok(target) => {
-            let target = target.to_string_lossy().into_owned();
             texts.seen.insert(path.to_owned(), Seen::Link(target));
         }
         Err(_) => add_text(root, texts, path),
@@ -366,23 +384,12 @@ fn add_link(root: &Root, texts: &mut Texts, path: &str) {
 
 /// A file's text, links followed.
 fn add_text(root: &Root, texts: &mut Texts, path: &str) {
-    let seen = match text(root, path) {
+    let seen = match root.text_up_to(path, LONGEST) {
         Ok(text) => Seen::Text(text),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return,
         Err(e) => Seen::Unreadable(e.to_string()),
     };
     texts.seen.insert(path.to_owned(), seen);
-}
-
-fn text(root: &Root, path: &str) -> io::Result<String> {
-    let file = root.path(path);
-    // A pipe that somebody has put there has no end.
-    if !fs::metadata(&file)?.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(file)?.take(LONGEST).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// That it is there, with mode and time.
@@ -407,7 +414,7 @@ fn note(root: &Root, texts: &mut Texts, path: &str) {
 /// `filesystems` says it: `PATH BYTES`, or `PATH ro`.
 fn free(root: &Root, path: &str) -> Option<Option<u64>> {
     if !root.is_real() {
-        let text = root.text("/filesystems").ok()?;
+        let text = root.text(FILESYSTEMS).ok()?;
         let of_it = text.lines().find_map(|l| l.strip_prefix(path)?.strip_prefix(' '));
         return of_it.map(|free| free.parse().ok());
     }

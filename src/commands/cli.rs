@@ -5,6 +5,7 @@
 //! error.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -128,6 +129,8 @@ pub enum Command {
     History(History),
     /// Whether this host is ready: what is in the way of handoffs, and what mends it
     Check(Check),
+    /// One archive for a bug report: this host as the program sees it, secrets left out
+    Report(Report),
     /// Wait until nobody needs a VM's GPU any more: gpu-handoff-watch@.service
     #[command(hide = true)]
     Watch {
@@ -224,6 +227,35 @@ pub struct Check {
     /// Leave these checks out, by their names
     #[arg(long, value_name = "ID", num_args = 1.., value_delimiter = ',')]
     pub skip: Vec<String>,
+}
+
+/// Where a report goes, or what is asked of one.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Report {
+    /// Write it there; nothing is overwritten
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Only list what would be in it
+    #[arg(long, conflicts_with = "output")]
+    pub list: bool,
+    /// Run check and plan on the host of this report
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["output", "list"])]
+    pub replay: Option<PathBuf>,
+    /// Of all its VMs only this one
+    #[arg(long, value_name = "VMID", requires = "replay")]
+    pub vm: Option<VmId>,
+    /// Only this of the two
+    #[arg(requires = "replay")]
+    pub only: Option<Replayed>,
+}
+
+/// What can be asked of the host of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Replayed {
+    /// What check says.
+    Check,
+    /// What plan says.
+    Plan,
 }
 
 /// The two sides of a handoff.
@@ -358,11 +390,16 @@ mod tests {
             "prepare",
             "prepare --apply",
             "prepare --revert -n",
+            "report",
+            "report --output x.tar.gz",
+            "report --replay x.tar.gz --vm 111 plan",
         ] {
             assert!(matches!(parse(words), Ok(Request::Command(_))), "{words}");
         }
         assert!(parse("to_vfio --gpu 0 --vm 111").is_err());
         assert!(parse("handoff nowhere").is_err());
         assert!(parse("prepare --apply --revert").is_err());
+        assert!(parse("report --vm 111").is_err());
+        assert!(parse("report plan").is_err());
     }
 }

@@ -12,6 +12,8 @@ mod holders; // who uses a GPU, and what becomes of each
 pub mod hook; // what each phase of a VM does
 pub mod plan; // what would be done, or why not
 mod prepare; // the host made ready for handoffs
+pub mod replay; // plan and check on the host of a report
+pub mod report; // one archive for a bug report
 pub mod recover; // every stranded GPU home
 mod status; // what is
 mod status_watch; // the same, whenever it changes
@@ -49,6 +51,10 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Check(how) => check::run(&mut Session::real(), cli, how),
         Command::Recover(how) => on_host(|host| recover::run(host, cli, how)),
         Command::History(which) => history::run(cli, which),
+        Command::Report(how) => match &how.replay {
+            Some(archive) => replay::run(cli, how, archive),
+            None => report::run(cli, how),
+        },
         Command::Prepare(how) => prepare::run(&mut Session::real(), cli, how),
         Command::Watch { vmid } => watch::run(*vmid),
         Command::Tell { asked_by } => tell::run(asked_by),

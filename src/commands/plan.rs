@@ -11,8 +11,8 @@ use crate::model::error::Error;
 use crate::model::plan::{Direction, Plan};
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
-use crate::output::plan;
-use crate::output::print::print;
+use crate::output::print::print_text;
+use crate::output::{plan, print};
 use crate::plan::obstacles::at_work;
 use crate::plan::selection::{Given, HostpciEntry, lent_by_hand};
 use crate::plan::{home, owners};
@@ -52,6 +52,18 @@ pub struct Shown<'a> {
 /// Shows the plan. A refusal is a result too: it is shown, and the exit code is that of the refusal. `starts`: the VM whose
 /// pre-start it is; None: a person's handoff, which may be of a VM's devices as well.
 pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target, starts: Option<VmId>) -> Result<(), Error> {
+    let (text, result) = planned(host, cli.json, target, starts)?;
+    print_text(&text)?;
+    result
+}
+
+/// What [`show_plan`] shows, and how it ends.
+pub(crate) fn planned(
+    host: &mut Session,
+    json: bool,
+    target: &Target,
+    starts: Option<VmId>,
+) -> Result<(String, Result<(), Error>), Error> {
     host.read_settings(target.vm)?;
     let (records, problems) = host.load(None)?;
     let mut snapshot = host.look(&records)?;
@@ -94,14 +106,14 @@ pub(crate) fn show_plan(host: &mut Session, cli: &Cli, target: &Target, starts: 
         containers: &containers,
         settings: host.settings.listed(),
     };
-    print(cli.json, &shown, || {
+    let text = print::shown(json, &shown, || {
         let homes: String = first.iter().map(plan::plan_text).collect();
         shown_text(&shown, &given, &homes)
     })?;
-    match plan {
-        Some(Err(refusal)) => Err(refusal.into()),
-        _ => Ok(()),
-    }
+    Ok(match plan {
+        Some(Err(refusal)) => (text, Err(refusal.into())),
+        _ => (text, Ok(())),
+    })
 }
 
 /// The plans of what comes home first, or why what is wanted is not to be had; by hand nothing comes home first.

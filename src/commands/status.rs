@@ -40,11 +40,11 @@ pub(crate) fn run(cli: &Cli, how: &Status) -> Result<(), Error> {
 }
 
 /// What is shown at this moment, for who shows it again and again.
-pub(crate) fn screen(host: &mut Session, cli: &Cli, how: &Status, style: Style) -> Result<Screen, Error> {
+pub(crate) fn screen(host: &mut Session, json: bool, how: &Status, style: Style) -> Result<Screen, Error> {
     let seen = see(host, how)?;
     let text = match &seen.shown {
-        Shown::Status(status) if cli.json => json_line(status)?,
-        Shown::Groups(groups) if cli.json => json_line(groups)?,
+        Shown::Status(status) if json => json_line(status)?,
+        Shown::Groups(groups) if json => json_line(groups)?,
         Shown::Status(status) if how.plain => status_table::plain(status),
         Shown::Status(status) => status_table::text(status, style),
         Shown::Groups(groups) => groups::text(groups, style),

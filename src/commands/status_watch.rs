@@ -53,7 +53,7 @@ pub(crate) fn run(cli: &Cli, how: &Status) -> Result<(), Error> {
     loop {
         // Before the look: what happens meanwhile is an event.
         events.watch();
-        let screen = screen(&mut host, cli, how, style)?;
+        let screen = screen(&mut host, cli.json, how, style)?;
         let looked = Instant::now();
         if before.as_ref() != Some(&screen.text) {
             let text = heading(cli, how, style, before.is_none()) + &screen.text;

@@ -63,6 +63,18 @@ impl Asked {
         asked
     }
 
+    /// One that has its answer already, and needed no worker.
+    pub(crate) fn answered(answer: Answer, start: Instant) -> Self {
+        Asked {
+            worker: None,
+            only_waits: true,
+            within: Duration::ZERO,
+            until: start,
+            result: Some(Ok(answer)),
+            ended: Some(Instant::now()),
+        }
+    }
+
     fn end(&mut self, result: Result<Answer, ActError>) {
         self.ended = Some(Instant::now());
         self.result = Some(result);

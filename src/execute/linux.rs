@@ -8,30 +8,27 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process, process, since_boot};
+use crate::base::recording::{self, Entries};
 use crate::base::root::Root;
 use crate::base::wait::{pidfds, poll_readable};
-use crate::check::read::Part;
-use crate::check::texts::Texts;
 use crate::execute::asked::{Asked, changes, may_have_effect, only_waits};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
+use crate::execute::looks;
 use crate::execute::worker::{Answer, Question, Worker};
-use crate::host::container_nodes::StaleNode;
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
-use crate::host::pci_ids::{Ids, Named};
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
 use crate::model::act::Act;
 use crate::model::record::Run;
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
-use crate::proxmox::files::{Found, Wanted};
-use crate::state::history::{Handoff, Past};
+use crate::state::history::Past;
 
 /// How long looking at what is stuck may take.
 const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
@@ -40,7 +37,7 @@ const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// How long the disk is waited for that has the history, and the names of devices.
-const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 
 /// The running kernel, reached through workers, and what is kept from one call to the next.
 #[derive(Debug)]
@@ -62,6 +59,10 @@ pub struct Linux {
     has_acted: bool,
     /// Where a test wants us to be killed.
     fault_points: FaultPoints,
+    /// Workers keep what they look at.
+    records: bool,
+    /// A host that is a tree of files: it answers at once, and nothing is done to it.
+    tree: Option<Root>,
 }
 
 impl Linux {
@@ -102,6 +103,24 @@ impl Linux {
             past: Vec::new(),
             has_acted: false,
             fault_points: FaultPoints::from_env(),
+            records: false,
+            tree: None,
+        }
+    }
+
+    /// For who looks and keeps what was looked at ([`Linux::recorded`]).
+    pub fn recording() -> Self {
+        Linux {
+            records: true,
+            ..Linux::for_looking()
+        }
+    }
+
+    /// A host that is a tree of files. It has no processes: what they do is in the tree.
+    pub fn on(tree: Root) -> Self {
+        Linux {
+            tree: Some(tree),
+            ..Linux::new() // the tree is to go before we do
         }
     }
 
@@ -113,88 +132,6 @@ impl Linux {
     /// Whether something was done that changes the host.
     pub fn has_acted(&self) -> bool {
         self.has_acted
-    }
-
-    /// Reads files of Proxmox's.
-    ///
-    /// # Errors
-    /// [`ActError`] where there was no answer, or not in time.
-    pub fn find(&mut self, wanted: Wanted, within: Duration) -> Result<Found, ActError> {
-        match self.ask(Question::Find(wanted), within)? {
-            Answer::Found(found) => Ok(found),
-            _ => Err(another_question()),
-        }
-    }
-
-    /// Reads files that the checks look at.
-    ///
-    /// # Errors
-    /// [`ActError`] where there was no answer, or not in time.
-    pub fn texts(&mut self, part: Part, within: Duration) -> Result<Texts, ActError> {
-        match self.ask(Question::Check(part), within)? {
-            Answer::Texts(texts) => Ok(*texts),
-            _ => Err(another_question()),
-        }
-    }
-
-    /// Adds an entry to the history.
-    ///
-    /// # Errors
-    /// Why it has not got it.
-    pub fn remember(&mut self, entry: Handoff) -> Result<(), String> {
-        match self.ask(Question::Remember(entry), REMEMBER_WITHIN) {
-            Ok(Answer::Remembered(result)) => result,
-            Ok(_) => Err(another_question().to_string()),
-            Err(e) => Err(e.to_string()),
-        }
-    }
-
-    /// Past handoffs, the oldest first.
-    ///
-    /// # Errors
-    /// Why they cannot be read.
-    pub fn past(&mut self) -> Result<Vec<Handoff>, String> {
-        match self.ask(Question::Past, REMEMBER_WITHIN) {
-            Ok(Answer::Past(past)) => past,
-            Ok(_) => Err(another_question().to_string()),
-            Err(e) => Err(format!("the history: {e}")),
-        }
-    }
-
-    /// What devices are called; nothing, where the list of names is not there or does not let itself be read.
-    pub fn names(&mut self, ids: &[Ids]) -> Vec<Named> {
-        match self.ask(Question::Names(ids.to_vec()), REMEMBER_WITHIN) {
-            Ok(Answer::Names(names)) => names,
-            Ok(_) => Vec::new(),
-            Err(why) => {
-                debug!("the list of PCI ids: {why}");
-                Vec::new()
-            }
-        }
-    }
-
-    /// Has the host's nodes of NVIDIA's made; which of them cannot be had. `load`: the driver may be loaded for that.
-    ///
-    /// # Errors
-    /// [`ActError`] where there was no answer, or not in time.
-    pub fn make_nodes(&mut self, paths: &[String], load: bool, within: Duration) -> Result<Vec<String>, ActError> {
-        let paths = paths.to_vec();
-        match self.ask(Question::MakeNodes { paths, load }, within)? {
-            Answer::NotMade(paths) => Ok(paths),
-            _ => Err(another_question()),
-        }
-    }
-
-    /// Nodes inside containers that are another device's now; none where they cannot be looked into in that time.
-    pub fn stale_nodes(&mut self, within: Duration) -> Vec<StaleNode> {
-        match self.ask(Question::StaleNodes, within) {
-            Ok(Answer::StaleNodes(nodes)) => nodes,
-            Ok(_) => Vec::new(),
-            Err(why) => {
-                debug!("containers could not be looked into: {why}");
-                Vec::new()
-            }
-        }
     }
 
     /// Waits until one of the descriptors is readable or hung up: which ones; none if the time is over or a signal came.
@@ -227,7 +164,7 @@ impl Linux {
         let acts = requests.iter().any(|(request, _)| matches!(request, Question::Act(_)));
         let mut asked: Vec<Asked> = Vec::new();
         for (request, within) in requests {
-            asked.push(self.begin(&request, start, within));
+            asked.push(self.begin(request, start, within));
         }
         if acts {
             self.fault_points.reached(Point::In);
@@ -236,14 +173,30 @@ impl Linux {
         answers.map(|(result, at)| (result, at.duration_since(start))).collect()
     }
 
+    /// What was looked at since this was asked the last time, as far as it may leave the host.
+    pub fn recorded(&mut self) -> Entries {
+        let asked = if self.tree.is_some() { 1 } else { self.idle.len() };
+        let requests = (0..asked).map(|_| (Question::Recorded, REMEMBER_WITHIN)).collect();
+        let mut entries = Entries::new();
+        for (answer, _) in self.ask_all(requests) {
+            if let Ok(Answer::Recorded(more)) = answer {
+                recording::add(&mut entries, more);
+            }
+        }
+        entries
+    }
+
     /// Gives a request to a worker that is idle, or to a new one.
-    fn begin(&mut self, request: &Question, start: Instant, within: Duration) -> Asked {
+    fn begin(&mut self, request: Question, start: Instant, within: Duration) -> Asked {
+        if let Some(tree) = &self.tree {
+            return Asked::answered(looks::answer(tree, request), start);
+        }
         let worker = match self.idle.pop() {
             Some(worker) => Ok(worker),
-            None => Worker::spawn(),
+            None => Worker::spawn(self.records),
         };
-        let sent = worker.and_then(|mut worker| worker.send(request).map(|()| worker));
-        Asked::new(sent, start, within, only_waits(request))
+        let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
+        Asked::new(sent, start, within, only_waits(&request))
     }
 
     /// The answers of all of them, and when each had come.
@@ -311,7 +264,7 @@ impl Linux {
         (answer, took)
     }
 
-    fn ask(&mut self, request: Question, within: Duration) -> Result<Answer, ActError> {
+    pub(super) fn ask(&mut self, request: Question, within: Duration) -> Result<Answer, ActError> {
         let mut answers = self.ask_all(vec![(request, within)]);
         answers
             .pop()
@@ -332,7 +285,7 @@ impl Kernel for Linux {
 
     fn prepare(&mut self, acts: usize) {
         while self.idle.len() < acts {
-            match Worker::spawn() {
+            match Worker::spawn(self.records) {
                 Ok(worker) => self.idle.push(worker),
                 Err(_) => return, // said where the worker is needed
             }
@@ -372,7 +325,7 @@ impl Kernel for Linux {
             // all others are asked beside it.
             let is_slow = asked.iter().any(|a| a.result.is_none());
             let start = Instant::now();
-            asked.push(self.begin(&request, start, within));
+            asked.push(self.begin(request, start, within));
             while !is_slow && asked.last().is_some_and(|a| a.result.is_none()) && start.elapsed() < AT_ONCE {
                 self.gather(&mut asked, Some(start + AT_ONCE));
             }
@@ -460,6 +413,8 @@ impl Kernel for Linux {
     }
 
     fn await_exit(&mut self, pids: &[i32], within: Duration) -> bool {
+        // Nobody's process here is one of the tree's.
+        let pids = if self.tree.is_none() { pids } else { &[] };
         let Some(fds) = pidfds(pids) else { return true };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         self.wait(&fds, within).contains(&true)
@@ -485,6 +440,6 @@ impl Kernel for Linux {
     }
 }
 
-fn another_question() -> ActError {
+pub(super) fn another_question() -> ActError {
     ActError::Failed("the worker answered another question".to_owned())
 }

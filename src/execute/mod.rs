@@ -26,8 +26,10 @@ mod health; // whether a GPU that is home works
 pub mod kernel; // the interface to the host
 mod lines; // what is said of each act
 pub(crate) mod linux; // the running kernel
+mod looks; // what is looked at, and changes nothing
 pub mod perform; // the calls themselves
 mod programs; // programs that are run for an act
+mod questions; // what else workers are asked
 mod recording; // the record, kept meanwhile
 mod schedule; // what is done at once
 mod undo; // taking back what was done

@@ -17,24 +17,23 @@ use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::{foreign, join};
 use crate::base::wait::{await_one, poll_readable};
-use crate::check::read;
 use crate::execute::end_process::{Request, end_processes};
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
+use crate::execute::looks;
 use crate::execute::made_nodes;
 use crate::execute::programs::{failed, switch};
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question};
-use crate::host::functions::{VFIO_PCI, read_details};
+use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::host::units::Verb;
-use crate::host::{container_nodes, modules, pci_ids, snapshot, stuck_calls, unit_states};
+use crate::host::{modules, snapshot, stuck_calls};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
 use crate::plan::users;
-use crate::proxmox::files;
 use crate::state::history;
 
 /// How long a holder that turned up only now, or a module's last user, gets to let go: a query of a monitoring tool, udev
@@ -52,15 +51,17 @@ const GATE_AT_MOST: Duration = Duration::from_secs(600);
 /// How often it is looked again where there is no event to wait for.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a worker is from its start to its end: it answers requests from stdin, one after the other.
+/// What a worker is from its start to its end: it answers requests from stdin, one after the other. `records`: it keeps what
+/// it looks at.
 ///
 /// # Errors
 /// Where its pipes cannot be read or written, which ends it.
-pub fn serve() -> io::Result<()> {
+pub fn serve(records: bool) -> io::Result<()> {
     let _ = nix::unistd::setsid();
     close_inherited()?;
+    let root = Root::real();
     let mut worker = Server {
-        root: Root::real(),
+        root: if records { root.recording() } else { root },
         health: Health::from_now_on(),
         gate: None,
     };
@@ -116,29 +117,10 @@ struct Server {
 impl Server {
     fn answer(&mut self, request: Question) -> Answer {
         match request {
-            Question::Look { stuck } => match snapshot::read(&self.root, &stuck) {
-                Ok(snapshot) => Answer::Snapshot(Box::new(snapshot)),
-                Err(e) => Answer::Acted {
-                    result: Err(ActError::Failed(format!("cannot read the host: {e}"))),
-                    notes: Vec::new(),
-                    moment: None,
-                    ended: Vec::new(),
-                },
-            },
-            Question::Details { addrs } => Answer::Details(read_details(&self.root, &addrs)),
             Question::MakeNodes { paths, load } => Answer::NotMade(made_nodes::make(&self.root, &paths, load)),
-            Question::StaleNodes => Answer::StaleNodes(container_nodes::read(&self.root)),
-            Question::Units(units) => Answer::Units(unit_states::read(&self.root, &units)),
-            Question::Loadable { names } => Answer::Loadable(modules::read(&self.root, &names)),
-            Question::Find(wanted) => Answer::Found(files::find(&self.root, &wanted)),
-            Question::Check(part) => Answer::Texts(Box::new(read::read(&self.root, part))),
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }
-            Question::Past => {
-                Answer::Past(history::read(&self.root).map_err(|e| format!("reading {}: {e}", history::DIR)))
-            }
-            Question::Names(ids) => Answer::Names(pci_ids::read(&self.root, &ids)),
             Question::Act(act) => {
                 let (mut notes, mut ended) = (Vec::new(), Vec::new());
                 let result = match &act {
@@ -190,6 +172,7 @@ impl Server {
                     ended,
                 }
             }
+            question => looks::answer(&self.root, question),
         }
     }
 }

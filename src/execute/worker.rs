@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::PciAddr;
 use crate::base::process::Group;
 use crate::base::program::PATH;
+use crate::base::recording::Entries;
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::check::read::Part;
@@ -42,6 +43,9 @@ use crate::state::history::Handoff;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
 pub const WORKER_ARG: &str = "__worker";
+
+/// The second argument, of one that keeps what it looks at.
+pub const RECORDING_ARG: &str = "recording";
 
 /// How long a killed worker gets to disappear before it counts as stuck in the kernel. SIGKILL ends anything
 /// that is not in an uninterruptible call at once; the rest is scheduling on a loaded host.
@@ -91,6 +95,8 @@ pub(crate) enum Question {
     Past,
     /// Read what devices are called.
     Names(Vec<Ids>),
+    /// What was looked at since this was asked the last time.
+    Recorded,
 }
 
 /// What a worker answers, as it comes through the pipe.
@@ -114,6 +120,8 @@ pub(crate) enum Answer {
     Past(Result<Vec<Handoff>, String>),
     /// What devices are called.
     Names(Vec<Named>),
+    /// What was looked at, as far as it may leave the host.
+    Recorded(Entries),
     /// Those that cannot be had.
     NotMade(Vec<String>),
     /// Nodes inside them that are another device's.
@@ -142,14 +150,16 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker that waits for requests: our own binary, asked for by [`WORKER_ARG`].
+    /// Starts a worker that waits for requests: our own binary, asked for by [`WORKER_ARG`]. `records`: it keeps what it
+    /// looks at.
     ///
     /// # Errors
     /// Those of starting a process.
-    pub fn spawn() -> io::Result<Worker> {
+    pub fn spawn(records: bool) -> io::Result<Worker> {
         let mut child = Command::new("/proc/self/exe")
             .arg0("gpu-handoff")
             .arg(WORKER_ARG)
+            .args(records.then_some(RECORDING_ARG))
             .env_clear()
             .env("PATH", PATH)
             .env("LC_ALL", "C")

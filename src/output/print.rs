@@ -11,13 +11,27 @@ use crate::model::error::Error;
 /// # Errors
 /// Those of writing.
 pub fn print<T: Serialize>(json: bool, value: &T, text: impl Fn() -> String) -> Result<(), Error> {
-    let text = if json {
-        let json = serde_json::to_string_pretty(value).map_err(io::Error::from);
-        json.map_err(|e| Error::io("writing JSON", e))? + "\n"
-    } else {
-        text()
-    };
-    out(&text).map_err(|e| Error::io("writing to stdout", e))
+    print_text(&shown(json, value, text)?)
+}
+
+/// A result as it was asked for.
+///
+/// # Errors
+/// Those of making JSON.
+pub fn shown<T: Serialize>(json: bool, value: &T, text: impl Fn() -> String) -> Result<String, Error> {
+    if !json {
+        return Ok(text());
+    }
+    let json = serde_json::to_string_pretty(value).map_err(io::Error::from);
+    Ok(json.map_err(|e| Error::io("writing JSON", e))? + "\n")
+}
+
+/// Prints a result.
+///
+/// # Errors
+/// Those of writing.
+pub fn print_text(text: &str) -> Result<(), Error> {
+    out(text).map_err(|e| Error::io("writing to stdout", e))
 }
 
 /// A value as JSON on one line, for who reads one after the other.

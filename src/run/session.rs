@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::{PciAddr, PciSlot};
-use crate::base::process::{Group, Process, boot_id, process, since_boot};
+use crate::base::process::{BOOT_ID, Group, Process, boot_id, process, since_boot};
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::{foreign, join, millis};
@@ -127,7 +127,8 @@ impl Session {
             Some(_) => self.read()?,
             None => self.read_and_look_on()?,
         };
-        let boot = this_boot()?;
+        // Of a tree of files, the boot that it is of.
+        let boot = self.root.line(BOOT_ID).map_or_else(this_boot, Ok)?;
         records.retain(|r| r.boot_id == boot);
         for record in &mut records {
             if guard.is_some() {

@@ -20,6 +20,7 @@ use gpu_handoff::plan::clients;
 use gpu_handoff::plan::out::{self, Wanted};
 use gpu_handoff::plan::selection::{self, Given};
 use gpu_handoff::proxmox::{container_config, files};
+use gpu_handoff::report::unpack::{Tree as Unpacked, unpack};
 use gpu_handoff::run::look::look;
 use gpu_handoff::settings::file;
 use gpu_handoff::settings::values::Settings;
@@ -100,7 +101,14 @@ pub fn request(line: &str) -> Result<Request, String> {
 /// A host as a tree of files.
 pub struct Host {
     pub root: Root,
-    _tree: tempfile::TempDir,
+    _tree: Kept,
+}
+
+/// Where its files are, for as long as it is there.
+#[allow(dead_code)] // it only has to be there
+enum Kept {
+    Made(tempfile::TempDir),
+    Report(Unpacked),
 }
 
 /// A tree as a run reads it, with a clock that goes only while something is waited for.
@@ -144,6 +152,13 @@ pub struct Answer {
 
 impl Host {
     pub fn of(folder: &Path) -> Result<Host, String> {
+        if let Ok(report) = fs::File::open(folder.join("report.tar.gz")) {
+            let tree = unpack(report)?;
+            return Ok(Host {
+                root: Root::at(tree.root()),
+                _tree: Kept::Report(tree),
+            });
+        }
         let text = fs::read_to_string(folder.join("host")).map_err(|e| format!("host: {e}"))?;
         Host::from_text(&text)
     }
@@ -157,7 +172,7 @@ impl Host {
         tree::build(text, tree.path()).map_err(|e| format!("host: {e}"))?;
         Ok(Host {
             root: Root::at(tree.path()),
-            _tree: tree,
+            _tree: Kept::Made(tree),
         })
     }
 

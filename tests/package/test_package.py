@@ -70,6 +70,7 @@ FILES = """
 /usr/share/doc/gpu-handoff/schemas/history.json 644
 /usr/share/doc/gpu-handoff/schemas/holders.json 644
 /usr/share/doc/gpu-handoff/schemas/plan.json 644
+/usr/share/doc/gpu-handoff/schemas/report.json 644
 /usr/share/doc/gpu-handoff/schemas/status.json 644
 /usr/share/doc/gpu-handoff/snippets.md 644
 /usr/share/fish/vendor_completions.d/gpu-handoff.fish 644

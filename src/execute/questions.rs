@@ -1,0 +1,99 @@
+//! What else workers are asked, beyond what every kernel of [`crate::execute::kernel`] is.
+
+use std::time::Duration;
+
+use tracing::debug;
+
+use crate::check::read::Part;
+use crate::check::texts::Texts;
+use crate::execute::kernel::ActError;
+use crate::execute::linux::{Linux, REMEMBER_WITHIN, another_question};
+use crate::execute::worker::{Answer, Question};
+use crate::host::container_nodes::StaleNode;
+use crate::host::pci_ids::{Ids, Named};
+use crate::proxmox::files::{Found, Wanted};
+use crate::state::history::Handoff;
+
+impl Linux {
+    /// Reads files of Proxmox's.
+    ///
+    /// # Errors
+    /// [`ActError`] where there was no answer, or not in time.
+    pub fn find(&mut self, wanted: Wanted, within: Duration) -> Result<Found, ActError> {
+        match self.ask(Question::Find(wanted), within)? {
+            Answer::Found(found) => Ok(found),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Reads files that the checks look at.
+    ///
+    /// # Errors
+    /// [`ActError`] where there was no answer, or not in time.
+    pub fn texts(&mut self, part: Part, within: Duration) -> Result<Texts, ActError> {
+        match self.ask(Question::Check(part), within)? {
+            Answer::Texts(texts) => Ok(*texts),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Adds an entry to the history.
+    ///
+    /// # Errors
+    /// Why it has not got it.
+    pub fn remember(&mut self, entry: Handoff) -> Result<(), String> {
+        match self.ask(Question::Remember(entry), REMEMBER_WITHIN) {
+            Ok(Answer::Remembered(result)) => result,
+            Ok(_) => Err(another_question().to_string()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Past handoffs, the oldest first.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub fn past(&mut self) -> Result<Vec<Handoff>, String> {
+        match self.ask(Question::Past, REMEMBER_WITHIN) {
+            Ok(Answer::Past(past)) => past,
+            Ok(_) => Err(another_question().to_string()),
+            Err(e) => Err(format!("the history: {e}")),
+        }
+    }
+
+    /// What devices are called; nothing, where the list of names is not there or does not let itself be read.
+    pub fn names(&mut self, ids: &[Ids]) -> Vec<Named> {
+        match self.ask(Question::Names(ids.to_vec()), REMEMBER_WITHIN) {
+            Ok(Answer::Names(names)) => names,
+            Ok(_) => Vec::new(),
+            Err(why) => {
+                debug!("the list of PCI ids: {why}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Has the host's nodes of NVIDIA's made; which of them cannot be had. `load`: the driver may be loaded for that.
+    ///
+    /// # Errors
+    /// [`ActError`] where there was no answer, or not in time.
+    pub fn make_nodes(&mut self, paths: &[String], load: bool, within: Duration) -> Result<Vec<String>, ActError> {
+        let paths = paths.to_vec();
+        match self.ask(Question::MakeNodes { paths, load }, within)? {
+            Answer::NotMade(paths) => Ok(paths),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Nodes inside containers that are another device's now; none where they cannot be looked into in that time.
+    pub fn stale_nodes(&mut self, within: Duration) -> Vec<StaleNode> {
+        match self.ask(Question::StaleNodes, within) {
+            Ok(Answer::StaleNodes(nodes)) => nodes,
+            Ok(_) => Vec::new(),
+            Err(why) => {
+                debug!("containers could not be looked into: {why}");
+                Vec::new()
+            }
+        }
+    }
+}

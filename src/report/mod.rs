@@ -1,0 +1,14 @@
+//! What of a host leaves it in a bug report, and how it is read again elsewhere.
+//!
+//! ```text
+//! what was looked at -> keep: what may go along -> redact: names, numbers, secrets out -> archive
+//! archive -> unpack: a tree of files, that everything can be asked of as of a host
+//! ```
+//!
+//! Not here: what is looked at, and what programs are asked ([`crate::commands`]).
+
+pub mod archive; // what is in it, as bytes
+pub mod keep; // which files go along, and which of their lines
+mod patterns; // what in a text has the form of something that identifies
+pub mod redact; // the same thing, the same placeholder
+pub mod unpack; // from an archive to a tree of files
