@@ -21,8 +21,12 @@ const ENDS: [&str; 6] = [
     "A deadline passed while waiting, and nothing was changed.",
 ];
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("/etc/gpu-handoff/config.toml", "Settings, see gpu-handoff.toml(5)."),
+    (
+        "/etc/gpu-handoff/conf.d/VMID.toml",
+        "Settings of one VM; attach writes there what is stopped for it.",
+    ),
     (
         "/run/gpu-handoff",
         "Records of what is lent, and the lock that only one run has at a time.",
@@ -111,7 +115,7 @@ fn page_8() -> String {
     )
     .unwrap();
     page += ".PP\nAttached to a VM once, nothing more is to be done:\n.PP\n.nf\n.RS\n\
-             qm set 111 \\-\\-hookscript local:snippets/gpu\\-handoff\n.RE\n.fi\n.SH COMMANDS\n";
+             gpu\\-handoff attach 111\n.RE\n.fi\n.SH COMMANDS\n";
     for command in cli
         .get_subcommands()
         .filter(|c| !c.is_hide_set() && c.get_name() != "help")
@@ -136,6 +140,11 @@ fn page_8() -> String {
         item(&mut page, file, text);
     }
     page += ".SH EXAMPLES\n";
+    item(
+        &mut page,
+        "gpu-handoff attach 111 --gpu 0",
+        "Give VM 111 the hook and the first GPU: the command is shown, and run when that is confirmed.",
+    );
     item(
         &mut page,
         "gpu-handoff plan --vm 111",
@@ -165,9 +174,10 @@ fn page_5() -> String {
     page +=
         ".SH SYNOPSIS\n.I /etc/gpu\\-handoff/config.toml\n.br\n.I /etc/gpu\\-handoff/conf.d/*.toml\n.SH DESCRIPTION\n";
     let order = "Every setting is optional. Files in conf.d are read after config.toml, by their names; of a setting that is \
-                 given twice the later one counts, and what a VM's own section [vm.VMID] says counts more. 'gpu-handoff plan' \
-                 shows each setting with its value and where it came from. What is not understood refuses the way out, never \
-                 the way home.";
+                 given twice the later one counts, and what a VM's own section [vm.VMID] says counts more. A file that is called \
+                 by a VM's number, as conf.d/111.toml, is for that VM alone, without a section, and counts most: 'gpu-handoff \
+                 attach' writes such ones. 'gpu-handoff plan' shows each setting with its value and where it came from. What is \
+                 not understood refuses the way out, never the way home.";
     writeln!(page, "{}", roff(order)).unwrap();
     for (section, about) in [("", "")].iter().chain(SECTIONS.iter()) {
         writeln!(

@@ -18,13 +18,13 @@ use std::path::Path;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The wings, from the top to the ground.
-const WINGS: [&str; 13] = [
-    "commands", "run", "execute", "output", "prepare", "check", "plan", "state", "model", "settings", "proxmox",
-    "host", "base",
+const WINGS: [&str; 14] = [
+    "commands", "run", "execute", "output", "attach", "prepare", "check", "plan", "state", "model", "settings",
+    "proxmox", "host", "base",
 ];
 
 /// Wings that take values and give values.
-const PURE: [&str; 5] = ["check", "plan", "model", "settings", "proxmox"];
+const PURE: [&str; 6] = ["attach", "check", "plan", "model", "settings", "proxmox"];
 
 /// Their files that read, through a root that is a parameter.
 const READERS: [&str; 3] = ["check/read.rs", "settings/file.rs", "proxmox/files.rs"];

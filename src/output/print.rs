@@ -11,13 +11,17 @@ use crate::model::error::Error;
 /// # Errors
 /// Those of writing.
 pub fn print<T: Serialize>(json: bool, value: &T, text: impl Fn() -> String) -> Result<(), Error> {
-    let text = if json {
-        let json = serde_json::to_string_pretty(value).map_err(io::Error::from);
-        json.map_err(|e| Error::io("writing JSON", e))? + "\n"
-    } else {
-        text()
-    };
+    let text = if json { json_text(value)? } else { text() };
     out(&text).map_err(|e| Error::io("writing to stdout", e))
+}
+
+/// A value as JSON, as it is printed.
+///
+/// # Errors
+/// Those of making it.
+pub fn json_text<T: Serialize>(value: &T) -> Result<String, Error> {
+    let json = serde_json::to_string_pretty(value).map_err(io::Error::from);
+    Ok(json.map_err(|e| Error::io("writing JSON", e))? + "\n")
 }
 
 /// A value as JSON on one line, for who reads one after the other.

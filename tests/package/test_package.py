@@ -49,6 +49,7 @@ FILES = """
 /usr/share/doc/gpu-handoff/examples/inference.toml 644
 /usr/share/doc/gpu-handoff/examples/workstation.toml 644
 /usr/share/doc/gpu-handoff/schemas/README.md 644
+/usr/share/doc/gpu-handoff/schemas/attach.json 644
 /usr/share/doc/gpu-handoff/schemas/check.json 644
 /usr/share/doc/gpu-handoff/schemas/groups.json 644
 /usr/share/doc/gpu-handoff/schemas/history.json 644
