@@ -9,6 +9,7 @@ pub mod run; // what every run does and has at hand
 pub mod execute; // steps become acts
 pub mod tell; // what reaches people who are not at the screen
 pub mod output; // what is shown
+pub mod attach; // guests that are given the hook, and a GPU
 pub mod prepare; // the host made ready for handoffs, and given back as it was
 pub mod check; // whether a host is ready for handoffs
 pub mod plan; // what is done, decided

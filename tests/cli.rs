@@ -234,3 +234,34 @@ fn check_runs_on_whatever_machine_this_is() {
         );
     }
 }
+
+#[test]
+fn attach_and_detach_name_what_is_not_there_and_ask_nobody_who_is_not() {
+    for (args, exit, part) in [
+        (
+            &["attach", "199999999"][..],
+            3,
+            "there is no VM or container 199999999 on this host. Hint: 'qm list'",
+        ),
+        (
+            &["detach", "199999999", "--yes"],
+            3,
+            "there is no VM or container 199999999 on this host",
+        ),
+        (
+            &["attach", "199999999", "--json"],
+            2,
+            "with --json nobody is asked. Hint: add --yes, or --dry-run",
+        ),
+        (&["attach"], 2, "VMID"),
+        (&["attach", "99"], 2, "99"),
+        (&["attach", "111", "--primary-gpu"], 2, "--gpu"),
+        (&["detach", "111", "--all"], 2, "--all"),
+    ] {
+        let output = run(args);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(exit), "{args:?}: {text}");
+        assert!(text.contains(part), "{args:?}: {text}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}

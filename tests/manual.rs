@@ -39,11 +39,15 @@ fn ends() -> Vec<(Exit, &'static str)> {
     all.into_iter().map(|exit| (exit, says(&exit))).collect()
 }
 
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     ("/etc/gpu-handoff/config.toml", "Settings, see gpu-handoff.toml(5)."),
     (
         "/etc/gpu-handoff/conf.d/*.toml",
         "More of them, read after it by their names.",
+    ),
+    (
+        "/etc/gpu-handoff/conf.d/VMID.toml",
+        "Settings of one VM; attach writes there what is stopped for it.",
     ),
     (
         "/etc/pve/qemu-server/VMID.conf",
@@ -92,10 +96,14 @@ const FILES: [(&str, &str); 13] = [
 ];
 
 /// Command lines, and what they are for.
-const EXAMPLES: [(&str, &str); 14] = [
+const EXAMPLES: [(&str, &str); 15] = [
+    (
+        "gpu-handoff attach 111 --gpu 0",
+        "Give VM 111 the hook and the first GPU: the command is shown, and run when that is confirmed.",
+    ),
     (
         "qm set 111 --hookscript local:snippets/gpu-handoff",
-        "Attach it to VM 111. From then on a start of the VM takes its GPU, and its end brings it home.",
+        "The hook alone, by Proxmox's own command. From then on a start of the VM takes its GPU, and its end brings it home.",
     ),
     (
         "gpu-handoff check --vm 111",
@@ -254,7 +262,7 @@ fn page_8() -> String {
     )
     .unwrap();
     page += ".PP\nAttached to a VM once, nothing more is to be done:\n.PP\n.nf\n.RS\n\
-             qm set 111 \\-\\-hookscript local:snippets/gpu\\-handoff\n.RE\n.fi\n.SH COMMANDS\n";
+             gpu\\-handoff attach 111\n.RE\n.fi\n.SH COMMANDS\n";
     for command in cli
         .get_subcommands()
         .filter(|c| !c.is_hide_set() && c.get_name() != "help")
@@ -304,9 +312,10 @@ fn page_5() -> String {
     page +=
         ".SH SYNOPSIS\n.I /etc/gpu\\-handoff/config.toml\n.br\n.I /etc/gpu\\-handoff/conf.d/*.toml\n.SH DESCRIPTION\n";
     let order = "Every setting is optional. Files in conf.d are read after config.toml, by their names; of a setting that is \
-                 given twice the later one counts, and what a VM's own section [vm.VMID] says counts more. 'gpu-handoff plan' \
-                 shows each setting with its value and where it came from. What is not understood refuses the way out, never \
-                 the way home.";
+                 given twice the later one counts, and what a VM's own section [vm.VMID] says counts more. A file that is called \
+                 by a VM's number, as conf.d/111.toml, is for that VM alone, without a section, and counts most: 'gpu-handoff \
+                 attach' writes such ones. 'gpu-handoff plan' shows each setting with its value and where it came from. What is \
+                 not understood refuses the way out, never the way home.";
     writeln!(page, "{}", roff(order)).unwrap();
     for (section, about) in [("", "")].iter().chain(SECTIONS.iter()) {
         writeln!(

@@ -36,7 +36,9 @@ use asked::{Host, Kind, folders, requests};
 
 /// The schemas, by what prints it. A new one has its file, a row in docs/schemas/README.md, its name here, and a test that
 /// holds what is printed against it.
-const NAMES: [&str; 7] = ["status", "groups", "holders", "plan", "history", "check", "report"];
+const NAMES: [&str; 8] = [
+    "status", "groups", "holders", "plan", "history", "check", "report", "attach",
+];
 
 fn schema(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schemas/{name}.json"));

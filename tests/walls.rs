@@ -18,13 +18,13 @@ use std::path::Path;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The wings, from the top to the ground.
-const WINGS: [&str; 15] = [
-    "commands", "run", "execute", "tell", "output", "prepare", "check", "plan", "report", "state", "model", "settings",
-    "proxmox", "host", "base",
+const WINGS: [&str; 16] = [
+    "commands", "run", "execute", "tell", "output", "attach", "prepare", "check", "plan", "report", "state", "model",
+    "settings", "proxmox", "host", "base",
 ];
 
 /// Wings that take values and give values.
-const PURE: [&str; 6] = ["check", "plan", "report", "model", "settings", "proxmox"];
+const PURE: [&str; 7] = ["attach", "check", "plan", "report", "model", "settings", "proxmox"];
 
 /// Their files that read, through a root that is a parameter.
 const READERS: [&str; 4] = [
@@ -418,7 +418,7 @@ fn planted_offences_are_named() {
         (
             vec![("corner.rs", "")],
             "src/corner.rs:1: every file is in a wing: the wings are commands, run, execute, \
-             tell, output, prepare, check, plan, report, state, model, settings, proxmox, host, base",
+             tell, output, attach, prepare, check, plan, report, state, model, settings, proxmox, host, base",
         ),
         // Going down, and words in comments and strings, are no offences.
         (

@@ -1,14 +1,14 @@
 //! Checks of what goes beyond this node: HA, resource mappings, addresses that mean another card elsewhere.
 
 use crate::base::text::{foreign, join};
+use crate::base::vmid::VmId;
 use crate::check::facts::Facts;
 use crate::check::finding::{Finding, Looked, notice, skip, warn};
-use crate::check::guests::Vm;
 use crate::check::vm;
 
-/// Whether HA has a VM (pve-ha-manager, PVE/HA/Config.pm: sections `vm: VMID`).
-fn line_in_ha(text: &str, vm: &Vm) -> Option<usize> {
-    let header = format!("vm: {}", vm.vmid);
+/// Whether HA has a guest (pve-ha-manager, PVE/HA/Config.pm: sections `vm: VMID` and `ct: CTID`).
+pub fn line_in_ha(text: &str, kind: &str, id: VmId) -> Option<usize> {
+    let header = format!("{kind}: {id}");
     text.lines().position(|l| l.trim_end() == header).map(|at| at + 1)
 }
 
@@ -21,7 +21,7 @@ pub(super) fn ha(facts: &Facts) -> Looked {
         facts,
         "no VM with a GPU is moved by HA to where its address means another device",
         |vm| {
-            let Some(line) = line_in_ha(resources, vm) else {
+            let Some(line) = line_in_ha(resources, "vm", vm.vmid) else {
                 return Vec::new();
             };
             let by_address = vm.config.config.hostpci().find(|h| h.mapping.is_none());

@@ -9,7 +9,7 @@ use crate::base::vmid::VmId;
 use crate::check::finding::NotSeen;
 use crate::check::guests::{Container, Vm};
 use crate::check::line::Line;
-use crate::check::texts::Texts;
+use crate::check::texts::{Seen, Texts};
 use crate::check::versions::numbers;
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card};
@@ -94,6 +94,15 @@ impl Facts {
             snapshot,
             texts,
         }
+    }
+
+    /// The same as if a guest's config had this text.
+    #[must_use]
+    pub fn as_if(mut self, path: &str, text: String) -> Facts {
+        self.texts.seen.insert(path.to_owned(), Seen::Text(text));
+        self.vms = Vm::all(&self.texts, &self.snapshot, &self.cluster);
+        self.containers = Container::all(&self.texts);
+        self
     }
 
     /// The lines of the host's configuration.

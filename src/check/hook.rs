@@ -5,15 +5,16 @@ use crate::check::facts::Facts;
 use crate::check::finding::{Finding, Looked, fail, info, notice, or_pass, pass, skip, warn};
 use crate::check::texts::Seen;
 use crate::check::vm;
+use crate::proxmox::storages::{self, STORAGES};
 
 /// Where the package links it.
-const LINK: &str = "/var/lib/vz/snippets/gpu-handoff";
+pub const LINK: &str = "/var/lib/vz/snippets/gpu-handoff";
 
 /// The binary.
-const BINARY: &str = "/usr/sbin/gpu-handoff";
+pub const BINARY: &str = "/usr/sbin/gpu-handoff";
 
 /// How a guest names it, on whichever storage.
-fn is_ours(volume: &str) -> bool {
+pub fn is_ours(volume: &str) -> bool {
     volume.ends_with(":snippets/gpu-handoff")
 }
 
@@ -74,7 +75,7 @@ pub(super) fn executable(facts: &Facts) -> Looked {
 }
 
 pub(super) fn content(facts: &Facts) -> Looked {
-    let Some(text) = facts.texts.text("/etc/pve/storage.cfg")? else {
+    let Some(text) = facts.texts.text(STORAGES)? else {
         return skip("there is no /etc/pve/storage.cfg").into();
     };
     let mut section = "";
@@ -166,7 +167,7 @@ pub(super) fn nodes(facts: &Facts) -> Looked {
     if others.is_empty() {
         return skip("this node is alone").into();
     }
-    let storages = facts.texts.text("/etc/pve/storage.cfg")?.unwrap_or_default();
+    let storages = storages::parse(facts.texts.text(STORAGES)?.unwrap_or_default());
     vm::each(
         facts,
         "no VM with this hook can start on a node that has it not",
@@ -175,7 +176,7 @@ pub(super) fn nodes(facts: &Facts) -> Looked {
                 return Vec::new();
             };
             let storage = volume.split(':').next().unwrap_or_default().to_owned();
-            if is_shared(storages, &storage) {
+            if storages.iter().any(|s| s.shared && s.name == storage) {
                 return Vec::new();
             }
             let text = format!(
@@ -189,24 +190,6 @@ pub(super) fn nodes(facts: &Facts) -> Looked {
             vec![vm.at(finding, "hookscript")]
         },
     )
-}
-
-/// Whether a storage is one for all nodes: by its kind, or because it says so (pve-storage, PVE/Storage.pm, shared
-/// plug-ins).
-fn is_shared(text: &str, storage: &str) -> bool {
-    let mut inside = false;
-    for line in text.lines() {
-        if !line.starts_with(char::is_whitespace) {
-            let (kind, name) = line.split_once(':').unwrap_or(("", ""));
-            inside = name.trim() == storage;
-            if inside && ["nfs", "cifs", "cephfs", "glusterfs"].contains(&kind) {
-                return true;
-            }
-        } else if inside && line.trim() == "shared 1" {
-            return true;
-        }
-    }
-    false
 }
 
 /// Other scripts that guests with a GPU have, by what is in them.

@@ -17,10 +17,10 @@ mod link; // how a GPU is connected
 mod driver; // NVIDIA's driver
 pub mod known_bad; // combinations that are known to go wrong
 mod models; // which GPU is of which time
-mod hook; // the hookscript, and who has it
+pub(crate) mod hook; // the hookscript, and who has it
 mod vm; // VMs with a GPU
 mod hiding; // what a guest may not see
-mod cluster; // what goes beyond this node
+pub(crate) mod cluster; // what goes beyond this node
 mod containers; // containers that are given a GPU
 mod package; // our own files, and what others have left
 mod lines; // lines of the host's configuration that fight

@@ -19,6 +19,7 @@ use crate::host::boot_loader::BootConfig;
 use crate::host::modprobe_config::ModprobeConfig;
 use crate::host::module_lists::ModuleLists;
 use crate::host::modules;
+use crate::proxmox::storages::{self, STORAGES};
 
 /// Longest text that is read of one file, bytes: the longest that is wanted whole, modules.dep, has less than one million.
 const LONGEST: u64 = 4 << 20;
@@ -36,6 +37,8 @@ pub enum Part {
     Containers,
     /// What takes seconds: the initramfs, DKMS.
     Slow,
+    /// The snippets of all storages, of which one may be a file server that is gone.
+    Snippets,
 }
 
 impl Part {
@@ -47,6 +50,7 @@ impl Part {
             Part::Proxmox => "/etc/pve",
             Part::Containers => "containers",
             Part::Slow => "slow",
+            Part::Snippets => "snippets",
         }
     }
 }
@@ -161,8 +165,20 @@ pub fn read(root: &Root, part: Part) -> Texts {
             );
             say(root, &mut texts, &["dkms", "status"]);
         }
+        Part::Snippets => snippets(root, &mut texts),
     }
     texts
+}
+
+/// Where each snippet leads, or what is in it.
+fn snippets(root: &Root, texts: &mut Texts) {
+    let storages = storages::parse(&root.text(STORAGES).unwrap_or_default());
+    for folder in storages.into_iter().filter_map(|storage| storage.snippets) {
+        add_names(root, texts, &folder, |_| true);
+        for name in names_in(texts, &folder) {
+            add_link(root, texts, &format!("{folder}/{name}"));
+        }
+    }
 }
 
 fn say(root: &Root, texts: &mut Texts, words: &[&str]) {
@@ -305,6 +321,11 @@ fn proxmox(root: &Root, texts: &mut Texts) {
         add_text(root, texts, &format!("/etc/pve/{name}"));
     }
     add_names(root, texts, "/etc/pve/nodes", |_| true);
+    for node in names_in(texts, "/etc/pve/nodes") {
+        for kind in ["qemu-server", "lxc"] {
+            add_names(root, texts, &format!("/etc/pve/nodes/{node}/{kind}"), |_| true);
+        }
+    }
     for kind in ["qemu-server", "lxc"] {
         let folder = format!("/etc/pve/{kind}");
         let is_config = |name: &str| name.strip_suffix(".conf").is_some_and(|id| id.parse::<VmId>().is_ok());

@@ -28,7 +28,13 @@ pub(crate) fn run(host: &mut Session, cli: &Cli, how: &Check) -> Result<(), Erro
     if how.list {
         return print(cli.json, &check::listed(), check::list_text);
     }
-    let facts = facts(host, how)?;
+    let asked = Asked {
+        vm: how.vm,
+        ct: how.ct,
+        full: how.full,
+        root: !host.root.is_real() || nix::unistd::geteuid().is_root(),
+    };
+    let facts = facts(host, asked, &[])?;
     let report = report::run(&facts, &skipped);
     print(cli.json, &check::shown(&report), || check::text(&report))?;
     match report.summary().failures {
@@ -54,10 +60,10 @@ fn known(names: &[String]) -> Result<Vec<&str>, Error> {
     Ok(names.iter().map(String::as_str).collect())
 }
 
-/// Everything that the checks look at, as far as it can be had in time.
-pub(crate) fn facts(host: &mut Session, how: &Check) -> Result<Facts, Error> {
+/// Everything that the checks look at, and these parts besides, as far as it can be had in time.
+pub(crate) fn facts(host: &mut Session, asked: Asked, more: &[Part]) -> Result<Facts, Error> {
     let settings = host
-        .read_settings(how.vm)
+        .read_settings(asked.vm)
         .map(|()| host.settings.clone())
         .map_err(|e| e.to_string());
     let (records, unreadable) = match host.load(None) {
@@ -73,7 +79,8 @@ pub(crate) fn facts(host: &mut Session, how: &Check) -> Result<Facts, Error> {
     host.ask_for_units(&mut snapshot, &gpus, &[]);
     let mut texts = Texts::default();
     let mut parts = vec![Part::Host, Part::Modules, Part::Proxmox, Part::Containers];
-    parts.extend(how.full.then_some(Part::Slow));
+    parts.extend(asked.full.then_some(Part::Slow));
+    parts.extend(more);
     for part in parts {
         let within = if part == Part::Slow { SLOW_WITHIN } else { WITHIN };
         match host.kernel.texts(part, within) {
@@ -84,12 +91,6 @@ pub(crate) fn facts(host: &mut Session, how: &Check) -> Result<Facts, Error> {
     }
     // What is wrong with the mappings is said where they are looked for.
     let cluster = host.cluster().unwrap_or_default();
-    let asked = Asked {
-        vm: how.vm,
-        ct: how.ct,
-        full: how.full,
-        root: !host.root.is_real() || nix::unistd::geteuid().is_root(),
-    };
     let lent = Lent { records, unreadable };
     Ok(Facts::of(snapshot, texts, settings, cluster, lent, asked))
 }

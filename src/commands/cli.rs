@@ -73,7 +73,7 @@ impl std::fmt::Display for Phase {
     version,
     arg_required_else_help = true,
     after_help = "As a hookscript Proxmox calls it with VMID and PHASE:\n  \
-                  qm set 111 --hookscript local:snippets/gpu-handoff\n  \
+                  gpu-handoff attach 111           gives VM 111 the hook\n  \
                   gpu-handoff 111 pre-start        the same by hand, to try it\n\n\
                   Exit status: 0 done or nothing to do, 1 failed and the host is as it was,\n\
                   2 usage, 3 refused and nothing changed (check: something is a FAIL),\n\
@@ -125,6 +125,10 @@ pub enum Command {
     Recover(Recover),
     /// Make the host ready for handoffs: shows what would be changed; --apply does it
     Prepare(Prepare),
+    /// Give a VM or container the hook, and a GPU: shows the command, and asks
+    Attach(Attach),
+    /// Take the hook away from a VM or container: shows the command, and asks
+    Detach(Detach),
     /// Past handoffs with the time each took; -v shows the time of each step
     History(History),
     /// Whether this host is ready: what is in the way of handoffs, and what mends it
@@ -207,6 +211,46 @@ pub struct Prepare {
     /// Take back what --apply has changed, and nothing else
     #[arg(long)]
     pub revert: bool,
+}
+
+/// What `attach` sets.
+#[derive(Clone, Debug, Args)]
+pub struct Attach {
+    /// The VM or container
+    #[arg(value_name = "VMID")]
+    pub id: VmId,
+    /// Give it this GPU, too, as a whole card: address, index in bus order, or UUID; may be repeated
+    #[arg(long, value_name = "GPU")]
+    pub gpu: Vec<String>,
+    /// The first of them is the VM's primary display (x-vga=1)
+    #[arg(long, requires = "gpu")]
+    pub primary_gpu: bool,
+    /// By a resource mapping of exactly that card; where the cluster has more nodes and a mapping, that is so anyway
+    #[arg(long, requires = "gpu")]
+    pub mapping: bool,
+    /// Have what uses the GPU now stopped while the VM runs, and started again: /etc/gpu-handoff/conf.d/VMID.toml
+    #[arg(long)]
+    pub accept_policies: bool,
+    /// Ask nothing
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// What `detach` takes away.
+#[derive(Clone, Debug, Args)]
+pub struct Detach {
+    /// The VM or container
+    #[arg(value_name = "VMID", required_unless_present = "all")]
+    pub id: Option<VmId>,
+    /// Every VM and container of this node that has the hook
+    #[arg(long, conflicts_with = "id")]
+    pub all: bool,
+    /// The lines that attach would have set for this GPU, too, or for "all"; may be repeated
+    #[arg(long, value_name = "GPU")]
+    pub gpu: Vec<String>,
+    /// Ask nothing
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// What `check` looks at.
@@ -393,13 +437,26 @@ mod tests {
             "report",
             "report --output x.tar.gz",
             "report --replay x.tar.gz --vm 111 plan",
+            "attach 111",
+            "attach 111 --gpu 0 --gpu 02:00 --primary-gpu --mapping -y",
+            "detach 104 -n",
+            "detach --all --gpu all --yes",
         ] {
             assert!(matches!(parse(words), Ok(Request::Command(_))), "{words}");
         }
         assert!(parse("to_vfio --gpu 0 --vm 111").is_err());
         assert!(parse("handoff nowhere").is_err());
-        assert!(parse("prepare --apply --revert").is_err());
-        assert!(parse("report --vm 111").is_err());
-        assert!(parse("report plan").is_err());
+        for words in [
+            "prepare --apply --revert",
+            "report --vm 111",
+            "report plan",
+            "attach",
+            "attach 99",
+            "attach 111 --mapping",
+            "detach",
+            "detach 111 --all",
+        ] {
+            assert!(parse(words).is_err(), "{words}");
+        }
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! A command reads what it needs through [`crate::run`], has it decided and done, and says what came of it.
 
+pub mod attach; // a guest is given the hook
 mod by_hand; // to_vfio, to_nvidia
 mod check; // whether the host is ready
 pub mod cli; // arguments -> a request
 mod container; // what the hook does for a container
+pub mod detach; // a guest loses the hook
 mod free; // what others have wedged
+pub mod guests; // what these two have in common
 mod history; // what was done so far
 mod holders; // who uses a GPU, and what becomes of each
 pub mod hook; // what each phase of a VM does
@@ -56,6 +59,8 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
             None => report::run(cli, how),
         },
         Command::Prepare(how) => prepare::run(&mut Session::real(), cli, how),
+        Command::Attach(how) => attach::attach(&mut guests::Real::new(), cli, how),
+        Command::Detach(how) => detach::detach(&mut guests::Real::new(), cli, how),
         Command::Watch { vmid } => watch::run(*vmid),
         Command::Tell { asked_by } => tell::run(asked_by),
     }

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use crate::base::root::Root;
 use crate::base::vmid::VmId;
-use crate::check::facts::Facts;
+use crate::check::facts::{Asked, Facts};
 use crate::check::report;
 use crate::commands::check::facts;
-use crate::commands::cli::{Check, Cli, Replayed, Report, Target};
+use crate::commands::cli::{Cli, Replayed, Report, Target};
 use crate::commands::plan::planned;
 use crate::model::error::Error;
 use crate::output::check;
@@ -39,7 +39,13 @@ pub(crate) fn run(cli: &Cli, how: &Report, archive: &Path) -> Result<(), Error> 
 /// # Errors
 /// Where it cannot be looked at.
 pub fn answers(host: &mut Session, json: bool, vm: Option<VmId>, only: Option<Replayed>) -> Result<Answers, Error> {
-    let facts = facts(host, &Check { vm, ..Check::default() })?;
+    // What only root can see is in it.
+    let asked = Asked {
+        vm,
+        root: true,
+        ..Asked::default()
+    };
+    let facts = facts(host, asked, &[])?;
     let mut answers = Answers::new();
     if only != Some(Replayed::Plan) {
         answers.push(checked(&facts, json)?);

@@ -17,10 +17,10 @@ use crate::base::clock;
 use crate::base::program;
 use crate::base::recording;
 use crate::base::root::Root;
-use crate::check::facts::Facts;
+use crate::check::facts::{Asked, Facts};
 use crate::check::line::{Kind, Line};
 use crate::commands::check::facts;
-use crate::commands::cli::{Check, Cli, Status};
+use crate::commands::cli::{Cli, Status};
 use crate::commands::replay::{checked, plan_of, with_gpu};
 use crate::commands::status::screen;
 use crate::model::error::{Error, chain};
@@ -178,7 +178,11 @@ pub fn packed(host: &mut Session, name: &str, time: u64) -> Result<Packed, Error
     let status = screen(host, true, &Status::default(), Style::terminal());
     report.files.push(file("status.json", status.map(|screen| screen.text)));
     keep(host, &mut report);
-    let found = facts(host, &Check::default());
+    let asked = Asked {
+        root: true,
+        ..Asked::default()
+    };
+    let found = facts(host, asked, &[]);
     keep(host, &mut report);
     match &found {
         Ok(facts) => {

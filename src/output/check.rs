@@ -92,6 +92,18 @@ pub fn shown(report: &Report) -> All<'_> {
     }
 }
 
+/// The findings of this level and worse.
+pub fn findings(report: &Report, least: Level) -> Vec<Shown<'_>> {
+    let mut all = shown(report).findings;
+    all.retain(|one| one.finding.level >= least);
+    all
+}
+
+/// The same for people.
+pub fn findings_text(findings: &[Shown<'_>]) -> String {
+    findings.iter().map(|one| line(one.id, one.finding)).collect()
+}
+
 /// What `check` prints (the form: pve-manager, PVE/CLI/pve8to9.pm).
 pub fn text(report: &Report) -> String {
     let mut text = String::new();

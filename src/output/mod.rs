@@ -2,6 +2,7 @@
 //!
 //! Texts are made from values; nothing here looks anything up.
 
+pub mod attach; // what attach and detach would do
 pub mod check; // whether the host is ready
 pub mod card_state; // whose a card is, in a word
 pub mod groups; // IOMMU groups

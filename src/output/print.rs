@@ -22,8 +22,7 @@ pub fn shown<T: Serialize>(json: bool, value: &T, text: impl Fn() -> String) -> 
     if !json {
         return Ok(text());
     }
-    let json = serde_json::to_string_pretty(value).map_err(io::Error::from);
-    Ok(json.map_err(|e| Error::io("writing JSON", e))? + "\n")
+    json_text(value)
 }
 
 /// Prints a result.
@@ -32,6 +31,15 @@ pub fn shown<T: Serialize>(json: bool, value: &T, text: impl Fn() -> String) -> 
 /// Those of writing.
 pub fn print_text(text: &str) -> Result<(), Error> {
     out(text).map_err(|e| Error::io("writing to stdout", e))
+}
+
+/// A value as JSON, as it is printed.
+///
+/// # Errors
+/// Those of making it.
+pub fn json_text<T: Serialize>(value: &T) -> Result<String, Error> {
+    let json = serde_json::to_string_pretty(value).map_err(io::Error::from);
+    Ok(json.map_err(|e| Error::io("writing JSON", e))? + "\n")
 }
 
 /// A value as JSON on one line, for who reads one after the other.

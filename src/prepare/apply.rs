@@ -15,7 +15,7 @@ use crate::base::text::{foreign, join};
 use crate::model::error::Error;
 use crate::model::refusal::{Reason, Refusal};
 use crate::prepare::changes::Change;
-use crate::prepare::effects::Effects;
+use crate::prepare::effects::{Effects, PROGRAM};
 use crate::prepare::journal::{Command, DIR, Doing, Entry, Journal};
 
 /// What a run has led to.
@@ -227,7 +227,7 @@ pub(crate) fn run_due(effects: &mut dyn Effects, journal: &mut Journal) -> Resul
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         info!("running '{}'", words.join(" "));
         let result = match effects.has(words[0]) {
-            true => effects.run(&words),
+            true => effects.run(&words, PROGRAM),
             false => Err("is not on this host".to_owned()),
         };
         if let Err(why) = result {

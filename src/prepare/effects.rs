@@ -136,11 +136,11 @@ pub trait Effects: Debug {
             .any(|dir| self.root().exists(format!("{dir}/{program}")))
     }
 
-    /// Runs a program to its end.
+    /// Runs a program to its end, or to that of the time it has.
     ///
     /// # Errors
-    /// Why it has not ended well, as the rest of a sentence.
-    fn run(&mut self, words: &[&str]) -> Result<(), String>;
+    /// Why it has not ended well, as the rest of a sentence, with the last that it said.
+    fn run(&mut self, words: &[&str], within: Duration) -> Result<(), String>;
 }
 
 /// This host.
@@ -183,7 +183,15 @@ impl Effects for Host {
         let _ = fs::remove_dir(self.root.path(dir));
     }
 
-    fn run(&mut self, words: &[&str]) -> Result<(), String> {
-        run(words, PROGRAM, |line| info!("{}: {}", words[0], harmless(line, LINE)))
+    fn run(&mut self, words: &[&str], within: Duration) -> Result<(), String> {
+        let mut last = String::new();
+        let ended = run(words, within, |line| {
+            last = harmless(line, LINE);
+            info!("{}: {last}", words[0]);
+        });
+        ended.map_err(|why| match last.is_empty() {
+            true => why,
+            false => format!("{why}: {last}"),
+        })
     }
 }

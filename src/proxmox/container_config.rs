@@ -19,7 +19,7 @@ use crate::proxmox::grammar::values::is_config_id;
 use crate::proxmox::vm_config::is_snapstate;
 
 /// How many devN and mpN a container may have.
-const MAX_ENTRIES: u16 = 256;
+pub(crate) const MAX_ENTRIES: u16 = 256;
 
 /// A line of the current section through which a container may get at a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -90,6 +90,11 @@ impl Mappings {
         self.known.get(name)
     }
 
+    /// Their names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.known.keys().map(String::as_str)
+    }
+
     /// The lines of a mapping's section that Proxmox skips, as far as this grammar goes: a later version may know what
     /// they say.
     pub fn ignored(&self, name: &str) -> &[Value] {

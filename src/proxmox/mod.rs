@@ -12,6 +12,7 @@ pub mod mappings; // resource mappings
 pub mod reservations; // which VM has which device reserved
 pub mod resolve; // the functions an entry means
 pub mod start_error; // why Proxmox will not start a VM
+pub mod storages; // where hookscripts lie
 pub mod unreadable; // the error of this wing
 pub mod vm_config; // a VM's config file
 

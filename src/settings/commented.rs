@@ -13,9 +13,11 @@ const HEAD: &str = "Settings of gpu-handoff. Every one is optional. Here each st
                     without a blank behind it: take that away and change the value.";
 
 const ORDER: &str = "Files in /etc/gpu-handoff/conf.d/*.toml are read after this one, by their names; of a setting that is \
-                     given twice the later one counts, and what a VM's own section says counts more. 'gpu-handoff plan' \
-                     shows each setting with its value and where it came from. What is not understood refuses the way \
-                     out, never the way home: what was in force when a GPU left holds for its way home, too.";
+                     given twice the later one counts, and what a VM's own section says counts more. A file that is called by \
+                     a VM's number, as conf.d/111.toml, is for that VM alone, without a section, and counts most: 'gpu-handoff \
+                     attach' writes such ones. 'gpu-handoff plan' shows each setting with its value and where it came from. \
+                     What is not understood refuses the way out, never the way home: what was in force when a GPU left \
+                     holds for its way home, too.";
 
 const VM: &str =
     "Any of the settings above for one VM, by its number. Take the '#' away from the line with the number, too.";

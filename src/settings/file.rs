@@ -1,4 +1,5 @@
-//! Reading the settings: /etc/gpu-handoff/config.toml and conf.d/*.toml, every key optional, with a section per VM.
+//! Reading the settings: /etc/gpu-handoff/config.toml and conf.d/*.toml, every key optional, with a section per VM. A file
+//! of conf.d that is called by a VM's number, as conf.d/111.toml, is such a section by itself.
 //!
 //! ```toml
 //! on-backup = "if-free"
@@ -27,6 +28,17 @@ use crate::settings::values::{Reset, Settings};
 /// The directory of our settings.
 const DIR: &str = "/etc/gpu-handoff";
 
+/// The file of settings of one VM alone.
+pub fn of_vm(vmid: VmId) -> String {
+    format!("{DIR}/conf.d/{vmid}.toml")
+}
+
+/// The VM whose own file it is.
+fn whose(path: &str) -> Option<VmId> {
+    let name = path.strip_prefix(DIR)?.strip_prefix("/conf.d/")?;
+    name.strip_suffix(".toml")?.parse().ok()
+}
+
 /// Something in the settings that is not understood, or cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}{}", .hint.as_ref().map(|hint| format!(". Hint: {hint}")).unwrap_or_default())]
@@ -44,7 +56,7 @@ impl From<String> for NotUnderstood {
 }
 
 /// Reads the settings for a VM, or those of no VM in particular: config.toml, then conf.d in the order of the names;
-/// of a key given twice the later one counts, and a VM's section counts more than the rest.
+/// of a key given twice the later one counts, a VM's section counts more than the rest, and its own file most.
 ///
 /// # Errors
 /// A sentence for the first thing that is not understood, with its file and line.
@@ -66,13 +78,16 @@ pub fn load(root: &Root, vmid: Option<VmId>) -> Result<Settings, NotUnderstood> 
         }
     }
     let mut settings = Settings::default();
-    let mut own = Vec::new();
+    let (mut own, mut last) = (Vec::new(), Vec::new());
     for (path, text) in &all {
         let file = File { path, text };
         let table = DeTable::parse(text).map_err(|e| file.error(e.span().unwrap_or(0..0).start, e.message()))?;
-        file.apply(&mut settings, table.get_ref(), "", vmid, &mut own)?;
+        match whose(path) {
+            None => file.apply(&mut settings, table.get_ref(), "", vmid, &mut own)?,
+            Some(id) => file.of_one(table.get_ref(), Some(id) == vmid, &mut last)?,
+        }
     }
-    for (key, value, at) in own {
+    for (key, value, at) in own.into_iter().chain(last) {
         settings
             .set(&key, &value)
             .map_err(|why| format!("{at}: {key}: {why}"))?;
@@ -181,11 +196,21 @@ impl<'a> File<'a> {
             };
             let id = name.get_ref().parse::<VmId>();
             let id = id.map_err(|_| self.error(start, &format!("'{}' is not a VM id", foreign(name.get_ref()))))?;
-            let mut probe = Settings::default();
-            self.apply(&mut probe, table, "", None, &mut Vec::new())?;
-            if Some(id) == vmid {
-                self.collect(table, "", own);
-            }
+            self.of_one(table, Some(id) == vmid, own)?;
+        }
+        Ok(())
+    }
+
+    /// The settings of one VM, checked whichever that is; collected where it is the one that is asked about.
+    fn of_one(&self, table: &DeTable<'a>, is_asked: bool, own: &mut Vec<Own<'a>>) -> Result<(), NotUnderstood> {
+        let for_all = |name: &&Spanned<std::borrow::Cow<'_, str>>| ["vm", "device"].contains(&name.get_ref().as_ref());
+        if let Some(name) = table.keys().find(for_all) {
+            let why = format!("{}: it cannot be set for one VM alone", name.get_ref());
+            return Err(self.error(name.span().start, &why));
+        }
+        self.apply(&mut Settings::default(), table, "", None, &mut Vec::new())?;
+        if is_asked {
+            self.collect(table, "", own);
         }
         Ok(())
     }
@@ -293,6 +318,41 @@ mod tests {
                 "/etc/gpu-handoff/conf.d/50-more.toml:1"
             )
         );
+    }
+
+    #[test]
+    fn a_file_called_by_a_vms_number_is_of_that_vm_alone_and_counts_most() {
+        let files = [
+            (
+                "config.toml",
+                "services = \"a\"\n[vm.111]\nservices = \"b\"\nway = \"unbind\"\n",
+            ),
+            ("conf.d/111.toml", "\nservices = \"c\"\ndeadlines.unit = 9\n"),
+            ("conf.d/50-more.toml", "[vm.111]\nservices = \"d\"\n"),
+        ];
+        let (own, others) = (load_files(&files, Some("111")), load_files(&files, Some("112")));
+        let own = own.unwrap();
+        assert!(own.services.names("c.service"), "{:?}", own.services);
+        assert_eq!(own.origins["services"], "/etc/gpu-handoff/conf.d/111.toml:2");
+        assert_eq!(own.origins["way"], "/etc/gpu-handoff/config.toml:4");
+        assert_eq!(own.budgets.unit, Duration::from_secs(9));
+        assert!(others.unwrap().services.names("a.service"));
+        assert!(load_files(&files, None).unwrap().services.names("a.service"));
+        // One of another VM is not to come out on the night that VM starts.
+        for (text, message) in [
+            (
+                "\nservice = \"x\"\n",
+                "2: there is no setting 'service'. Hint: the nearest one is 'services'",
+            ),
+            ("[vm.112]\n", "1: vm: it cannot be set for one VM alone"),
+            (
+                "[[device]]\nids = \"2b85\"\n",
+                "1: device: it cannot be set for one VM alone",
+            ),
+        ] {
+            let error = load_files(&[("conf.d/112.toml", text)], Some("111")).unwrap_err();
+            assert_eq!(error.to_string(), format!("/etc/gpu-handoff/conf.d/112.toml:{message}"));
+        }
     }
 
     #[test]

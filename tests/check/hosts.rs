@@ -220,7 +220,13 @@ pub fn facts(host: &Host, ask: &Ask) -> Facts {
     let settings = file::load(root, number(ask.vm)).map_err(|e| e.to_string());
     let asked_units = clients::to_ask(&snapshot, &gpus, &[], settings.as_ref().unwrap_or(&Default::default()));
     snapshot.units = unit_states::read(root, &asked_units);
-    let mut parts = vec![Part::Host, Part::Modules, Part::Proxmox, Part::Containers];
+    let mut parts = vec![
+        Part::Host,
+        Part::Modules,
+        Part::Proxmox,
+        Part::Containers,
+        Part::Snippets,
+    ];
     parts.extend(ask.full.then_some(Part::Slow));
     let mut texts = Texts::default();
     for part in parts {

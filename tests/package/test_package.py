@@ -65,6 +65,7 @@ FILES = """
 /usr/share/doc/gpu-handoff/guest-probe/probe.ps1 644
 /usr/share/doc/gpu-handoff/guest-probe/probe.sh 644
 /usr/share/doc/gpu-handoff/schemas/README.md 644
+/usr/share/doc/gpu-handoff/schemas/attach.json 644
 /usr/share/doc/gpu-handoff/schemas/check.json 644
 /usr/share/doc/gpu-handoff/schemas/groups.json 644
 /usr/share/doc/gpu-handoff/schemas/history.json 644

@@ -192,12 +192,13 @@ class Scripts(unittest.TestCase):
     def test_an_upgrade_detaches_nobody_and_keeps_settings_state_and_the_administrators_choice(self) -> None:
         self.on_a_machine("""
             do_dpkg --install /old.deb; vm 111 local:snippets/gpu-handoff; echo 'gate = "off"' >>/etc/gpu-handoff/config.toml
-            mkdir /etc/gpu-handoff/conf.d; echo 'way = "unbind"' >/etc/gpu-handoff/conf.d/mine.toml
+            mkdir -p /etc/gpu-handoff/conf.d; echo 'way = "unbind"' >/etc/gpu-handoff/conf.d/mine.toml
             mkdir -p /run/gpu-handoff; echo '{}' >/run/gpu-handoff/vm-111.json; echo '{}' >/var/lib/gpu-handoff/history.jsonl
             wanted=/etc/systemd/system/multi-user.target.wants/gpu-handoff-recover.service; rm $wanted
             install
             [ ! -e /lab/called ] || die "detached"; [ -e /run/gpu-handoff/vm-111.json ] || die "the record"
             grep -q '^gate' /etc/gpu-handoff/config.toml || die "settings"; [ -e /var/lib/gpu-handoff/history.jsonl ] || die "history"
+            [ -d /etc/gpu-handoff/conf.d ] || die "no folder for the settings of one VM"
             [ ! -e $wanted ] || die "enabled again"; is "$(readlink $link)" /usr/sbin/gpu-handoff "the link"
             do_dpkg --purge gpu-handoff; says "vm-111.json: this GPU stays on vfio-pci until the host restarts"
             [ -e /run/gpu-handoff/vm-111.json ] || die "the record of a GPU that is out is gone"

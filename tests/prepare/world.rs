@@ -7,6 +7,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use gpu_handoff::base::root::Root;
 use gpu_handoff::model::error::Error;
@@ -130,7 +131,7 @@ impl Effects for World {
         !self.missing.contains(&program)
     }
 
-    fn run(&mut self, words: &[&str]) -> Result<(), String> {
+    fn run(&mut self, words: &[&str], _: Duration) -> Result<(), String> {
         let fault = self.now();
         if fault == Some(Fault::Fails) || self.failing == Some(words[0]) {
             return Err("failed (exit status: 1)".to_owned());

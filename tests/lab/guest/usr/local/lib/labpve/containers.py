@@ -18,6 +18,7 @@ from . import config as vmconfig
 from .cli import arguments
 from .hooks import exec_hookscript
 from .paths import PVE, Died, node_name, read, say, warn, write
+from .storage import check_hookscript
 
 LOCKS = "/run/lock/lxc"
 CGROUP = "/sys/fs/cgroup/lxc"
@@ -193,16 +194,23 @@ def enter(ctid, command):
 
 
 def set_(ctid, words):
-    """`pct set CTID --hookscript VOLUME | --delete hookscript`: at once, also while it runs [CT LXC/Config.pm LXC_FASTPLUG_OPTIONS]."""
+    """`pct set CTID --hookscript VOLUME --devN NODE --delete KEYS`: at once, also while it runs [CT LXC/Config.pm LXC_FASTPLUG_OPTIONS].
+
+    lab: a devN that goes while it runs does not wait in [pve:pending].
+    """
     text = read(config_path(ctid))
-    if text is None or words[0] not in ("--hookscript", "--delete"):
+    changes = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2]))
+    if text is None or not all(re.fullmatch(r"hookscript|delete|dev\d+", key) for key in changes):
         raise Died(f"400 unable to parse option, or no container {ctid}")
     if "lock" in Config(text).values:
         raise Died(f"CT is locked ({Config(text).values['lock']})")     # [GC AbstractConfig.pm check_lock]
+    if "hookscript" in changes:
+        check_hookscript(changes["hookscript"])
     head, *rest = re.split(r"(?m)^(?=\[)", text, maxsplit=1)
-    head = re.sub(r"(?m)^hookscript:.*\n", "", head)
-    if words[0] == "--hookscript":
-        head = head.rstrip("\n") + f"\nhookscript: {words[1]}\n"
+    gone = [key for key in changes.pop("delete", "").split(",") if key]
+    for key in [*gone, *changes]:
+        head = re.sub(rf"(?m)^{key}:.*\n", "", head)
+    head = head.rstrip("\n") + "\n" + "".join(f"{key}: {value}\n" for key, value in changes.items())
     write(config_path(ctid), head + "".join(rest))
     return 0
 
