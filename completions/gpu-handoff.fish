@@ -57,8 +57,11 @@ complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "status" -d 
 complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "holders" -d 'Who uses a GPU, and what a handoff would do to each'
 complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "recover" -d 'Bring every stranded GPU home, or say why not'
 complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "prepare" -d 'Make the host ready for handoffs: shows what would be changed; --apply does it'
+complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "attach" -d 'Give a VM or container the hook, and a GPU: shows the command, and asks'
+complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "detach" -d 'Take the hook away from a VM or container: shows the command, and asks'
 complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "history" -d 'Past handoffs with the time each took; -v shows the time of each step'
 complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "check" -d 'Whether this host is ready: what is in the way of handoffs, and what mends it'
+complete -c gpu-handoff -n "__fish_gpu_handoff_needs_command" -f -a "report" -d 'One archive for a bug report: this host as the program sees it, secrets left out'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand to_vfio" -l vm -d 'The GPUs of this VM\'s hostpci lines' -r -f -a "(__gpu_handoff_vms)"
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand to_vfio" -l gpu -d 'One GPU: address (0000:01:00.0, 01:00), index in bus order, or UUID while it is home' -r -f -a "(__gpu_handoff_gpus)"
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand to_vfio" -s n -l dry-run -d 'Show what would be done and why, touch nothing'
@@ -119,6 +122,24 @@ complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand prepare" -l json
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand prepare" -s q -l quiet -d 'Only warnings and errors'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand prepare" -s v -l verbose -d 'Say why things are decided'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand prepare" -s h -l help -d 'Print help'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -l gpu -d 'Give it this GPU, too, as a whole card: address, index in bus order, or UUID; may be repeated' -r -f -a "(__gpu_handoff_gpus)"
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -l primary-gpu -d 'The first of them is the VM\'s primary display (x-vga=1)'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -l mapping -d 'By a resource mapping of exactly that card; where the cluster has more nodes and a mapping, that is so anyway'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -l accept-policies -d 'Have what uses the GPU now stopped while the VM runs, and started again: /etc/gpu-handoff/conf.d/VMID.toml'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -s y -l yes -d 'Ask nothing'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -s n -l dry-run -d 'Show what would be done and why, touch nothing'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -l json -d 'Print JSON instead of text, where anything is printed'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -s q -l quiet -d 'Only warnings and errors'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -s v -l verbose -d 'Say why things are decided'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -s h -l help -d 'Print help'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -l gpu -d 'The lines that attach would have set for this GPU, too, or for "all"; may be repeated' -r -f -a "(__gpu_handoff_gpus)"
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -l all -d 'Every VM and container of this node that has the hook'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -s y -l yes -d 'Ask nothing'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -s n -l dry-run -d 'Show what would be done and why, touch nothing'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -l json -d 'Print JSON instead of text, where anything is printed'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -s q -l quiet -d 'Only warnings and errors'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -s v -l verbose -d 'Say why things are decided'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -s h -l help -d 'Print help'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand history" -l vm -d 'Only those of this VM' -r -f -a "(__gpu_handoff_vms)"
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand history" -l since -d 'Only those since then: 2026-11-21, "2026-11-21 08:00" (UTC), or 90m, 12h, 7d ago' -r -f
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand history" -s n -l dry-run -d 'Show what would be done and why, touch nothing'
@@ -238,3 +259,12 @@ complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand check" -l json -
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand check" -s q -l quiet -d 'Only warnings and errors'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand check" -s v -l verbose -d 'Say why things are decided'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand check" -s h -l help -d 'Print help'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -s o -l output -d 'Write it there; nothing is overwritten' -r -F
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -l replay -d 'Run check and plan on the host of this report' -r -F
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -l vm -d 'Of all its VMs only this one' -r -f -a "(__gpu_handoff_vms)"
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -l list -d 'Only list what would be in it'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -s n -l dry-run -d 'Show what would be done and why, touch nothing'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -l json -d 'Print JSON instead of text, where anything is printed'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -s q -l quiet -d 'Only warnings and errors'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -s v -l verbose -d 'Say why things are decided'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -224,7 +224,7 @@ fn run(process: &mut Process) -> Option<String> {
 /// What is typed, as bash has it in words, and what it offers then.
 const TYPED: [(&[&str], &[&str]); 12] = [
     (&["st"], &["status"]),
-    (&["re"], &["recover"]),
+    (&["re"], &["recover", "report"]),
     (&["plan", "--vm", ""], &["111", "1200"]),
     (&["plan", "--vm", "12"], &["1200"]),
     (&["check", "--ct", ""], &["104"]),

@@ -133,7 +133,10 @@ pub fn lines(facts: &Facts, vm: Name, accepted: &[&Offer]) -> Vec<(&'static str,
             .strip_prefix(&of_vm(vm.id))
             .is_some_and(|rest| rest.starts_with(':'));
         if let (Services::Also(before), "services", false) = (&settings.services, key, now.is_empty()) {
-            now.splice(0..0, before.iter().map(String::as_str));
+            // One that is named already is offered again where that was not enough.
+            let known: Vec<&str> = before.iter().map(String::as_str).collect();
+            now.retain(|name| !known.contains(name));
+            now.splice(0..0, known);
         }
         match now.is_empty() {
             false => lines.push((key, now.join(" "))),
