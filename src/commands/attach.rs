@@ -49,12 +49,13 @@ pub fn attach(host: &mut dyn Host, cli: &Cli, how: &Attach) -> Result<(), Error>
     }
     if !offers.is_empty() && own_file::look(host.effects(), name.id)? == Whose::Others {
         let all: Vec<&Offer> = offers.iter().collect();
+        let mut lines = offers::lines(&facts, name, &all);
+        // What it says besides stays as it is.
+        lines.retain(|(key, _)| offers.iter().any(|o| o.key == *key));
         let why = format!(
             "{} is somebody's own. Hint: add this to it: {}",
             of_vm(name.id),
-            offers::toml(&offers::lines(&facts, name, &all))
-                .trim_end()
-                .replace('\n', ", ")
+            offers::toml(&lines).trim_end().replace('\n', ", ")
         );
         if how.accept_policies {
             return Err(refused(vec![because(why)]));
