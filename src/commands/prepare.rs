@@ -65,7 +65,10 @@ fn alone(host: &mut Session, who: &str) -> Result<Guard, Error> {
     let wait = |fd: BorrowedFd<'_>, within| kernel.wait(&[fd], within) == [true];
     let locked = Store::at(LOCK_DIR).lock_with(who, within, wait);
     host.not_interrupted()?;
-    locked.map_err(|e| not_locked(e, within))
+    let guard = locked.map_err(|e| not_locked(e, within))?;
+    // One that makes an initramfs goes on where we are killed: two of them would write one file.
+    guard.pass_on().map_err(|e| Error::io("passing the lock on", e))?;
+    Ok(guard)
 }
 
 /// What this host needs, and what else is to be said of it.

@@ -73,7 +73,14 @@ pub trait Effects: Debug {
         let root = fs::canonicalize(self.root().path("/"))?;
         let path = self.root().path(file);
         let path = match fs::symlink_metadata(&path) {
-            Ok(_) => fs::canonicalize(&path)?,
+            Ok(_) => {
+                let real = fs::canonicalize(&path)?;
+                // What is masked leads to /dev/null, and a rename would put a file in its place.
+                if !fs::metadata(&real)?.is_file() {
+                    return Err(io::Error::other("it leads to no regular file"));
+                }
+                real
+            }
             Err(_) => {
                 let (dir, name) = (path.parent(), path.file_name());
                 let (Some(dir), Some(name)) = (dir, name) else {

@@ -62,7 +62,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Guard {
     store: Store,
-    _lock: File,
+    lock: File,
 }
 
 /// Why the lock was not had.
@@ -147,7 +147,7 @@ impl Store {
                     .and_then(|()| lock.set_len(name.len() as u64));
                 Ok(Guard {
                     store: self.clone(),
-                    _lock: lock,
+                    lock,
                 })
             }
             Err(_) => {
@@ -266,6 +266,15 @@ pub trait Ledger {
 }
 
 impl Guard {
+    /// From now on programs that are started have the lock as well, until the last of them has ended (flock(2): it is the open
+    /// file's): for what goes on without us, and must not be begun a second time meanwhile.
+    ///
+    /// # Errors
+    /// fcntl's.
+    pub fn pass_on(&self) -> io::Result<()> {
+        Ok(rustix::io::fcntl_setfd(&self.lock, rustix::io::FdFlags::empty())?)
+    }
+
     /// Keeps room for the records of a handoff, whatever else fills the file system meanwhile.
     ///
     /// # Errors
@@ -350,6 +359,26 @@ mod tests {
         let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
         record.taken.push(Taken::on_nvidia("0000:01:00.0".parse().unwrap()));
         record
+    }
+
+    #[test]
+    fn a_lock_that_is_passed_on_is_held_until_the_last_program_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path());
+        for passes in [false, true] {
+            let guard = store.lock("the first", Duration::from_secs(60)).unwrap();
+            if passes {
+                guard.pass_on().unwrap();
+            }
+            let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+            drop(guard);
+            let second = store.lock("the second", Duration::from_millis(100));
+            assert_eq!(second.is_err(), passes);
+            drop(second);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            drop(store.lock("the third", Duration::from_secs(60)).unwrap());
+        }
     }
 
     #[test]

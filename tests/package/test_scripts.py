@@ -158,6 +158,26 @@ class Scripts(unittest.TestCase):
         """)
         self.assertEqual(self.left(), set())
 
+    def test_where_even_that_cannot_be_written_a_link_to_true_stays(self) -> None:
+        self.on_a_machine("""
+            install; vm 111 local:snippets/gpu-handoff; echo 'no quorum' >/lab/fails-111
+            printf '#!/bin/sh\ncase "$*" in *snippets/removed*) exit 1;; esac\nexec /bin/cp "$@"\n' >/usr/local/sbin/cp; chmod 755 /usr/local/sbin/cp
+            do_dpkg --remove gpu-handoff; rm /usr/local/sbin/cp
+            says "leads to /bin/true now"; $link 111 pre-start || die "it does not start"
+            install; is "$(readlink $link)" /usr/sbin/gpu-handoff "installed anew"
+            rm /lab/fails-111; qm set 111 --delete hookscript; do_dpkg --purge gpu-handoff; [ ! -L $link ] || die "it stays for nobody"
+        """)
+        self.assertEqual(self.left(), set())
+
+    def test_a_guest_of_another_node_that_may_come_here_keeps_the_hook(self) -> None:
+        self.on_a_machine("""
+            install; mkdir -p /etc/pve/nodes/b/qemu-server; echo 'hookscript: local:snippets/gpu-handoff' >/etc/pve/nodes/b/qemu-server/120.conf
+            ln -s /usr/sbin/gpu-handoff $link.new; do_dpkg --remove gpu-handoff; says "$link stays, and does nothing"
+            [ ! -L $link ] || die "the link leads nowhere"; $link 120 pre-start 2>/dev/null || die "it does not start"
+            rm -r /etc/pve/nodes/b $link.new; do_dpkg --purge gpu-handoff; [ ! -e $link ] || die "it stays for nobody"
+        """)
+        self.assertEqual(self.left(), set())
+
     def test_what_cannot_be_detached_starts_with_a_hook_that_does_nothing(self) -> None:
         self.on_a_machine("""
             install; vm 111 local:snippets/gpu-handoff; echo 'VM is locked (backup)' >/lab/fails-111
