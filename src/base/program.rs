@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 
+use crate::base::text::{foreign, one_line};
 use crate::base::wait::{await_one, pidfds, poll_readable};
 
 /// Most of a program's answer that is kept, bytes.
@@ -33,7 +34,16 @@ pub(crate) fn ask(words: &[&str], within: Duration) -> Result<(bool, String), St
     ask_with(words, None, within)
 }
 
-/// The same for a program that reads this from stdin. It is no longer than what a pipe holds (pipe(7), 64 KiB), so that
+/// The same for what the program does.
+///
+/// # Errors
+/// What it said where it did not end with 0, on one line.
+pub(crate) fn ask_to(words: &[&str], within: Duration) -> Result<(), String> {
+    let (ok, said) = ask(words, within)?;
+    if ok { Ok(()) } else { Err(foreign(&one_line(&said))) }
+}
+
+/// As [`ask`], for a program that reads this from stdin. It is no longer than what a pipe holds (pipe(7), 64 KiB), so that
 /// nobody waits for a program that does not read.
 pub(crate) fn ask_with(words: &[&str], input: Option<&[u8]>, within: Duration) -> Result<(bool, String), String> {
     let cannot = |e| format!("{} cannot be run: {e}", words[0]);

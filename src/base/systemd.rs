@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tracing::{debug, info};
 
-use crate::base::program::ask;
-use crate::base::text::{foreign, one_line};
+use crate::base::program::{ask, ask_to};
 use crate::base::vmid::VmId;
 
 /// How long systemd gets for an answer.
@@ -30,8 +29,7 @@ pub fn watch(vmid: VmId) -> Result<(), String> {
         return Err("systemd is not running".to_owned());
     }
     let unit = format!("gpu-handoff-watch@{vmid}.service");
-    let (ok, said) = ask(&["systemctl", "restart", "--no-block", &unit], WITHIN)?;
-    if ok { Ok(()) } else { Err(foreign(&one_line(&said))) }
+    ask_to(&["systemctl", "restart", "--no-block", &unit], WITHIN)
 }
 
 /// What stands between who asks and a VM's number in the name of an instance of `gpu-handoff-tell@.service`.
@@ -49,8 +47,7 @@ pub fn tell(abandoned: Option<VmId>) -> Result<(), String> {
     }
     let about = abandoned.map_or(String::new(), |vmid| format!("{ABANDONED}{vmid}"));
     let unit = format!("gpu-handoff-tell@{}{about}.service", std::process::id());
-    let (ok, said) = ask(&["systemctl", "start", "--no-block", &unit], WITHIN)?;
-    if ok { Ok(()) } else { Err(foreign(&one_line(&said))) }
+    ask_to(&["systemctl", "start", "--no-block", &unit], WITHIN)
 }
 
 /// Runs the unit that brings a VM's GPU home, to its end. Whether it ended well.

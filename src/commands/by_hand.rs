@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::base::program::ask;
+use crate::base::program::ask_to;
 use crate::base::systemd;
-use crate::base::text::{foreign, join, one_line};
+use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::commands::cli::{Cli, Target};
 use crate::commands::plan::show_plan;
@@ -116,15 +116,12 @@ fn named_containers(list: &str) -> Result<Vec<VmId>, Error> {
 /// Restarts containers, one after the other. The GPU is home: that one of them does not restart is said, and fails nothing.
 fn restart(ctids: &[VmId]) {
     for ctid in ctids {
-        let why = match ask(&["pct", "reboot", &ctid.to_string(), "--timeout", SHUTDOWN], RESTART) {
-            Ok((true, _)) => {
-                info!("container {ctid} was restarted, as {RESTARTED} says");
-                continue;
+        match ask_to(&["pct", "reboot", &ctid.to_string(), "--timeout", SHUTDOWN], RESTART) {
+            Ok(()) => info!("container {ctid} was restarted, as {RESTARTED} says"),
+            Err(why) => {
+                warn!("container {ctid} was not restarted, as {RESTARTED} says: {why}. Hint: 'pct reboot {ctid}'");
             }
-            Ok((false, said)) => foreign(&one_line(&said)),
-            Err(why) => why,
-        };
-        warn!("container {ctid} was not restarted, as {RESTARTED} says: {why}. Hint: 'pct reboot {ctid}'");
+        }
     }
 }
 
