@@ -5,7 +5,7 @@ gpu=$(gpus | head -n 1) audio=$(audio_of "$gpu")
 at_home() {
 	is "$(driver_of "$gpu") $(driver_of "$audio")" "nvidia snd_hda_intel" "drivers"
 	is "$(override_of "$gpu") $(override_of "$audio")" "(null) (null)" "overrides"
-	is "$(ls /run/gpu-handoff | grep -v "^lock$")" "" "records"
+	is "$(left)" "" "records"
 	for m in nvidia nvidia_modeset nvidia_drm nvidia_uvm; do [ -d /sys/module/$m ] || fail "$m is not loaded"; done
 	[ -c /dev/nvidia0 ] || fail "no /dev/nvidia0"
 }

@@ -14,4 +14,4 @@ expect_rc 3 gpu-handoff 111 pre-start
 is "$(driver_of "$gpu") $(driver_of "$(audio_of "$gpu")")" "nvidia snd_hda_intel" "drivers"
 is "$(override_of "$gpu")" "(null)" "override"
 is "$(cat /proc/driver/nvidia/gpus/*/information; ls /sys/module)" "$before" "modules and GPUs"
-is "$(ls /run/gpu-handoff | grep -v "^lock$")" "" "records"
+is "$(left)" "" "records"

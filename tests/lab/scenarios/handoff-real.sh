@@ -13,7 +13,7 @@ for round in 1 2 3; do
 	expect_rc 0 qm stop 111
 	is "$(driver_of "$gpu") $(driver_of "$audio") $(override_of "$gpu")" "nvidia snd_hda_intel (null)" "round $round, back"
 	[ -e "/proc/driver/nvidia/gpus/$gpu/information" ] || fail "the driver has no GPU"
-	is "$(ls /run/gpu-handoff)" lock "what is left, round $round"
+	is "$(left)" "" "what is left, round $round"
 done
 [ -c /dev/nvidiactl ] || mknod /dev/nvidiactl c 195 255 # nobody runs nvidia-modprobe here
 hold_open /dev/nvidiactl

@@ -4,7 +4,7 @@
 gpu=$(gpus | head -n 1)
 mkvm 111 "${gpu%.*}"
 hook=/var/lib/vz/snippets/gpu-handoff
-state() { driver_of "$gpu"; driver_of "$(audio_of "$gpu")"; override_of "$gpu"; lsmod | cut -d' ' -f1 | grep -e nvidia -e vfio | sort; ls /run/gpu-handoff | grep -v "^lock$"; }
+state() { driver_of "$gpu"; driver_of "$(audio_of "$gpu")"; override_of "$gpu"; lsmod | cut -d' ' -f1 | grep -e nvidia -e vfio | sort; left; }
 before=$(state)
 for phase in post-start pre-stop post-stop some-future-phase; do
 	for vm in 111 555; do

@@ -18,4 +18,4 @@ for way in unload unbind; do
 		[ -e "/proc/driver/nvidia/gpus/$gpu/information" ] || fail "the driver has no GPU"
 	done
 done
-is "$(ls /run/gpu-handoff)" "lock" "what is left"
+is "$(left)" "" "what is left"

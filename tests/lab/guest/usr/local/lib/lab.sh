@@ -15,6 +15,7 @@ group_of() { basename "$(readlink "$devices/$1/iommu_group")"; }
 state_of() { sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null; }
 
 records() { ls /run/gpu-handoff 2>/dev/null | grep '\.json$'; } # not what a run is just writing
+left() { ls /run/gpu-handoff | grep -vx -e lock -e tell; } # all but what stays for good
 
 # is ACTUAL EXPECTED WHAT
 is() { [ "$1" = "$2" ] || fail "$3: is '$1', should be '$2'"; say "$3: $1"; }
