@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{CWD, RenameFlags, XattrFlags, fsetxattr, getxattr, listxattr, renameat_with};
 use rustix::io::Errno;
 
 /// Puts a file for root alone in the place of what is there; readers see the old one or the new one, after a power cut too.
@@ -44,11 +45,11 @@ pub(crate) fn exchange(spare: &Path, path: &Path, bytes: &[u8]) -> io::Result<()
     }
 }
 
-/// Puts a file with these permissions and this owner in the place of what is there; it is on the disk when this returns.
-/// Folders that are not there are made.
+/// Puts a file with these permissions and this owner in the place of what is there, whose extended attributes it gets, an
+/// access list among them; it is on the disk when this returns. Folders that are not there are made.
 ///
 /// # Errors
-/// Any error of writing; what was there is then still there.
+/// Any error of writing. What was there is then still there; or the new file is, and may not be on the disk.
 pub(crate) fn replace_as(path: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     if !dir.exists() {
@@ -58,7 +59,9 @@ pub(crate) fn replace_as(path: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32,
     }
     let new = beside(path)?;
     forget_leftover(path)?;
-    let written = write_new(&new, bytes, mode, (uid, gid)).and_then(|()| fs::rename(&new, path));
+    let written = write_new(&new, bytes, mode, (uid, gid))
+        .and_then(|()| keep_xattrs(path, &new))
+        .and_then(|()| fs::rename(&new, path));
     if written.is_err() {
         let _ = fs::remove_file(new);
     }
@@ -72,6 +75,26 @@ fn write_new(new: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io:
     file.write_all(bytes)?;
     fchown(&file, Some(uid), Some(gid))?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()
+}
+
+/// Longest list of extended attributes, and longest value of one, bytes (linux, include/uapi/linux/limits.h, XATTR_LIST_MAX
+/// and XATTR_SIZE_MAX).
+const XATTR_MAX: usize = 65536;
+
+/// Gives a new file the extended attributes of the one that it replaces.
+fn keep_xattrs(old: &Path, new: &Path) -> io::Result<()> {
+    let mut names = Vec::with_capacity(XATTR_MAX);
+    match listxattr(old, spare_capacity(&mut names)) {
+        Err(Errno::NOENT | Errno::NOTSUP) | Ok(0) => return Ok(()),
+        listed => listed?,
+    };
+    let file = fs::File::open(new)?;
+    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        let mut value = Vec::with_capacity(XATTR_MAX);
+        getxattr(old, name, spare_capacity(&mut value))?;
+        fsetxattr(&file, name, &value, XattrFlags::empty())?;
+    }
     file.sync_all()
 }
 
@@ -103,4 +126,50 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     // Nothing to do on tmpfs, where the records are.
     file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_do_what_with_a_file_stays_when_it_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grub");
+        fs::write(&path, "old").unwrap();
+        let file = fs::File::open(&path).unwrap();
+        // setfacl -m user:65534:r-- (linux, include/uapi/linux/posix_acl_xattr.h): version 2; owner, that user, group, mask, others.
+        let mut access = vec![2, 0, 0, 0];
+        for (tag, rights, id) in [
+            (1u16, 6u16, u32::MAX),
+            (2, 4, 65534),
+            (4, 4, u32::MAX),
+            (16, 4, u32::MAX),
+            (32, 4, u32::MAX),
+        ] {
+            access.extend(
+                tag.to_le_bytes()
+                    .into_iter()
+                    .chain(rights.to_le_bytes())
+                    .chain(id.to_le_bytes()),
+            );
+        }
+        let mut set = Vec::new();
+        for (name, value) in [("user.why", &b"by hand"[..]), ("system.posix_acl_access", &access)] {
+            // A file system may have neither.
+            if fsetxattr(&file, name, value, XattrFlags::empty()).is_ok() {
+                set.push((name, value.to_vec()));
+            }
+        }
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        replace_as(&path, b"new", 0o644, (uid, gid)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        for (name, value) in set {
+            let mut now = Vec::with_capacity(XATTR_MAX);
+            getxattr(&path, name, spare_capacity(&mut now)).unwrap();
+            assert_eq!(now, value, "{name}");
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }

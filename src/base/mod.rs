@@ -15,6 +15,6 @@ pub mod root; // files of the host below a root
 pub mod systemd; // what systemd is asked
 pub mod text; // text for people
 pub mod uevents; // what the kernel tells of devices
-pub(crate) mod unsafe_calls; // bpf(2) and kcmp(2): all that is unsafe
+pub(crate) mod unsafe_calls; // bpf(2), kcmp(2), a child's signals: all that is unsafe
 pub mod vmid; // the number of a VM or container
 pub mod wait;

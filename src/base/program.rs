@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, fcntl_setfl};
 
 use crate::base::text::{foreign, one_line};
+use crate::base::unsafe_calls::with_no_signal_blocked;
 use crate::base::wait::{await_one, pidfds, poll_readable};
 
 /// Most of a program's answer that is kept, bytes.
@@ -16,7 +17,7 @@ const ANSWER: u64 = 4096;
 /// How long a program that was killed may take to end.
 const TO_END: Duration = Duration::from_secs(1);
 
-/// A program with an environment of our own, and nothing to read.
+/// A program with an environment of our own, no signal blocked, and nothing to read.
 fn command(words: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
     command
@@ -26,6 +27,7 @@ fn command(words: &[&str]) -> Command {
         .env("LC_ALL", "C")
         .current_dir("/")
         .stdin(Stdio::null());
+    with_no_signal_blocked(&mut command);
     command
 }
 
@@ -177,6 +179,8 @@ pub const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::{SigSet, Signal};
+
     use super::*;
 
     const SOON: Duration = Duration::from_millis(200);
@@ -190,6 +194,16 @@ mod tests {
         let error = ask(&["sleep", "1000"], SOON).unwrap_err();
         assert_eq!(error, "sleep gave no answer within 0 s");
         assert!(begun.elapsed() < GENEROUS, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_program_is_not_deaf_to_the_signals_that_we_have_blocked() {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTERM);
+        signals.thread_block().unwrap();
+        let (ok, said) = ask(&["grep", "SigBlk", "/proc/self/status"], GENEROUS).unwrap();
+        signals.thread_unblock().unwrap();
+        assert_eq!((ok, said.trim()), (true, "SigBlk:\t0000000000000000"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The two system calls that no crate of ours has a safe form of, bpf(2) and kcmp(2), and with them all that is `unsafe` in
-//! this program.
+//! What no crate of ours has a safe form of, bpf(2), kcmp(2), and what a child does before it becomes a program, and with
+//! them all that is `unsafe` in this program.
 //!
 //! Not here: what a BPF program refuses ([`crate::execute::gate`]), and whose descriptors are compared
 //! ([`crate::host::holders`]).
@@ -7,8 +7,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::libc;
+use nix::sys::signal::SigSet;
 
 /// One instruction of BPF (linux, include/uapi/linux/bpf.h, struct bpf_insn).
 #[repr(C)]
@@ -113,6 +116,13 @@ fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made it, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has a program begin with no signal blocked. std passes on those of the thread that starts it (from Rust 1.66 on), and a
+/// program that starts another does so too: a container's process would be deaf to the signal that asks it to end.
+pub(crate) fn with_no_signal_blocked(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork(2) and exec(2) there is one system call, sigprocmask(2), which is safe there (signal-safety(7)).
+    unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(io::Error::from)) }
 }
 
 /// Whether two tasks share one table of descriptors (kcmp(2), KCMP_FILES).

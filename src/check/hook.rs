@@ -118,7 +118,7 @@ pub(super) fn attached(facts: &Facts) -> Looked {
                         vm.vmid,
                         foreign(&volume)
                     ))
-                    .hint(format!("qm set {} --hookscript local:snippets/gpu-handoff", vm.vmid)),
+                    .hint(format!("gpu-handoff attach {} says how to have both", vm.vmid)),
                     "hookscript",
                 ),
             ],
@@ -129,7 +129,7 @@ pub(super) fn attached(facts: &Facts) -> Looked {
                     vm.vmid
                 ))
                 .at(&vm.config.path, None)
-                .hint(format!("qm set {} --hookscript local:snippets/gpu-handoff", vm.vmid)),
+                .hint(format!("gpu-handoff attach {}", vm.vmid)),
             ],
         }
     })
@@ -150,7 +150,7 @@ pub(super) fn containers(facts: &Facts) -> Looked {
                 c.ctid
             ))
             .at(&c.path, None)
-            .hint(format!("pct set {} --hookscript local:snippets/gpu-handoff", c.ctid))
+            .hint(format!("gpu-handoff attach {}", c.ctid))
         })
         .collect();
     or_pass(found, "every container that is given a GPU has this hook")

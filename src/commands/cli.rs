@@ -289,7 +289,7 @@ pub struct Report {
     #[arg(long, value_name = "VMID", requires = "replay")]
     pub vm: Option<VmId>,
     /// Only this of the two
-    #[arg(requires = "replay")]
+    #[arg(value_name = "check|plan", requires = "replay")]
     pub only: Option<Replayed>,
 }
 

@@ -89,9 +89,9 @@ fn needed(effects: &dyn Effects) -> Result<(Vec<Change>, Vec<String>), Error> {
 
 fn would_apply(effects: &dyn Effects) -> Result<Shown, Error> {
     let mut journal = Journal::read(effects.root())?;
-    settle(effects, &mut journal);
-    let (changes, notes) = needed(effects)?;
     let mut due = journal.due.clone();
+    add_due(&mut due, &settle(effects, &mut journal));
+    let (changes, notes) = needed(effects)?;
     for change in &changes {
         add_due(&mut due, &change.entry.commands);
     }
@@ -100,8 +100,8 @@ fn would_apply(effects: &dyn Effects) -> Result<Shown, Error> {
 
 fn would_revert(effects: &dyn Effects) -> Result<Shown, Error> {
     let mut journal = Journal::read(effects.root())?;
-    settle(effects, &mut journal);
     let (mut files, mut notes, mut due) = (Vec::new(), Vec::new(), journal.due.clone());
+    add_due(&mut due, &settle(effects, &mut journal));
     for entry in journal.entries.iter().rev() {
         let back = judge(effects, entry);
         if let Some(diff) = shown(effects, entry) {

@@ -80,7 +80,7 @@ impl Linux {
             stops.add(signal);
         }
         let _ = stops.thread_block(); // it fails for no set of signals
-        // Threads that are started later inherit the mask, and children of std's Command do not.
+        // Threads and workers that are started later inherit the mask; other programs do not (base::program).
         let blocked = signals.thread_block();
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Linux {

@@ -29,8 +29,10 @@ pub struct Done {
 
 /// Compares the journal with the files: entries that somebody has taken back, or that a killed run has not come to, are
 /// none. Of several entries of one file the later ones stand on the earlier ones.
-/// What cannot be read now stays.
-pub fn settle(effects: &dyn Effects, journal: &mut Journal) {
+/// What cannot be read now stays. The programs of those that are none are returned: whether somebody who has taken a change
+/// back by hand has run them, nobody knows.
+pub fn settle(effects: &dyn Effects, journal: &mut Journal) -> Vec<Command> {
+    let mut due = Vec::new();
     let mut targets: Vec<String> = journal.entries.iter().map(|e| e.target.clone()).collect();
     targets.sort_unstable();
     targets.dedup();
@@ -50,9 +52,13 @@ pub fn settle(effects: &dyn Effects, journal: &mut Journal) {
             // Edited since, or gone.
             (None, None) => of_target.len(),
         };
-        let drop: Vec<u32> = of_target[stay..].iter().map(|e| e.number).collect();
-        journal.entries.retain(|e| !drop.contains(&e.number));
+        let none: Vec<u32> = of_target[stay..].iter().map(|e| e.number).collect();
+        for entry in &of_target[stay..] {
+            add_due(&mut due, &entry.commands);
+        }
+        journal.entries.retain(|e| !none.contains(&e.number));
     }
+    due
 }
 
 /// Removes what a run that was killed has left beside the files that it was to change.
@@ -125,9 +131,9 @@ pub fn apply(
     // Of what is on disk: a copy is not overwritten as long as the journal there names it.
     let first = journal.next_number();
     tidy(effects, journal)?;
-    settle(effects, journal);
-    let was_broken_off = journal.doing.is_some();
     let mut due = journal.due.clone();
+    add_due(&mut due, &settle(effects, journal));
+    let was_broken_off = journal.doing.is_some();
     for change in &changes {
         add_due(&mut due, &change.entry.commands);
     }
@@ -162,7 +168,16 @@ pub fn apply(
     for (at, entry) in new.iter().enumerate() {
         if let Err(error) = make(effects, entry) {
             let what = format!("{} could not be changed: {error}", entry.file);
-            return Err(take_back(effects, &new[..at], before, journal, what));
+            // It may be in its place, and not on the disk.
+            let now = effects.read(&entry.target).ok().flatten();
+            let is_made = now.is_some_and(|found| found.bytes == entry.after);
+            return Err(take_back(
+                effects,
+                &new[..at + usize::from(is_made)],
+                before,
+                journal,
+                what,
+            ));
         }
         info!("{}: changed", entry.file);
     }

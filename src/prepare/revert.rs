@@ -3,6 +3,7 @@
 use tracing::{info, warn};
 
 use crate::base::text::{harmless, join};
+use crate::host::modprobe_config;
 use crate::model::error::Error;
 use crate::prepare::apply::{Done, add_due, finish, note, put_back, run_due, settle, tidy};
 use crate::prepare::diff::unified;
@@ -26,6 +27,8 @@ pub enum Back {
     Gone,
     /// It was edited since, and what is ours cannot be told from that.
     Unclear,
+    /// It was edited since, and what was left of it without ours would hide a package's file, named here.
+    Hides(String),
 }
 
 /// What would become of an entry. Of a file that cannot be read nothing can be told.
@@ -36,6 +39,14 @@ pub fn judge(effects: &dyn Effects, entry: &Entry) -> Back {
         Ok(Some(now)) if now == entry.after => Back::Whole,
         Ok(Some(now)) => {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+            // A copy of a package's file goes before that (modprobe.d(5)), however little is left in it.
+            let name = entry.target.rsplit('/').next().unwrap_or_default();
+            let [own, others @ ..] = &modprobe_config::DIRS;
+            let is_made = entry.before.is_none() && entry.target.starts_with(own);
+            let mut hidden = others.iter().map(|dir| format!("{dir}/{name}"));
+            if let Some(file) = hidden.find(|file| is_made && effects.root().exists(file)) {
+                return Back::Hides(file);
+            }
             let before = entry.before.as_ref().map_or(&[][..], |(bytes, _)| bytes);
             let (Some(before), Some(after), Some(now)) = (text(before), text(&entry.after), text(&now)) else {
                 return Back::Unclear;
@@ -59,7 +70,7 @@ pub fn shown(effects: &dyn Effects, entry: &Entry) -> Option<String> {
             let now = effects.read(&entry.target).ok().flatten()?.bytes;
             Some(unified(&entry.target, Some(&text(&now)), Some(&text(&new))))
         }
-        Back::Nothing | Back::Gone | Back::Unclear => None,
+        Back::Nothing | Back::Gone | Back::Unclear | Back::Hides(_) => None,
     }
 }
 
@@ -71,6 +82,10 @@ pub fn said(entry: &Entry, back: &Back) -> Option<String> {
         Back::Ours(_) => format!("{file} was edited since: only what was changed here is taken back, the rest stays"),
         Back::Nothing => format!("{file} was edited since, and has nothing of this in it any more: it stays as it is"),
         Back::Gone => format!("{file} was removed since: it stays so"),
+        Back::Hides(package) => format!(
+            "{file} was edited since, and is read instead of {package}, of which it is a copy but for this change: it stays \
+             as it is. Hint: move what was added to a file of another name, and remove this one"
+        ),
         Back::Unclear => {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let before = entry.before.as_ref().map(|(bytes, _)| text(bytes));
@@ -98,13 +113,13 @@ pub fn revert(effects: &mut dyn Effects, journal: &mut Journal, boot: &str) -> R
         }
     }
     tidy(effects, journal)?;
-    settle(effects, journal);
+    add_due(&mut due, &settle(effects, journal));
     let mut changed = !due.is_empty();
     let mut stays = Vec::new();
     for entry in journal.entries.iter().rev() {
         let back = judge(effects, entry);
         // An earlier change of the same file lies below one that stays, and stays with it.
-        if !matches!(back, Back::Unclear) {
+        if !matches!(back, Back::Unclear | Back::Hides(_)) {
             add_due(&mut due, &entry.commands);
         }
     }
@@ -143,13 +158,13 @@ pub fn revert(effects: &mut dyn Effects, journal: &mut Journal, boot: &str) -> R
                 })
             }
             Back::Nothing | Back::Gone => Ok(()),
-            Back::Unclear => Err(std::io::Error::other("it was edited since")),
+            Back::Unclear | Back::Hides(_) => Err(std::io::Error::other("it was edited since")),
         };
         match result {
             Err(e) => {
                 blocked.push(entry.target.clone());
                 stays.push(entry.clone());
-                if back != Back::Unclear {
+                if !matches!(back, Back::Unclear | Back::Hides(_)) {
                     warn!("{} could not be put back: {e}", entry.file);
                 }
             }

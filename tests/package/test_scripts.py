@@ -254,6 +254,11 @@ class Scripts(unittest.TestCase):
             [ -d $root/var/lib/gpu-handoff ] || die "its folder"
             at --remove gpu-handoff; at --purge gpu-handoff
             [ ! -e /lab/called ] || die "a guest of ours was detached"; [ ! -e $root/etc/gpu-handoff ] || die "settings stay"
+            [ ! -L $root$link ] || die "a link that leads nowhere stays"
+            at --install /new.deb; mkdir -p $root/etc/pve/qemu-server $root/etc/pve/lxc
+            cp /etc/pve/qemu-server/111.conf $root/etc/pve/qemu-server
+            at --remove gpu-handoff; at --purge gpu-handoff; says "stays, and does nothing"
+            is "$(readlink $root$link)" /usr/../bin/true "the link, for a guest of there that names it"
         """)
         self.assertEqual(self.left(), set())
 

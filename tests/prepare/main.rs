@@ -435,6 +435,45 @@ fn a_file_that_was_removed_since_stays_so_and_one_put_back_by_hand_is_theirs() {
 }
 
 #[test]
+fn what_was_put_back_by_hand_gets_the_programs_that_make_it_count() {
+    let (dir, root) = GRUB_INTEL.make(&[]);
+    let before = tree(dir.path());
+    let as_it_was = fs::read_to_string(root.path("/etc/default/grub")).unwrap();
+    apply_once(&mut World::at(&root, &Ran::default(), None)).unwrap();
+    write(
+        dir.path(),
+        "etc/default/grub",
+        "GRUB_CMDLINE_LINUX_DEFAULT=\"intel_iommu=on\"\nGRUB_CMDLINE_LINUX=\"intel_iommu=on\"\n",
+    );
+    revert_once(&mut World::at(&root, &Ran::default(), None)).unwrap_err();
+    fs::write(root.path("/etc/default/grub"), as_it_was).unwrap();
+    let ran = Ran::default();
+    revert_once(&mut World::at(&root, &ran, None)).unwrap();
+    let programs: Vec<String> = ran.borrow().iter().map(|(words, _)| words.clone()).collect();
+    assert_eq!(programs, ["update-grub"]);
+    assert_eq!(tree(dir.path()), before);
+    assert!(!root.exists(DIR));
+}
+
+#[test]
+fn a_copy_of_a_packages_file_that_was_added_to_does_not_stay_to_hide_the_packages() {
+    let (dir, root) = GRUB_INTEL.make(&[("usr/lib/modprobe.d/off.conf", "blacklist nvidia\noptions snd a=1\n")]);
+    let ours = "etc/modprobe.d/off.conf";
+    apply_once(&mut World::at(&root, &Ran::default(), None)).unwrap();
+    let text = fs::read_to_string(root.path(ours)).unwrap() + "options snd b=1\n";
+    write(dir.path(), ours, &text);
+    let error = revert_once(&mut World::at(&root, &Ran::default(), None)).unwrap_err();
+    assert!(
+        error.to_string().contains("not restored: /etc/modprobe.d/off.conf"),
+        "{error}"
+    );
+    assert_eq!(fs::read_to_string(root.path(ours)).unwrap(), text);
+    fs::remove_file(root.path(ours)).unwrap();
+    revert_once(&mut World::at(&root, &Ran::default(), None)).unwrap();
+    assert!(!root.exists(DIR));
+}
+
+#[test]
 fn what_would_be_taken_back_is_shown_and_what_would_not_is_said() {
     let (dir, root) = SYSTEMD_BOOT_INTEL.make(&[]);
     apply_once(&mut World::at(&root, &Ran::default(), None)).unwrap();

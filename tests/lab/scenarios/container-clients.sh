@@ -11,6 +11,7 @@ pod() { podman run -d --network none --log-driver none --security-opt seccomp=un
 scope() { case $1 in podman) echo "/sys/fs/cgroup/machine.slice/libpod-$2.scope" ;; *) echo "/sys/fs/cgroup/system.slice/docker-$2.scope" ;; esac; }
 pids() { find "$(scope "$1" "$2")" -name cgroup.procs -exec cat {} + 2>/dev/null; }
 uses() { for _p in $(pids "$1" "$2"); do [ -n "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] && return 0; done; return 1; }
+hears_term() { for _p in $(pids "$1" "$2"); do is "$(sed -n 's/^SigBlk:[[:space:]]*//p' "/proc/$_p/status")" 0000000000000000 "what $1's process is deaf to"; done; }
 card_vm; setting 'deadlines.holder-wait = 2'
 for client in podman docker; do
 	case $client in podman) id=$(pod) ;; docker) id=$(docker run /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl) ;; esac
@@ -24,6 +25,7 @@ for client in podman docker; do
 		expect_text "container $short has the GPU node of $gpu, /dev/nvidiactl open and is stopped, as 'containers' says" gpu-handoff plan --vm 111
 		within 120 0 qm start 111; said "container $short"; away "$client, $way"; is "$(pids $client "$id")" "" "$client, $way: its processes"
 		within 120 0 qm stop 111; comes_home 90 "$client, $way"; wait_for 60 uses $client "$id"
+		hears_term $client "$id"
 		qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$client, $way, a start that fails" qm start 111
 		qm set 111 --delete args >/dev/null; wait_for 60 uses $client "$id"
 		gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
