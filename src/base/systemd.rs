@@ -59,6 +59,15 @@ pub fn home(vmid: VmId, within: Duration) -> Result<bool, String> {
     Ok(ask(&["systemctl", "start", &unit], within)?.0)
 }
 
+/// Has systemd forget that the unit that brings a VM's GPU home has failed, since the GPU is home. What systemd says to that
+/// is nothing to anybody: most often that it knows no such unit.
+pub fn is_home(vmid: VmId) {
+    if is_there() {
+        let unit = format!("gpu-handoff-home@{vmid}.service");
+        let _ = ask(&["systemctl", "reset-failed", &unit], WITHIN);
+    }
+}
+
 /// Whether the host is shutting down: systemd's state is then "stopping", from the moment the shutdown is asked for
 /// (systemctl(1), is-system-running; systemd, src/core/manager.c, manager_state).
 pub fn is_shutting_down() -> bool {

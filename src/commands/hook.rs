@@ -54,7 +54,8 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
         Phase::PostStop => post_stop(&mut host, vmid),
         Phase::PostStart => post_start(&mut host, vmid),
         Phase::PreStop | Phase::Other(_) => {
-            info!("VM {vmid} {phase}: nothing to do");
+            // A container's phases are called with the same words.
+            info!("guest {vmid} {phase}: nothing to do");
             Ok(())
         }
     };

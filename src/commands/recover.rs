@@ -117,6 +117,9 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
                 Some(why)
             }
         };
+        if let (Owner::Vm(vmid), None, Some(_)) = (record.owner, &left, &guard) {
+            systemd::is_home(vmid);
+        }
         outcomes.push(Outcome::of(record, left));
     }
     if !shutting_down && how.vm.is_none() && problems.is_empty() {

@@ -47,6 +47,10 @@ FILES = """
 /usr/share/bash-completion/completions/gpu-handoff 644
 /usr/share/doc/gpu-handoff/README.md 644
 /usr/share/doc/gpu-handoff/SECURITY.md 644
+/usr/share/doc/gpu-handoff/ansible/README.md 644
+/usr/share/doc/gpu-handoff/ansible/gpu_handoff/defaults/main.yml 644
+/usr/share/doc/gpu-handoff/ansible/gpu_handoff/meta/main.yml 644
+/usr/share/doc/gpu-handoff/ansible/gpu_handoff/tasks/main.yml 644
 /usr/share/doc/gpu-handoff/changelog.Debian.gz 644
 /usr/share/doc/gpu-handoff/copyright 644
 /usr/share/doc/gpu-handoff/docs/checks.md 644
@@ -62,6 +66,8 @@ FILES = """
 /usr/share/doc/gpu-handoff/docs/troubleshooting.md 644
 /usr/share/doc/gpu-handoff/examples/inference.toml 644
 /usr/share/doc/gpu-handoff/examples/workstation.toml 644
+/usr/share/doc/gpu-handoff/grafana/README.md 644
+/usr/share/doc/gpu-handoff/grafana/gpu-handoff.json 644
 /usr/share/doc/gpu-handoff/guest-probe/probe.ps1 644
 /usr/share/doc/gpu-handoff/guest-probe/probe.sh 644
 /usr/share/doc/gpu-handoff/schemas/README.md 644

@@ -23,6 +23,7 @@ PACKAGES = (
     "podman",  # others: itself
     "grub-pc-bin", "grub2-common", "fdisk", "e2fsprogs",  # a boot loader of its own
     "dma",  # a mail server without a daemon: root has a mailbox
+    "ansible-core", "python3-apt",  # the role in contrib is run as it is meant to be
 )
 OPTIONS = (
     "--mode=root", "--variant=minbase",
