@@ -14,6 +14,7 @@ use std::{fs, io};
 use rustix::fs::{OFlags, makedev};
 
 use crate::base::recording::{Entries, Recorder, as_on_host};
+use crate::base::unsafe_calls::with_no_signal_blocked;
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 
 /// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
@@ -263,7 +264,7 @@ impl Root {
                 stderr: String::new(),
             });
         }
-        let mut child = Command::new(words[0])
+        let mut child = with_no_signal_blocked(&mut Command::new(words[0]))
             .args(&words[1..])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -362,7 +363,19 @@ mod tests {
 
     use std::os::unix::fs::symlink;
 
+    use nix::sys::signal::{SigSet, Signal};
+
     use crate::base::recording::What;
+
+    #[test]
+    fn a_program_is_not_deaf_to_the_signals_that_we_have_blocked() {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTERM);
+        signals.thread_block().unwrap();
+        let said = Root::real().program(&["grep", "SigBlk", "/proc/self/status"]).unwrap();
+        signals.thread_unblock().unwrap();
+        assert_eq!((said.ok, said.stdout.trim()), (true, "SigBlk:\t0000000000000000"));
+    }
 
     fn text(entries: &Entries, path: &str) -> Option<String> {
         match &entries.get(path)?.what {
