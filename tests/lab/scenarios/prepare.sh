@@ -9,8 +9,9 @@ hashes() { find /etc -path /etc/pve -prune -o -type f -exec sha256sum {} + -exec
 	find /etc -path /etc/pve -prune -o -type l -printf '%p -> %l\n' | sort; }
 same() { hashes >/root/now; diff /root/before /root/now || fail "/etc is not as it was $1"; say "/etc is as it was $1"; }
 standin() { printf '#!/bin/sh\necho "$(basename "$0") $*" >>/root/ran\n%s\n' "${2:-}" >/usr/sbin/"$1"; chmod 755 /usr/sbin/"$1"; }
-clean() { rm -f /usr/sbin/update-initramfs /usr/sbin/update-grub $conf /etc/default/grub; }
-for program in update-initramfs update-grub; do [ ! -e /usr/sbin/$program ] || fail "$program is there already"; done
+clean() { rm -f /usr/sbin/update-initramfs $conf /etc/default/grub; mv /root/update-grub /usr/sbin; }
+[ ! -e /usr/sbin/update-initramfs ] || fail "update-initramfs is there already"
+mv /usr/sbin/update-grub /root || fail "no update-grub of GRUB's" # without a disk that it boots from it has nothing to do
 [ ! -e /etc/default/grub ] || fail "/etc/default/grub is there already"
 trap clean EXIT
 standin update-initramfs; standin update-grub; : >/root/ran
