@@ -23,6 +23,6 @@ expect_text "unbind" gpu-handoff plan --vm 111
 expect_rc 0 qm start 111; is "$(driver_of "$gpu") $(driver_of "$audio")" "vfio-pci vfio-pci" "while it runs"
 expect_rc 0 qm stop 111; wait_for 60 test ! -e /run/gpu-handoff/vm-111.json
 is "$(driver_of "$gpu") $(driver_of "$audio")" "nvidia snd_hda_intel" "afterwards"
-say "settings that nobody understands: the play says so"; play 2 1 'way = "sideways"'; grep -qF sideways /root/said || fail "not said why"
+say "settings that nobody understands: the play says so"; play 2 1 'way = "sideways"'; grep -qF 'ansible.toml:1: way: it must be' /root/said || fail "not said why"
 play 0 1 'way = "unload"'
 DEBIAN_FRONTEND=noninteractive apt-get -qq purge gpu-handoff >/dev/null || fail "purge"; is "$(hook 111)" "" "after the purge"
