@@ -132,8 +132,8 @@ complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -l json 
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -s q -l quiet -d 'Only warnings and errors'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -s v -l verbose -d 'Say why things are decided'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand attach" -s h -l help -d 'Print help'
-complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -l gpu -d 'The lines that attach would have set for this GPU, too, or for "all"; may be repeated' -r -f -a "(__gpu_handoff_gpus)"
-complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -l all -d 'Every VM and container of this node that has the hook'
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -l gpu -d 'The lines that attach has set for this GPU, too, or for "all"; others are named, and stay; may be repeated' -r -f -a "(__gpu_handoff_gpus)"
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -l all -d 'Every VM and container of this node that has the hook, and what attach has written for those that have it no more'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -s y -l yes -d 'Ask nothing'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -s n -l dry-run -d 'Show what would be done and why, touch nothing'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand detach" -l json -d 'Print JSON instead of text, where anything is printed'

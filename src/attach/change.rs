@@ -1,6 +1,8 @@
 //! What is set and deleted for one guest, and the command that does it. Pure.
 
 use crate::attach::guest::{Guest, Name};
+use crate::attach::lines::Line;
+use crate::attach::pending;
 use crate::check::guests::line_of;
 
 /// A change of one guest's config.
@@ -16,6 +18,10 @@ pub struct Change {
     pub delete: Vec<String>,
     /// What is to be known of it, a sentence each.
     pub notes: Vec<String>,
+    /// What attach has set for it, when this is done; None: as it was.
+    pub lines: Option<Vec<Line>>,
+    /// Whether the settings of a VM that loses the hook stay: it has the hook of somebody else, which may call this program.
+    pub keeps_settings: bool,
 }
 
 impl Change {
@@ -27,6 +33,8 @@ impl Change {
             set: Vec::new(),
             delete: Vec::new(),
             notes: Vec::new(),
+            lines: None,
+            keeps_settings: false,
         }
     }
 
@@ -51,24 +59,18 @@ impl Change {
 
     /// The config as it will be, as far as its current section goes.
     pub fn after(&self) -> String {
-        let end = self.before.lines().take_while(|line| !line.starts_with('[')).count();
-        let mut lines: Vec<String> = self.before.lines().map(str::to_owned).collect();
-        let mut current: Vec<String> = lines.drain(..end).collect();
-        let gone = self.set.iter().map(|(key, _)| key).chain(&self.delete);
-        for key in gone {
-            while let Some(at) = line_of(&current.join("\n"), key) {
-                current.remove(at - 1);
-            }
-        }
-        while current.last().is_some_and(String::is_empty) {
-            current.pop();
-        }
-        current.extend(self.set.iter().map(|(key, value)| format!("{key}: {value}")));
-        if !lines.is_empty() {
-            current.push(String::new());
-        }
-        current.extend(lines);
-        current.join("\n") + "\n"
+        pending::edited(&self.before, &self.delete, &self.set)
+    }
+
+    /// Whether a config that was read since has all of it.
+    pub fn is_in(&self, text: &str) -> bool {
+        let now = pending::applied(text);
+        let value = |key: &str| {
+            let line = now.lines().nth(line_of(&now, key)? - 1)?;
+            line.split_once(':').map(|(_, value)| value.trim().to_owned())
+        };
+        let is_set = |(key, wanted): &(String, String)| value(key).as_ref() == Some(wanted);
+        self.set.iter().all(is_set) && self.delete.iter().all(|key| value(key).is_none())
     }
 }
 
@@ -103,5 +105,8 @@ mod tests {
             change.after(),
             "cores: 2\nhookscript: local:snippets/gpu-handoff\nhostpci1: 0000:01:00,pcie=1\n\n[before]\nhookscript: x\n"
         );
+        assert!(change.is_in(&change.after()) && !change.is_in(text));
+        let waits = "hookscript: local:snippets/gpu-handoff\nhostpci0: 02:00\n[PENDING]\nhostpci1: 0000:01:00,pcie=1\ndelete: hostpci0\n";
+        assert!(change.is_in(waits));
     }
 }

@@ -1,17 +1,21 @@
 //! The hostpciN lines that give a VM a whole card, and those that are of this form. Pure.
 
-use crate::attach::guest::because;
+use crate::attach::guest::{Kind, Name, because};
+use crate::attach::lines::{Line, Unwanted, Wanted, stays};
 use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
 use crate::check::facts::Facts;
 use crate::check::guests::Vm;
 use crate::host::functions::Function;
 use crate::model::refusal::Reason;
-use crate::plan::selection;
+use crate::plan::selection::{self, HostpciEntry};
 use crate::proxmox::files::Config;
 use crate::proxmox::hostpci::HostPci;
 use crate::proxmox::resolve;
 use crate::proxmox::vm_config::{self, MAX_HOSTPCI};
+
+/// A line as it is understood, and as it is written.
+type Of<'a> = (&'a HostpciEntry, &'a HostPci);
 
 /// How a card is given.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,6 +74,59 @@ pub(crate) fn ignored(vm: &Vm) -> Vec<Reason> {
     lines.map(why).collect()
 }
 
+/// Whether a VM has this card by these lines, as it is asked for; a sentence that says so.
+fn has(facts: &Facts, vm: &Vm, gpu: PciAddr, of_card: &[Of<'_>], how: How) -> Result<String, Reason> {
+    let id = vm.vmid;
+    let (first, line) = of_card[0];
+    let keys = join(of_card.iter().map(|(entry, _)| &entry.key));
+    let ours = |(entry, _): &&Of<'_>| entry.ours.contains(&gpu);
+    let Some((theirs, _)) = of_card.iter().find(|one| !ours(one)) else {
+        let given: Vec<PciAddr> = of_card.iter().flat_map(|(entry, _)| entry.chosen.clone()).collect();
+        let is_part = |f: &&Function| f.physfn.is_none();
+        let card = facts.snapshot.slot(gpu.slot()).filter(is_part).map(|f| f.addr);
+        let missing: Vec<PciAddr> = card.filter(|addr| !given.contains(addr)).collect();
+        if !missing.is_empty() {
+            return Err(because(format!(
+                "VM {id} has only a part of the card of {gpu}, by its {keys}: without {}. Hint: qm set {id} --delete {}, and attach \
+                 again",
+                join(&missing),
+                keys.replace(", ", ",")
+            )));
+        }
+        if how.primary && !of_card.iter().any(|(_, line)| line.x_vga == Some(true)) {
+            return Err(because(format!(
+                "VM {id} has {gpu} already, by its {}, and not as its primary display. Hint: qm set {id} --{} {},x-vga=1, or leave \
+                 --primary-gpu out",
+                first.key,
+                first.key,
+                foreign(&first.value)
+            )));
+        }
+        if how.mapping && line.mapping.is_none() {
+            return Err(because(format!(
+                "VM {id} has {gpu} already, by its {}, and by its address. Hint: qm set {id} --delete {}, and attach again, or leave \
+                 --mapping out",
+                first.key, first.key
+            )));
+        }
+        return Ok(format!("VM {id} has {gpu} already, by its {keys}."));
+    };
+    // With another line that Proxmox stops at nobody has anything: that one is named.
+    Err(match (&vm.given.refused, &theirs.left) {
+        (Some(why @ Reason::ProxmoxRefuses(_)), None) => why.clone(),
+        _ => because(format!(
+            "VM {id}: {} may be {gpu} already ({}: {}). Hint: qm set {id} --delete {}, and attach again",
+            theirs.key,
+            foreign(&theirs.value),
+            theirs
+                .left
+                .as_deref()
+                .unwrap_or("it is not the one that Proxmox would choose now"),
+            theirs.key
+        )),
+    })
+}
+
 /// The lines that give a VM these GPUs, and what is to be known of them.
 ///
 /// # Errors
@@ -77,7 +134,24 @@ pub(crate) fn ignored(vm: &Vm) -> Vec<Reason> {
 pub(crate) fn wanted(facts: &Facts, vm: &Vm, gpus: &[PciAddr], how: How) -> Result<Wanted, Vec<Reason>> {
     let (mut wanted, mut reasons) = (Wanted::default(), Vec::new());
     let config = &vm.config.config;
-    if let Some(entry) = config.hostpci().find(|h| how.primary && h.x_vga == Some(true)) {
+    let of_card = |gpu: &PciAddr| -> Vec<Of<'_>> {
+        let entries = vm.given.entries.iter().zip(config.hostpci());
+        let is_of = |(entry, line): &Of<'_>| {
+            let named = |host: &String| resolve::is_prefix(host.as_bytes(), &gpu.to_string());
+            entry.alternatives.iter().flatten().any(|a| a.slot() == gpu.slot()) || line.host.iter().any(named)
+        };
+        entries.filter(is_of).collect()
+    };
+    // The first of them is the one that is asked for.
+    let primary: Vec<String> = gpus
+        .first()
+        .map(of_card)
+        .into_iter()
+        .flatten()
+        .map(|(e, _)| e.key.clone())
+        .collect();
+    let is_another = |h: &&HostPci| how.primary && h.x_vga == Some(true) && !primary.contains(&h.key());
+    if let Some(entry) = config.hostpci().find(is_another) {
         reasons.push(because(format!(
             "VM {} has a primary display by its {} already. Hint: leave --primary-gpu out",
             vm.vmid,
@@ -91,34 +165,23 @@ pub(crate) fn wanted(facts: &Facts, vm: &Vm, gpus: &[PciAddr], how: How) -> Resu
     } else {
         ""
     };
-    for gpu in gpus {
-        let entries = vm.given.entries.iter().zip(config.hostpci());
-        let mut of_card = entries.filter(|(entry, line)| {
-            let named = |host: &String| resolve::is_prefix(host.as_bytes(), &gpu.to_string());
-            entry.alternatives.iter().flatten().any(|a| a.slot() == gpu.slot()) || line.host.iter().any(named)
-        });
-        if let Some((entry, _)) = of_card.next() {
-            match entry.ours.contains(gpu) {
-                true => wanted
-                    .notes
-                    .push(format!("VM {} has {gpu} already, by its {}.", vm.vmid, entry.key)),
-                false => reasons.push(because(format!(
-                    "VM {}: {} may be {gpu} already ({}: {}). Hint: qm set {} --delete {}, and attach again",
-                    vm.vmid,
-                    entry.key,
-                    foreign(&entry.value),
-                    entry
-                        .left
-                        .as_deref()
-                        .unwrap_or("it is not the one that Proxmox would choose now"),
-                    vm.vmid,
-                    entry.key
-                ))),
+    for (at, gpu) in gpus.iter().enumerate() {
+        let is_first = at == 0;
+        let there = of_card(gpu);
+        if !there.is_empty() {
+            let how = How {
+                primary: how.primary && is_first,
+                ..how
+            };
+            match has(facts, vm, *gpu, &there, how) {
+                Ok(said) => wanted.notes.push(said),
+                Err(why) if reasons.contains(&why) => {}
+                Err(why) => reasons.push(why),
             }
             continue;
         }
-        let is_alone = facts.texts.names("/etc/pve/nodes").unwrap_or_default().len() < 2;
-        let mapping = if is_alone && !how.mapping {
+        let nodes = facts.texts.names("/etc/pve/nodes").unwrap_or_default();
+        let mapping = if nodes.len() < 2 && !how.mapping {
             None
         } else {
             mapping_of(facts, vm, *gpu)
@@ -137,30 +200,14 @@ pub(crate) fn wanted(facts: &Facts, vm: &Vm, gpus: &[PciAddr], how: How) -> Resu
             continue;
         };
         let device = mapping.map_or_else(|| gpu.slot().to_string(), |name| format!("mapping={name}"));
-        let x_vga = if how.primary && wanted.lines.is_empty() {
-            ",x-vga=1"
-        } else {
-            ""
-        };
-        wanted
-            .lines
-            .push((format!("hostpci{n}"), format!("{device}{pcie}{x_vga}")));
-    }
-    let runs = facts.snapshot.vms.iter().any(|v| v.vmid == vm.vmid);
-    if runs && !wanted.lines.is_empty() {
-        let keys = join(wanted.lines.iter().map(|(key, _)| key));
-        wanted
-            .notes
-            .push(format!("VM {} runs: {keys} waits for its next start.", vm.vmid));
+        let x_vga = if how.primary && is_first { ",x-vga=1" } else { "" };
+        wanted.lines.push(Line {
+            key: format!("hostpci{n}"),
+            value: format!("{device}{pcie}{x_vga}"),
+            gpu: Some(*gpu),
+        });
     }
     if reasons.is_empty() { Ok(wanted) } else { Err(reasons) }
-}
-
-/// Lines to set, and sentences about them.
-#[derive(Debug, Default)]
-pub(crate) struct Wanted {
-    pub(crate) lines: Vec<(String, String)>,
-    pub(crate) notes: Vec<String>,
 }
 
 /// The first mapping, by name, that means exactly this card on this node.
@@ -184,40 +231,41 @@ fn is_mapping_of(facts: &Facts, vm: &Vm, name: &str, gpu: PciAddr) -> bool {
     given.refused.is_none() && given.entries.first().is_some_and(means)
 }
 
-/// The keys of the lines that [`wanted`] would have set, of these GPUs, or of all; and why others stay.
-pub(crate) fn set_by_us(facts: &Facts, vm: &Vm, gpus: Option<&[PciAddr]>) -> (Vec<String>, Vec<String>) {
-    let (mut keys, mut notes) = (Vec::new(), Vec::new());
+/// The keys of the lines that attach has set, of these GPUs, or of all; and which others stay.
+pub(crate) fn unwanted(facts: &Facts, vm: &Vm, gpus: Option<&[PciAddr]>, set: &[Line]) -> Unwanted {
+    let mut unwanted = Unwanted::default();
+    let name = Name {
+        kind: Kind::Vm,
+        id: vm.vmid,
+    };
+    let is_meant = |gpu: &PciAddr| gpus.is_none_or(|gpus| gpus.contains(gpu));
     for (entry, line) in vm.given.entries.iter().zip(vm.config.config.hostpci()) {
-        let is_meant = |gpu: &PciAddr| gpus.is_none_or(|gpus| gpus.contains(gpu));
-        let Some(gpu) = entry.ours.iter().find(|gpu| is_meant(gpu)) else {
+        // Whatever order Proxmox has written its properties in.
+        let as_set = |one: &&Line| {
+            let parsed = HostPci::parse(line.index, one.value.as_bytes(), vm.config.generation);
+            one.key == entry.key && parsed.as_ref() == Ok(line)
+        };
+        if let Some(ours) = set.iter().find(as_set) {
+            if ours.gpu.as_ref().is_none_or(is_meant) {
+                unwanted.keys.push(entry.key.clone());
+            }
             continue;
+        }
+        let means = |addr: &PciAddr| {
+            let mut functions = facts.snapshot.slot(addr.slot());
+            functions.any(|f| f.is_nvidia_gpu() && is_meant(&f.addr))
         };
-        let slot = gpu.slot().to_string();
-        let is_card = match (&line.mapping, line.host.as_slice()) {
-            (Some(name), []) => is_mapping_of(facts, vm, name, *gpu),
-            (None, [host]) => *host == slot || slot.strip_prefix("0000:") == Some(host),
-            _ => false,
-        };
-        let plain = HostPci {
-            index: line.index,
-            host: line.host.clone(),
-            mapping: line.mapping.clone(),
-            pcie: line.pcie,
-            x_vga: line.x_vga,
-            ..HostPci::default()
-        };
-        if is_card && plain == *line {
-            keys.push(entry.key.clone());
-        } else {
-            notes.push(format!(
-                "{} of VM {} is not as attach sets it ({}), and stays: 'qm set {} --delete {}' takes it out.",
-                entry.key,
-                vm.vmid,
-                foreign(&entry.value),
-                vm.vmid,
-                entry.key
-            ));
+        // What means nothing here may be a card that was taken out.
+        let may_be = gpus.is_none() && entry.alternatives.is_empty();
+        if may_be || entry.alternatives.iter().flatten().any(means) {
+            unwanted.notes.push(stays(name, &entry.key, &entry.value));
         }
     }
-    (keys, notes)
+    if gpus.is_none() {
+        for line in vm.config.config.ignored_hostpci_lines() {
+            let key = foreign(line.key.as_deref().unwrap_or("hostpci"));
+            unwanted.notes.push(stays(name, &key, &line.value.to_str()));
+        }
+    }
+    unwanted
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::attach::pending;
 use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::check::facts::Facts;
@@ -96,6 +97,7 @@ impl<'a> Guest<'a> {
     /// # Errors
     /// Where it is on another node, or nowhere.
     pub fn of(facts: &'a Facts, id: VmId) -> Result<Guest<'a>, Reason> {
+        mounted(facts)?;
         for kind in [Kind::Vm, Kind::Container] {
             let name = Name { kind, id };
             if let Some(text) = facts.texts.text(&name.path()).map_err(|why| not_seen(&why))? {
@@ -115,8 +117,8 @@ impl<'a> Guest<'a> {
         line.split_once(':').map(|(_, value)| value.trim().to_owned())
     }
 
-    /// Why nothing can be set for it now: `keys` are the beginnings of what would be.
-    pub fn in_the_way(&self, keys: &[&str]) -> Vec<Reason> {
+    /// Why nothing can be set for it now: `keys` are the beginnings of what would be, `own` what of it waits by our own doing.
+    pub fn in_the_way(&self, keys: &[&str], own: &[String]) -> Vec<Reason> {
         let (name, tool, id) = (self.name, self.name.kind.tool(), self.name.id);
         let mut reasons = Vec::new();
         if let Some(lock) = self.get("lock") {
@@ -126,8 +128,8 @@ impl<'a> Guest<'a> {
                 foreign(&lock)
             )));
         }
-        let pending = pending(self.text);
-        let of_ours = |key: &&String| keys.iter().any(|ours| key.starts_with(ours));
+        let pending = pending::keys(self.text);
+        let of_ours = |key: &&String| keys.iter().any(|ours| key.starts_with(ours)) && !own.contains(key);
         let waiting: Vec<String> = pending.iter().filter(of_ours).map(|key| foreign(key)).collect();
         if !waiting.is_empty() {
             reasons.push(because(format!(
@@ -139,69 +141,58 @@ impl<'a> Guest<'a> {
         }
         reasons
     }
-}
 
-/// The settings that a section of pending changes sets or deletes (qemu-server, PVE/QemuServer.pm, parse_vm_config; pve-container,
-/// PVE/LXC/Config.pm, parse_pct_config).
-fn pending(text: &str) -> Vec<String> {
-    let is_header = |line: &str| {
-        let line = line.trim_end();
-        line.eq_ignore_ascii_case("[pending]") || line.eq_ignore_ascii_case("[pve:pending]")
-    };
-    let mut lines = text.lines().skip_while(|line| !is_header(line)).skip(1);
-    let section = lines.by_ref().take_while(|line| !line.starts_with('['));
-    let mut keys = Vec::new();
-    for (key, value) in section.filter_map(|line| line.split_once(':')) {
-        match key {
-            "delete" => {
-                let words = value
-                    .split([' ', ',', ';'])
-                    .map(|word| word.trim_start_matches('!').trim());
-                keys.extend(words.filter(|word| !word.is_empty()).map(str::to_owned));
-            }
-            key => keys.push(key.to_owned()),
+    /// Whether it runs, as far as is known.
+    pub fn runs(&self, facts: &Facts) -> bool {
+        match self.name.kind {
+            Kind::Vm => facts.snapshot.vms.iter().any(|vm| vm.vmid == self.name.id),
+            Kind::Container => facts.texts.inside.contains_key(&self.name.id),
         }
     }
-    keys
+}
+
+/// That Proxmox's files are there at all: where its daemon does not run, their folder is empty (pve-cluster, pmxcfs(8)).
+///
+/// # Errors
+/// Where they are not.
+pub(crate) fn mounted(facts: &Facts) -> Result<(), Reason> {
+    let folder = "/etc/pve/qemu-server";
+    match facts.texts.has(folder).map_err(|why| not_seen(&why))? {
+        true => Ok(()),
+        false => Err(not_seen(&NotSeen(format!("there is no {folder}")))),
+    }
+}
+
+/// The other node that a guest is on, and what it is there.
+///
+/// # Errors
+/// Where that could not be looked at.
+pub fn on_another_node(facts: &Facts, id: VmId) -> Result<Option<(Name, String)>, Reason> {
+    let names = |path: &str| facts.texts.names(path).map_err(|why| not_seen(&why));
+    for node in names("/etc/pve/nodes")?
+        .iter()
+        .filter(|node| **node != facts.cluster.node)
+    {
+        for kind in [Kind::Vm, Kind::Container] {
+            let configs = names(&format!("/etc/pve/nodes/{node}/{}", kind.folder()))?;
+            if configs.iter().any(|name| *name == format!("{id}.conf")) {
+                return Ok(Some((Name { kind, id }, node.clone())));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Where a guest is that is not on this node, as a sentence.
 fn elsewhere(facts: &Facts, id: VmId) -> String {
-    let nodes = facts.texts.names("/etc/pve/nodes").unwrap_or_default();
-    let has = |node: &str, kind: Kind| {
-        let folder = format!("/etc/pve/nodes/{node}/{}", kind.folder());
-        let names = facts.texts.names(&folder).unwrap_or_default();
-        names.iter().any(|name| *name == format!("{id}.conf"))
-    };
-    for node in nodes {
-        for kind in [Kind::Vm, Kind::Container] {
-            if *node != facts.cluster.node && has(node, kind) {
-                let (name, node) = (Name { kind, id }, foreign(node));
-                return format!(
-                    "{name} is on the node {node}, and this is {}. Hint: run it there",
-                    foreign(&facts.cluster.node)
-                );
-            }
-        }
-    }
-    format!("there is no VM or container {id} on this host. Hint: 'qm list' and 'pct list' show those of this node")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_waits_for_the_next_start_is_in_its_own_section() {
-        for (text, keys) in [
-            ("hostpci0: 01:00\n[before]\nhookscript: x\n", &[][..]),
-            (
-                "cores: 2\n\n[PENDING]\nhostpci0: 01:00\ndelete: hookscript,!balloon\n\n[old]\nhostpci1: x\n",
-                &["hostpci0", "hookscript", "balloon"],
-            ),
-            ("[pve:pending]\ndev3: /dev/x\n", &["dev3"]),
-        ] {
-            assert_eq!(pending(text), keys, "{text:?}");
-        }
+    match on_another_node(facts, id) {
+        Ok(Some((name, node))) => format!(
+            "{name} is on the node {}, and this is {}. Hint: run it there",
+            foreign(&node),
+            foreign(&facts.cluster.node)
+        ),
+        _ => format!(
+            "there is no VM or container {id} on this host. Hint: 'qm list' and 'pct list' show those of this node"
+        ),
     }
 }

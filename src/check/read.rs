@@ -173,7 +173,9 @@ pub fn read(root: &Root, part: Part) -> Texts {
 /// Where each snippet leads, or what is in it.
 fn snippets(root: &Root, texts: &mut Texts) {
     let storages = storages::parse(&root.text(STORAGES).unwrap_or_default());
-    for folder in storages.into_iter().filter_map(|storage| storage.snippets) {
+    // Of one that is switched off the file server may be gone for good.
+    let on = storages.into_iter().filter(|storage| !storage.disabled);
+    for folder in on.filter_map(|storage| storage.snippets) {
         add_names(root, texts, &folder, |_| true);
         for name in names_in(texts, &folder) {
             add_link(root, texts, &format!("{folder}/{name}"));

@@ -242,10 +242,10 @@ pub struct Detach {
     /// The VM or container
     #[arg(value_name = "VMID", required_unless_present = "all")]
     pub id: Option<VmId>,
-    /// Every VM and container of this node that has the hook
+    /// Every VM and container of this node that has the hook, and what attach has written for those that have it no more
     #[arg(long, conflicts_with = "id")]
     pub all: bool,
-    /// The lines that attach would have set for this GPU, too, or for "all"; may be repeated
+    /// The lines that attach has set for this GPU, too, or for "all"; others are named, and stay; may be repeated
     #[arg(long, value_name = "GPU")]
     pub gpu: Vec<String>,
     /// Ask nothing

@@ -6,12 +6,16 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::attach::change::Change;
-use crate::attach::guest::because;
+use crate::attach::guest::{Guest, Name, because, not_seen};
+use crate::attach::pending;
+use crate::base::pci::PciAddr;
 use crate::base::vmid::VmId;
 use crate::check::facts::{Asked, Facts};
 use crate::check::read::Part;
+use crate::check::texts::Texts;
 use crate::commands::check;
 use crate::commands::cli::Cli;
+use crate::host::snapshot::Snapshot;
 use crate::model::error::Error;
 use crate::model::refusal::{Reason, Refusal};
 use crate::output::attach::{Shown, text};
@@ -19,9 +23,13 @@ use crate::output::print::{json_text, out};
 use crate::output::stderr::Stderr;
 use crate::prepare::effects::{self, Effects};
 use crate::run::session::Session;
+use crate::settings::values::Settings;
 
 /// How long qm(1) or pct(1) may take: it waits ten seconds for the guest's lock, and for an answer of the cluster's file system.
 const SET: Duration = Duration::from_secs(60);
+
+/// How long the cluster's file system may take to show its files.
+const CONFIGS: Duration = Duration::from_secs(10);
 
 /// How long a person may think before nothing is done.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -33,6 +41,18 @@ pub trait Host: Debug {
     /// # Errors
     /// Where the host cannot be read.
     fn facts(&mut self, id: Option<VmId>) -> Result<Facts, Error>;
+
+    /// Proxmox's files, read once more, whether or not a signal has come. What gives no answer is among what was missed.
+    fn configs(&mut self) -> Texts;
+
+    /// Asks systemd, and who else looks after them, of those who use these GPUs and are stopped by these settings.
+    fn ask_for_units(&mut self, snapshot: &mut Snapshot, gpus: &[PciAddr], settings: &Settings);
+
+    /// That nobody has asked this run to end.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    fn not_interrupted(&mut self) -> Result<(), Error>;
 
     /// Its files and programs.
     fn effects(&mut self) -> &mut dyn Effects;
@@ -79,6 +99,30 @@ impl Host for Real {
             ..Asked::default()
         };
         check::facts(&mut self.session, asked, &[Part::Snippets])
+    }
+
+    fn configs(&mut self) -> Texts {
+        // By a session of its own: one that a signal has reached asks nothing any more, and what became of a command is to be
+        // known all the same.
+        let mut session = Session::real();
+        session
+            .kernel
+            .texts(Part::Proxmox, CONFIGS)
+            .unwrap_or_else(|why| Texts {
+                missed: vec![(Part::Proxmox.covers().to_owned(), why.to_string())],
+                ..Texts::default()
+            })
+    }
+
+    fn ask_for_units(&mut self, snapshot: &mut Snapshot, gpus: &[PciAddr], settings: &Settings) {
+        let before = std::mem::replace(&mut self.session.settings, settings.clone());
+        snapshot.units.clear();
+        self.session.ask_for_units(snapshot, gpus, &[]);
+        self.session.settings = before;
+    }
+
+    fn not_interrupted(&mut self) -> Result<(), Error> {
+        self.session.not_interrupted()
     }
 
     fn effects(&mut self) -> &mut dyn Effects {
@@ -147,10 +191,11 @@ impl Way {
 
 /// What is shown before anything is done; whether it goes on.
 pub(crate) fn announced(host: &mut dyn Host, way: Way, shown: &Shown<'_>) -> Result<bool, Error> {
-    match (way.json, way.dry_run) {
-        (true, true) => host.show(&json_text(shown)?)?,
-        (true, false) => {}
-        (false, _) => host.show(&text(shown))?,
+    match way.json {
+        // What is done is printed once, when it is.
+        true if way.dry_run || shown.is_nothing() => host.show(&json_text(shown)?)?,
+        true => {}
+        false => host.show(&text(shown))?,
     }
     if way.dry_run {
         if !way.json && !shown.is_nothing() {
@@ -174,17 +219,108 @@ pub(crate) fn may(host: &dyn Host, way: Way) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs the commands of changes, one after the other.
-pub(crate) fn run(host: &mut dyn Host, changes: &[Change]) -> Result<(), Error> {
-    for change in changes.iter().filter(|change| !change.is_nothing()) {
-        let command = change.command();
-        let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let ended = host.effects().run(&words, SET);
-        ended.map_err(|why| {
-            let show = format!("{} config {}", words[0], change.name.id);
-            let why = format!("{why}. Hint: that is Proxmox's own answer; '{show}' shows what is set");
-            Error::io(format!("running '{}'", command.join(" ")), io::Error::other(why))
-        })?;
+/// A guest, and its config as it was read: what is shown and asked about is that.
+#[derive(Clone, Debug)]
+pub(crate) struct Read {
+    name: Name,
+    text: String,
+}
+
+impl Read {
+    /// The guest's config; and the facts with what waits for its next start counted in it.
+    pub(crate) fn of(facts: Facts, id: VmId) -> Result<(Read, Facts), Reason> {
+        let guest = Guest::of(&facts, id)?;
+        let read = Read {
+            name: guest.name,
+            text: guest.text.to_owned(),
+        };
+        let applied = pending::applied(&read.text);
+        Ok((read.clone(), facts.as_if(&read.name.path(), applied)))
     }
-    Ok(())
+
+    /// That its config is still as it was when it was shown.
+    ///
+    /// # Errors
+    /// A refusal where it is not, or cannot be read; and where a signal has come.
+    pub(crate) fn is_still_so(&self, host: &mut dyn Host) -> Result<(), Error> {
+        host.not_interrupted()?;
+        match host.configs().text(&self.name.path()) {
+            Ok(Some(now)) if now == self.text => Ok(()),
+            Ok(_) => Err(refused(vec![because(format!(
+                "the config of {} has changed since it was shown. Hint: run it again",
+                self.name
+            ))])),
+            Err(why) => Err(refused(vec![not_seen(&why)])),
+        }
+    }
+
+    /// What became of a command that did not end well: whether it has done what it says all the same.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    fn has(&self, host: &mut dyn Host, change: &Change) -> Result<bool, String> {
+        match host.configs().text(&self.name.path()) {
+            Ok(Some(now)) if now == self.text => Ok(false),
+            Ok(Some(now)) if change.is_in(now) => Ok(true),
+            Ok(_) => Err(format!(
+                "the config of {} is neither as it was nor as it was to be",
+                self.name
+            )),
+            Err(why) => Err(why.0),
+        }
+    }
+}
+
+/// How a command has ended.
+#[derive(Debug)]
+pub(crate) enum Ran {
+    /// It was done; what there is to say of it.
+    Done(Option<String>),
+    /// It failed, and nothing was changed.
+    Nothing(Error),
+    /// It failed, and nobody knows what it has changed.
+    Unknown(Error),
+}
+
+/// Runs the command of a change.
+pub(crate) fn run(host: &mut dyn Host, read: &Read, change: &Change) -> Ran {
+    if change.is_nothing() {
+        return Ran::Done(None);
+    }
+    let words = change.command();
+    let command = words.join(" ");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let Err(why) = host.effects().run(&words, SET) else {
+        return Ran::Done(None);
+    };
+    let show = format!("{} config {}", words[0], change.name.id);
+    let what = format!("running '{command}'");
+    match read.has(host, change) {
+        Ok(true) => Ran::Done(Some(format!(
+            "'{command}' {why}; {} is as it was to be all the same.",
+            change.name
+        ))),
+        Ok(false) => {
+            let why = format!("{why}. Hint: that is Proxmox's own answer; '{show}' shows what is set");
+            Ran::Nothing(Error::io(what, io::Error::other(why)))
+        }
+        Err(left) => Ran::Unknown(Error::NotRestored {
+            what: format!("{what}: {why}"),
+            left,
+            hint: format!(
+                "'{show}' shows what is set, 'gpu-handoff detach {} --gpu all' takes it back",
+                change.name.id
+            ),
+        }),
+    }
+}
+
+/// That nobody wanted it.
+pub(crate) fn declined(host: &mut dyn Host) -> Error {
+    match host.show("Nothing was changed.\n") {
+        Err(why) => why,
+        Ok(()) => refused(vec![because(
+            "nobody said yes to it. Hint: answer with 'y', or add --yes",
+        )]),
+    }
 }

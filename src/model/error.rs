@@ -88,7 +88,7 @@ pub enum Error {
         /// What the user can do about it.
         hint: String,
     },
-    /// Not everything that was stranded could be brought home.
+    /// Not everything that was to be done for several could be: not all that was stranded was brought home, say.
     #[error("{what}")]
     Recovery {
         /// Of the first of them: the run ends with it.

@@ -75,8 +75,7 @@ impl<'a> Shown<'a> {
     }
 
     /// With who is in the way of a start.
-    #[must_use]
-    pub fn in_the_way(mut self, offers: &[Offer], others: Vec<String>) -> Self {
+    pub fn in_the_way(&mut self, offers: &[Offer], others: Vec<String>) {
         let policy = |offer: &Offer| Policy {
             who: offer.who.clone(),
             key: offer.key,
@@ -84,7 +83,6 @@ impl<'a> Shown<'a> {
         };
         self.policies = offers.iter().map(policy).collect();
         self.in_the_way = others;
-        self
     }
 
     /// With what the checks say, from this level on.
@@ -116,6 +114,17 @@ pub fn text(shown: &Shown<'_>) -> String {
     for note in &shown.notes {
         text += &sentence(note);
     }
+    text += &in_the_way(shown);
+    if !shown.findings.is_empty() {
+        text += "With that 'gpu-handoff check' says:\n";
+        text += &check::findings_text(&shown.findings);
+    }
+    text
+}
+
+/// Who is in the way now, for people.
+fn in_the_way(shown: &Shown<'_>) -> String {
+    let mut text = String::new();
     if !shown.policies.is_empty() || !shown.in_the_way.is_empty() {
         text += "In the way of a start, as things are now:\n";
     }
@@ -127,10 +136,6 @@ pub fn text(shown: &Shown<'_>) -> String {
     }
     for other in &shown.in_the_way {
         text += &sentence(&format!("- {other}"));
-    }
-    if !shown.findings.is_empty() {
-        text += "With that 'gpu-handoff check' says:\n";
-        text += &check::findings_text(&shown.findings);
     }
     text
 }
@@ -150,16 +155,24 @@ pub fn files(shown: &Shown<'_>) -> String {
     text
 }
 
-/// That a guest is attached, and what the checks say of it now.
-pub fn attached(name: Name, shown: &Shown<'_>) -> String {
+/// That a guest is attached, what the checks say of it now, and what was not shown before it was done.
+pub fn attached(name: Name, shown: &Shown<'_>, news: &[String]) -> String {
     let what = format!("gpu-handoff check --{} {}", name.kind.in_ha(), name.id);
-    let mut text = match shown.findings.is_empty() {
-        true => String::new(),
-        false => format!("'{what}' says now:\n{}", check::findings_text(&shown.findings)),
-    };
+    let mut text: String = news.iter().map(|one| sentence(one)).collect();
+    if shown.writes.is_some() {
+        text += &in_the_way(shown);
+    }
+    if !shown.findings.is_empty() {
+        text += &format!("'{what}' says now:\n{}", check::findings_text(&shown.findings));
+    }
     text += &sentence(&format!(
         "{name} is attached. '{what}' shows all, 'gpu-handoff detach {}' takes it back.",
         name.id
     ));
     text
+}
+
+/// A sentence for people, in lines that fit a terminal.
+pub fn said(text: &str) -> String {
+    sentence(text)
 }

@@ -21,6 +21,18 @@ pub struct Storage {
     pub shared: bool,
     /// Its folder of snippets; None: a kind that has no folders.
     pub snippets: Option<String>,
+    /// It is switched off.
+    pub disabled: bool,
+    /// The nodes that have it; None: all.
+    pub nodes: Option<Vec<String>>,
+}
+
+impl Storage {
+    /// Whether a node has it (PVE/Storage.pm, storage_check_enabled).
+    pub fn is_on(&self, node: &str) -> bool {
+        let mut named = self.nodes.iter().flatten();
+        !self.disabled && (self.nodes.is_none() || named.any(|name| name == node))
+    }
 }
 
 /// All that the file names; `local` is first, and always there.
@@ -34,12 +46,19 @@ pub fn parse(text: &str) -> Vec<Storage> {
         let mut storage = Storage {
             name: name.trim().to_owned(),
             shared: SHARED.contains(&kind),
-            snippets: None,
+            ..Storage::default()
         };
         let is_mounted = storage.shared.then(|| format!("/mnt/pve/{}", storage.name));
         let (mut path, mut below) = (is_mounted, "snippets".to_owned());
         while let Some(line) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
-            match line.trim().split_once(char::is_whitespace) {
+            let line = line.trim();
+            match line.split_once(char::is_whitespace) {
+                None if line == "disable" => storage.disabled = true,
+                Some(("disable", value)) => storage.disabled = value.trim() != "0",
+                Some(("nodes", value)) => {
+                    let names = value.split([',', ' ']).map(str::trim).filter(|name| !name.is_empty());
+                    storage.nodes = Some(names.map(str::to_owned).collect());
+                }
                 Some(("path", value)) => path = Some(value.trim().to_owned()),
                 Some(("shared", value)) => storage.shared |= value.trim() == "1",
                 Some(("content-dirs", value)) => {
@@ -59,8 +78,8 @@ pub fn parse(text: &str) -> Vec<Storage> {
     let local = at.map_or_else(
         || Storage {
             name: "local".to_owned(),
-            shared: false,
             snippets: Some(format!("{LOCAL}/snippets")),
+            ..Storage::default()
         },
         |at| found.remove(at),
     );
@@ -105,5 +124,19 @@ mod tests {
         assert_eq!(path("fast:snippets/x"), None);
         assert_eq!(path("nowhere:snippets/x"), None);
         assert_eq!(path("local:iso/x"), None);
+    }
+
+    #[test]
+    fn a_storage_is_where_its_nodes_are_unless_it_is_switched_off() {
+        let text = "nfs: a\n\tnodes pve,pve2\n\nnfs: b\n\tdisable\n\nnfs: c\n\tdisable 0\n";
+        let seen = parse(text);
+        let on = |node| {
+            seen.iter()
+                .filter(|s| s.is_on(node))
+                .map(|s| s.name.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(on("pve"), ["local", "a", "c"]);
+        assert_eq!(on("pve3"), ["local", "c"]);
     }
 }

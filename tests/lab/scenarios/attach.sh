@@ -1,13 +1,13 @@
 #!/bin/sh
-# attach and detach: shown, asked on a terminal, done by qm and pct; what uses the GPU is offered, and what was allowed is in force at a start; each refusal; in the end all is as before.
-# lab: --timeout 900
+# attach and detach: shown, asked on a terminal, done by qm and pct; what uses the GPU is offered, and what was allowed is in force at a start; each refusal; a service of a container as it was allowed; in the end all is as before.
+# lab: --timeout 1200
 # tier: full
 . /usr/local/lib/lab-home.sh
 conf=/etc/pve/qemu-server/111.conf own=/etc/gpu-handoff/conf.d/111.toml slot=${gpu%.*}
 says() { # TEXT: it is said, however the lines were broken
 	tr -s ' \r\n' '   ' </root/said | grep -qF -- "$1" || fail "it does not say: $1"; }
-# typed ANSWERS COMMAND...: on a terminal, with these answers
-typed() { printf '%b' "$1" >/root/answers; shift; within 60 0 script -qec "$*" /dev/null </root/answers; }
+# typed STATUS ANSWERS COMMAND...: on a terminal, with these answers
+typed() { status=$1; printf '%b' "$2" >/root/answers; shift 2; within 60 "$status" script -qec "$*" /dev/null </root/answers; }
 refused() { within 60 3 gpu-handoff "$@"; cmp -s $conf /root/as-it-was || fail "refused, and the config is another one"; }
 service() { printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl\n' >/run/systemd/system/ollama.service
 	systemctl daemon-reload; systemctl restart ollama; wait_for 20 uses; }
@@ -24,8 +24,8 @@ cmp $conf /root/before || fail "shown, and done"
 refused attach 111 --gpu 0 </dev/null; says "this is no terminal. Hint: add --yes"
 
 say "asked: no, then yes, with what may be stopped"
-typed 'n\nn\n' gpu-handoff attach 111 --gpu 0; says "Nothing was changed."; cmp $conf /root/before || fail "no, and done"
-typed 'y\ny\n' gpu-handoff attach 111 --gpu 0
+typed 3 'n\nn\n' gpu-handoff attach 111 --gpu 0; says "Nothing was changed."; cmp $conf /root/before || fail "no, and done"
+typed 0 'y\ny\n' gpu-handoff attach 111 --gpu 0
 says "unit ollama.service: stop it while VM 111 runs, start it again? [y/N]"; says "VM 111 is attached."
 is "$(grep -c -e "^hookscript: local:snippets/gpu-handoff$" -e "^hostpci0: $slot,pcie=1$" $conf)" 2 "lines in its config"
 grep -qx 'services = "ollama.service"' $own || fail "$own: $(cat $own)"
@@ -34,7 +34,7 @@ within 60 0 gpu-handoff attach 111 --gpu 0 --yes; says "VM 111 is attached alrea
 cmp $conf /root/as-it-was || fail "twice is not as once"
 
 say "what was allowed is in force"
-within 60 0 gpu-handoff plan --vm 111; says "($own:4)"
+within 60 0 gpu-handoff plan --vm 111; says "($own:5)"
 within 60 0 qm start 111; away "with the policy"; is "$(systemctl is-active ollama)" inactive ollama
 within 90 0 qm stop 111; comes_home 60 "with the policy"; wait_for 20 uses
 
@@ -100,4 +100,25 @@ for line in "hookscript: local:snippets/gpu-handoff" "dev0: /dev/nvidia0" "dev1:
 within 60 0 gpu-handoff attach 104 --gpu 0 --yes; says "container 104 is attached already"
 within 60 0 gpu-handoff detach --all --gpu all --yes; says "container 104 is detached."
 cmp $ct /root/ct || fail "not as before: $(cat $ct)"; rm $ct
+say "a line that attach has not set stays, and is named; what was removed by hand leaves its settings to detach --all"
+echo "hostpci0: $slot,pcie=1,rombar=0" >>$conf; service; cp $conf /root/as-it-was
+within 60 0 gpu-handoff attach 111 --accept-policies --yes; grep -qx 'services = "ollama.service"' $own || fail "$own: $(cat $own)"
+within 60 0 gpu-handoff detach 111 --gpu all --dry-run; says "'qm set 111 --delete hostpci0' takes it out"
+qm set 111 --delete hookscript >/dev/null; within 60 0 gpu-handoff detach --all --yes; says "This would be removed: $own"
+[ ! -e $own ] || fail "$own is there still"; cmp $conf /root/as-it-was || fail "not as before: $(cat $conf)"
+cp /root/before $conf; systemctl stop ollama
+
+say "a service of a container, as attach has allowed it, is stopped while the VM runs, and started again"
+mkdir -p /etc/lab/ct/104
+printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl\n' >/etc/lab/ct/104/ollama.service
+printf 'arch: amd64\nhostname: cuda\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: systemd\n' >$ct
+of() { cat /sys/fs/cgroup/lxc/104/ns/system.slice/ollama.service/cgroup.procs 2>/dev/null; }
+inside() { [ -n "$(find "/proc/$(of | head -n 1)/fd" -lname '*/nvidia0' 2>/dev/null)" ]; }
+within 60 0 pct start 104; wait_for 60 inside
+within 60 0 gpu-handoff attach 111 --gpu 0 --accept-policies --yes; says 'container 104, unit ollama.service; allowed by containers = "release"'
+grep -qx 'containers = "release"' $own || fail "$own: $(cat $own)"
+within 60 0 qm start 111; away "with a container's policy"; is "$(of)" "" "the service inside"
+within 90 0 qm stop 111; comes_home 60 "with a container's policy"; wait_for 20 inside
+within 60 0 gpu-handoff detach 111 --gpu all --yes; [ ! -e $own ] || fail "$own is there still"
+cmp $conf /root/before || fail "not as before: $(cat $conf)"; expect_rc 0 pct stop 104; rm $ct
 at_home "in the end"
