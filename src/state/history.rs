@@ -354,12 +354,8 @@ mod tests {
         let root = Root::at(dir.path());
         let path = root.path("/var/lib/gpu-handoff/history.jsonl");
         let append = |bytes: &[u8]| {
-            OpenOptions::new()
-                .append(true)
-                .open(&path)
-                .unwrap()
-                .write_all(bytes)
-                .unwrap()
+            let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all(bytes).unwrap();
         };
         add(&root, &entry(1)).unwrap();
         append(b"{\"time\":2,\"boot_id\":\"b");

@@ -174,15 +174,15 @@ mod tests {
     #[test]
     fn what_nobody_has_taken_is_no_news_and_is_sent_again() {
         let dir = tempfile::tempdir().unwrap();
-        let stranded = event(Kind::Stranded, "VM 111 5");
+        let stranded = [event(Kind::Stranded, "VM 111 5")];
         let mut told = Told::default();
-        assert_eq!(told.news(vec![stranded.clone()]), [stranded.clone()]);
-        assert_eq!(told.unsent(&[stranded.clone()]), []);
-        told.refused(&stranded);
+        assert_eq!(told.news(stranded.to_vec()), stranded);
+        assert_eq!(told.unsent(&stranded), []);
+        told.refused(&stranded[0]);
         told.write(dir.path()).unwrap();
         let mut told = Told::read(dir.path()).unwrap();
-        assert_eq!(told.news(vec![stranded.clone()]), []);
-        assert_eq!(told.unsent(&[stranded.clone()]), [stranded.clone()]);
-        assert_eq!(told.unsent(&[stranded]), []);
+        assert_eq!(told.news(stranded.to_vec()), []);
+        assert_eq!(told.unsent(&stranded), stranded);
+        assert_eq!(told.unsent(&stranded), []);
     }
 }
