@@ -13,18 +13,23 @@ mod hosts;
 mod tree;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use gpu_handoff::base::deadlines::Budgets;
+use gpu_handoff::base::process::{Group, Process};
 use gpu_handoff::base::recording::{Entry, What};
 use gpu_handoff::base::root::Root;
 use gpu_handoff::commands::replay::answers;
 use gpu_handoff::commands::report::packed;
+use gpu_handoff::model::act::Act;
+use gpu_handoff::model::record::{Owner, Record, Run, State, Taken, Wedge};
 use gpu_handoff::report::archive::{LONGEST, Packed, Report, pack};
 use gpu_handoff::report::redact::Redactor;
 use gpu_handoff::report::unpack::unpack;
@@ -56,6 +61,9 @@ fn differs(here: &str, elsewhere: &str) -> Option<String> {
     line.or_else(ends).map(|(a, b)| format!("here: {a}\n  elsewhere: {b}"))
 }
 
+/// A network adapter of the host usb-disk-in-use.
+const ADAPTER: &str = "enx00e04c680001";
+
 #[test]
 fn a_host_says_elsewhere_what_it_says_at_home() {
     let mut problems = Vec::new();
@@ -67,7 +75,14 @@ fn a_host_says_elsewhere_what_it_says_at_home() {
     for (name, host) in &hosts {
         let here = said(&host.root);
         plans += here.matches("== plan --vm").count();
-        if let Some(differs) = differs(&here, &said_elsewhere(&report_of(&host.root))) {
+        let there = said_elsewhere(&report_of(&host.root));
+        // A network adapter is called by its address: that is another one in a report, and lines are of another length.
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join("\n");
+        let (here, there) = match here.contains(ADAPTER) {
+            true => (words(&here.replace(ADAPTER, "enxMAC-1")), words(&there)),
+            false => (here, there),
+        };
+        if let Some(differs) = differs(&here, &there) {
             problems.push(format!("{name}:\n  {differs}"));
         }
     }
@@ -76,7 +91,7 @@ fn a_host_says_elsewhere_what_it_says_at_home() {
 }
 
 /// What is in no report: each stands in the files below, and in what programs say.
-const SECRETS: [&str; 24] = [
+const SECRETS: [&str; 44] = [
     "550e8400-e29b-41d4-a716-446655440000",
     "GPU-11111111-2222",
     "0123456789abcdef0123456789abcdef",
@@ -101,6 +116,26 @@ const SECRETS: [&str; 24] = [
     "ops@planted",
     "before-the-move",
     "proxy-word",
+    "192.168.77.1",
+    "192.168.77.254",
+    "255.255.255.0",
+    "192.168.77.9",
+    "bc-24-11-aa-00-01",
+    "bc2411aa0001",
+    "0e4c8a6b1f2d11ec8a5e0242ac130003",
+    "A50285BIplanted",
+    "S6PUNX0Tplanted",
+    "5000c500a1b2c3d4",
+    "550e8400\\x2de29b",
+    "topicplanted",
+    "bearerplanted",
+    "wordplanted",
+    "passplanted",
+    "pwdplanted",
+    "pskplanted",
+    "botplanted",
+    "pending-divorce",
+    "jsonplanted",
 ];
 
 const EVERYTHING: &str = "uuid 550e8400-e29b-41d4-a716-446655440000 nvidia GPU-11111111-2222-4333-8444-555555555555\n\
@@ -110,12 +145,23 @@ const EVERYTHING: &str = "uuid 550e8400-e29b-41d4-a716-446655440000 nvidia GPU-1
     nvidia ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPlanted x $6$planted$abcdefgh eyJplanted.abcdef.ghi\n\
     nvidia /home/carol/a dave ops@planted.example SerialNumber: 4C530001planted\n\
     nvidia http://me:proxy-word@192.168.77.5:3128/\n\
+    nvidia ip=192.168.77.5::192.168.77.254:255.255.255.0::eth0:off addr:192.168.77.9 peer:fd00:77::5 BOOTIF=01-bc-24-11-aa-00-01\n\
+    nvidia r8169 0000:05:00.0 eth0: BC:24:11:AA:00:01: link up, mac:bc:24:11:aa:00:01, renamed to enxbc2411aa0001\n\
+    nvidia resume=/dev/disk/by-id/ata-Samsung_SSD_S6PUNX0Tplanted wwn-0x5000c500a1b2c3d4 /dev/mapper/atlas_vg-root\n\
+    nvidia luks\\x2d550e8400\\x2de29b\\x2d41d4\\x2da716\\x2d446655440000.service\n\
+    nvidia curl -u me:hunter2 -H 'Authorization: Bearer bearerplanted' https://ntfy.sh/topicplanted --password wordplanted\n\
+    nvidia pass=passplanted pwd=pwdplanted psk=pskplanted https://api.telegram.org/bot1234:botplanted/send\n\
+    nvidia {\"line\": \"password=\\\"jsonplanted jsonplanted\\\"\"}\n\
     -----BEGIN PRIVATE KEY-----\nbm90IGEga2V5\n-----END PRIVATE KEY-----\n";
 
 const OF_A_VM: &str = "#a description: secret-project, hunter2\nname: secret-project\ncipassword: hunter2\n\
     sshkeys: ssh-ed25519%20AAAAC3NzaC1lZDI1NTE5AAAAIPlanted\nargs: -device vfio-pci -fw_cfg name=a-private-path\n\
     net0: virtio=BC:24:11:AA:00:01\nscsi0: a-private-path:1\nsmbios1: uuid=550e8400-e29b-41d4-a716-446655440000\n\
-    vmgenid: 550e8400-e29b-41d4-a716-446655440000\n[before-the-move]\nname: secret-project\n";
+    vmgenid: 550e8400-e29b-41d4-a716-446655440000\n[before-the-move]\nname: secret-project\n\
+    [pending-divorce]\nname: secret-project\n";
+
+const RULES: &str = "SUBSYSTEM==\"tty\", ATTRS{serial}==\"A50285BIplanted\", ENV{ID_SERIAL_SHORT}==\"S6PUNX0Tplanted\"\n\
+    RUN+=\"/usr/bin/curl -u me:hunter2 https://ntfy.sh/topicplanted\"\n";
 
 const PLANTED: Ask = hosts::with(&[
     Edit::File("/proc/sys/kernel/hostname", "atlas\n"),
@@ -127,11 +173,12 @@ const PLANTED: Ask = hosts::with(&[
     Edit::Append(hosts::VM, OF_A_VM),
     Edit::Append(
         hosts::CT,
-        "hostname: secret-project\nlxc.environment: TOKEN=hunter2\nlxc.mount.entry: /srv/a-private-path srv none bind\n",
+        "dev5: /dev/serial/by-id/usb-ITead_Zigbee_0e4c8a6b1f2d11ec8a5e0242ac130003-if00-port0,uid=0\nhostname: secret-project\nlxc.environment: TOKEN=hunter2\nlxc.mount.entry: /srv/a-private-path srv none bind\n",
     ),
     Edit::Append(
         "/proc/cmdline",
-        " root=UUID=550e8400-e29b-41d4-a716-446655440000 ip=192.168.77.5 password=hunter2\n",
+        " root=UUID=550e8400-e29b-41d4-a716-446655440000 ip=192.168.77.5:192.168.77.1:192.168.77.254:255.255.255.0:atlas:eth0:off \
+         BOOTIF=01-bc-24-11-aa-00-01 password=hunter2\n",
     ),
     Edit::File("/etc/modprobe.d/planted.conf", EVERYTHING),
     Edit::File(
@@ -139,6 +186,7 @@ const PLANTED: Ask = hosts::with(&[
         "# 192.168.77.5 atlas hunter2: password=hunter2\n",
     ),
     Edit::File("/etc/udev/rules.d/70-planted.rules", EVERYTHING),
+    Edit::File("/etc/udev/rules.d/71-planted.rules", RULES),
     Edit::File(
         "/etc/pve/jobs.cfg",
         "vzdump: daily\n\tmailto ops@planted.example\n\tvmid 111\n\tcomment secret-project\n",
@@ -241,6 +289,226 @@ fn planted_secrets_are_not_in_a_report_and_what_is_asked_for_is() {
     assert!(here == there, "here: {}\nelsewhere: {}", from(&here), from(&there));
 }
 
+const DEV: Ask = hosts::with(&[Edit::File(
+    "/etc/passwd",
+    "root:x:0:0::/root:/bin/sh\ndev:x:1000:1000::/home/dev:/bin/sh\n",
+)]);
+const QEMU: Ask = hosts::with(&[Edit::File(
+    "/etc/passwd",
+    "root:x:0:0::/root:/bin/sh\nqemu:x:1000:1000::/home/x:/bin/sh\n",
+)]);
+const OPEN: Ask = hosts::with(&[Edit::File(
+    "/etc/passwd",
+    "root:x:0:0::/root:/bin/sh\nopen:x:1000:1000::/home/x:/bin/sh\nholders:x:1001:1000::/home/y:/bin/sh\n",
+)]);
+const STORAGE: Ask = hosts::with(&[
+    Edit::Dir("/etc/pve/nodes/storage"),
+    Edit::File(
+        "/etc/pve/storage.cfg",
+        "dir: local\n\tpath /var/lib/vz\n\tcontent snippets\n",
+    ),
+]);
+const LXC: Ask = hosts::with(&[Edit::Dir("/etc/pve/nodes/lxc")]);
+const Q35: Ask = hosts::with(&[Edit::Dir("/etc/pve/nodes/q35")]);
+const BOB: Ask = hosts::with(&[
+    Edit::File(
+        "/etc/passwd",
+        "root:x:0:0::/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n",
+    ),
+    Edit::File("/etc/modprobe.d/bob.conf", "blacklist nvidia\n"),
+]);
+
+#[test]
+fn a_name_that_is_a_word_of_the_hosts_changes_nothing_elsewhere_and_is_in_the_list() {
+    for (name, ask) in [
+        ("dev", &DEV),
+        ("qemu", &QEMU),
+        ("open", &OPEN),
+        ("storage", &STORAGE),
+        ("lxc", &LXC),
+        ("q35", &Q35),
+        ("bob", &BOB),
+    ] {
+        let host = host(ask);
+        let report = report_of(&host.root);
+        assert_eq!(differs(&said(&host.root), &said_elsewhere(&report)), None, "{name}");
+        let mut bytes = Vec::new();
+        GzDecoder::new(&report.bytes[..]).read_to_end(&mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        let left = text.lines().find(|line| line.contains("names are left as they are: "));
+        assert!(left.is_some_and(|line| line.contains(name)), "{name}: {left:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_utf_8_is_read_elsewhere_as_it_is_at_home() {
+    let host = host(&READY);
+    let text = b"# f\xfcr die Grafik\nblacklist nvidia\noptions vfio-pci ids=10de:2204\n";
+    fs::write(host.root.path("/etc/modprobe.d/zz.conf"), text).unwrap();
+    let vm = host.root.path(hosts::VM);
+    let mut bytes = fs::read(&vm).unwrap();
+    bytes.extend(b"#gr\xfc\xdfe\n");
+    fs::write(&vm, bytes).unwrap();
+    let here = said(&host.root);
+    assert!(here.contains("FAIL: vfio-ids"), "{here}");
+    assert_eq!(differs(&here, &said_elsewhere(&report_of(&host.root))), None);
+}
+
+/// A host on which a call of ours is stuck, or a run is at work.
+fn with_a_record(change: impl FnOnce(&mut Record)) -> Host {
+    let host = host(&READY);
+    let boot = "0b0e8400-e29b-41d4-a716-446655440000";
+    let write = |path: &str, text: &str| {
+        let path = host.root.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("/proc/sys/kernel/random/boot_id", &format!("{boot}\n"));
+    write(
+        "/proc/4242/stat",
+        "4242 (gpu-handoff) D 1 4242 4242 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0 0\n",
+    );
+    let mut record = Record::new(Owner::Vm("111".parse().unwrap()), boot.to_owned(), Budgets::default());
+    record.taken.push(Taken {
+        addr: "0000:0b:00.0".parse().unwrap(),
+        driver: Some("nvidia".to_owned()),
+        module: Some("nvidia".to_owned()),
+        driver_override: None,
+        width: None,
+        attributes: Vec::new(),
+        parent: None,
+    });
+    change(&mut record);
+    write("/run/gpu-handoff/vm-111.json", &serde_json::to_string(&record).unwrap());
+    host
+}
+
+#[test]
+fn a_call_that_is_stuck_is_so_elsewhere_and_so_is_a_run_at_work() {
+    let group = Group {
+        number: 4242,
+        started: Some(777),
+    };
+    let addr = "0000:0b:00.0".parse().unwrap();
+    let stuck = with_a_record(|record| {
+        record.state = State::Stranded;
+        record.wedges.push(Wedge {
+            group,
+            addrs: vec![addr],
+            act: "0000:0b:00.0: unbind from nvidia".to_owned(),
+            stack: "nv_wait+0x1".to_owned(),
+            holders: Vec::new(),
+        });
+    });
+    let at_work = with_a_record(|record| {
+        record.workers.push(group);
+        let process = Process {
+            pid: 4242,
+            started: 777,
+        };
+        record.run = Some(Run { process, since_ms: 1 });
+        record.under_way = vec![Act::Unbind {
+            addr,
+            driver: "nvidia".to_owned(),
+        }];
+    });
+    for (host, said_here) in [(stuck, "is stuck in the kernel"), (at_work, "process 4242")] {
+        let here = said(&host.root);
+        assert!(here.contains(said_here), "{here}");
+        assert_eq!(differs(&here, &said_elsewhere(&report_of(&host.root))), None);
+    }
+}
+
+#[test]
+fn a_reservation_holds_as_long_elsewhere_as_at_home() {
+    let host = host(&READY);
+    let path = host.root.path("/run/qemu-server/pci-id-reservations");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    // Of a tree with a moment of its own, which is long ago.
+    fs::write(host.root.path("/moment"), "1700000000 60000\n").unwrap();
+    fs::write(
+        path,
+        "0000:0b:00.0 112 time:1700000006\n0000:0b:00.1 112 time:1700000006\n",
+    )
+    .unwrap();
+    let here = said(&host.root);
+    assert!(here.contains("FAIL: vm-hostpci"), "{here}");
+    assert_eq!(differs(&here, &said_elsewhere(&report_of(&host.root))), None);
+}
+
+#[test]
+fn what_a_program_said_is_found_elsewhere_by_words_that_are_redacted_and_longer_than_a_name() {
+    let names: String = (0..20).map(|n| format!(" of-hermes-{n}.service")).collect();
+    let words = format!("systemctl show{names}");
+    let entry = |what| Entry {
+        mode: 0o644,
+        changed: 0,
+        what,
+    };
+    let report = Report {
+        host: [
+            ("/programs".to_owned(), entry(What::Dir)),
+            (format!("/programs/{words}"), entry(What::Text("Id=x\n".to_owned()))),
+        ]
+        .into(),
+        ..Report::default()
+    };
+    let packed = pack(report, &mut Redactor::new(&["hermes".to_owned()], &[]), "r", 0).unwrap();
+    let tree = unpack(&packed.bytes[..]).unwrap();
+    assert_eq!(tree.left_out, [""; 0]);
+    let words = words.replace("hermes", "HOST");
+    let words: Vec<&str> = words.split(' ').collect();
+    assert_eq!(Root::at(tree.root()).program(&words).unwrap().stdout, "Id=x\n");
+}
+
+#[test]
+fn a_link_with_dots_in_it_comes_through() {
+    let host = host(&READY);
+    symlink(
+        "/root/scripts/../hook.pl",
+        host.root.path("/var/lib/vz/snippets/mine.pl"),
+    )
+    .unwrap();
+    let tree = unpack(&report_of(&host.root).bytes[..]).unwrap();
+    assert_eq!(tree.left_out, [""; 0]);
+    let there = Root::at(tree.root()).link("/var/lib/vz/snippets/mine.pl");
+    assert_eq!(there.unwrap(), "/root/hook.pl");
+}
+
+#[test]
+fn what_is_missing_is_in_the_list_and_in_the_tree() {
+    let report = Report {
+        missing: vec!["files of Proxmox's below /etc/pve: no answer within 5 s".to_owned()],
+        ..Report::default()
+    };
+    let packed = pack(report, &mut Redactor::default(), "r", 0).unwrap();
+    let missing: Vec<&str> = packed.list.iter().filter_map(|l| l.missing.as_deref()).collect();
+    assert_eq!(missing, ["files of Proxmox's below /etc/pve: no answer within 5 s"]);
+    let tree = unpack(&packed.bytes[..]).unwrap();
+    let text = fs::read_to_string(tree.root().join("missing")).unwrap();
+    assert_eq!(text, "files of Proxmox's below /etc/pve: no answer within 5 s\n");
+}
+
+/// A path of Proxmox's files that leads out of the tree, and install lines that lead to each other.
+#[test]
+fn nothing_outside_a_tree_is_looked_at_and_no_question_leads_to_others_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("secret"), "x").unwrap();
+    fs::create_dir(dir.path().join("tree")).unwrap();
+    let root = Root::at(dir.path().join("tree"));
+    for path in ["/../secret", "/a/../../secret", "../secret"] {
+        assert!(!root.exists(path) && root.text(path).is_err(), "{path}");
+    }
+    let many = "modprobe nvidia; ".repeat(200);
+    let path = root.path("/programs/modprobe --show-depends -- nvidia");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("install {many}\n").repeat(20)).unwrap();
+    let answers = gpu_handoff::host::modules::read(&root, &["nvidia".to_owned()]);
+    let why = answers[0].problem.as_ref().map(ToString::to_string);
+    let expected = "modprobe cannot be asked for it: its install lines lead to more than 64 others";
+    assert_eq!(why.as_deref(), Some(expected));
+}
+
 #[test]
 fn what_cannot_be_had_is_a_line_of_the_list_and_what_is_too_long_is_cut() {
     let report = Report {
@@ -284,7 +552,7 @@ fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn an_archive_that_means_ill_is_refused_and_leaves_nothing_behind() {
+fn what_means_ill_in_an_archive_is_left_out_and_said_and_a_damaged_one_leaves_nothing_behind() {
     use EntryType::{Char, Directory, Link, Regular, Symlink};
     let long = "x".repeat(LONGEST + 1);
     let dir = ("r/host/", Directory, "");
@@ -316,11 +584,29 @@ fn an_archive_that_means_ill_is_refused_and_leaves_nothing_behind() {
         ),
         (&[dir, ("r/host/x", Char, "")], "is neither file, folder nor link"),
         (&[("r/host/x", Regular, &long)], "is longer than a file of a report"),
-        (&[("r/contents.txt", Regular, "x")], "it has no host in it"),
     ] {
-        let error = unpack(&archive(entries)[..]).unwrap_err();
-        assert!(error.contains(why), "{}: {error}", entries[0].0);
+        let whole: Vec<_> = [dir, ("r/host/good", Regular, "good")]
+            .iter()
+            .chain(entries)
+            .copied()
+            .collect();
+        let tree = unpack(&archive(&whole)[..]).unwrap();
+        assert!(
+            tree.left_out.len() == 1 && tree.left_out[0].contains(why),
+            "{:?}",
+            tree.left_out
+        );
+        assert_eq!(fs::read_to_string(tree.root().join("good")).unwrap(), "good");
     }
+    let error = unpack(&archive(&[("r/contents.txt", Regular, "x")])[..]).unwrap_err();
+    assert!(error.contains("it has no host in it"), "{error}");
+    let many: Vec<String> = (0..40).map(|n| format!("/r/host/{n}")).collect();
+    let many: Vec<_> = many
+        .iter()
+        .map(|path| (path.as_str(), Regular, "x"))
+        .chain([dir])
+        .collect();
+    assert_eq!(unpack(&archive(&many)[..]).unwrap().left_out.len(), 21);
     let good = archive(&[
         dir,
         ("r/host/proc/cmdline", Regular, "quiet\n"),
@@ -381,6 +667,48 @@ fn run(args: &[&str], dir: &Path) -> Output {
         .stdin(Stdio::null())
         .output()
         .unwrap()
+}
+
+#[test]
+fn a_replay_that_is_asked_to_end_does_so_at_once_and_leaves_no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gpu-handoff"))
+        .args(["report", "--replay"])
+        .arg(&pipe)
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It waits for the rest of this.
+    let mut end = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    end.write_all(&[0x1f, 0x8b]).unwrap();
+    let folders = || {
+        let entries = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_string_lossy().contains("replay")).count()
+    };
+    let soon = Instant::now() + Duration::from_secs(20);
+    while folders() == 0 && Instant::now() < soon {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(folders(), 1);
+    // The signal is blocked as soon as there is a folder, and waited for.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let blocked = || {
+        fs::read_to_string(format!("/proc/{pid}/status"))
+            .unwrap()
+            .contains("SigBlk:\t0000000000004003")
+    };
+    while !blocked() && Instant::now() < soon {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(folders(), 0);
 }
 
 #[test]

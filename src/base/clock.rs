@@ -2,7 +2,24 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::base::root::Root;
+
 const DAY: u64 = 86_400;
+
+/// What of a tree of files says when it was: seconds since 1970, and milliseconds since boot.
+pub const MOMENT: &str = "/moment";
+
+/// Now, on the host that is looked at, seconds since 1970: of a tree that says it, when it was made.
+pub fn now_on(root: &Root) -> u64 {
+    told(root).map_or_else(now, |(now, _)| now)
+}
+
+/// When a tree of files was made, and how long after boot.
+pub(crate) fn told(root: &Root) -> Option<(u64, Duration)> {
+    let text = (!root.is_real()).then(|| root.line(MOMENT))??;
+    let (now, up) = text.split_once(' ')?;
+    Some((now.parse().ok()?, Duration::from_millis(up.parse().ok()?)))
+}
 
 /// Now, seconds since 1970.
 pub fn now() -> u64 {

@@ -9,12 +9,36 @@ use std::{fmt, fs, io};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use crate::base::clock::{MOMENT, now_on, told};
 use crate::base::root::Root;
 
 /// How long the host has been up, the time it slept included: a clock that all processes share and nobody sets.
 pub fn since_boot() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
+
+/// The same of the host that is looked at: of a tree that says it, when it was made.
+pub fn since_boot_on(root: &Root) -> Duration {
+    told(root).map_or_else(since_boot, |(_, up)| up)
+}
+
+/// Tells a tree that is made of this host which moment it is of, and that these processes live: what /proc says of them but for
+/// their names.
+pub fn tell(root: &Root, pids: impl IntoIterator<Item = u32>) {
+    let (now, up) = (now_on(root), since_boot_on(root));
+    root.tell(MOMENT, || format!("{now} {}\n", up.as_millis()).into_bytes());
+    for pid in pids {
+        let path = format!("/proc/{pid}/stat");
+        let Some(line) = root.line(&path) else { continue };
+        if let Some((_, rest)) = line.rsplit_once(')') {
+            let fields: Vec<&str> = rest.split_ascii_whitespace().take(FIELDS).collect();
+            root.tell(&path, || format!("{pid} (x) {}\n", fields.join(" ")).into_bytes());
+        }
+    }
+}
+
+/// Fields of /proc/PID/stat behind the name, up to when it started (proc_pid_stat(5)).
+const FIELDS: usize = 20;
 
 /// The file that tells this boot from every other one.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";

@@ -14,6 +14,12 @@ use serde::{Deserialize, Serialize};
 /// More links in a row than the kernel follows (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
+/// Longest name of a file, bytes (linux, include/uapi/linux/limits.h, NAME_MAX).
+const LONGEST_NAME: usize = 255;
+
+/// What the name of a file begins with that has the words of a program in its first line, since they are no name of a file.
+const LONG: &str = "long-";
+
 /// Folders with hundreds of names that nobody asks for, and what the names that count have in them.
 const LONG_FOLDERS: [&str; 2] = ["/dev", "/usr/lib/x86_64-linux-gnu"];
 const COUNTS_IN_THEM: [&str; 6] = ["nvidia", "cuda", "dri", "kvm", "vfio", "fb"];
@@ -45,6 +51,47 @@ pub enum What {
 impl What {
     fn of(bytes: Vec<u8>) -> What {
         String::from_utf8(bytes).map_or_else(|e| What::Bytes(e.into_bytes()), What::Text)
+    }
+}
+
+/// The name of the file that has what a program said: its words, with `!` for each `/`; or, where that is longer than a name
+/// may be, a number made of them, and the words are the first line of the file.
+pub(crate) fn program_file(words: &str) -> String {
+    let name = words.replace('/', "!");
+    if name.len() <= LONGEST_NAME {
+        return name;
+    }
+    // FNV-1a, 64 bits (RFC 9923): the same in every version of this program. The words tell whether it is the one.
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    format!(
+        "{LONG}{:016x}",
+        name.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step)
+    )
+}
+
+/// What the program said, of a file's text; None: it is another program's.
+pub(crate) fn said_in<'a>(name: &str, words: &str, text: &'a str) -> Option<&'a str> {
+    match name.starts_with(LONG) {
+        true => text.strip_prefix(words)?.strip_prefix('\n'),
+        false => Some(text),
+    }
+}
+
+/// The words of a program whose answer is in this file, and the answer.
+pub(crate) fn words_of(name: &str, text: &str) -> (String, String) {
+    let long = name.starts_with(LONG).then(|| text.split_once('\n')).flatten();
+    match long {
+        Some((words, said)) => (words.to_owned(), said.to_owned()),
+        None => (name.replace('!', "/"), text.to_owned()),
+    }
+}
+
+/// A file's name and text for what a program said.
+pub(crate) fn file_of(words: &str, said: String) -> (String, String) {
+    let name = program_file(words);
+    match name.starts_with(LONG) {
+        true => (name, format!("{words}\n{said}")),
+        false => (name, said),
     }
 }
 
@@ -105,9 +152,10 @@ impl Recorder {
 
     /// What no file of the host's says is told by one of the tree's.
     pub(crate) fn tell(&self, path: &str, bytes: Vec<u8>) {
-        self.note(Path::new(path), |noted| {
+        if let Ok(mut all) = self.0.lock() {
+            let noted = all.entry(path.to_owned()).or_default();
             (noted.bytes, noted.told) = (Some(bytes), true);
-        });
+        }
     }
 
     /// Everything so far, and from here on anew.
@@ -199,7 +247,7 @@ fn note(at: &Path, path: &str, entries: &mut Entries) -> Option<()> {
     // What is a link there leads to the process that asks.
     let is_link = meta.is_symlink() && Path::new(path).parent() != Some(Path::new("/proc"));
     let what = match (is_link, meta.is_dir()) {
-        (true, _) => What::Link(relative(path, &fs::read_link(&full).ok()?.to_string_lossy())?),
+        (true, _) => What::Link(relative(at, path, &fs::read_link(&full).ok()?.to_string_lossy())?),
         (_, true) => What::Dir,
         // A device, too: there is one.
         _ => What::Text(String::new()),
@@ -211,12 +259,42 @@ fn note(at: &Path, path: &str, entries: &mut Entries) -> Option<()> {
 }
 
 /// A link's target from its folder on: first up, then down, and never out of the root. None: it is none of these.
-fn relative(path: &str, target: &str) -> Option<String> {
+fn relative(at: &Path, path: &str, target: &str) -> Option<String> {
     let depth = path.matches('/').count() - 1;
-    if let Some(target) = target.strip_prefix('/') {
-        return Some("../".repeat(depth) + target);
+    let up = "../".repeat(depth);
+    let is_plain = !target.split('/').any(|name| name == "..");
+    match target.strip_prefix('/') {
+        Some(target) if is_plain => return Some(up + target),
+        None if leads_inside(path, target) => return Some(target.to_owned()),
+        _ => {}
     }
-    leads_inside(path, target).then(|| target.to_owned())
+    // Up from a folder that is a link is another way than the words say: then it is known by neither.
+    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let meant = match target.starts_with('/') {
+        true => target.to_owned(),
+        false => format!("{parent}/{target}"),
+    };
+    let folded = folded(&meant);
+    let file = |path: &str| {
+        let meta = fs::metadata(at.join(path.trim_start_matches('/'))).ok()?;
+        Some((meta.dev(), meta.ino()))
+    };
+    (file(&meant) == file(&folded)).then(|| up + folded.trim_start_matches('/'))
+}
+
+/// An absolute path without `..`: what would lead out of the root stays in it.
+pub(crate) fn folded(path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => {
+                names.pop();
+            }
+            name => names.push(name),
+        }
+    }
+    format!("/{}", names.join("/"))
 }
 
 /// Whether a link at this path, whose folders are none but folders, leads to a place below the root whatever else is a link:
@@ -257,5 +335,39 @@ mod tests {
         assert_eq!(as_on_host("/a/b/c", "../../usr/sbin/x"), "/usr/sbin/x");
         assert_eq!(as_on_host("/a/b/c", "../x"), "../x");
         assert_eq!(as_on_host("/c", "x"), "x");
+    }
+
+    #[test]
+    fn a_target_with_dots_in_it_is_one_without_where_both_lead_to_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        fs::create_dir_all(dir.path().join("c/d")).unwrap();
+        std::os::unix::fs::symlink("../c/d", dir.path().join("a/l")).unwrap();
+        for (path, target, expected) in [
+            ("/x/hook.pl", "/root/scripts/../hook.pl", Some("../root/hook.pl")),
+            ("/a/x", "b/../../c", Some("../c")),
+            ("/a/x", "l/../d", None),
+            ("/a/x", "/../../nowhere", Some("../nowhere")),
+        ] {
+            assert_eq!(
+                relative(dir.path(), path, target).as_deref(),
+                expected,
+                "{path} -> {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_that_are_no_name_of_a_file_are_in_the_file() {
+        let long = format!("systemctl show {}", "a.service ".repeat(40));
+        for words in ["modinfo -F version nvidia", "cat /x/y", &long] {
+            let (name, text) = file_of(words, "said\n".to_owned());
+            assert!(name.len() <= LONGEST_NAME && !name.contains('/'), "{name}");
+            assert_eq!(name, program_file(words));
+            assert_eq!(said_in(&name, words, &text), Some("said\n"));
+            assert_eq!(words_of(&name, &text), (words.to_owned(), "said\n".to_owned()));
+        }
+        let (name, text) = file_of(&long, "said\n".to_owned());
+        assert_eq!(said_in(&name, "another", &text), None);
     }
 }

@@ -6,14 +6,14 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::{fs, io};
 
 use rustix::fs::{OFlags, makedev};
 
-use crate::base::recording::{Entries, Recorder, as_on_host};
+use crate::base::recording::{Entries, Recorder, as_on_host, folded, program_file, said_in};
 use crate::base::unsafe_calls::with_no_signal_blocked;
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 
@@ -90,11 +90,16 @@ impl Root {
         self.at == Path::new("/")
     }
 
-    /// The path of `path` (absolute, as on the host) below this root.
+    /// The path of `path` (absolute, as on the host) below this root. Of a tree it is in the tree, whoever has thought of it.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         if let Some(recorder) = &self.recorder {
             recorder.seen(path);
+        }
+        let leads_up = path.components().any(|c| c == Component::ParentDir);
+        if leads_up && !self.is_real() {
+            let folded = folded(&path.to_string_lossy());
+            return self.at.join(folded.trim_start_matches('/'));
         }
         self.at.join(path.strip_prefix("/").unwrap_or(path))
     }
@@ -231,8 +236,8 @@ impl Root {
     /// What a program of the host says: its standard output and error, and whether it ended with 0.
     ///
     /// Below another root than `/` the answer is a file `programs/WORDS`, the words with blanks between them and `!`
-    /// for each `/`: recorded standard output, of a program that ended well; or `programs/failed/WORDS`: recorded
-    /// standard error, of one that did not.
+    /// for each `/` ([`program_file`]): recorded standard output, of a program that ended well; or `programs/failed/WORDS`:
+    /// recorded standard error, of one that did not.
     ///
     /// There is no deadline here: it is run in a worker, which has one. Of what it says a megabyte is heard; one that says
     /// more, as a container's may, finds nobody who listens.
@@ -249,14 +254,21 @@ impl Root {
     /// As [`Root::program`], and where it was ended.
     pub fn program_for(&self, words: &[&str], asked_by: Option<BorrowedFd<'_>>) -> io::Result<Said> {
         if !self.is_real() {
-            let name = recorded_at(words);
-            if let Ok(stderr) = self.text(format!("/programs/failed/{name}")) {
+            let words = words.join(" ");
+            let name = program_file(&words);
+            let said = |text: &str| said_in(&name, &words, text).map(str::to_owned);
+            if let Some(stderr) = self
+                .text(format!("/programs/failed/{name}"))
+                .ok()
+                .as_deref()
+                .and_then(said)
+            {
                 return Ok(Said {
                     stderr,
                     ..Said::default()
                 });
             }
-            let stdout = self.text(format!("/programs/{name}"))?;
+            let stdout = said(&self.text(format!("/programs/{name}"))?).ok_or(io::ErrorKind::NotFound)?;
             return Ok(Said {
                 ok: true,
                 code: Some(0),
@@ -295,7 +307,7 @@ impl Root {
             stdout,
             stderr,
         };
-        let file = recorded_at(words);
+        let file = words.join(" ").replace('/', "!");
         match said.ok {
             true => self.tell(&format!("/programs/{file}"), || said.stdout.clone().into_bytes()),
             false => self.tell(&format!("/programs/failed/{file}"), || said.stderr.clone().into_bytes()),
@@ -328,11 +340,6 @@ impl Root {
         }
         Ok(names)
     }
-}
-
-/// The name of the file that has what a program said.
-fn recorded_at(words: &[&str]) -> String {
-    words.join(" ").replace('/', "!")
 }
 
 /// Waits until a process has ended, or who has asked for it has gone: whether it has ended.
@@ -422,7 +429,7 @@ mod tests {
             ("/sys/devices/card/absent", None),
             ("/boot/initrd.img-1", Some("")),
             ("/boot/initrd", Some("-> ../boot/initrd.img-1")),
-            ("/boot/odd", None),
+            ("/boot/odd", Some("-> ../sys/devices")),
             ("/proc/12/stat", None),
             ("/proc/modules", Some("nvidia 1\n")),
             ("/told.json", Some("{}")),

@@ -4,7 +4,11 @@
 use std::fs::File;
 use std::path::Path;
 
+use nix::sys::signal::{SigSet, Signal};
+use tracing::warn;
+
 use crate::base::root::Root;
+use crate::base::text::harmless;
 use crate::base::vmid::VmId;
 use crate::check::facts::{Asked, Facts};
 use crate::check::report;
@@ -14,7 +18,8 @@ use crate::commands::plan::planned;
 use crate::model::error::Error;
 use crate::output::check;
 use crate::output::print::{print_text, shown};
-use crate::report::unpack::unpack;
+use crate::report::archive::MISSING;
+use crate::report::unpack::{Folder, Tree, fill};
 use crate::run::session::Session;
 
 /// What a host says: a text for each question, and how it ends.
@@ -24,14 +29,45 @@ pub type Answers = Vec<(String, Result<(), Error>)>;
 pub(crate) fn run(cli: &Cli, how: &Report, archive: &Path) -> Result<(), Error> {
     let what = || format!("the report {}", archive.display());
     let file = File::open(archive).map_err(|e| Error::io(format!("{} cannot be opened", what()), e))?;
-    let tree = unpack(file).map_err(|why| Error::Usage(format!("{} cannot be read: {why}", what())))?;
+    let unread = |why| Error::Usage(format!("{} cannot be read: {why}", what()));
+    let signals = signals_blocked();
+    let mut tree = Tree::make().map_err(unread)?;
+    gone_with_a_signal(signals, tree.folder());
+    fill(&mut tree, file).map_err(unread)?;
     let mut host = Session::on(Root::at(tree.root()));
+    for why in &tree.left_out {
+        warn!("{}: left out: {why}", what());
+    }
+    for why in host.root.text(format!("/{MISSING}")).unwrap_or_default().lines() {
+        warn!("{}: not in it: {}", what(), harmless(why, 400));
+    }
     let mut ends = Ok(());
     for (text, end) in answers(&mut host, cli.json, how.vm, how.only)? {
         print_text(&text)?;
         ends = ends.and(end);
     }
     ends
+}
+
+/// The signals that ask us to end, blocked for this thread and those that it starts.
+fn signals_blocked() -> SigSet {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    let _ = signals.thread_block(); // it fails for no set of signals
+    signals
+}
+
+/// A signal that asks us to end does so at once, whatever we are at, and the tree goes first.
+fn gone_with_a_signal(signals: SigSet, folder: Folder) {
+    std::thread::spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            folder.remove();
+            // As a shell has it that tells of a program that a signal has ended.
+            std::process::exit(128 + signal as i32);
+        }
+    });
 }
 
 /// What `check`, and `plan` of each VM with a GPU, say on a host.

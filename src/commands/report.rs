@@ -2,7 +2,8 @@
 //! something.
 //!
 //! What `status`, `check` and `plan` look at is kept while they look: the same looks can be had of the archive, elsewhere
-//! ([`crate::commands::replay`]). Every program has a deadline, and what cannot be had is a line of the list.
+//! ([`crate::commands::replay`]). Every program has a deadline, every file that this process reads itself too, and what cannot
+//! be had is a line of the list.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -28,8 +29,10 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::output::history::History;
 use crate::output::print::{print, shown};
 use crate::output::style::Style;
-use crate::report::archive::{LONGEST, Listed, Packed, Report, list_text, pack};
+use crate::report::archive::{HOST, LONGEST, Listed, Packed, Report, list_text, pack};
 use crate::report::redact::Redactor;
+use crate::report::unpack::unpack;
+use crate::run::elsewhere::in_time;
 use crate::run::session::Session;
 use crate::state::store::DIR;
 
@@ -119,7 +122,12 @@ pub(crate) fn run(cli: &Cli, how: &crate::commands::cli::Report) -> Result<(), E
     }
     let now = clock::now();
     let name = format!("gpu-handoff-report-{}", stamp(now));
-    let packed = packed(&mut Session::recording(), &name, now)?;
+    let mut packed = packed(&mut Session::recording(), &name, now)?;
+    // Whoever gets it is to be able to read it.
+    match unpack(&packed.bytes[..]) {
+        Ok(tree) => packed.list.extend(tree.left_out.iter().map(|why| not_read(why))),
+        Err(why) => packed.list.push(not_read(&why)),
+    }
     let mut shown = Shown {
         version: VERSION,
         file: None,
@@ -142,6 +150,15 @@ pub(crate) fn run(cli: &Cli, how: &crate::commands::cli::Report) -> Result<(), E
     );
     shown.file = Some(file.clone());
     print(cli.json, &shown, || format!("{}\n", file.display()))
+}
+
+/// What of a report is not read again.
+fn not_read(why: &str) -> Listed {
+    Listed {
+        name: format!("{HOST}/"),
+        size: 0,
+        missing: Some(format!("'report --replay' does without it: {why}")),
+    }
 }
 
 /// `20261129-0810`.
@@ -174,7 +191,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Where it cannot be packed; what cannot be looked at is a line of its list.
 pub fn packed(host: &mut Session, name: &str, time: u64) -> Result<Packed, Error> {
     let mut report = Report::default();
-    let mut redactor = Redactor::new(&hosts(&host.root), &users(&host.root));
+    let own = own(&host.root).into_iter();
+    let nodes: Vec<String> = own.chain(of(host, &mut report, "nodes", hosts)).collect();
+    let mut redactor = Redactor::new(&nodes, &of(host, &mut report, "people", users));
+    host.tell_who_lives();
     let status = screen(host, true, &Status::default(), Style::terminal());
     report.files.push(file("status.json", status.map(|screen| screen.text)));
     keep(host, &mut report);
@@ -209,11 +229,16 @@ pub fn packed(host: &mut Session, name: &str, time: u64) -> Result<Packed, Error
         shown(true, &history, String::new).map_err(chain)
     });
     report.files.push(("history.json".to_owned(), history));
-    for name in host.root.names(DIR).unwrap_or_default() {
-        if name.ends_with(".json") {
-            let _ = host.root.bytes(format!("{DIR}/{name}"));
+    let root = host.root.clone();
+    let records = in_time(move || {
+        let names = root.names(DIR).unwrap_or_default();
+        for name in names.iter().filter(|name| name.ends_with(".json")) {
+            let _ = root.bytes(format!("{DIR}/{name}"));
         }
-    }
+    });
+    report
+        .missing
+        .extend(records.err().map(|why| format!("the records: {why}")));
     keep(host, &mut report);
     let cards: Vec<String> = found.iter().flat_map(cards).collect();
     for (name, words) in PROGRAMS {
@@ -229,7 +254,20 @@ fn file(name: &str, text: Result<String, Error>) -> File {
 }
 
 fn keep(host: &mut Session, report: &mut Report) {
-    recording::add(&mut report.host, host.recorded());
+    let entries = host.recorded(&mut report.missing);
+    recording::add(&mut report.host, entries);
+}
+
+/// Names that are to be replaced. Where they could not be read they are in the report: that is said.
+fn of(host: &Session, report: &mut Report, whose: &str, names: fn(&Root) -> Vec<String>) -> Vec<String> {
+    let root = host.root.clone();
+    in_time(move || names(&root)).unwrap_or_else(|why| {
+        let file = format!("names of {whose}");
+        report
+            .files
+            .push((file, Err(format!("{why}, so that none of them is replaced"))));
+        Vec::new()
+    })
 }
 
 /// The addresses of what is on the cards, as the kernel writes them.
@@ -326,16 +364,15 @@ impl Lines {
     }
 }
 
-/// The names of the cluster's nodes, this one's first.
+/// The name of this host, which no file system holds up.
+fn own(root: &Root) -> Option<String> {
+    let own = root.line("/proc/sys/kernel/hostname")?;
+    own.split('.').next().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// The names of the cluster's nodes.
 fn hosts(root: &Root) -> Vec<String> {
-    let own = root.line("/proc/sys/kernel/hostname").unwrap_or_default();
-    let short = own.split('.').next().unwrap_or_default().to_owned();
-    let nodes = root.names("/etc/pve/nodes").unwrap_or_default();
-    [short]
-        .into_iter()
-        .chain(nodes)
-        .filter(|name| !name.is_empty())
-        .collect()
+    root.names("/etc/pve/nodes").unwrap_or_default()
 }
 
 /// The names of people: from 1000 on they are none of the system's (Debian Policy, 9.2.2).

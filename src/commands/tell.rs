@@ -20,9 +20,9 @@ use crate::settings::messages::Notify;
 use crate::settings::values::Settings;
 use crate::state::history::Handoff;
 use crate::state::store::Store;
-use crate::tell::events::{Seen, events};
+use crate::tell::events::{Event, Seen, events};
 use crate::tell::metrics;
-use crate::tell::send::{Host, tell};
+use crate::tell::send::{Host, say, send};
 use crate::tell::told::{DIR, Told};
 
 /// How long whoever tells just now is waited for.
@@ -41,47 +41,80 @@ pub(crate) fn run(asked_by: &str) -> Result<(), Error> {
     let _guard = guard.map_err(|e| Error::io("waiting for another run that tells", std::io::Error::other(e)))?;
     // Read with the lock, so that nobody tells of what was before.
     let (records, _) = host.load(None)?;
-    let past = host.kernel.past().unwrap_or_else(|why| {
-        warn!("{why}");
-        Vec::new()
-    });
-    messages(&host, &records, &past, abandoned)?;
+    let past = host.kernel.past().map_err(|why| warn!("{why}")).ok();
+    let news = News::of(&records, past.as_deref().unwrap_or_default(), abandoned);
+    // What is at hand first: a mail server that does not answer holds up nothing else.
+    if let Ok(news) = &news {
+        say(&news.fresh);
+    }
     if let Some(path) = settings(&host, None).metrics.0
-        && let Err(why) = write_metrics(&mut host, &path, &records, &past)
+        && let Err(why) = write_metrics(&mut host, &path, &records, past.as_deref())
     {
         warn!("the metrics were not written to {}: {why}", foreign(&path));
     }
+    news?.send(&host);
     Ok(())
 }
 
-fn messages(host: &Session, records: &[Record], past: &[Handoff], abandoned: Option<VmId>) -> Result<(), Error> {
-    let dir = Path::new(DIR);
-    let mut told = Told::read(dir).unwrap_or_else(|why| {
-        warn!("what was told already is not known: {why}");
-        Told::default()
-    });
-    let boot = this_boot()?;
-    let now = events(&Seen {
-        records,
-        past,
-        boot: &boot,
-        abandoned,
-    });
-    let news = told.news(now);
-    if news.is_empty() {
-        return Ok(());
+/// What there is to be told.
+struct News {
+    told: Told,
+    fresh: Vec<Event>,
+    /// In the journal already, and taken by nobody.
+    unsent: Vec<Event>,
+}
+
+impl News {
+    /// It counts as told from here on: a mail server that ends us is not to have the same again and again.
+    fn of(records: &[Record], past: &[Handoff], abandoned: Option<VmId>) -> Result<News, Error> {
+        let dir = Path::new(DIR);
+        let mut told = Told::read(dir).unwrap_or_else(|why| {
+            warn!("what was told already is not known: {why}");
+            Told::default()
+        });
+        let boot = this_boot()?;
+        let now = events(&Seen {
+            records,
+            past,
+            boot: &boot,
+            abandoned,
+        });
+        let unsent = told.unsent(&now);
+        let fresh = told.news(now);
+        let news = News { told, fresh, unsent };
+        if !news.is_empty() {
+            news.write();
+        }
+        Ok(news)
     }
-    // Before it is sent: a mail server that ends us is not to have the same again and again.
-    if let Err(why) = told.write(dir) {
-        warn!("what is told cannot be written down, and may be told again: {why}");
+
+    fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.unsent.is_empty()
     }
-    let name = host.root.line("/proc/sys/kernel/hostname").unwrap_or_default();
-    let is_off = |event: &crate::tell::events::Event| settings(host, event.vmid).notify == Notify::Off;
-    let mut sink = Host {
-        root: host.root.clone(),
-    };
-    tell(&news, &name, is_off, &mut sink);
-    Ok(())
+
+    fn write(&self) {
+        if let Err(why) = self.told.write(Path::new(DIR)) {
+            warn!("what is told cannot be written down, and may be told again: {why}");
+        }
+    }
+
+    fn send(mut self, host: &Session) {
+        if self.is_empty() {
+            return;
+        }
+        let name = host.root.line("/proc/sys/kernel/hostname").unwrap_or_default();
+        let is_off = |event: &Event| settings(host, event.vmid).notify == Notify::Off;
+        let mut sink = Host {
+            root: host.root.clone(),
+        };
+        let refused = send(self.unsent.iter().chain(&self.fresh), &name, is_off, &mut sink);
+        for event in &refused {
+            self.told.refused(event);
+        }
+        if !refused.is_empty() {
+            self.write();
+        }
+    }
 }
 
 /// The settings for a VM, or those for all; the defaults, where they are not understood.
@@ -92,7 +125,9 @@ fn settings(host: &Session, vmid: Option<VmId>) -> Settings {
     })
 }
 
-fn write_metrics(host: &mut Session, path: &str, records: &[Record], past: &[Handoff]) -> Result<(), String> {
+fn write_metrics(host: &mut Session, path: &str, records: &[Record], past: Option<&[Handoff]>) -> Result<(), String> {
+    // Counters that begin anew would say that there was nothing.
+    let past = past.ok_or("the history could not be read, and those of before stay")?;
     let path = Path::new(path);
     if !path.parent().is_some_and(Path::is_dir) {
         return Err("its folder is not there".to_owned());

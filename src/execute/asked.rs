@@ -41,6 +41,8 @@ pub(crate) struct Asked {
     /// It waits for others and is in no call of the kernel's: it can be broken off at any moment.
     pub(crate) only_waits: bool,
     within: Duration,
+    /// What it was asked, in words.
+    pub(crate) what: String,
     pub(crate) until: Instant,
     pub(crate) result: Option<Result<Answer, ActError>>,
     pub(crate) ended: Option<Instant>,
@@ -52,6 +54,7 @@ impl Asked {
             worker: None,
             only_waits,
             within,
+            what: String::new(),
             until: start + within.min(LONGEST_WAIT),
             result: None,
             ended: None,
@@ -69,6 +72,7 @@ impl Asked {
             worker: None,
             only_waits: true,
             within: Duration::ZERO,
+            what: String::new(),
             until: start,
             result: Some(Ok(answer)),
             ended: Some(Instant::now()),

@@ -61,6 +61,8 @@ pub struct Linux {
     fault_points: FaultPoints,
     /// Workers keep what they look at.
     records: bool,
+    /// What workers were asked that have not given what they kept.
+    lost: Vec<String>,
     /// A host that is a tree of files: it answers at once, and nothing is done to it.
     tree: Option<Root>,
 }
@@ -104,6 +106,7 @@ impl Linux {
             has_acted: false,
             fault_points: FaultPoints::from_env(),
             records: false,
+            lost: Vec::new(),
             tree: None,
         }
     }
@@ -120,7 +123,7 @@ impl Linux {
     pub fn on(tree: Root) -> Self {
         Linux {
             tree: Some(tree),
-            ..Linux::new() // the tree is to go before we do
+            ..Linux::for_looking()
         }
     }
 
@@ -173,8 +176,9 @@ impl Linux {
         answers.map(|(result, at)| (result, at.duration_since(start))).collect()
     }
 
-    /// What was looked at since this was asked the last time, as far as it may leave the host.
-    pub fn recorded(&mut self) -> Entries {
+    /// What was looked at since this was asked the last time, as far as it may leave the host; and what of it is lost with the
+    /// workers that have given no answer, a sentence each.
+    pub fn recorded(&mut self) -> (Entries, Vec<String>) {
         let asked = if self.tree.is_some() { 1 } else { self.idle.len() };
         let requests = (0..asked).map(|_| (Question::Recorded, REMEMBER_WITHIN)).collect();
         let mut entries = Entries::new();
@@ -183,7 +187,7 @@ impl Linux {
                 recording::add(&mut entries, more);
             }
         }
-        entries
+        (entries, std::mem::take(&mut self.lost))
     }
 
     /// Gives a request to a worker that is idle, or to a new one.
@@ -196,7 +200,9 @@ impl Linux {
             None => Worker::spawn(self.records),
         };
         let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
-        Asked::new(sent, start, within, only_waits(&request))
+        let mut asked = Asked::new(sent, start, within, only_waits(&request));
+        asked.what = request.what();
+        asked
     }
 
     /// The answers of all of them, and when each had come.
@@ -205,6 +211,9 @@ impl Linux {
             self.gather(&mut asked, None);
         }
         let answer = |asked: Asked| {
+            if let (true, None, Some(Err(why))) = (self.records, &asked.worker, &asked.result) {
+                self.lost.push(format!("{}: {why}", asked.what));
+            }
             self.idle.extend(asked.worker);
             let none = || Err(ActError::Failed("no answer".to_owned()));
             (
@@ -442,4 +451,33 @@ impl Kernel for Linux {
 
 pub(super) fn another_question() -> ActError {
     ActError::Failed("the worker answered another question".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_has_looked_at_that_gives_no_answer_is_missing_and_said() {
+        let mut linux = Linux::recording();
+        let asked = |question: &Question| {
+            let none = Err(std::io::Error::other("no more processes"));
+            let mut asked = Asked::new(none, Instant::now(), Duration::ZERO, false);
+            asked.what = question.what();
+            asked
+        };
+        let addrs = vec!["0000:01:00.0".parse().unwrap()];
+        linux.answers(vec![asked(&Question::Past), asked(&Question::Details { addrs })]);
+        let (entries, lost) = linux.recorded();
+        assert!(entries.is_empty());
+        let why = "cannot start a worker: no more processes";
+        assert_eq!(
+            lost,
+            [
+                format!("the history: {why}"),
+                format!("the attributes of 0000:01:00.0: {why}")
+            ]
+        );
+        assert_eq!(linux.recorded().1, [""; 0]);
+    }
 }

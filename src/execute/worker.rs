@@ -28,6 +28,7 @@ use crate::base::program::PATH;
 use crate::base::recording::Entries;
 use crate::base::root::Root;
 use crate::base::systemd;
+use crate::base::text::join;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
@@ -97,6 +98,25 @@ pub(crate) enum Question {
     Names(Vec<Ids>),
     /// What was looked at since this was asked the last time.
     Recorded,
+}
+
+impl Question {
+    /// What is looked at for it, in words.
+    pub(crate) fn what(&self) -> String {
+        match self {
+            Question::Look { .. } => "devices and processes".to_owned(),
+            Question::Details { addrs } => format!("the attributes of {}", join(addrs)),
+            Question::Loadable { .. } => "what modprobe says".to_owned(),
+            Question::Units(_) => "what systemd says".to_owned(),
+            Question::StaleNodes => "nodes inside containers".to_owned(),
+            Question::Find(_) => "files of Proxmox's below /etc/pve".to_owned(),
+            Question::Check(part) => format!("what the checks look at ({})", part.covers()),
+            Question::Past | Question::Remember(_) => "the history".to_owned(),
+            Question::Names(_) => "the names of devices".to_owned(),
+            Question::Recorded => "what a worker has looked at".to_owned(),
+            Question::Act(_) | Question::MakeNodes { .. } => "an act".to_owned(),
+        }
+    }
 }
 
 /// What a worker answers, as it comes through the pipe.

@@ -24,6 +24,9 @@ pub(crate) const NEVER: [&str; 6] = [
 /// How many install lines are followed: they may lead to each other.
 const INSTALL_DEPTH: u8 = 4;
 
+/// How many questions one module may lead to: each line may have any number of modprobes in it.
+const QUESTIONS: u32 = 64;
+
 /// Whether a module can be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loadable {
@@ -108,16 +111,31 @@ impl Signatures {
 /// Asks for each of the modules.
 pub fn read(root: &Root, names: &[String]) -> Vec<Loadable> {
     let signatures = Signatures::read(root);
-    let one = |name: &String| Loadable {
-        name: name.clone(),
-        problem: problem(root, name, false, &signatures, INSTALL_DEPTH),
+    let one = |name: &String| {
+        let mut questions = QUESTIONS;
+        Loadable {
+            name: name.clone(),
+            problem: problem(root, name, false, &signatures, INSTALL_DEPTH, &mut questions),
+        }
     };
     names.iter().map(one).collect()
 }
 
 /// `ignore`: the install line of this very module does not count, as with `modprobe -i`. `depth`: how many install lines
-/// are still followed.
-fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth: u8) -> Option<Problem> {
+/// are still followed. `questions`: how many there may be yet.
+fn problem(
+    root: &Root,
+    name: &str,
+    ignore: bool,
+    signatures: &Signatures,
+    depth: u8,
+    questions: &mut u32,
+) -> Option<Problem> {
+    let Some(left) = questions.checked_sub(1) else {
+        let why = format!("its install lines lead to more than {QUESTIONS} others");
+        return Some(Problem::NoAnswer(why));
+    };
+    *questions = left;
     let mut words = vec!["modprobe", "--show-depends"];
     words.extend(ignore.then_some("--ignore-install"));
     words.extend(["--", name]);
@@ -142,7 +160,7 @@ fn problem(root: &Root, name: &str, ignore: bool, signatures: &Signatures, depth
             }),
             "install" if depth > 0 => modprobes(rest)
                 .into_iter()
-                .find_map(|(module, ignore)| problem(root, &module, ignore, signatures, depth - 1)),
+                .find_map(|(module, ignore)| problem(root, &module, ignore, signatures, depth - 1, questions)),
             _ => None, // builtin
         }
     })

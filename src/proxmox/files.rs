@@ -6,13 +6,14 @@
 //! understood by the run.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::clock::now_on;
 use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
@@ -162,21 +163,19 @@ pub fn cluster_text(root: &Root) -> Result<ClusterText, Unreadable> {
     };
     // The node's name is the host's up to the first dot (pve-common, PVE/INotify.pm, nodename).
     let host = root.line("/proc/sys/kernel/hostname").unwrap_or_default();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     Ok(ClusterText {
         node: host.split('.').next().unwrap_or_default().to_owned(),
         mappings: file(&format!("{PVE}/mapping/pci.cfg"))?,
         reservations: file(RESERVATIONS)?,
-        now: now.map_or(0, |t| t.as_secs()),
+        now: now_on(root),
     })
 }
 
 /// The reservations without the mappings, for when /etc/pve gives no answer: they are on a file system of the host's own.
 pub fn reservations_alone(root: &Root) -> Cluster {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     Cluster {
         reservations: Reservations::parse(&root.bytes(RESERVATIONS).unwrap_or_default()),
-        now: now.map_or(0, |t| t.as_secs()),
+        now: now_on(root),
         ..Cluster::default()
     }
 }
@@ -222,6 +221,44 @@ pub fn lock_holders(root: &Root, lock: &File) -> Vec<u32> {
         }
     };
     locks.lines().filter_map(pid).collect()
+}
+
+/// What of a tree of files says who has which lock: a file of the tree is held by nobody.
+const LOCKS: &str = "/locks.json";
+
+/// Who has which lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Locks {
+    /// The run that has the host-wide one, in its words.
+    pub run: Option<String>,
+    /// The processes that have a VM's, by VM; a VM that is not here is locked by nobody.
+    pub vms: BTreeMap<VmId, Vec<u32>>,
+}
+
+impl Locks {
+    /// Of a tree of files that says it.
+    pub fn told(root: &Root) -> Option<Locks> {
+        let text = (!root.is_real()).then(|| root.bytes(LOCKS).ok())??;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Tells a tree that is made of this host.
+    pub fn tell(&self, root: &Root) {
+        root.tell(LOCKS, || serde_json::to_vec(self).unwrap_or_default());
+    }
+}
+
+/// The processes that have a VM's lock; None: it is not held.
+///
+/// # Errors
+/// Those of opening it.
+pub fn vm_lock(root: &Root, vmid: VmId) -> io::Result<Option<Vec<u32>>> {
+    if let Some(mut told) = Locks::told(root) {
+        return Ok(told.vms.remove(&vmid));
+    }
+    let lock = lock_file(root, vmid)?.filter(is_held);
+    Ok(lock.map(|lock| lock_holders(root, &lock)))
 }
 
 /// The VMs of this node.

@@ -10,11 +10,15 @@ use serde::Serialize;
 use tar::{Builder, EntryType, Header};
 
 use crate::base::clock;
-use crate::base::recording::{Entries, Entry, What};
+use crate::base::recording::{Entries, Entry, What, file_of, words_of};
+use crate::report::names;
 use crate::report::redact::Redactor;
 
 /// The folder of an archive that has the host as a tree of files.
 pub const HOST: &str = "host";
+
+/// The file in it that has what is missing of it, a line each.
+pub const MISSING: &str = "missing";
 
 /// What is in it.
 const CONTENTS: &str = "contents.txt";
@@ -34,6 +38,8 @@ pub struct Report {
     pub files: Vec<(String, Result<String, String>)>,
     /// The host as it was looked at.
     pub host: Entries,
+    /// What of the host could not be had.
+    pub missing: Vec<String>,
 }
 
 /// A line of the list of what is inside.
@@ -61,9 +67,10 @@ pub struct Packed {
 ///
 /// # Errors
 /// Where a name is longer than a tar archive can have it.
-pub fn pack(report: Report, redactor: &mut Redactor, folder: &str, time: u64) -> io::Result<Packed> {
+pub fn pack(mut report: Report, redactor: &mut Redactor, folder: &str, time: u64) -> io::Result<Packed> {
     let (mut parts, mut list, mut total) = (Vec::new(), Vec::new(), 0);
-    for (name, text) in report.files {
+    redactor.leave(&names::of_the_host(&report.host));
+    for (name, text) in std::mem::take(&mut report.files) {
         let name = redactor.text(&name);
         match text {
             Err(why) => list.push(Listed {
@@ -91,13 +98,14 @@ pub fn pack(report: Report, redactor: &mut Redactor, folder: &str, time: u64) ->
         }
     }
     let (mut files, mut left_out) = (0, None);
-    for (path, mut entry) in report.host {
-        entry.what = match entry.what {
-            What::Text(text) => What::Text(redactor.text(&text)),
-            What::Link(target) => What::Link(redactor.text(&target)),
-            what => what,
-        };
-        let path = redactor.text(&path);
+    let missing: String = report.missing.iter().map(|why| format!("{why}\n")).collect();
+    if !missing.is_empty() {
+        let what = What::Text(missing);
+        let (mode, changed) = (0o644, time);
+        report.host.insert(format!("/{MISSING}"), Entry { mode, changed, what });
+    }
+    for (path, entry) in report.host {
+        let (path, entry) = redacted(&path, entry, redactor);
         let length = length(&entry.what);
         if length > LONGEST || total + length > MOST_BYTES || files >= MOST_FILES {
             left_out = Some(format!("{path} and what is as long: it has {length} bytes"));
@@ -111,7 +119,15 @@ pub fn pack(report: Report, redactor: &mut Redactor, folder: &str, time: u64) ->
         size: files,
         missing: left_out,
     });
-    let contents = contents(&list, &redactor.left, time);
+    for why in &report.missing {
+        list.push(Listed {
+            name: format!("{HOST}/"),
+            size: 0,
+            missing: Some(redactor.text(why)),
+        });
+    }
+    let left: Vec<String> = redactor.left.iter().cloned().collect();
+    let contents = contents(&list, &left, time);
     let mut archive = Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     append(
         &mut archive,
@@ -127,6 +143,29 @@ pub fn pack(report: Report, redactor: &mut Redactor, folder: &str, time: u64) ->
     }
     let bytes = archive.into_inner()?.finish()?;
     Ok(Packed { bytes, list })
+}
+
+/// Something of the host's as it leaves it. What a program said is called by the program's words, which are a text.
+fn redacted(path: &str, mut entry: Entry, redactor: &mut Redactor) -> (String, Entry) {
+    let program = path
+        .strip_prefix("/programs/")
+        .map(|name| match name.strip_prefix("failed/") {
+            Some(name) => ("/programs/failed/", name),
+            None => ("/programs/", name),
+        });
+    let mut redacted_path = None;
+    entry.what = match (entry.what, program) {
+        (What::Text(text), Some((folder, name))) => {
+            let (words, said) = words_of(name, &text);
+            let (name, text) = file_of(&redactor.text(&words), redactor.text(&said));
+            redacted_path = Some(format!("{folder}{name}"));
+            What::Text(text)
+        }
+        (What::Text(text), None) => What::Text(redactor.text(&text)),
+        (What::Link(target), _) => What::Link(redactor.target(path, &target)),
+        (what, _) => what,
+    };
+    (redacted_path.unwrap_or_else(|| redactor.path(path)), entry)
 }
 
 fn length(what: &What) -> usize {

@@ -6,7 +6,7 @@
 use crate::base::recording::{Entries, What};
 
 /// Folders and files whose text goes along as it was read.
-const WHOLE: [&str; 35] = [
+const WHOLE: [&str; 34] = [
     "/boot/efi/loader/",
     "/etc/default/grub",
     "/etc/driverctl.d/",
@@ -17,7 +17,6 @@ const WHOLE: [&str; 35] = [
     "/etc/modules",
     "/etc/nvidia/",
     "/etc/systemd/system/gpu-",
-    "/etc/udev/rules.d/",
     "/lib/modprobe.d/",
     "/lib/modules-load.d/",
     "/proc/cmdline",
@@ -45,7 +44,13 @@ const WHOLE: [&str; 35] = [
 ];
 
 /// What is told of what no file says ([`crate::base::root::Root::tell`]).
-const TOLD: [&str; 3] = ["/processes.json", "/filesystems", "/libraries.json"];
+const TOLD: [&str; 5] = [
+    "/processes.json",
+    "/filesystems",
+    "/libraries.json",
+    "/locks.json",
+    "/moment",
+];
 
 /// Keys of a VM that say how it has its devices; a number may follow.
 const VM_KEYS: [&str; 29] = [
@@ -115,6 +120,12 @@ const IN_SCRIPTS: [&str; 5] = [
     "nvidia",
 ];
 
+/// What they look for in udev's rules: other words are of somebody's devices, or call somebody's programs.
+const IN_RULES: [&str; 3] = ["driver_override", "vfio-pci", "RUN"];
+
+/// What the nodes are called that a GPU has.
+const OF_A_GPU: [&str; 4] = ["nvidia", "NVIDIA_", "/dev/dri", "/dev/vfio"];
+
 /// Files of sections below /etc/pve.
 const SECTIONS: [&str; 4] = ["/storage.cfg", "/jobs.cfg", "/ha/resources.cfg", "/mapping/pci.cfg"];
 
@@ -151,7 +162,8 @@ pub fn kept(entries: Entries) -> Entries {
         entry.what = match entry.what {
             What::Text(text) => What::Text(lines_of(&path, text)),
             What::Bytes(bytes) if path.starts_with("/sys/") => What::Bytes(bytes),
-            What::Bytes(_) => What::Text(String::new()),
+            // A file that somebody has written in another encoding is read so here, too.
+            What::Bytes(bytes) => What::Text(lines_of(&path, String::from_utf8_lossy(&bytes).into_owned())),
             what => what,
         };
         (path, entry)
@@ -171,6 +183,10 @@ fn lines_of(path: &str, text: String) -> String {
         }),
         "/etc/docker/daemon.json" => lines(&text, "", |line| words(line, &["nvidia"])),
         "/var/lib/dpkg/status" => packages(&text),
+        _ if path.starts_with("/etc/udev/rules.d/") => lines(&text, "", |line| {
+            let is_note = line.trim_start().starts_with('#');
+            (!is_note).then(|| words(line, &IN_RULES)).flatten()
+        }),
         _ if path.starts_with("/etc/pve/") => of_proxmox(path, &text),
         _ if path.starts_with("/var/lib/vz/snippets/") => lines(&text, "", |line| words(line, &IN_SCRIPTS)),
         _ if name == "modules.dep" => lines(&text, "", |line| {
@@ -188,9 +204,31 @@ fn lines_of(path: &str, text: String) -> String {
             let is_note = line.trim_start().starts_with('#') && !line.contains("gpu-handoff:");
             (!is_note).then(|| line.to_owned())
         }),
-        _ if is_whole(path) || TOLD.contains(&path) => text,
+        _ if is_whole(path) || TOLD.contains(&path) || is_a_state(path) => text,
         _ => String::new(),
     }
+}
+
+/// Whether it is what was told of a process of ours ([`crate::run::elsewhere`]).
+fn is_a_state(path: &str) -> bool {
+    let pid = path.strip_prefix("/proc/").and_then(|path| path.strip_suffix("/stat"));
+    pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The words that lines are kept by, and the paths of what is kept.
+pub(super) fn known_words() -> impl Iterator<Item = &'static str> {
+    let lists: [&[&str]; 9] = [
+        &WHOLE,
+        &VM_KEYS,
+        &CT_KEYS,
+        &LXC_KEYS,
+        &SECTIONS,
+        &SECTION_KEYS,
+        &PACKAGES,
+        &MOUNTS,
+        &TOLD,
+    ];
+    lists.into_iter().flatten().copied()
 }
 
 fn is_whole(path: &str) -> bool {
@@ -252,7 +290,9 @@ fn guest(text: &str, kept: fn(&str) -> Option<String>) -> String {
     for line in text.lines() {
         let is_head = line.starts_with('[');
         if is_head {
-            counts = line.to_ascii_lowercase().starts_with("[pending") || line.starts_with("[special:");
+            // qemu-server, PVE/QemuServer.pm, parse_vm_config; pve-container, PVE/LXC/Config.pm, parse_pct_config.
+            let name = line.trim_end().to_ascii_lowercase();
+            counts = name == "[pending]" || name == "[pve:pending]" || name.starts_with("[special:");
             snapshots += 1;
         }
         kept_text += &match (is_head, counts) {
@@ -288,9 +328,11 @@ fn vm_line(line: &str) -> Option<String> {
 
 fn container_line(line: &str) -> Option<String> {
     let (key, value) = key_of(line)?;
-    let names_a_gpu = ["nvidia", "NVIDIA_", "/dev/dri", "/dev/vfio"]
-        .iter()
-        .any(|word| value.contains(word));
+    let names_a_gpu = OF_A_GPU.iter().any(|word| value.contains(word));
+    // A device that is none of a GPU's is somebody's stick, by its serial number.
+    if is_one_of(key, &["dev"]) && !names_a_gpu {
+        return None;
+    }
     let is_device = key.starts_with("lxc.cgroup.devices") || key.starts_with("lxc.cgroup2.devices");
     let is_lxc = names_a_gpu && LXC_KEYS.iter().any(|known| key.starts_with(known));
     (is_device || is_lxc || is_one_of(key, &CT_KEYS)).then(|| line.to_owned())
@@ -304,18 +346,18 @@ mod tests {
     fn of_a_guest_go_the_lines_about_its_devices_and_the_others_leave_a_mark() {
         let vm = "#a description with hunter2\nargs: -device vfio-pci,host=x -cpu host,kvm=off\nballoon: 0\ncipassword: x\n\
                   hostpci0: 0000:01:00,pcie=1\nmachine: q35\nname: secret-project\nnet0: virtio=BC:24:11:00:00:01\nnuma0: cpus=0\n\
-                  smbios1: uuid=1\nsshkeys: ssh-rsa\nvmgenid: 1\n[PENDING]\nhostpci1: 02:00\nname: x\n[before-the-move]\nhostpci0: 03:00\n";
+                  smbios1: uuid=1\nsshkeys: ssh-rsa\nvmgenid: 1\n[PENDING]\nhostpci1: 02:00\nname: x\n[pending-divorce]\nhostpci0: 03:00\n";
         assert_eq!(
             lines_of("/etc/pve/nodes/pve/qemu-server/111.conf", vm.to_owned()),
             "#\nargs: vfio-pci kvm=off\nballoon: 0\n#\nhostpci0: 0000:01:00,pcie=1\nmachine: q35\n#\n#\nnuma0: cpus=0\n#\n#\n#\n\
              [PENDING]\nhostpci1: 02:00\n#\n[snapshot2]\n#\n"
         );
-        let ct = "dev0: /dev/nvidia0\nhostname: mail\nlxc.cgroup2.devices.allow: c 195:* rwm\nlxc.environment: TOKEN=x\n\
+        let ct = "dev0: /dev/nvidia0\ndev1: /dev/serial/by-id/usb-x\nhostname: mail\nlxc.cgroup2.devices.allow: c 195:* rwm\nlxc.environment: TOKEN=x\n\
                   lxc.environment: NVIDIA_VISIBLE_DEVICES=all\nlxc.mount.entry: /srv/private srv none bind\n\
                   lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind\nnet0: name=eth0\nunprivileged: 1\n";
         assert_eq!(
             lines_of("/etc/pve/lxc/104.conf", ct.to_owned()),
-            "dev0: /dev/nvidia0\n#\nlxc.cgroup2.devices.allow: c 195:* rwm\n#\nlxc.environment: NVIDIA_VISIBLE_DEVICES=all\n#\n\
+            "dev0: /dev/nvidia0\n#\n#\nlxc.cgroup2.devices.allow: c 195:* rwm\n#\nlxc.environment: NVIDIA_VISIBLE_DEVICES=all\n#\n\
              lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind\n#\nunprivileged: 1\n"
         );
     }
@@ -361,6 +403,12 @@ mod tests {
                 "updates/nvidia.ko: b\n",
             ),
             ("/etc/shadow", "root:x", ""),
+            (
+                "/etc/udev/rules.d/70-x.rules",
+                "ATTRS{serial}==\"A50285BI\"\n# driver_override\nRUN+=\"x vfio-pci me:hunter2\"\nATTR{driver_override}=\"x\"\n",
+                "\n\nvfio-pci RUN\ndriver_override\n",
+            ),
+            ("/proc/4242/stat", "4242 (x) D 1", "4242 (x) D 1"),
             ("/sys/bus/usb/devices/1-1/serial", "4C530001", ""),
             (
                 "/etc/modprobe.d/notes.conf",
@@ -380,5 +428,32 @@ mod tests {
         ] {
             assert_eq!(lines_of(path, text.to_owned()), kept, "{path}");
         }
+    }
+
+    #[test]
+    fn of_a_file_in_another_encoding_go_the_same_lines() {
+        let entry = |what| crate::base::recording::Entry {
+            mode: 0o644,
+            changed: 0,
+            what,
+        };
+        let bytes = |text: &[u8]| entry(What::Bytes(text.to_vec()));
+        let entries = Entries::from([
+            (
+                "/etc/modprobe.d/a.conf".to_owned(),
+                bytes(b"# f\xfcr\nblacklist nvidia\n"),
+            ),
+            ("/etc/shadow".to_owned(), bytes(b"\xfc")),
+            ("/sys/x/config".to_owned(), bytes(b"\xde\x10")),
+        ]);
+        let kept: Vec<What> = kept(entries).into_values().map(|entry| entry.what).collect();
+        assert_eq!(
+            kept,
+            [
+                What::Text("#\nblacklist nvidia\n".to_owned()),
+                What::Text(String::new()),
+                What::Bytes(vec![0xde, 0x10])
+            ]
+        );
     }
 }

@@ -1,12 +1,14 @@
 //! From an archive to a tree of files, in a folder that nobody else reads and that goes with its value.
 //!
-//! Whoever made the archive may mean us ill: what is no file, folder or link inside the tree is refused, so is a name or a
-//! link that leads out of it, a file in the place of another one, and more than a report has.
+//! Whoever made the archive may mean us ill: what is no file, folder or link inside the tree is left out and said, so is a name
+//! or a link that leads out of it, and a file in the place of another one; more than a report has is refused.
 
+use std::cmp::Ordering;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use flate2::read::GzDecoder;
@@ -17,21 +19,87 @@ use crate::base::recording::leads_inside;
 use crate::base::text::foreign;
 use crate::report::archive::{HOST, LONGEST, MOST_BYTES, MOST_FILES};
 
+/// Most entries that are named of those that were left out.
+const MOST_NAMED: usize = 20;
+
 /// A tree, for as long as this is there.
 #[derive(Debug)]
-pub struct Tree(PathBuf);
+pub struct Tree {
+    path: PathBuf,
+    /// Held while something is made in it; held for good, nothing is made any more.
+    making: Arc<Mutex<()>>,
+    /// What of the archive is not in it, and why: each the end of a sentence.
+    pub left_out: Vec<String>,
+}
+
+/// The folder of a tree, for who removes it while another one may be making it.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    making: Arc<Mutex<()>>,
+}
 
 impl Tree {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// Why there is none: the end of a sentence.
+    pub fn make() -> Result<Tree, String> {
+        let made = mkdtemp(&std::env::temp_dir().join("gpu-handoff-replay.XXXXXX"));
+        Ok(Tree {
+            path: made.map_err(|e| format!("there is no room for it: {e}"))?,
+            making: Arc::default(),
+            left_out: Vec::new(),
+        })
+    }
+
     /// The folder that is the host's root.
     pub fn root(&self) -> PathBuf {
-        self.0.join(HOST)
+        self.path.join(HOST)
+    }
+
+    /// Its own folder.
+    pub fn folder(&self) -> Folder {
+        Folder {
+            path: self.path.clone(),
+            making: Arc::clone(&self.making),
+        }
+    }
+
+    fn leave_out(&mut self, why: String) {
+        match self.left_out.len().cmp(&MOST_NAMED) {
+            Ordering::Less => self.left_out.push(why),
+            Ordering::Equal => self.left_out.push("and more in it is none of a report's".to_owned()),
+            Ordering::Greater => {}
+        }
+    }
+}
+
+impl Folder {
+    /// Removes it. Nobody makes anything in it from here on.
+    pub fn remove(self) {
+        std::mem::forget(self.making.lock());
+        remove(&self.path);
     }
 }
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        remove(&self.path);
     }
+}
+
+/// Removes a folder with all that is in it. Folders in it are as they are on the host, where root alone may write; none is
+/// deeper than a path of an archive is long.
+fn remove(path: &Path) {
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let _ = fs::set_permissions(&folder, Permissions::from_mode(0o700));
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        folders.extend(entries.filter(is_dir).map(|entry| entry.path()));
+    }
+    let _ = fs::remove_dir_all(path);
 }
 
 /// Unpacks the host of an archive.
@@ -39,8 +107,17 @@ impl Drop for Tree {
 /// # Errors
 /// Why it is no report, or none that is read: the end of a sentence.
 pub fn unpack(archive: impl Read) -> Result<Tree, String> {
-    let made = mkdtemp(&std::env::temp_dir().join("gpu-handoff-replay.XXXXXX"));
-    let tree = Tree(made.map_err(|e| format!("there is no room for it: {e}"))?);
+    let mut tree = Tree::make()?;
+    fill(&mut tree, archive)?;
+    Ok(tree)
+}
+
+/// The same into a tree that is there already.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn fill(tree: &mut Tree, archive: impl Read) -> Result<(), String> {
+    let making = Arc::clone(&tree.making);
     let damaged = |e: io::Error| format!("it is no whole archive of a report ({})", foreign(&e.to_string()));
     // Each file has a head of 512 bytes and ends at a multiple of that.
     let most = MOST_BYTES + MOST_FILES * 4 * 512;
@@ -53,18 +130,25 @@ pub fn unpack(archive: impl Read) -> Result<Tree, String> {
         }
         let mut entry = entry.map_err(damaged)?;
         let path = entry.path().map_err(damaged)?.into_owned();
-        let name = || foreign(&path.to_string_lossy());
-        let Some(inside) = inside(&path).ok_or_else(|| format!("'{}' in it leads out of it", name()))? else {
-            continue;
+        let made = match inside(&path) {
+            None => Err("leads out of it".to_owned()),
+            Some(None) => continue,
+            Some(Some(inside)) => {
+                let _making = making.lock();
+                make(&tree.path, &inside, &mut entry)
+            }
         };
-        let made = make(&tree.0, &inside, &mut entry).map_err(|why| format!("'{}' in it {why}", name()))?;
-        folders.extend(made);
+        match made {
+            Ok(made) => folders.extend(made),
+            Err(why) => tree.leave_out(format!("'{}' in it {why}", foreign(&path.to_string_lossy()))),
+        }
     }
+    let _making = making.lock();
     for (path, mode) in folders.iter().rev() {
         let _ = fs::set_permissions(path, Permissions::from_mode(mode | 0o500));
     }
     match tree.root().is_dir() {
-        true => Ok(tree),
+        true => Ok(()),
         false => Err("it has no host in it".to_owned()),
     }
 }

@@ -1,7 +1,7 @@
 //! What every run does and has at hand: the lock, the records, the settings, a snapshot; then plan, carry out, say.
 
 pub mod afterwards; // people and monitoring hear of it
-mod elsewhere; // a host that is looked at for somebody elsewhere, or is a tree of files
+pub(crate) mod elsewhere; // a host that is looked at for somebody elsewhere, or is a tree of files
 mod handoff; // plan, carry out, say
 pub mod owners; // whose is what is wanted
 pub mod look; // a snapshot, and whether calls of others last

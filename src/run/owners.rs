@@ -399,8 +399,7 @@ impl Session {
 
     /// The process, alive and known, that has a VM's lock and has not called us.
     pub(crate) fn stranger_at_work(&self, vmid: VmId) -> Option<u32> {
-        let lock = files::lock_file(&self.root, vmid).ok().flatten()?;
-        let holders = files::is_held(&lock).then(|| files::lock_holders(&self.root, &lock))?;
+        let holders = files::vm_lock(&self.root, vmid).ok().flatten()?;
         let is_there = |pid: &u32| process::process(&self.root, *pid).is_some();
         let pid = holders.iter().copied().find(is_there)?;
         (!self.descends_from(&holders)).then_some(pid)
@@ -408,10 +407,8 @@ impl Session {
 
     /// Whether a task of Proxmox holds a VM's lock that has not called us.
     fn is_strangers_task(&self, vmid: VmId) -> bool {
-        let Ok(Some(lock)) = files::lock_file(&self.root, vmid) else {
-            return false;
-        };
-        files::is_held(&lock) && !self.descends_from(&files::lock_holders(&self.root, &lock))
+        let holders = files::vm_lock(&self.root, vmid).ok().flatten();
+        holders.is_some_and(|holders| !self.descends_from(&holders))
     }
 
     /// Who has a claim on these functions, for who acts by hand: the owners of records, and VMs that have none.

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::{PciAddr, PciSlot};
-use crate::base::process::{BOOT_ID, Group, Process, boot_id, process, since_boot};
+use crate::base::process::{BOOT_ID, Group, Process, boot_id, process, since_boot_on};
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::{foreign, join, millis};
@@ -155,7 +155,7 @@ impl Session {
     fn read_and_look_on(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
         loop {
             let (mut records, problems) = self.read()?;
-            let holder = self.store.holder();
+            let holder = self.lock_holder();
             let holder = holder.map_err(|e| Error::io(format!("looking at the lock in {DIR}"), e))?;
             let runs: Vec<Option<String>> = records.iter().map(|r| self.run_on(r, holder.as_deref())).collect();
             // A run that has ended in order since the records were read has written down what it leaves. Where the record
@@ -174,7 +174,9 @@ impl Session {
                 }
             }
             for (record, run) in records.iter_mut().zip(runs) {
-                record.look_on(run, since_boot(), |group| !group.alive(&self.root).is_empty());
+                record.look_on(run, since_boot_on(&self.root), |group| {
+                    !group.alive(&self.root).is_empty()
+                });
             }
             return Ok((records, problems));
         }
@@ -421,7 +423,7 @@ impl Session {
 
     /// Whether a task of Proxmox holds the VM's lock, as it does through a whole start or stop.
     pub fn vm_is_busy(&self, vmid: VmId) -> bool {
-        files::lock_file(&self.root, vmid).is_ok_and(|file| file.is_some_and(|f| files::is_held(&f)))
+        files::vm_lock(&self.root, vmid).is_ok_and(|lock| lock.is_some())
     }
 
     /// What a VM's entries mean on this host.
@@ -500,6 +502,7 @@ pub fn must_be_root() -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    use crate::base::process::since_boot;
     use crate::model::error::Exit;
 
     use crate::model::act::Act;

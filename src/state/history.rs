@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -165,36 +165,56 @@ pub fn add(root: &Root, entry: &Handoff) -> io::Result<()> {
     let path = dir.join(FILE);
     let mut line = serde_json::to_string(entry)?;
     line.push('\n');
-    shorten(&path, LONGEST.saturating_sub(line.len()))?;
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    file.write_all(line.as_bytes())
+    if let Some(counts) = shorten(&path, LONGEST.saturating_sub(line.len()))? {
+        let forgotten = Some(counts);
+        line = serde_json::to_string(&Handoff {
+            forgotten,
+            ..entry.clone()
+        })? + "\n";
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+    let length = file.metadata()?.len();
+    // A line that was torn is one of its own: it does not swallow this one.
+    let mut last = [b'\n'];
+    if let Some(at) = length.checked_sub(1) {
+        file.read_exact_at(&mut last, at)?;
+    }
+    if last != [b'\n'] {
+        line.insert(0, '\n');
+    }
+    file.write_all(line.as_bytes()).inspect_err(|_| {
+        let _ = file.set_len(length);
+    })
 }
 
-/// Keeps the newer half of a file that is longer than so many bytes, and counts the rest.
-fn shorten(path: &Path, longest: usize) -> io::Result<()> {
-    let text = match fs::read_to_string(path) {
+/// Keeps the newer half of a file that is longer than so many bytes, and counts the rest. The counts, where there is no entry
+/// any more that has them.
+fn shorten(path: &Path, longest: usize) -> io::Result<Option<Counts>> {
+    let text = match fs::read(path) {
         Ok(text) if text.len() > longest => text,
-        Ok(_) => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(_) => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         // Not ours to read: what is in the way is moved aside by nobody.
         Err(e) => return Err(e),
     };
-    let newer = text.as_bytes().iter().enumerate().skip(text.len() - longest / 2);
+    let newer = text.iter().enumerate().skip(text.len() - longest / 2);
     let from = newer.filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).next();
-    let (older, newer) = text.as_bytes().split_at(from.unwrap_or(text.len()));
-    let counts = Counts::of(&entries(older));
-    let (first, rest) = newer.split_at(newer.iter().position(|b| *b == b'\n').map_or(newer.len(), |at| at + 1));
-    let mut bytes = match serde_json::from_slice::<Handoff>(first) {
-        Ok(mut entry) => {
-            entry.forgotten = Some(counts);
-            let mut line = serde_json::to_vec(&entry)?;
-            line.push(b'\n');
-            line
+    let (older, newer) = text.split_at(from.unwrap_or(text.len()));
+    let mut counts = Some(Counts::of(&entries(older)));
+    let mut bytes = Vec::new();
+    for line in newer.split_inclusive(|b| *b == b'\n') {
+        match serde_json::from_slice::<Handoff>(line) {
+            Ok(mut entry) if counts.is_some() => {
+                entry.forgotten = counts.take();
+                bytes.extend(serde_json::to_vec(&entry)?);
+                bytes.push(b'\n');
+            }
+            _ => bytes.extend(line),
         }
-        Err(_) => first.to_vec(),
-    };
-    bytes.extend(rest);
-    replace(path, &bytes)
+    }
+    replace(path, &bytes)?;
+    Ok(counts)
 }
 
 /// The entries in some lines; a line that is none is left out.
@@ -326,5 +346,28 @@ mod tests {
         fs::write(path, text).unwrap();
         add(&root, &entry(3)).unwrap();
         assert_eq!(read(&root).unwrap(), [entry(1), entry(3)]);
+    }
+
+    #[test]
+    fn neither_a_torn_line_nor_bytes_that_are_no_text_keep_an_entry_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        let path = root.path("/var/lib/gpu-handoff/history.jsonl");
+        let append = |bytes: &[u8]| {
+            let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all(bytes).unwrap();
+        };
+        add(&root, &entry(1)).unwrap();
+        append(b"{\"time\":2,\"boot_id\":\"b");
+        add(&root, &entry(3)).unwrap();
+        append(b"\xc3\n");
+        add(&root, &entry(4)).unwrap();
+        assert_eq!(read(&root).unwrap(), [entry(1), entry(3), entry(4)]);
+        // Too long by them, too.
+        append(&vec![0xff; LONGEST]);
+        add(&root, &entry(5)).unwrap();
+        add(&root, &entry(6)).unwrap();
+        assert_eq!(read(&root).unwrap().last(), Some(&entry(6)));
+        assert!(fs::metadata(&path).unwrap().len() <= LONGEST as u64);
     }
 }

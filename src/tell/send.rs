@@ -2,9 +2,9 @@
 //!
 //! Whoever does not answer has its deadline, and what fails is said in one line of the journal: nothing depends on it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tracing::{info_span, warn};
+use tracing::{Span, info_span, warn};
 
 use crate::base::program::ask_with;
 use crate::base::root::Root;
@@ -35,13 +35,22 @@ const PERL: &str = "use strict; use warnings; use PVE::INotify; use PVE::Notify;
     PVE::Notify::error('gpu-handoff', { hostname => $node, title => $title, message => $message }, \
     { type => 'gpu-handoff', hostname => $node });";
 
+/// Why a message was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotSent {
+    /// In words.
+    pub why: String,
+    /// Every way has refused it by itself, and in time: nobody has it, and it may be tried again.
+    pub is_refused: bool,
+}
+
 /// Whom messages are given to.
 pub trait Sink {
     /// Sends a message.
     ///
     /// # Errors
     /// Why it was not taken.
-    fn send(&mut self, message: &Message) -> Result<(), String>;
+    fn send(&mut self, message: &Message) -> Result<(), NotSent>;
 }
 
 /// The host's own ways.
@@ -52,60 +61,89 @@ pub struct Host {
 }
 
 impl Sink for Host {
-    fn send(&mut self, message: &Message) -> Result<(), String> {
+    fn send(&mut self, message: &Message) -> Result<(), NotSent> {
         let is_proxmox = self.root.exists(NOTIFY_PM) && self.root.exists(TEMPLATE);
         let notified = is_proxmox.then(|| by_proxmox(&["perl"], message));
-        let why = match notified {
+        let (why, is_refused) = match notified {
             Some(Ok(())) => return Ok(()),
-            Some(Err(why)) => format!("by Proxmox's notifications: {why}; "),
-            None => String::new(),
+            Some(Err(not)) => (format!("by Proxmox's notifications: {}; ", not.why), not.is_refused),
+            None => (String::new(), true),
         };
         // Rather twice than not at all: a target of Proxmox's that is slow may have got it.
         if !self.root.exists(SENDMAIL) {
-            return Err(format!(
+            let why = format!(
                 "{why}by mail: there is no {SENDMAIL}. Hint: install a mail server, such as postfix, or set notify = \"off\""
-            ));
+            );
+            return Err(NotSent { why, is_refused });
         }
-        by_mail(SENDMAIL, message).map_err(|e| format!("{why}by mail: {e}"))
+        by_mail(SENDMAIL, message).map_err(|not| NotSent {
+            why: format!("{why}by mail: {}", not.why),
+            is_refused: is_refused && not.is_refused,
+        })
     }
 }
 
 /// Through Proxmox's notifications; `perl` is how that is called.
-fn by_proxmox(perl: &[&str], message: &Message) -> Result<(), String> {
+fn by_proxmox(perl: &[&str], message: &Message) -> Result<(), NotSent> {
     let words: Vec<&str> = perl.iter().copied().chain(["-e", PERL]).collect();
     hand_over(&words, &format!("{}\0{}", message.title, message.body))
 }
 
 /// By mail to root. A line with nothing but a dot is a part of it (`-i`), and who gets it is no header's to say.
-fn by_mail(sendmail: &str, message: &Message) -> Result<(), String> {
+fn by_mail(sendmail: &str, message: &Message) -> Result<(), NotSent> {
     hand_over(&[sendmail, "-i", "--", "root"], &message.mail())
 }
 
-fn hand_over(words: &[&str], text: &str) -> Result<(), String> {
-    match ask_with(words, Some(text.as_bytes()), WITHIN)? {
+fn hand_over(words: &[&str], text: &str) -> Result<(), NotSent> {
+    let begun = Instant::now();
+    let not = |why| NotSent {
+        why,
+        // Who was ended may have passed it on before.
+        is_refused: begun.elapsed() < WITHIN,
+    };
+    match ask_with(words, Some(text.as_bytes()), WITHIN).map_err(not)? {
         (true, _) => Ok(()),
-        (false, said) => Err(format!("{} failed: {}", words[0], foreign(&one_line(&said)))),
+        (false, said) => Err(not(format!("{} failed: {}", words[0], foreign(&one_line(&said))))),
     }
 }
 
-/// Says what is news in the journal, and sends it unless it is not to be.
-pub fn tell(news: &[Event], host: &str, is_off: impl Fn(&Event) -> bool, sink: &mut dyn Sink) {
+/// Says what is news in the journal.
+pub fn say(news: &[Event]) {
     for event in news {
-        let vmid = event.vmid.map(crate::base::vmid::VmId::get);
-        let _span = info_span!("handoff", vmid, phase = "tell").entered();
+        let _span = span(event).entered();
         warn!(
             message_id = event.kind.message_id(),
             device = event.device,
             "{}",
             event.text
         );
+    }
+}
+
+fn span(event: &Event) -> Span {
+    let vmid = event.vmid.map(crate::base::vmid::VmId::get);
+    info_span!("handoff", vmid, phase = "tell")
+}
+
+/// Sends each of these unless it is not to be sent. Those that were refused: they may be sent again.
+pub fn send<'a>(
+    events: impl IntoIterator<Item = &'a Event>,
+    host: &str,
+    is_off: impl Fn(&Event) -> bool,
+    sink: &mut dyn Sink,
+) -> Vec<&'a Event> {
+    let mut refused = Vec::new();
+    for event in events {
+        let _span = span(event).entered();
         if is_off(event) {
             continue;
         }
-        if let Err(why) = sink.send(&Message::of(event, host)) {
+        if let Err(NotSent { why, is_refused }) = sink.send(&Message::of(event, host)) {
             warn!("nobody was told that {}: {why}", event.title);
+            refused.extend(is_refused.then_some(event));
         }
     }
+    refused
 }
 
 #[cfg(test)]
@@ -141,8 +179,11 @@ mod tests {
         let expected = format!("-i -- root\n{}", message().mail());
         assert_eq!(fs::read_to_string(got).unwrap(), expected);
         let sendmail = script(dir.path(), "echo 'queue file: no space\\nleft' >&2; exit 75");
-        let why = by_mail(&sendmail, &message()).unwrap_err();
-        assert!(why.ends_with("sendmail failed: queue file: no space left"), "{why}");
+        let NotSent { why, is_refused } = by_mail(&sendmail, &message()).unwrap_err();
+        assert!(
+            is_refused && why.ends_with("sendmail failed: queue file: no space left"),
+            "{why}"
+        );
     }
 
     #[test]
@@ -151,7 +192,8 @@ mod tests {
         let mut host = Host {
             root: Root::at(dir.path()),
         };
-        let why = host.send(&message()).unwrap_err();
+        let NotSent { why, is_refused } = host.send(&message()).unwrap_err();
+        assert!(is_refused);
         let expected = "by mail: there is no /usr/sbin/sendmail. Hint: install a mail server, such as postfix, or set notify = \
                         \"off\"";
         assert_eq!(why, expected);
@@ -189,8 +231,8 @@ mod tests {
             "package PVE::Notify; sub error { die \"no quorum\\n\" } 1;",
         )
         .unwrap();
-        let why = by_proxmox(&["perl", &include], &message()).unwrap_err();
-        assert_eq!(why, "perl failed: no quorum");
+        let not = by_proxmox(&["perl", &include], &message()).unwrap_err();
+        assert_eq!(not.why, "perl failed: no quorum");
     }
 
     /// What a template uses is among what it is given.

@@ -9,7 +9,7 @@ use gpu_handoff::settings::values::Services;
 use gpu_handoff::state::history::{Handoff, Past};
 use gpu_handoff::tell::events::{Kind, Seen, events};
 use gpu_handoff::tell::mail::Message;
-use gpu_handoff::tell::send::{Sink, tell};
+use gpu_handoff::tell::send::{NotSent, Sink, say, send};
 use gpu_handoff::tell::told::Told;
 
 use crate::common::hosts::{OLLAMA, add_ollama};
@@ -21,13 +21,25 @@ use crate::{logged, records};
 struct People {
     got: Vec<Message>,
     is_deaf: bool,
+    /// It has said no at once.
+    refuses: bool,
 }
 
 impl Sink for People {
-    fn send(&mut self, message: &Message) -> Result<(), String> {
+    fn send(&mut self, message: &Message) -> Result<(), NotSent> {
+        let why = match (self.is_deaf, self.refuses) {
+            (true, _) => "by mail: sendmail gave no answer within 60 s".to_owned(),
+            (_, true) => {
+                return Err(NotSent {
+                    why: "by mail: sendmail failed".to_owned(),
+                    is_refused: true,
+                });
+            }
+            _ => String::new(),
+        };
         self.got.push(message.clone());
         match self.is_deaf {
-            true => Err("by mail: sendmail gave no answer within 60 s".to_owned()),
+            true => Err(NotSent { why, is_refused: false }),
             false => Ok(()),
         }
     }
@@ -111,9 +123,15 @@ impl World {
             abandoned: is_abandoned.then(|| "111".parse().unwrap()),
         });
         let mut told = Told::read(self.told.path()).unwrap();
+        let unsent = told.unsent(&now);
         let news = told.news(now);
         told.write(self.told.path()).unwrap();
-        tell(&news, "pve", |_| self.is_off, &mut self.people);
+        say(&news);
+        let is_off = self.is_off;
+        for event in send(unsent.iter().chain(&news), "pve", |_| is_off, &mut self.people) {
+            told.refused(event);
+        }
+        told.write(self.told.path()).unwrap();
     }
 
     /// What was told so far, in a few words.
@@ -182,6 +200,32 @@ fn what_is_off_is_in_the_journal_alone_and_what_cannot_be_sent_is_a_line_there()
         let line = "nobody was told that 0000:01:00 is stranded (VM 111): by mail: sendmail gave no answer within 60 s";
         assert_eq!(log.matches(line).count(), usize::from(is_deaf), "{log}");
     }
+}
+
+#[test]
+fn a_message_that_everybody_has_refused_is_sent_again_and_the_journal_has_it_once() {
+    let mut world = World::new(stubborn());
+    world.people.refuses = true;
+    assert!(matches!(world.run(Direction::Out), End::Done));
+    let ((), log) = logged(|| {
+        world.strands();
+        world.tell(false);
+        assert_eq!(world.titles(), [""; 0]);
+        world.people.refuses = false;
+        world.tell(false);
+        world.tell(false);
+    });
+    assert_eq!(world.titles(), [STRANDED]);
+    let id = format!("message_id=\"{}\"", Kind::Stranded.message_id());
+    assert_eq!(log.matches(&id).count(), 1, "{log}");
+    // What is home meanwhile is told to nobody.
+    world.people.refuses = true;
+    assert!(matches!(world.run(Direction::Home), End::Done));
+    assert!(matches!(world.run(Direction::Out), End::Done));
+    world.strands();
+    world.people.refuses = false;
+    assert!(matches!(world.run(Direction::Home), End::Done));
+    assert_eq!(world.titles(), [STRANDED]);
 }
 
 #[test]

@@ -3,9 +3,15 @@
 # tier: full
 . /usr/local/lib/lab.sh
 gpu=$(gpus | head -n 1); cd /root || fail cd
-clean() { rm -rf /root/r /root/*.tar.gz /etc/modprobe.d/scenario-*; gpu-handoff recover --all >/dev/null 2>&1; }
+clean() { rm -rf /root/r /root/*.tar.gz /etc/modprobe.d/scenario-* /etc/udev/rules.d/99-scenario.rules; gpu-handoff recover --all >/dev/null 2>&1; }
 trap clean EXIT
-secrets='hunter2 550e8400-e29b-41d4-a716-446655440000 BC:24:11:AA:00:01 192.168.77.5 AAAAC3NzaC1lZDI1NTE5AAAAIPlanted secret-project'
+secrets='hunter2 550e8400-e29b-41d4-a716-446655440000 BC:24:11:AA:00:01 192.168.77.5 AAAAC3NzaC1lZDI1NTE5AAAAIPlanted secret-project
+	192.168.77.254 255.255.255.0 192.168.77.9 bc-24-11-aa-00-01 bc:24:11:aa:00:01 bc2411aa0001 A50285BIplanted S6PUNX0Tplanted topicplanted
+	bearerplanted wordplanted passplanted pskplanted pending-divorce 550e8400\x2de29b'
+everything='nvidia ip=192.168.77.5::192.168.77.254:255.255.255.0::eth0:off addr:192.168.77.9 BOOTIF=01-bc-24-11-aa-00-01 pass=passplanted psk=pskplanted
+nvidia eth0: BC:24:11:AA:00:01: link up mac:bc:24:11:aa:00:01 enxbc2411aa0001 /dev/disk/by-id/ata-Samsung_S6PUNX0Tplanted
+nvidia curl -u me:hunter2 -H "Authorization: Bearer bearerplanted" https://ntfy.sh/topicplanted --password wordplanted
+nvidia luks\x2d550e8400\x2de29b\x2d41d4\x2da716\x2d446655440000.service'
 mkvm 111 "${gpu%.*},pcie=1"; qm set 111 --hookscript local:snippets/gpu-handoff >/dev/null || fail "qm set"
 cat >>/etc/pve/qemu-server/111.conf <<-'END'
 	cipassword: hunter2
@@ -13,7 +19,13 @@ cat >>/etc/pve/qemu-server/111.conf <<-'END'
 	smbios1: uuid=550e8400-e29b-41d4-a716-446655440000
 	net0: virtio=BC:24:11:AA:00:01,bridge=vmbr0
 	sshkeys: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPlanted
+	[pending-divorce]
+	name: secret-project
 	END
+printf 'ATTRS{serial}=="A50285BIplanted", ENV{ID_SERIAL_SHORT}=="S6PUNX0Tplanted"\nRUN+="/usr/bin/curl -u me:hunter2 https://ntfy.sh/topicplanted"\n' \
+	>/etc/udev/rules.d/99-scenario.rules
+printf '%s\n' "$everything" >/etc/modprobe.d/scenario-everything.conf
+printf '%s\n' "$everything" | while read -r line; do printf '%s\n' "$line" >/dev/kmsg; done
 printf '# password=hunter2 of 192.168.77.5, %s\n' "$(hostname)" >/etc/modprobe.d/scenario-planted.conf
 echo "nvidia: planted 550e8400-e29b-41d4-a716-446655440000 192.168.77.5 password=hunter2" >/dev/kmsg
 words() { tr -s ' \n' '  ' <"$1" | sed "s/\b$(hostname)\b/HOST/g"; }
@@ -41,7 +53,16 @@ sed '/^$/d' /root/plan >/root/plan.here
 cp r/*/check.txt /root/check.here # of the same moment: memory that is free is another one in the next
 for what in check plan; do words /root/$what.here >/root/here; words /root/$what.there >/root/there
 	cmp -s /root/here /root/there || { diff /root/$what.here /root/$what.there; fail "$what is another one"; }; done
-is "$(ls -d /tmp/gpu-handoff-replay.* 2>/dev/null)" "" "folders that are left"
+trees() { ls -d /tmp/gpu-handoff-replay.* 2>/dev/null; }
+is "$(trees)" "" "folders that are left"
+cp "$file" /tmp/r.tar.gz; chmod 644 /tmp/r.tar.gz; chmod 755 /root
+setpriv --reuid 65534 --regid 65534 --clear-groups gpu-handoff report --replay /tmp/r.tar.gz check >/root/check.other 2>/dev/null
+words /root/check.other >/root/there; words /root/check.here >/root/here; cmp -s /root/here /root/there || fail "to somebody else it says something else"
+is "$(trees)" "" "folders that somebody else has left"; rm /tmp/r.tar.gz
+mkfifo /root/slow; gpu-handoff report --replay /root/slow >/dev/null 2>&1 & replay=$!
+exec 9>/root/slow; head -c 4096 "$file" >&9; wait_for 30 sh -c 'ls -d /tmp/gpu-handoff-replay.* >/dev/null 2>&1'
+kill -TERM $replay; wait $replay; is $? 143 "a replay that was asked to end"; exec 9>&-; rm /root/slow
+is "$(trees)" "" "folders of a replay that was asked to end"
 
 say "and so while a VM has the GPU"
 expect_rc 0 qm start 111
