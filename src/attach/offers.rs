@@ -20,7 +20,7 @@ use crate::settings::values::{Containers, DisplayManager, Services, Settings};
 /// Somebody who is in the way, and might be stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum One {
-    /// A service of the host.
+    /// A service of the host, or of a user, as 'services' names it.
     Service(String),
     /// Something inside a container, or a container.
     Inside(Unit),
@@ -82,7 +82,8 @@ impl InTheWay {
         let (clients, reasons) = clients::of(&facts.snapshot, &found.gpus, &settings(facts));
         for client in clients.into_iter().filter(|client| is_in_the_way(client, vm)) {
             let one = match Remedy::of_suspect(&client.holder) {
-                Remedy::StopService(name) => One::Service(name),
+                Remedy::StopService(word) | Remedy::QuitMps(Some(word)) => One::Service(word),
+                Remedy::StopUserService(unit) if unit.word().is_some() => One::Service(unit.word().unwrap_or_default()),
                 Remedy::StopInside(unit) | Remedy::StopWhole(unit) => One::Inside(unit),
                 Remedy::StopDesktop => One::Desktop,
                 _ => {
@@ -154,7 +155,7 @@ impl InTheWay {
             let (one, pids) = self.ones.remove(at);
             // Why it would not: said of the unit, or of the container that it is in.
             let is_why = |reason: &&Reason| match (reason, &one) {
-                (Reason::Kept { unit, .. }, One::Service(name)) => unit.on_host() == Some(name),
+                (Reason::Kept { unit, .. }, One::Service(word)) => unit.word().as_ref() == Some(word),
                 (Reason::Kept { unit, .. }, One::Inside(inside)) => unit.holds(inside),
                 (Reason::Kept { unit, .. }, One::Desktop) => unit.on_host().is_some(),
                 _ => false,

@@ -365,6 +365,9 @@ pub(super) fn users(facts: &Facts) -> Looked {
             Then::Stopped => info(format!(
                 "{who}{of} uses {nodes}: its service is stopped for a handoff, and started again"
             )),
+            Then::LetsGo => info(format!(
+                "{who}{of} uses {nodes}: a handoff has it let go, and it runs on"
+            )),
             Then::Ended => info(format!("{who}{of} uses {nodes}: a handoff asks it to end")),
             Then::Killed => notice(format!(
                 "{who}{of} uses {nodes}: a handoff asks it to end, and kills it where it does not"

@@ -104,7 +104,7 @@ pub(crate) fn say_of_service(act: &Act, error: &ActError) {
 pub(crate) fn not_started(unit: &Unit, error: &ActError) -> String {
     match error {
         // Whether what is inside a container has come as far is not known.
-        ActError::Overdue { within, .. } if unit.on_host().is_none() => {
+        ActError::Overdue { within, .. } if !unit.is_of_systemd() => {
             format!("has not started again within {} s", within.as_secs())
         }
         ActError::Overdue { within, .. } => {

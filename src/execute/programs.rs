@@ -17,6 +17,12 @@ const STDERR_TAIL: usize = 400;
 /// pct(1) is asked twice it refuses (pve-container, PVE/API2/LXC/Status.pm), and the others do not.
 pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb) -> Result<(), ActError> {
     let words = unit.command(verb);
+    // What has ended since, or was stopped in its place, uses the driver again when it runs.
+    if let Some(service) = unit.runs_on().filter(|_| verb != Verb::Stop)
+        && is_so(root, &service, Verb::Stop)
+    {
+        return run(root, &service.command(Verb::Start));
+    }
     with_patience(unit, verb, || {
         let Unit::Whole { .. } = unit else {
             return run(root, &words);
@@ -32,7 +38,7 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb) -> Result<(), ActErro
 /// Starts of containers, and in containers, are tried once more: they fail on a lock that another task has for a moment. systemd's
 /// own units say with Restart= what they want. The caller's deadline is for both.
 fn with_patience(unit: &Unit, verb: Verb, mut attempt: impl FnMut() -> Result<(), ActError>) -> Result<(), ActError> {
-    let is_worth_it = verb != Verb::Stop && !matches!(unit, Unit::Host(_));
+    let is_worth_it = verb != Verb::Stop && !unit.is_of_systemd() && unit.runs_on().is_none();
     match attempt() {
         Err(ActError::Failed(_)) if is_worth_it => attempt(),
         first => first,
@@ -120,6 +126,27 @@ mod tests {
                 Err(ActError::Failed("CT is locked (backup)".into()))
             });
             assert_eq!((made, result.is_ok()), (attempts, is_well), "{unit:?} {verb:?}");
+        }
+    }
+
+    /// With its service stopped in its place, or by somebody, there is nothing to ask.
+    #[test]
+    fn what_runs_on_is_asked_to_use_the_driver_again_and_what_has_ended_is_started() {
+        let driver_use = Unit::DriverUse {
+            driver_use_of: "nvidia-dcgm.service".into(),
+        };
+        for (state, verb, asked) in [
+            ("active", Verb::Start, "dcgmi set --attach-driver"),
+            ("activating", Verb::Start, "dcgmi set --attach-driver"),
+            ("inactive", Verb::Start, "systemctl start -- nvidia-dcgm.service"),
+            ("failed", Verb::Start, "systemctl start -- nvidia-dcgm.service"),
+            ("active", Verb::Stop, "dcgmi set --detach-driver"),
+        ] {
+            let dir = host(&[], &[(asked, "it is the one")]);
+            let show = unit_states::shown_by("nvidia-dcgm.service");
+            std::fs::write(dir.path().join("programs").join(show), format!("ActiveState={state}\n")).unwrap();
+            let why = switch(&Root::at(dir.path()), &driver_use, verb).unwrap_err();
+            assert_eq!(why.to_string(), format!("{asked} failed: it is the one"), "{state}");
         }
     }
 

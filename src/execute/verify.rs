@@ -3,6 +3,9 @@
 //! Part of the worker's side: a read may hang in the kernel as an act may. Not here: whether a GPU works, which no
 //! attribute tells ([`crate::execute::health`]).
 
+use std::io;
+use std::os::fd::AsFd;
+
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::foreign;
@@ -42,13 +45,16 @@ pub(crate) fn verify(root: &Root, expect: &Expect) -> Result<(), ActError> {
                 Expect::Attribute(*addr, *attribute, read).to_string(),
             )
         }
-        Expect::Unit(name, wanted) => {
+        Expect::Unit(unit, wanted) => {
             // One that is on its way from the one to the other is neither (systemctl(1), is-active prints the state).
-            let said = root.program(&["systemctl", "is-active", "--", name]);
+            let mut words = unit.systemctl();
+            words.extend(["is-active".to_owned(), "--".to_owned(), unit.name()]);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let said = root.program_for(&words, Some(io::stdin().as_fd()));
             let said = said.map_err(|e| ActError::Failed(format!("cannot run systemctl: {e}")))?;
             let state = said.stdout.trim();
             let reached = if *wanted { runs(state) } else { is_down(state) };
-            (reached, format!("{name} is \"{}\"", foreign(state)))
+            (reached, format!("{unit} is \"{}\"", foreign(state)))
         }
         Expect::Console(name, wanted) => {
             let bound = root.line(format!("/sys/class/vtconsole/{name}/bind"));

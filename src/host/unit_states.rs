@@ -21,7 +21,7 @@ const MOST: usize = 64;
 /// Most that are stopped with one: each may take its deadline to start again, and a way home has to end in time.
 const MOST_ALONG: usize = 8;
 
-/// The same inside a container, which says what it likes.
+/// The same inside a container, and of a user's systemd, which say what they like.
 const MOST_ALONG_INSIDE: usize = 3;
 
 /// Through this, what starts a unit whenever it is used, or due (systemd.socket(5), systemd.path(5), systemd.timer(5)).
@@ -72,7 +72,8 @@ pub fn read(root: &Root, units: &[Unit]) -> Vec<Facts> {
     let facts = |unit: &Unit| Facts {
         unit: unit.clone(),
         said: match unit {
-            Unit::Host(_) | Unit::Inside { .. } => of_systemd(root, unit),
+            Unit::Host(_) | Unit::Inside { .. } | Unit::OfUser { .. } => of_systemd(root, unit),
+            Unit::DriverUse { driver_use_of } => of_dcgm(root, driver_use_of),
             Unit::Whole { container } => of_proxmox(root, unit, *container),
             Unit::Run { client, id } => of_client(root, *client, id),
         },
@@ -139,6 +140,20 @@ fn of_client(root: &Root, client: Client, id: &str) -> Result<Said, String> {
     })
 }
 
+/// Whether DCGM runs, and can let the driver go: what its program can set is in its help. Since DCGM 4.5 (NVIDIA/DCGM,
+/// dcgmi/CommandLineParser.cpp, "detach-driver").
+fn of_dcgm(root: &Root, service: &str) -> Result<Said, String> {
+    const OPTION: &str = "--detach-driver";
+    if !said(root, &["dcgmi", "set", "--help"])?.contains(OPTION) {
+        return Err(format!("dcgmi knows no {OPTION}"));
+    }
+    let Said { state, .. } = of_systemd(root, &Unit::host(service))?;
+    Ok(Said {
+        state,
+        ..Said::default()
+    })
+}
+
 /// What systemd says of one, of those that it takes along, and of what starts these.
 fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
     let mut all = All::new();
@@ -174,7 +189,7 @@ fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
     let started_by: Vec<String> = starters.into_iter().filter(runs).collect();
     takes_along.retain(|name| *name != own);
     let most = match unit {
-        Unit::Inside { .. } => MOST_ALONG_INSIDE,
+        Unit::Inside { .. } | Unit::OfUser { .. } => MOST_ALONG_INSIDE,
         _ => MOST_ALONG,
     };
     let others = takes_along.len() + started_by.len();
@@ -221,8 +236,8 @@ fn show(root: &Root, unit: &Unit, names: &[String], all: &mut All) -> Result<(),
         "--property=Id,ActiveState,{},{STARTED_BY},{MORE}",
         STOPPED_WITH.join(",")
     );
-    let mut words = unit.way_in();
-    words.extend(["systemctl".to_owned(), "show".to_owned(), properties]);
+    let mut words = unit.systemctl();
+    words.extend(["show".to_owned(), properties]);
     words.extend(names.iter().cloned());
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let answer = said(root, &words)?;
@@ -249,6 +264,13 @@ fn show(root: &Root, unit: &Unit, names: &[String], all: &mut All) -> Result<(),
         all.entry(name.clone()).or_default();
     }
     Ok(())
+}
+
+/// The file that has what systemctl shows of a unit of a host that is a tree of files.
+#[cfg(test)]
+pub(crate) fn shown_by(name: &str) -> String {
+    let properties = STOPPED_WITH.join(",");
+    format!("systemctl show --property=Id,ActiveState,{properties},{STARTED_BY},{MORE} {name}")
 }
 
 #[cfg(test)]
@@ -311,6 +333,66 @@ mod tests {
         );
         let said = of_systemd(&Root::at(dir.path()), &unit);
         assert_eq!(said, Err("more than 64 others depend on it".to_owned()));
+    }
+
+    #[test]
+    fn a_users_systemd_is_asked_as_that_user() {
+        let unit = Unit::OfUser {
+            user: 1000,
+            unit: "x.service".to_owned(),
+        };
+        let way_in = "env -i XDG_RUNTIME_DIR=/run/user/1000 DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus setpriv \
+                      --reuid=1000 --regid=65534 --clear-groups systemctl --user";
+        let properties = STOPPED_WITH.join(",");
+        let words =
+            |names: &str| format!("{way_in} show --property=Id,ActiveState,{properties},{STARTED_BY},{MORE} {names}");
+        let answers = [
+            ("x.service", "ActiveState=active\nTriggeredBy=x.socket\n"),
+            ("x.socket", "ActiveState=active\nAccept=no\n"),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("programs")).unwrap();
+        for (names, answer) in answers {
+            let (name, text) = crate::base::recording::file_of(&words(names), answer.to_owned());
+            std::fs::write(dir.path().join("programs").join(name), text).unwrap();
+        }
+        let said = of_systemd(&Root::at(dir.path()), &unit).unwrap();
+        assert_eq!(
+            (said.state.as_str(), said.started_by),
+            ("active", vec!["x.socket".to_owned()])
+        );
+    }
+
+    #[test]
+    fn dcgm_lets_go_where_its_program_says_that_it_can() {
+        for (help, state, said) in [
+            (
+                Some("dcgmi set --attach-driver\ndcgmi set --detach-driver\n"),
+                "active",
+                Ok("active"),
+            ),
+            (Some("--detach-driver\n"), "inactive", Ok("inactive")),
+            (
+                Some("dcgmi set --host X\n"),
+                "active",
+                Err("dcgmi knows no --detach-driver"),
+            ),
+            (None, "active", Err("dcgmi cannot be run: ")),
+        ] {
+            let dir = host(&[("nvidia-dcgm.service", &format!("ActiveState={state}\n"))], "");
+            if let Some(help) = help {
+                std::fs::write(dir.path().join("programs/dcgmi set --help"), help).unwrap();
+            }
+            let unit = Unit::DriverUse {
+                driver_use_of: "nvidia-dcgm.service".to_owned(),
+            };
+            let facts = read(&Root::at(dir.path()), &[unit]);
+            match (&facts[0].said, said) {
+                (Ok(is), Ok(state)) => assert_eq!(is.state, state),
+                (Err(is), Err(why)) => assert!(is.starts_with(why), "{is}"),
+                other => panic!("{help:?}: {other:?}"),
+            }
+        }
     }
 
     #[test]

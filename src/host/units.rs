@@ -1,5 +1,5 @@
-//! What uses a GPU and can be stopped and started again: units of systemd's, of the host or inside a container that goes on,
-//! and containers.
+//! What uses a GPU and can be stopped and started again: units of systemd's, of the host, of a user or inside a container that
+//! goes on, and containers; and what lets a driver go without being stopped.
 //!
 //! Not here: whether they run, and what goes down with them ([`crate::host::unit_states`]).
 
@@ -37,6 +37,18 @@ pub enum Unit {
         client: Client,
         /// Its whole id.
         id: String,
+    },
+    /// Of a user's systemd.
+    OfUser {
+        /// The user, by number.
+        user: u32,
+        /// The unit, by a name that [`can_be_stopped`]: the user chooses it.
+        unit: String,
+    },
+    /// The use that DCGM makes of the driver, which it lets go and takes again while its service runs on.
+    DriverUse {
+        /// That service, of the host.
+        driver_use_of: String,
     },
 }
 
@@ -100,6 +112,10 @@ impl Unit {
             }
             Belongs::Docker(id) => Client::Docker.container(id),
             Belongs::Podman(id) => Client::Podman.container(id),
+            Belongs::UserUnit { uid: Some(uid), name } => can_be_stopped(name).then(|| Unit::OfUser {
+                user: *uid,
+                unit: name.clone(),
+            }),
             _ => None,
         }
     }
@@ -108,14 +124,38 @@ impl Unit {
     pub fn container(&self) -> Option<VmId> {
         match self {
             Unit::Inside { container, .. } | Unit::Whole { container } => Some(*container),
-            Unit::Host(_) | Unit::Run { .. } => None,
+            Unit::Host(_) | Unit::Run { .. } | Unit::OfUser { .. } | Unit::DriverUse { .. } => None,
         }
     }
 
-    /// Whether another one goes down with it: it is the same, or is inside it.
+    /// Whether another one lets go with it, and is given back with it: it is the same, or is inside it, or is what runs on.
     pub fn holds(&self, other: &Unit) -> bool {
         let is_whole = matches!(self, Unit::Whole { .. });
-        self == other || (is_whole && self.container() == other.container())
+        self == other
+            || (is_whole && self.container() == other.container())
+            || self.runs_on().is_some_and(|service| service == *other)
+    }
+
+    /// The service that runs on while it lets the driver go.
+    pub fn runs_on(&self) -> Option<Unit> {
+        match self {
+            Unit::DriverUse { driver_use_of } => Some(Unit::host(driver_use_of)),
+            _ => None,
+        }
+    }
+
+    /// The word by which 'services' names it.
+    pub fn word(&self) -> Option<String> {
+        match self {
+            Unit::Host(name) => Some(name.clone()),
+            Unit::OfUser { user, unit } => Some(format!("user-{user}/{unit}")),
+            _ => None,
+        }
+    }
+
+    /// Whether it is looked after by a systemd that we reach without entering anything.
+    pub fn is_of_systemd(&self) -> bool {
+        matches!(self, Unit::Host(_) | Unit::OfUser { .. })
     }
 
     /// Whether it is a container, which takes its time to go down and to come up.
@@ -134,7 +174,11 @@ impl Unit {
     /// Its name or id, wherever it is.
     pub fn name(&self) -> String {
         match self {
-            Unit::Host(name) | Unit::Inside { unit: name, .. } | Unit::Run { id: name, .. } => name.clone(),
+            Unit::Host(name)
+            | Unit::Inside { unit: name, .. }
+            | Unit::Run { id: name, .. }
+            | Unit::OfUser { unit: name, .. }
+            | Unit::DriverUse { driver_use_of: name } => name.clone(),
             Unit::Whole { container } => container.to_string(),
         }
     }
@@ -148,6 +192,7 @@ impl Unit {
                 container: *container,
                 unit,
             },
+            Unit::OfUser { user, .. } => Unit::OfUser { user: *user, unit },
             whole => whole.clone(),
         }
     }
@@ -160,7 +205,8 @@ impl Unit {
     /// Who looks after it.
     pub(crate) fn keeper(&self) -> &'static str {
         match self {
-            Unit::Host(_) | Unit::Inside { .. } => "its systemd",
+            Unit::Host(_) | Unit::Inside { .. } | Unit::OfUser { .. } => "its systemd",
+            Unit::DriverUse { .. } => "dcgmi",
             Unit::Whole { .. } => "Proxmox",
             Unit::Run { client, .. } => client.name(),
         }
@@ -176,6 +222,8 @@ impl Unit {
                     foreign(unit.trim_end_matches(".service"))
                 )
             }
+            Unit::OfUser { user, unit } => format!("{} of user {user}", foreign(unit.trim_end_matches(".service"))),
+            Unit::DriverUse { driver_use_of } => foreign(driver_use_of.trim_end_matches(".service")),
             Unit::Whole { .. } | Unit::Run { .. } => self.to_string(),
         }
     }
@@ -189,15 +237,21 @@ impl Unit {
         )
     }
 
-    /// What comes before systemctl(1) where its systemd is: nothing, or Proxmox's own way in, as the container's root
-    /// (pve-container, PVE/CLI/pct.pm, exec: lxc-attach).
-    pub(crate) fn way_in(&self) -> Vec<String> {
-        match self {
-            Unit::Inside { container, .. } => ["pct", "exec", &container.to_string(), "--"]
-                .map(str::to_owned)
-                .to_vec(),
-            _ => Vec::new(),
-        }
+    /// systemctl(1) for its systemd, by Proxmox's own way in, as the container's root (pve-container, PVE/CLI/pct.pm, exec:
+    /// lxc-attach); or as that user, of no group, with nothing of our environment. A user's systemd is found by
+    /// XDG_RUNTIME_DIR and takes orders on a socket of its own there, without a bus and without a session (systemd,
+    /// src/shared/bus-util.c, bus_connect_user_systemd); `--machine=UID@` would have to make one by PAM first (src/libsystemd/
+    /// sd-bus/sd-bus.c, bus_set_address_machine).
+    pub(crate) fn systemctl(&self) -> Vec<String> {
+        let words = match self {
+            Unit::Inside { container, .. } => format!("pct exec {container} -- systemctl"),
+            Unit::OfUser { user, .. } => format!(
+                "env -i XDG_RUNTIME_DIR=/run/user/{user} DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/{user}/bus setpriv \
+                 --reuid={user} --regid={NOGROUP} --clear-groups systemctl --user"
+            ),
+            _ => "systemctl".to_owned(),
+        };
+        words.split_whitespace().map(str::to_owned).collect()
     }
 
     /// What has it stopped or started, word for word. No name that is stopped begins with a dash; in a container nothing is
@@ -205,8 +259,16 @@ impl Unit {
     /// by Proxmox (pct(1), shutdown): half down it would serve nobody, and nothing would start it again.
     pub fn command(&self, verb: Verb) -> Vec<String> {
         let words: Vec<&str> = match (self, verb) {
-            (Unit::Host(name), _) => vec!["systemctl", verb.word(), "--", name],
-            (Unit::Inside { unit, .. }, _) => vec!["systemctl", verb.word(), unit],
+            (Unit::Host(name) | Unit::OfUser { unit: name, .. }, _) => vec![verb.word(), "--", name],
+            (Unit::Inside { unit, .. }, _) => vec![verb.word(), unit],
+            (Unit::DriverUse { .. }, verb) => {
+                let how = if verb == Verb::Stop {
+                    "--detach-driver"
+                } else {
+                    "--attach-driver"
+                };
+                return ["dcgmi", "set", how].map(str::to_owned).to_vec();
+            }
             (Unit::Whole { container }, Verb::Stop) => {
                 let words = [
                     "pct",
@@ -231,27 +293,36 @@ impl Unit {
             }
         };
         let words = words.into_iter().map(str::to_owned);
-        self.way_in().into_iter().chain(words).collect()
+        self.systemctl().into_iter().chain(words).collect()
     }
 
     /// What stops it, starts it, or shows how it is ("status"), as people type it.
     pub fn by_hand(&self, verb: &str) -> String {
-        let words = match self {
-            Unit::Host(name) | Unit::Inside { unit: name, .. } => {
-                vec!["systemctl".to_owned(), verb.to_owned(), foreign(name)]
+        match self {
+            Unit::Host(name) => format!("systemctl {verb} {}", foreign(name)),
+            Unit::Inside { unit, .. } => format!("{} {verb} {}", self.systemctl().join(" "), foreign(unit)),
+            Unit::OfUser { user, unit } => {
+                format!("systemctl --user --machine={user}@.host {verb} {}", foreign(unit))
             }
             Unit::Whole { container } => {
                 let verb = if verb == "stop" { "shutdown" } else { verb };
-                vec!["pct".to_owned(), verb.to_owned(), container.to_string()]
+                format!("pct {verb} {container}")
             }
             Unit::Run { client, id } => {
                 let verb = if verb == "status" { "inspect" } else { verb };
-                vec![client.program().to_owned(), verb.to_owned(), format!("{id:.12}")]
+                format!("{} {verb} {id:.12}", client.program())
             }
-        };
-        self.way_in().into_iter().chain(words).collect::<Vec<_>>().join(" ")
+            Unit::DriverUse { driver_use_of } => match verb {
+                "stop" => self.command(Verb::Stop).join(" "),
+                "start" => self.command(Verb::Start).join(" "),
+                _ => format!("systemctl {verb} {}", foreign(driver_use_of)),
+            },
+        }
     }
 }
+
+/// The group of who needs none (base-passwd, nogroup): a user's systemd looks at the user alone.
+const NOGROUP: u32 = 65534;
 
 /// How long a container has to shut down before it is ended.
 pub const SHUTDOWN: Duration = Duration::from_secs(30);
@@ -285,6 +356,10 @@ impl fmt::Display for Unit {
             Unit::Inside { container, unit } => write!(f, "{} in container {container}", foreign(unit)),
             Unit::Whole { container } => write!(f, "container {container}"),
             Unit::Run { client, id } => write!(f, "{} container {id:.12}", client.name()),
+            Unit::OfUser { user, unit } => write!(f, "{} of user {user}", foreign(unit)),
+            Unit::DriverUse { driver_use_of } => {
+                write!(f, "the use that {} makes of the driver", foreign(driver_use_of))
+            }
         }
     }
 }
@@ -317,6 +392,18 @@ pub fn service(word: &str) -> Option<String> {
         && !name.starts_with(['-', '.'])
         && !other.iter().any(|suffix| name.ends_with(suffix));
     (is_good && !is_needed(name)).then(|| format!("{name}.service"))
+}
+
+/// A service as 'services' names it: one of the host, or `user-UID/` and one of that user's systemd. In the form of [`Unit::word`].
+pub fn named(word: &str) -> Option<String> {
+    let Some((user, name)) = word.split_once('/') else {
+        return service(word);
+    };
+    let digits = user.strip_prefix("user-")?;
+    let user: u32 = digits.parse().ok().filter(|user: &u32| user.to_string() == digits)?;
+    // No user has the last number (setresuid(2)).
+    let unit = service(name).filter(|_| user != u32::MAX)?;
+    Unit::OfUser { user, unit }.word()
 }
 
 /// Whether a unit is a service that may be stopped at all.
@@ -409,6 +496,13 @@ mod tests {
             container: "104".parse().unwrap(),
             unit: "ollama.service".to_owned(),
         };
+        let of_user = Unit::OfUser {
+            user: 1000,
+            unit: "ollama.service".to_owned(),
+        };
+        let driver_use = Unit::DriverUse {
+            driver_use_of: "nvidia-dcgm.service".to_owned(),
+        };
         for (unit, json, text, stop) in [
             (
                 &host,
@@ -422,6 +516,19 @@ mod tests {
                 "ollama.service in container 104",
                 "pct exec 104 -- systemctl stop ollama.service",
             ),
+            (
+                &of_user,
+                r#"{"user":1000,"unit":"ollama.service"}"#,
+                "ollama.service of user 1000",
+                "env -i XDG_RUNTIME_DIR=/run/user/1000 DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus setpriv \
+                 --reuid=1000 --regid=65534 --clear-groups systemctl --user stop -- ollama.service",
+            ),
+            (
+                &driver_use,
+                r#"{"driver_use_of":"nvidia-dcgm.service"}"#,
+                "the use that nvidia-dcgm.service makes of the driver",
+                "dcgmi set --detach-driver",
+            ),
         ] {
             assert_eq!(serde_json::to_string(unit).unwrap(), json);
             assert_eq!(&serde_json::from_str::<Unit>(json).unwrap(), unit);
@@ -429,6 +536,15 @@ mod tests {
             assert_eq!(unit.command(Verb::Stop).join(" "), stop);
         }
         assert_eq!(host.by_hand("status"), "systemctl status ollama.service");
+        assert_eq!(
+            of_user.by_hand("status"),
+            "systemctl --user --machine=1000@.host status ollama.service"
+        );
+        assert_eq!(driver_use.by_hand("start"), "dcgmi set --attach-driver");
+        assert_eq!(driver_use.by_hand("status"), "systemctl status nvidia-dcgm.service");
+        assert!(driver_use.holds(&Unit::host("nvidia-dcgm.service")) && !driver_use.holds(&host));
+        assert!(!driver_use.is_beside(&Unit::host("nvidia-dcgm.service")));
+        assert!(of_user.is_beside(&of_user.beside("x.service")) && !of_user.is_beside(&host));
         assert_eq!(inside.subject(), "ollama in container 104");
         assert_eq!(
             Unit::host("a\u{1b}b.service").by_hand("stop"),

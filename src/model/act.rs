@@ -281,7 +281,7 @@ pub enum Expect {
     /// The function's attribute reads so.
     Attribute(PciAddr, Attribute, String),
     /// The unit is active, or is not.
-    Unit(String, bool),
+    Unit(Unit, bool),
     /// The console driver draws the consoles, or does not.
     Console(String, bool),
     /// The platform device is bound to the driver, or is not.
@@ -327,9 +327,9 @@ impl Act {
     /// What must hold after the act.
     pub fn expect(&self) -> Expect {
         // To ask a container takes as long as the act itself, and whether it has let go the look for users says.
-        let unit = |unit: &Unit, active| {
-            unit.on_host()
-                .map_or(Expect::Nothing, |name| Expect::Unit(name.to_owned(), active))
+        let unit = |unit: &Unit, active| match unit.is_of_systemd() {
+            true => Expect::Unit(unit.clone(), active),
+            false => Expect::Nothing,
         };
         match self {
             Act::LoadModule { name } => Expect::Loaded(name.clone()),
@@ -415,8 +415,10 @@ impl Act {
             } => format!("unbind from {driver}"),
             Act::Verify { .. } => "see whether it works".to_owned(),
             Act::StopUnit { name } if name.is_container() => "shut it down".to_owned(),
+            Act::StopUnit { name } if name.runs_on().is_some() => "let the driver go".to_owned(),
             Act::StopUnit { .. } => "stop the service".to_owned(),
             Act::StartUnit { name } if name.is_container() => "start it again".to_owned(),
+            Act::StartUnit { name } if name.runs_on().is_some() => "use the driver again".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
             Act::RestartUnit { .. } => "start the service anew".to_owned(),
             Act::EndProcesses { processes, kill, .. } => {

@@ -110,11 +110,11 @@ pub(crate) fn kept(unit: &Unit, why: &Kept) -> (String, Remedy) {
             .into(),
         ),
         Kept::TakesAlong(other) => {
-            let other = foreign(other);
-            let how = match unit {
-                Unit::Host(_) => format!("where that does no harm, name {other} in 'services' as well"),
-                _ => format!("where that does no harm, '{stop}' before the start"),
+            let how = match unit.beside(other).word() {
+                Some(word) => format!("where that does no harm, name {} in 'services' as well", foreign(&word)),
+                None => format!("where that does no harm, '{stop}' before the start"),
             };
+            let other = foreign(other);
             let fact = format!("{unit} may be stopped for it, but {other} needs it and would be stopped as well");
             (fact, how.into())
         }

@@ -38,6 +38,10 @@ pub enum Remedy {
     StopUnit(String),
     /// Stop such a unit, or allow it to be stopped for a handoff.
     StopService(String),
+    /// Stop such a unit of a user's systemd, or allow it to be stopped for a handoff.
+    StopUserService(Unit),
+    /// Have NVIDIA's MPS end, which computes for others; by this word in 'services' it is stopped, where it is a service.
+    QuitMps(Option<String>),
     /// Stop a unit of a user's systemd.
     StopUserUnit {
         /// The user, where that is known.
@@ -93,16 +97,37 @@ impl Remedy {
 
     /// What makes one let go that may use the GPU or another one: its service may be stopped for that.
     pub fn of_suspect(holder: &Holder) -> Remedy {
+        if is_mps(holder) {
+            let unit = Unit::of(holder).filter(|unit| can_be_stopped(&unit.name()));
+            return Remedy::QuitMps(unit.and_then(|unit| unit.word()));
+        }
         match Remedy::of_holder(holder) {
             Remedy::StopUnit(name) if can_be_stopped(&name) => Remedy::StopService(name),
             Remedy::EndProcess(_) if holder.belongs_to.is_desktop() => Remedy::StopDesktop,
             remedy => match Unit::of(holder) {
                 Some(unit @ (Unit::Inside { .. } | Unit::Run { .. })) => Remedy::StopInside(unit),
                 Some(unit @ Unit::Whole { .. }) => Remedy::StopWhole(unit),
+                Some(unit @ Unit::OfUser { .. }) if matches!(remedy, Remedy::StopUserUnit { .. }) => {
+                    Remedy::StopUserService(unit)
+                }
                 _ => remedy,
             },
         }
     }
+}
+
+/// Whether it is of NVIDIA's MPS, of the host: its server has the GPUs for those that compute through it, and its control daemon
+/// is called the same, in the length that the kernel keeps of a name (docs.nvidia.com/deploy/mps, nvidia-cuda-mps-server).
+fn is_mps(holder: &Holder) -> bool {
+    let is_of_host = matches!(
+        holder.belongs_to,
+        Belongs::Unit(_)
+            | Belongs::UserUnit { .. }
+            | Belongs::Session { .. }
+            | Belongs::OtherSession { .. }
+            | Belongs::Unknown
+    );
+    is_of_host && holder.comm == "nvidia-cuda-mps"
 }
 
 impl From<&'static str> for Remedy {
@@ -146,6 +171,26 @@ impl fmt::Display for Remedy {
                  is started again when the GPU is home",
                 foreign(name)
             ),
+            Remedy::StopUserService(unit) => write!(
+                f,
+                "systemctl --user stop {} as that user, or services = \"{}\" in /etc/gpu-handoff/config.toml: then that is \
+                 done for you, and it is started again when the GPU is home",
+                foreign(&unit.name()),
+                foreign(&unit.word().unwrap_or_default())
+            ),
+            Remedy::QuitMps(word) => {
+                f.write_str(
+                    "it is NVIDIA's MPS, which computes for others: when it has no clients, echo quit | \
+                     nvidia-cuda-mps-control, as the user who has started it, then start again",
+                )?;
+                let Some(word) = word else { return Ok(()) };
+                write!(
+                    f,
+                    "; or services = \"{}\" in /etc/gpu-handoff/config.toml: then it is stopped for you, whoever computes \
+                     through it, and is started again when the GPU is home",
+                    foreign(word)
+                )
+            }
             Remedy::StopUserUnit { name, .. } => write!(f, "systemctl --user stop {} as that user", foreign(name)),
             Remedy::EndLogin(Some(uid)) => write!(
                 f,

@@ -129,6 +129,7 @@ pub fn text(users: &Users) -> String {
 fn in_words(then: Then) -> &'static str {
     match then {
         Then::Stopped => "stopped, started again",
+        Then::LetsGo => "lets go, runs on",
         Then::Ended => "asked to end",
         Then::Killed => "asked to end, killed",
         Then::Accepted => "left, as 'doubt' says",

@@ -363,6 +363,7 @@ fn becomes_of(user: &Reason, clients: &[Client]) -> &'static str {
     };
     match clients.iter().find(|c| c.holder.pid == holder.pid).map(|c| c.then) {
         Some(Then::Stopped) => "; a handoff stops it, and starts it again",
+        Some(Then::LetsGo) => "; a handoff has it let go, and it runs on",
         Some(Then::Ended) => "; a handoff asks it to end",
         Some(Then::Killed) => "; a handoff asks it to end, or kills it",
         Some(Then::Accepted) => "; a handoff goes on beside it",

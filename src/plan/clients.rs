@@ -13,15 +13,16 @@ use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
-use crate::host::units::{Kept, Said, Unit, can_be_stopped, is_starter};
+use crate::host::units::{Unit, is_starter};
 use crate::model::plan::Way;
 use crate::model::record::Beside;
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
+use crate::plan::stopping::{How, Stop, uses, ways_to_stop};
 use crate::plan::unseen::unseen;
 use crate::plan::users::{drm_needed, held, usb_below};
 use crate::plan::vendor::nvidia::{is_one_shot, is_own_service};
-use crate::settings::values::{Containers, DisplayManager, Doubt, Processes, Services, Settings};
+use crate::settings::values::{Doubt, Processes, Settings};
 
 /// Whether a process uses one of these functions, and may be ended for it, as things are now.
 pub fn can_end_now(snapshot: &Snapshot, pid: i32, addrs: &[PciAddr]) -> bool {
@@ -50,6 +51,8 @@ pub struct Client {
 pub enum Then {
     /// Its service, of the host or inside a container, is stopped, and started again.
     Stopped,
+    /// Its service lets the driver go, and runs on.
+    LetsGo,
     /// It is asked to end.
     Ended,
     /// The same, and it is killed where it does not.
@@ -79,6 +82,7 @@ pub fn of(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> (Vec<Cl
         let then = match &holder.belongs_to {
             _ if judged.accepted.contains(&holder.pid) => Then::Accepted,
             _ if !judged.lets_go(&holder) => Then::InTheWay,
+            _ if judged.only_lets_go(&holder) => Then::LetsGo,
             _ if !judged.processes.iter().any(|p| p.pid == holder.pid) => Then::Stopped,
             _ if settings.processes == Processes::Kill => Then::Killed,
             _ => Then::Ended,
@@ -105,6 +109,8 @@ pub(crate) struct Judged {
     pub(crate) with_own: Vec<Unit>,
     /// What starts these again when they are used, each with the unit: stopped before it, and started with it.
     pub(crate) starters: Vec<(Unit, Unit)>,
+    /// What is stopped in the place of these where they do not let go.
+    pub(crate) instead: Vec<(Unit, Unit)>,
     /// Processes that end with the desktop that they are of.
     of_desktop: Vec<i32>,
     /// Processes that are ended for it.
@@ -129,6 +135,13 @@ impl Judged {
             || self.processes.iter().any(|p| p.pid == holder.pid)
     }
 
+    /// Whether its service runs on.
+    fn only_lets_go(&self, holder: &Holder) -> bool {
+        let of = Unit::of(holder);
+        let runs_on = |unit: &Unit| of.is_some() && unit.runs_on() == of;
+        self.units.iter().any(runs_on) && !self.units.iter().any(|unit| of.as_ref() == Some(unit))
+    }
+
     /// A process is ended.
     fn ends(&mut self, holder: &Holder, nodes: &[Node], kill: bool) {
         let how = if kill { ", and ended where it does not," } else { "" };
@@ -143,10 +156,18 @@ impl Judged {
 
     /// A service is stopped, and what systemd stops with it before: NVIDIA's own last, since others may talk to them.
     fn stops(&mut self, ground: &Ground<'_>, stop: &Stop<'_>, nodes: &[Node]) {
-        let Stop { unit, said, how, again } = stop;
+        let Stop {
+            unit,
+            said,
+            how,
+            again,
+            instead,
+        } = stop;
         if self.units.contains(unit) {
             return;
         }
+        self.instead
+            .extend(instead.iter().map(|other| (unit.clone(), other.clone())));
         let when = if *again {
             "the other GPU has left"
         } else {
@@ -155,11 +176,17 @@ impl Judged {
         let (setting, goes_on) = match (how, unit) {
             (How::Own, _) => ("services", ""),
             (How::Desktop, _) => ("display-manager", ", and all desktops end"),
-            (How::Named, Unit::Host(_)) => ("services", ""),
+            (How::Named, Unit::Host(_) | Unit::OfUser { .. } | Unit::DriverUse { .. }) => ("services", ""),
             (How::Named, Unit::Inside { .. }) => ("containers", ", and the container goes on"),
             (How::Named, _) => ("containers", ""),
         };
-        if *how != How::Own {
+        if let Unit::DriverUse { driver_use_of } = unit {
+            self.notes.push(format!(
+                "{} has {} open; it lets the driver go and runs on, and uses it again when {when}",
+                foreign(driver_use_of),
+                join(nodes)
+            ));
+        } else if *how != How::Own {
             let is_stopped = if matches!(unit, Unit::Whole { .. }) {
                 "shut down"
             } else {
@@ -217,56 +244,6 @@ impl Judged {
     }
 }
 
-/// Why a unit may be stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    /// It is NVIDIA's own, of the host.
-    Own,
-    /// It is the display manager, and a desktop uses the GPU.
-    Desktop,
-    /// The settings name it, or its kind.
-    Named,
-}
-
-/// Whether the settings have a unit stopped where it is in the way, and why.
-fn may_stop(unit: &Unit, settings: &Settings, all_leave: bool) -> Option<How> {
-    let is_allowed = match (unit, settings.containers) {
-        (Unit::Host(name), _) => match &settings.services {
-            Services::Refuse => return None,
-            _ if is_own_service(unit, all_leave) => return Some(How::Own),
-            services => services.names(name),
-        },
-        (Unit::Whole { .. }, containers) => containers == Containers::Shutdown,
-        (Unit::Inside { .. } | Unit::Run { .. }, containers) => containers != Containers::Refuse,
-    };
-    is_allowed.then_some(How::Named)
-}
-
-/// What may be stopped so that a holder lets go, the gentlest first, and why each. A desktop ends only for a GPU that it uses.
-fn ways_to_stop(holder: &Holder, ground: &Ground<'_>, settings: &Settings) -> Vec<(Unit, How)> {
-    let desktop = ground
-        .snapshot
-        .desktop
-        .as_ref()
-        .filter(|_| settings.display_manager == DisplayManager::Stop);
-    if let Some(desktop) = desktop.filter(|desktop| desktop.has(&holder.belongs_to)) {
-        let its = ground.snapshot.holders.iter().filter(|h| desktop.has(&h.belongs_to));
-        let leaves = |addr: PciAddr| ground.set.contains(&addr);
-        if its.flat_map(|h| &h.nodes).filter_map(Node::function).any(leaves) {
-            return vec![(Unit::host(&desktop.unit), How::Desktop)];
-        }
-    }
-    let Some(own) = Unit::of(holder) else {
-        return Vec::new();
-    };
-    let whole = own.container().map(|container| Unit::Whole { container });
-    let mut units = vec![own];
-    units.extend(whole.filter(|whole| *whole != units[0]));
-    let all_leave = ground.staying().is_empty();
-    let allowed = |unit: Unit| may_stop(&unit, settings, all_leave).map(|how| (unit, how));
-    units.into_iter().filter_map(allowed).collect()
-}
-
 /// The containers that are shut down because of one of these, in which nothing is stopped by itself.
 fn shut_down(users: &[Reason], ground: &Ground<'_>, settings: &Settings) -> BTreeSet<Unit> {
     let stopped = users.iter().filter_map(|reason| match reason {
@@ -305,73 +282,6 @@ fn let_go(ground: &Ground<'_>, beside: &[Beside], way: Way) -> Vec<PciAddr> {
         let_go.extend(beside.iter().map(|b| b.addr));
     }
     let_go
-}
-
-/// A unit that is stopped.
-struct Stop<'a> {
-    unit: Unit,
-    /// What systemd says of it.
-    said: &'a Said,
-    /// Why it may be.
-    how: How,
-    /// It uses only what stays.
-    again: bool,
-}
-
-impl<'a> Stop<'a> {
-    /// What is stopped for a holder, where the settings have that done; or why that cannot be done, all that it may be. `wholes`:
-    /// containers that are shut down.
-    fn of(
-        holder: &Holder,
-        ground: &Ground<'a>,
-        settings: &Settings,
-        wholes: &BTreeSet<Unit>,
-    ) -> Option<Result<Self, Vec<Reason>>> {
-        let mut reasons = Vec::new();
-        let mut ways = ways_to_stop(holder, ground, settings);
-        ways.retain(|(unit, _)| !wholes.iter().any(|whole| whole != unit && whole.holds(unit)));
-        for (unit, how) in ways {
-            match Stop::of_unit(&unit, how, ground, settings) {
-                Ok(stop) => return Some(Ok(stop)),
-                Err(why) => reasons.push(Reason::Kept { unit, why }),
-            }
-        }
-        (!reasons.is_empty()).then_some(Err(reasons))
-    }
-
-    fn of_unit(unit: &Unit, how: How, ground: &Ground<'a>, settings: &Settings) -> Result<Self, Kept> {
-        let said = match ground.snapshot.facts(unit).map(|f| &f.said) {
-            None => return Err(Kept::NoAnswer("it was not asked".to_owned())),
-            Some(Err(why)) => return Err(Kept::NoAnswer(why.clone())),
-            Some(Ok(said)) => said,
-        };
-        if !said.runs() {
-            return Err(Kept::State(said.state.clone()));
-        }
-        if let Some(why) = &said.never {
-            return Err(Kept::Never(why.clone()));
-        }
-        let all_leave = ground.staying().is_empty();
-        let may = |name: &String| can_be_stopped(name) && may_stop(&unit.beside(name), settings, all_leave).is_some();
-        if let Some(needed) = said.takes_along.iter().find(|name| !may(name)) {
-            return Err(Kept::TakesAlong(needed.clone()));
-        }
-        let again = !uses(ground, unit, |addr| ground.set.contains(&addr))
-            && uses(ground, unit, |addr| ground.stays(Some(addr)));
-        Ok(Stop {
-            unit: unit.clone(),
-            said,
-            how,
-            again: again && how == How::Named,
-        })
-    }
-}
-
-/// Whether a unit, all of its processes together, has one of these functions.
-fn uses(ground: &Ground<'_>, unit: &Unit, wanted: impl Fn(PciAddr) -> bool) -> bool {
-    let all = ground.snapshot.holders.iter();
-    let its = all.filter(|h| Unit::of(h).is_some_and(|one| unit.holds(&one)));
-    its.flat_map(|h| &h.nodes).filter_map(Node::function).any(wanted)
 }
 
 /// In which order units are started again that were stopped in this one: what starts others when they are used before these,

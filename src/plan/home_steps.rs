@@ -11,7 +11,7 @@ use crate::model::plan::Step;
 use crate::model::record::{Beside, Record, State, Taken};
 use crate::plan::awake::{bridges, sleepers};
 use crate::plan::clients::start_order;
-use crate::plan::steps::Steps;
+use crate::plan::steps::{Steps, anew};
 use crate::plan::vendor::nvidia::{drm_holds_gpus, is_own_service};
 
 /// A way home that nothing speaks against.
@@ -71,7 +71,7 @@ impl WayHome<'_> {
         }
         // Somebody has had NVIDIA's driver take what is not its own, and the service, which runs again, holds that.
         if coming.iter().any(|f| f.is_on_nvidia()) {
-            for unit in record.units.iter().filter(|unit| unit.on_host().is_some()) {
+            for unit in record.units.iter().filter(|unit| is_beside_us(unit)) {
                 steps.stop(unit, &[]).soft();
             }
         }
@@ -361,10 +361,10 @@ impl WayHome<'_> {
         for unit in order {
             // One of NVIDIA's that runs for other GPUs learns of the returned one only when it starts. Another one that runs
             // by now somebody has started.
-            if is_own_service(unit, true) {
+            if is_own_service(unit, true) && unit.runs_on().is_none() {
                 steps.restart(unit).soft();
             } else {
-                steps.start(unit).soft();
+                steps.start(unit).soft().rungs(anew(unit));
             }
         }
     }
@@ -375,6 +375,11 @@ impl WayHome<'_> {
             steps.verify(taken.addr, taken.width);
         }
     }
+}
+
+/// Whether it is in no container.
+fn is_beside_us(unit: &Unit) -> bool {
+    unit.container().is_none() && !unit.is_container()
 }
 
 /// The rungs with another act in the place of one.

@@ -3,7 +3,7 @@
 //! ```text
 //! selection            which devices are meant
 //! users, unseen        who speaks against it, seen or only counted
-//! clients              who of them is stopped or ended for it
+//! clients, stopping    who of them is stopped or ended for it, and by which unit
 //! obstacles            what speaks against it                -> a refusal, with every reason
 //! hangs                calls of others that hold a function   -> the same, or how it is freed
 //! moving, consoles     what moves with them
@@ -31,6 +31,7 @@ pub mod out; // snapshot -> a plan to vfio-pci, or a refusal
 pub(crate) mod out_steps; // its acts, in their order
 pub mod owners; // whose is what is on record
 pub mod selection; // which devices are meant
+pub(crate) mod stopping; // which unit is stopped for a user of a GPU
 pub(crate) mod steps; // an act to a line, with its inverse
 pub(crate) mod taken; // what is noted before it leaves
 pub(crate) mod unseen; // who may use a GPU and was not seen

@@ -12,7 +12,7 @@ use crate::plan::awake::{bridges, sleepers};
 use crate::plan::clients::{Judged, start_order};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
-use crate::plan::steps::{Steps, both};
+use crate::plan::steps::{Steps, anew, both};
 use crate::plan::taken::attributes;
 use crate::plan::vendor::nvidia::is_own_service;
 use crate::settings::values::{Gate, Processes, Reset, Settings};
@@ -45,7 +45,9 @@ impl WayOut<'_> {
             steps.load("vfio_pci").for_good();
         }
         for unit in &self.judged.units {
-            steps.stop(unit, &self.judged.starters);
+            let instead = self.judged.instead.iter().filter(|(of, _)| of == unit);
+            let rungs = instead.map(|(_, other)| vec![Act::stop(other)]).collect();
+            steps.stop(unit, &self.judged.starters).rungs(rungs);
         }
         for console in &self.displays.consoles {
             steps.console(console, false);
@@ -282,7 +284,7 @@ impl WayOut<'_> {
             let is_others = |unit: &Unit| again.contains(unit) || with_own.contains(unit);
             for unit in start_order(&units) {
                 if is_own_service(unit, true) {
-                    steps.start(unit);
+                    steps.start(unit).rungs(anew(unit));
                 } else if is_others(unit) {
                     steps.start(unit).soft().for_good();
                 }

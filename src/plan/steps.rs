@@ -262,6 +262,12 @@ impl Added<'_> {
     }
 }
 
+/// What is tried where a service that ran on does not use the driver again when asked: it learns of the GPUs by a start.
+pub(crate) fn anew(unit: &Unit) -> Vec<Vec<Act>> {
+    let service = unit.runs_on().into_iter();
+    service.map(|name| vec![Act::RestartUnit { name }]).collect()
+}
+
 /// What an earlier run has taken, and what this one takes as well.
 pub(crate) fn both<T: Clone + PartialEq>(earlier: Option<&Vec<T>>, new: &[T]) -> Vec<T> {
     let mut all = earlier.cloned().unwrap_or_default();

@@ -11,7 +11,7 @@ use crate::base::deadlines::Budgets;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
-use crate::host::units::service;
+use crate::host::units::named;
 use crate::settings::kinds::{Choice, Value};
 use crate::settings::known_gpus::{self, Fact};
 use crate::settings::messages::{Metrics, Notify};
@@ -158,7 +158,7 @@ pub enum Services {
 }
 
 impl Services {
-    /// Whether a unit is named.
+    /// Whether a unit is named, by this word.
     pub fn names(&self, unit: &str) -> bool {
         matches!(self, Services::Also(names) if names.iter().any(|name| name == unit))
     }
@@ -173,13 +173,13 @@ impl Value for Services {
             ["refuse"] => Services::Refuse,
             ["auto"] => Services::Auto,
             words if words.iter().any(|word| ["auto", "refuse"].contains(word)) => return None,
-            words => Services::Also(words.iter().map(|word| service(word)).collect::<Option<_>>()?),
+            words => Services::Also(words.iter().map(|word| named(word)).collect::<Option<_>>()?),
         };
         Some(())
     }
 
     fn allowed(&self) -> String {
-        "\"auto\", \"refuse\", or names of services, but of none that the host itself needs".to_owned()
+        "\"auto\", \"refuse\", or names of services, those of a user as user-UID/NAME, but of none that the host itself needs".to_owned()
     }
 
     fn shown(&self) -> String {
@@ -199,7 +199,8 @@ impl Value for Services {
             (
                 "auto",
                 "NVIDIA's own, which are there for the GPU alone: the persistence daemon, nvidia-powerd, DCGM, and the fabric \
-                 manager where no GPU stays on the driver.",
+                 manager where no GPU stays on the driver. From driver 590 on DCGM is not stopped, but lets the driver go, where \
+                 its 'dcgmi' can do that (DCGM 4.5).",
             ),
             (
                 "refuse",
@@ -209,6 +210,10 @@ impl Value for Services {
                 "ollama.service jellyfin.service",
                 "names, with spaces between: these as well. One that uses a GPU when it leaves is stopped, and started again \
                  when that is home; one that does not is left alone.",
+            ),
+            (
+                "user-1000/ollama.service",
+                "the same for a service of a user's own systemd (systemctl --user), by the user's number.",
             ),
         ];
         words.map(|(word, means)| (word, means.to_owned())).to_vec()
@@ -511,6 +516,9 @@ mod tests {
         let named = services("\"ollama  jellyfin.service a@b.service\"").unwrap();
         assert_eq!(named.shown(), "ollama.service jellyfin.service a@b.service");
         assert_eq!(services(&named.toml()), Some(named.clone()));
+        let of_user = services("\"user-1000/ollama x\"").unwrap();
+        assert_eq!(of_user.shown(), "user-1000/ollama.service x.service");
+        assert!(of_user.names("user-1000/ollama.service") && !of_user.names("ollama.service"));
         assert!(named.names("ollama.service") && !named.names("ollama") && !Services::Auto.names("auto.service"));
         for none in [
             "\"\"",
@@ -524,6 +532,15 @@ mod tests {
             "\"refuse ollama\"",
             "\"-x\"",
             "\"a;b\"",
+            "\"user-1000/\"",
+            "\"user-/x\"",
+            "\"user-joe/x\"",
+            "\"user-01000/x\"",
+            "\"user-+1/x\"",
+            "\"user-4294967295/x\"",
+            "\"user-1000/dbus\"",
+            "\"user-1000/a/b\"",
+            "\"1000/x\"",
         ] {
             assert_eq!(services(none), None, "{none}");
         }

@@ -233,6 +233,11 @@ impl Model {
                 Client::Docker => Belongs::Docker(id.clone()),
                 Client::Podman => Belongs::Podman(id.clone()),
             },
+            Unit::OfUser { user, unit } => Belongs::UserUnit {
+                uid: Some(*user),
+                name: unit.clone(),
+            },
+            Unit::DriverUse { .. } => return self.switch_driver_use(name, on),
         };
         let Some(at) = self.units.iter().position(|u| u.name == *name) else {
             return Err(ActError::Failed(format!("systemctl: Unit {name} not found.")));
@@ -245,6 +250,7 @@ impl Model {
                 self.switch_unit(&one, false)?;
             }
             self.units[at].active = false;
+            self.follow(name, false);
             let of_desktop = self.desktop.take_if(|d| name.on_host() == Some(d.unit.as_str()));
             self.processes.retain(|p| {
                 let is_of_container = p.belongs_to.ctid().is_some_and(|ctid| {
@@ -275,13 +281,11 @@ impl Model {
             self.units[at].active = true;
             return Ok(());
         }
-        let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
-        let mut nodes: Vec<Node> = gpus.map(|d| Node::Gpu(d.addr)).collect();
+        let nodes = self.nodes_of_all_gpus();
         let is_daemon = name.on_host() == Some(PERSISTENCED);
         if nodes.is_empty() && is_daemon {
             return Err(ActError::Failed(format!("Job for {name} failed.")));
         }
-        nodes.extend((!nodes.is_empty()).then_some(Node::Control));
         self.next_pid += 1;
         let daemon = Process {
             comm: if is_daemon { "nvidia-persiste" } else { "ollama" },
@@ -291,6 +295,7 @@ impl Model {
         let opened = self.open(daemon);
         opened.map_err(|errno| ActError::Failed(format!("Job for {name} failed: {errno}")))?;
         self.units[at].active = true;
+        self.follow(name, true);
         let inside: Vec<Unit> = self
             .units
             .iter()
@@ -302,6 +307,56 @@ impl Model {
             self.units[at].with_whole = false;
             self.switch_unit(unit, true)?;
         }
+        Ok(())
+    }
+
+    /// What a user of all GPUs opens.
+    fn nodes_of_all_gpus(&self) -> Vec<Node> {
+        let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
+        let mut nodes: Vec<Node> = gpus.map(|d| Node::Gpu(d.addr)).collect();
+        nodes.extend((!nodes.is_empty()).then_some(Node::Control));
+        nodes
+    }
+
+    /// A service that starts uses the driver, and one that has ended does not.
+    fn follow(&mut self, service: &Unit, on: bool) {
+        let its = self
+            .units
+            .iter_mut()
+            .filter(|u| u.name.runs_on().as_ref() == Some(service));
+        its.for_each(|u| u.active = on);
+    }
+
+    /// dcgmi set --detach-driver or --attach-driver: the host engine runs on, and has the nodes of the GPUs open or not. One that
+    /// does not run is started, as gpu_handoff::execute::programs has it.
+    fn switch_driver_use(&mut self, name: &Unit, on: bool) -> Result<(), ActError> {
+        let service = name.runs_on().unwrap();
+        let is_active = |m: &Model, unit: &Unit| m.units.iter().any(|u| u.name == *unit && u.active);
+        match (is_active(self, &service), on) {
+            (false, true) => return self.switch_unit(&service, true),
+            (false, false) => {
+                let why = "Error: unable to establish a connection to the specified host: localhost";
+                return Err(ActError::Failed(why.to_owned()));
+            }
+            (true, on) if is_active(self, name) == on => return Ok(()),
+            (true, _) => {}
+        }
+        self.tick += 1;
+        let belongs_to = Belongs::Unit(service.name());
+        if on {
+            self.next_pid += 1;
+            let nodes = self.nodes_of_all_gpus();
+            let engine = Process {
+                comm: "nv-hostengine",
+                belongs_to,
+                ..Process::new(self.next_pid, &nodes)
+            };
+            let opened = self.open(engine);
+            opened.map_err(|errno| ActError::Failed(format!("Error: {errno}")))?;
+        } else {
+            self.processes.retain(|p| p.belongs_to != belongs_to);
+        }
+        self.follow(&service, on);
         Ok(())
     }
 
@@ -380,7 +435,7 @@ impl Model {
                 (None, _) => (wanted.is_empty(), missing(addr)),
             },
             Expect::Unit(name, wanted) => {
-                let active = self.units.iter().any(|u| u.name.on_host() == Some(name) && u.active);
+                let active = self.units.iter().any(|u| u.name == *name && u.active);
                 (active == *wanted, format!("{name}: active: {active}"))
             }
             Expect::Console(name, wanted) => {

@@ -116,6 +116,37 @@ pub fn add_whole(model: &mut Model) {
     add_started(model, &whole());
 }
 
+/// The same of a user's systemd.
+pub fn of_user() -> unit::Unit {
+    unit::Unit::OfUser {
+        user: 1000,
+        unit: OLLAMA.to_owned(),
+    }
+}
+
+/// That one.
+pub fn add_of_user(model: &mut Model) {
+    add_started(model, &of_user());
+}
+
+/// The service of DCGM's host engine, which uses every GPU.
+pub const DCGM: &str = "nvidia-dcgm.service";
+
+/// Its use of the driver.
+pub fn driver_use() -> unit::Unit {
+    unit::Unit::DriverUse {
+        driver_use_of: DCGM.to_owned(),
+    }
+}
+
+/// It, and its `dcgmi`, which can let the driver go from some version on.
+pub fn add_dcgm(model: &mut Model, can_let_go: bool) {
+    if can_let_go {
+        model.units.push(Unit::new(driver_use()));
+    }
+    add_started(model, &unit::Unit::host(DCGM));
+}
+
 /// A container of Docker's or Podman's.
 pub fn run(client: unit::Client) -> unit::Unit {
     let id = "0123456789abcdef".repeat(4);

@@ -321,7 +321,9 @@ impl Model {
                 }
                 return lacks(record.modules.contains(name) || !was_there, name);
             }
-            Act::StopUnit { name } => return lacks(record.units.contains(name), &name.to_string()),
+            Act::StopUnit { name } => {
+                return lacks(record.units.iter().any(|unit| unit.holds(name)), &name.to_string());
+            }
             Act::SetPlatform {
                 device, bound: false, ..
             } => {

@@ -14,8 +14,8 @@ use gpu_handoff::settings::values::{Containers, DisplayManager, Processes, Servi
 
 use crate::asked::{Answer, Host, Kind, folders, requests};
 use crate::common::hosts::{
-    OLLAMA, add_card, add_consoles, add_desktop, add_inside, add_ollama, add_persistenced, add_run, add_socket,
-    add_whole,
+    OLLAMA, add_card, add_consoles, add_dcgm, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced,
+    add_run, add_socket, add_whole, of_user,
 };
 use crate::common::{Generation, MemLedger, Model, Process, Session, addr, host};
 use crate::convert::model_of;
@@ -191,6 +191,19 @@ pub fn made_here() -> Vec<Trip> {
     let mut session = one();
     session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
     trips.push(Trip::new("a service with its socket", model, session).small());
+    let mut model = host(1);
+    add_of_user(&mut model);
+    let mut session = one();
+    session.settings.services = Services::Also(of_user().word().into_iter().collect());
+    trips.push(Trip::new("a service of a user", model, session).small());
+    for (cards, can_let_go) in [(1, true), (2, true), (1, false)] {
+        let mut model = host(cards);
+        model.version = "590.48.01".to_owned();
+        add_dcgm(&mut model, can_let_go);
+        let name = format!("DCGM, {cards}, lets go: {can_let_go}");
+        let trip = Trip::new(&name, model, one());
+        trips.push(if can_let_go { trip.small() } else { trip });
+    }
     for generation in [Generation::K6_1, Generation::K7_2] {
         let mut model = host(1);
         model.generation = generation;

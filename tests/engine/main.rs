@@ -10,6 +10,7 @@ mod found;
 mod full;
 mod owners;
 mod hangs;
+mod let_go;
 mod refused;
 mod processes;
 mod services;

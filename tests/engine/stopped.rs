@@ -9,8 +9,8 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, Services, Settings, WayOut};
 
 use crate::common::hosts::{
-    GDM, OLLAMA, PERSISTENCED, SOCKET, add_desktop, add_inside, add_ollama, add_persistenced, add_run, add_socket,
-    add_whole, inside, run, whole,
+    GDM, OLLAMA, PERSISTENCED, SOCKET, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced, add_run,
+    add_socket, add_whole, inside, of_user, run, whole,
 };
 use crate::common::{End, Model, Process, Session, addr, host};
 use crate::{assert_as_before, records, runs_again_whatever_fails};
@@ -91,6 +91,15 @@ fn kinds() -> Vec<Kind> {
             stopped: [SOCKET, OLLAMA].map(Unit::host).to_vec(),
             started: [SOCKET, OLLAMA].map(Unit::host).to_vec(),
             hint: "services = \"ollama.service\"",
+        },
+        Kind {
+            name: "a service of a user's systemd",
+            add: add_of_user,
+            allow: |settings| settings.services = Services::Also(of_user().word().into_iter().collect()),
+            stopped: vec![of_user()],
+            started: vec![of_user()],
+            hint: "Hint: systemctl --user stop ollama.service as that user, or services = \"user-1000/ollama.service\" in \
+                   /etc/gpu-handoff/config.toml: then that is done for you, and it is started again when the GPU is home",
         },
     ]
 }

@@ -9,7 +9,7 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::{Record, State as Stage};
 use gpu_handoff::settings::values::Doubt;
 
-use crate::common::hosts::{OLLAMA, PERSISTENCED};
+use crate::common::hosts::{DCGM, OLLAMA, PERSISTENCED};
 use crate::common::modules::needs_first;
 use crate::common::session::vm;
 use crate::common::{Beside, End, Event, Fault, FunctionState, MemLedger, Model, Process, Session, State};
@@ -161,7 +161,7 @@ impl Life<'_> {
                 })?;
                 let mut found = self.differences();
                 found.retain(|f| !(f.starts_with("consoles ") && but.contains("the console vtcon")));
-                for unit in [PERSISTENCED, OLLAMA] {
+                for unit in [PERSISTENCED, OLLAMA, DCGM] {
                     let subject = unit.trim_end_matches(".service");
                     found.retain(|f| !(f.contains(unit) && but.contains(subject)));
                 }

@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::common::hosts::{
-    OLLAMA, PERSISTENCED, add_card, add_consoles, add_desktop, add_inside, add_ollama, add_persistenced, add_run,
-    add_socket, add_whole,
+    OLLAMA, PERSISTENCED, add_card, add_consoles, add_dcgm, add_desktop, add_inside, add_of_user, add_ollama,
+    add_persistenced, add_run, add_socket, add_whole, of_user,
 };
 use crate::common::state::Unit;
 use crate::common::{Device, Event, Fault, Generation, Model, ProbeFault, Process, Session, Twist, When, addr};
@@ -103,15 +103,22 @@ pub enum Other {
     Desktop,
     /// A service that a socket starts again whenever it is used.
     Socket,
+    /// A service of a user's systemd.
+    OfUser,
+    /// DCGM, and whether its program can have it let go of the driver.
+    Dcgm(bool),
 }
 
-const OTHERS: [Other; 6] = [
+const OTHERS: [Other; 9] = [
     Other::Inside,
     Other::Whole,
     Other::Docker,
     Other::Podman,
     Other::Desktop,
     Other::Socket,
+    Other::OfUser,
+    Other::Dcgm(true),
+    Other::Dcgm(false),
 ];
 
 /// A host, what is asked of it, and what goes wrong.
@@ -368,15 +375,23 @@ impl World {
             gate: self.gate,
             ..Settings::default()
         };
-        if self.service == Some(true) {
-            settings.services = Services::Also(vec![OLLAMA.to_owned()]);
+        let mut named: Vec<String> = Vec::new();
+        if self.service == Some(true) || self.other == Some((Other::Socket, true)) {
+            named.push(OLLAMA.to_owned());
+        }
+        if self.other == Some((Other::OfUser, true)) {
+            named.extend(of_user().word());
+        }
+        match (&self.other, named.is_empty()) {
+            (_, false) => settings.services = Services::Also(named),
+            (Some((Other::Dcgm(_), false)), true) => settings.services = Services::Refuse,
+            _ => {}
         }
         match self.other {
             Some((Other::Inside | Other::Docker | Other::Podman, true)) => settings.containers = Containers::Release,
             Some((Other::Whole, true)) => settings.containers = Containers::Shutdown,
             Some((Other::Desktop, true)) => settings.display_manager = DisplayManager::Stop,
-            Some((Other::Socket, true)) => settings.services = Services::Also(vec![OLLAMA.to_owned()]),
-            Some((_, false)) | None => {}
+            Some((Other::Socket | Other::OfUser | Other::Dcgm(_), true) | (_, false)) | None => {}
         }
         settings.reset = match self.reset {
             0 => Reset::Auto,
@@ -445,6 +460,8 @@ impl World {
                 }
                 add_socket(&mut model);
             }
+            Some(Other::OfUser) => add_of_user(&mut model),
+            Some(Other::Dcgm(can_let_go)) => add_dcgm(&mut model, can_let_go),
             None => {}
         }
         model

@@ -13,12 +13,31 @@ const FABRICMANAGER: &str = "nvidia-fabricmanager.service";
 
 /// NVIDIA's services that have no purpose but the GPUs: the persistence daemon, Dynamic Boost, the Data Center GPU Manager
 /// (by the names of NVIDIA's packages).
-const OWN_SERVICES: [&str; 3] = [PERSISTENCED, "nvidia-powerd.service", "nvidia-dcgm.service"];
+const OWN_SERVICES: [&str; 3] = [PERSISTENCED, "nvidia-powerd.service", DCGM];
+
+/// The unit of DCGM's host engine, in NVIDIA's packages.
+const DCGM: &str = "nvidia-dcgm.service";
+
+/// From this driver on DCGM can let it go and take it again while it runs on, by `dcgmi set --detach-driver` and
+/// `--attach-driver`: it closes the nodes of all GPUs; either is no error where it is so already
+/// (docs.nvidia.com/datacenter/dcgm, "Detached GPUs": DCGM 4.5 and driver 590; NVIDIA/DCGM, testing/python3/tests,
+/// test_dcgm_attach_detach_driver and the two beside it).
+const DCGM_LETS_GO: &[u32] = &[590];
+
+/// What has a service of the host let the driver go without being stopped, where it can.
+pub(crate) fn lets_go_and_runs_on(snapshot: &Snapshot, unit: &Unit) -> Option<Unit> {
+    let version = numbers(snapshot.nvidia_version())?;
+    let can = unit.on_host() == Some(DCGM) && version.as_slice() >= DCGM_LETS_GO;
+    can.then(|| Unit::DriverUse {
+        driver_use_of: DCGM.to_owned(),
+    })
+}
 
 /// Whether a unit of the host is NVIDIA's own, and serves nobody else once these GPUs have left: where some stay, the fabric manager does.
 pub(crate) fn is_own_service(unit: &Unit, all_leave: bool) -> bool {
     let is_own = |name: &str| OWN_SERVICES.contains(&name) || (all_leave && name == FABRICMANAGER);
-    unit.on_host().is_some_and(is_own)
+    let runs_on = unit.runs_on();
+    runs_on.as_ref().unwrap_or(unit).on_host().is_some_and(is_own)
 }
 
 /// Driver and module of a card's functions by class, where the kernel has one for them: the aliases of
