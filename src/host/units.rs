@@ -240,8 +240,8 @@ impl Unit {
     /// systemctl(1) for its systemd, by Proxmox's own way in, as the container's root (pve-container, PVE/CLI/pct.pm, exec:
     /// lxc-attach); or as that user, of no group, with nothing of our environment. A user's systemd is found by
     /// XDG_RUNTIME_DIR and takes orders on a socket of its own there, without a bus and without a session (systemd,
-    /// src/shared/bus-util.c, bus_connect_user_systemd); `--machine=UID@` would have to make one by PAM first (src/libsystemd/
-    /// sd-bus/sd-bus.c, bus_set_address_machine).
+    /// src/shared/bus-util.c, bus_connect_user_systemd); `--machine=UID@` would have to make one by PAM first (systemd,
+    /// src/libsystemd/sd-bus/sd-bus.c, bus_set_address_machine).
     pub(crate) fn systemctl(&self) -> Vec<String> {
         let words = match self {
             Unit::Inside { container, .. } => format!("pct exec {container} -- systemctl"),

@@ -180,8 +180,8 @@ impl fmt::Display for Remedy {
             ),
             Remedy::QuitMps(word) => {
                 f.write_str(
-                    "it is NVIDIA's MPS, which computes for others: when it has no clients, echo quit | \
-                     nvidia-cuda-mps-control, as the user who has started it, then start again",
+                    "it is NVIDIA's MPS, which computes for others: when it has no clients, 'echo quit | \
+                     nvidia-cuda-mps-control' as the user who has started it, then start again",
                 )?;
                 let Some(word) = word else { return Ok(()) };
                 write!(

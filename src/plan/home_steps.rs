@@ -359,8 +359,8 @@ impl WayHome<'_> {
             steps.stop(unit, &[]).soft();
         }
         for unit in order {
-            // One of NVIDIA's that runs for other GPUs learns of the returned one only when it starts. Another one that runs
-            // by now somebody has started.
+            // One of NVIDIA's that runs for other GPUs learns of the returned one only when it starts, but for DCGM where it has
+            // let the driver go. Another one that runs by now somebody has started.
             if is_own_service(unit, true) && unit.runs_on().is_none() {
                 steps.restart(unit).soft();
             } else {

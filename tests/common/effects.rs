@@ -267,7 +267,8 @@ impl Model {
         // Every act may be done twice (gpu_handoff::execute::perform).
         let expect = act.expect();
         let is_default = matches!(&expect, Expect::Attribute(_, _, value) if value == "default");
-        if twist.is_none() && expect != Expect::Nothing && !is_default && self.reached(&expect).is_ok() {
+        let is_anew = matches!(act, Act::RestartUnit { .. });
+        if twist.is_none() && expect != Expect::Nothing && !is_default && !is_anew && self.reached(&expect).is_ok() {
             self.spend(Duration::from_millis(1));
             return Started::Ended(Ok(()));
         }

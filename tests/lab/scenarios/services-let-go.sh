@@ -124,8 +124,8 @@ login=/sys/fs/cgroup/user.slice/user-0.slice/session-7.scope; mkdir -p $login /r
 mps() { fuser /dev/nvidia0 2>/dev/null | tr -d ' '; }
 serves() { [ -n "$(mps)" ]; }
 sh -c "echo \$\$ >$login/cgroup.procs; exec nvidia-cuda-mps-control -d"; wait_for 20 serves; server=$(mps)
-setting 'deadlines.holder-wait = 1'; within 60 255 qm start 111; said "in use by process $server (nvidia-cuda-mps)"
-said "Hint: it is NVIDIA's MPS, which computes for others: when it has no clients, echo quit | nvidia-cuda-mps-control"; grep -q 'processes =' /root/said && fail "a setting is offered that would end it"
+setting 'deadlines.holder-wait = 1'; within 60 255 qm start 111; said "in use by process $server (nvidia-cuda-mps, login session 7)"
+said "Hint: it is NVIDIA's MPS, which computes for others: when it has no clients, 'echo quit | nvidia-cuda-mps-control'"; grep -q 'processes =' /root/said && fail "a setting is offered that would end it"
 is "$(mps)" "$server" "its server"; settled || fail "not as before"
 echo quit | nvidia-cuda-mps-control; gone() { ! serves; }; wait_for 20 gone; within 60 0 qm start 111; away "without MPS"; within 90 0 qm stop 111; comes_home 60 "without MPS"
 say "MPS by a service: refused with the line, and stopped and started again by it"
