@@ -83,7 +83,7 @@ impl InTheWay {
         for client in clients.into_iter().filter(|client| is_in_the_way(client, vm)) {
             let one = match Remedy::of_suspect(&client.holder) {
                 Remedy::StopService(word) | Remedy::QuitMps(Some(word)) => One::Service(word),
-                Remedy::StopUserService(unit) if unit.word().is_some() => One::Service(unit.word().unwrap_or_default()),
+                Remedy::StopUserService(unit) => One::Service(unit.word().unwrap_or_default()),
                 Remedy::StopInside(unit) | Remedy::StopWhole(unit) => One::Inside(unit),
                 Remedy::StopDesktop => One::Desktop,
                 _ => {

@@ -183,6 +183,7 @@ mod tests {
         };
         let clients = [
             client(310, "ollama", unit("ollama.service"), false, Then::Stopped),
+            client(311, "nv-hostengine", unit("nvidia-dcgm.service"), false, Then::LetsGo),
             client(900, "python3", session(), false, Then::Ended),
             client(901, "a\u{1b}[2J\u{202e}name", session(), false, Then::Killed),
             client(902, "nvtop", session(), true, Then::Accepted),
@@ -198,6 +199,8 @@ mod tests {
         let expected = "\
 PID      COMMAND          BELONGS TO                  AT A HANDOFF
 310      ollama           ollama.service              stopped, started again
+         the GPU node of 0000:01:00.0, /dev/nvidiactl
+311      nv-hostengine    nvidia-dcgm.service         lets go, runs on
          the GPU node of 0000:01:00.0, /dev/nvidiactl
 900      python3          login session 3             asked to end
 ";

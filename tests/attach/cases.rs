@@ -5,7 +5,7 @@ use crate::hosts::Edit::{self, Append, File, Link, Replace, Without};
 use crate::hosts::{Ask, CT, LINK, Machine, READY, VM};
 use crate::world::Beside::{
     self, Away, DoneAllTheSame, Fails, FailsAt, Fixed, Halfway, InContainer, Inside, Meanwhile, NoAnswer, NoTerminal,
-    NotRoot, Runs, Service, Signal,
+    NotRoot, OfUser, Runs, Service, Signal,
 };
 
 /// What is typed, and what is answered.
@@ -211,6 +211,18 @@ pub const CASES: &[Case] = &[
             ],
         ),
         &[Service("ollama.service"), Inside("104", "tabby.service")],
+    ),
+    beside(
+        case(
+            "a service of a user's systemd is in the way",
+            on("111", &[]),
+            &[
+                ("attach 111 --gpu 0", &["y", "y"]),
+                ("attach 111", &[]),
+                ("detach 111 --yes", &[]),
+            ],
+        ),
+        &[OfUser(1000, "ollama.service")],
     ),
     beside(
         case(

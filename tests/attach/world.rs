@@ -35,6 +35,8 @@ use crate::hosts::{Ask, facts, host};
 pub enum Beside {
     /// A service of the host uses the GPU.
     Service(&'static str),
+    /// One of a user's systemd does.
+    OfUser(u32, &'static str),
     /// A service inside a container does.
     Inside(&'static str, &'static str),
     /// Something inside a container does that is no service.
@@ -259,6 +261,10 @@ impl Host for World {
             };
             let belongs = match what {
                 Beside::Service(name) => Belongs::Unit((*name).to_owned()),
+                Beside::OfUser(uid, name) => Belongs::UserUnit {
+                    uid: Some(*uid),
+                    name: (*name).to_owned(),
+                },
                 Beside::Inside(ctid, unit) => container(ctid, Some(unit)),
                 Beside::InContainer(ctid) => container(ctid, None),
                 Beside::Runs => {
