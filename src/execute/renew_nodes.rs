@@ -53,7 +53,15 @@ pub(crate) fn renew(root: &Root, ctid: VmId, notes: &mut Vec<String>) -> Result<
     if wanted.is_empty() {
         return Ok(());
     }
-    let Some(pid) = init(root, ctid)? else { return Ok(()) };
+    let anew = |errors: Vec<String>| {
+        ActError::Failed(format!(
+            "{}. Hint: 'pct reboot {ctid}' has the container's nodes made anew",
+            errors.join("; ")
+        ))
+    };
+    let Some(pid) = init(root, ctid).map_err(|why| anew(vec![why]))? else {
+        return Ok(());
+    };
     let container = Running {
         root,
         ctid,
@@ -72,13 +80,7 @@ pub(crate) fn renew(root: &Root, ctid: VmId, notes: &mut Vec<String>) -> Result<
     if !fresh.is_empty() {
         errors.extend(container.put(fresh));
     }
-    if errors.is_empty() {
-        return Ok(());
-    }
-    Err(ActError::Failed(format!(
-        "{}. Hint: 'pct reboot {ctid}' has the container's nodes made anew",
-        errors.join("; ")
-    )))
+    if errors.is_empty() { Ok(()) } else { Err(anew(errors)) }
 }
 
 /// Those that the host has, with their numbers. Of NVIDIA's only what its driver has now: a node may be left of a GPU that is away.
@@ -107,7 +109,7 @@ fn those_of_host(root: &Root, given: Vec<GivenNode>) -> Vec<(GivenNode, Number)>
 }
 
 /// The container's init, as its monitor has it, which is the host's (lxc-info(1)); None: it does not run.
-fn init(root: &Root, ctid: VmId) -> Result<Option<u32>, ActError> {
+fn init(root: &Root, ctid: VmId) -> Result<Option<u32>, String> {
     if process_of(root, ctid).is_none() {
         return Ok(None);
     }
@@ -118,14 +120,15 @@ fn init(root: &Root, ctid: VmId) -> Result<Option<u32>, ActError> {
         Ok(pid) => Ok(Some(pid)),
         // It has ended meanwhile.
         Err(_) if process_of(root, ctid).is_none() => Ok(None),
-        Err(_) => Err(ActError::Failed(failed(&words, &said.stderr))),
+        Err(_) if said.ok => Err("lxc-info tells no process of it".to_owned()),
+        Err(_) => Err(failed(&words, &said.stderr)),
     }
 }
 
 /// Runs a program that ends with the run; what it said.
-fn run(root: &Root, words: &[&str]) -> Result<Said, ActError> {
+fn run(root: &Root, words: &[&str]) -> Result<Said, String> {
     let said = root.program_for(words, Some(io::stdin().as_fd()));
-    said.map_err(|e| ActError::Failed(format!("{} cannot be run: {e}", words[0])))
+    said.map_err(|e| format!("{} cannot be run: {e}", words[0]))
 }
 
 impl Running<'_> {
@@ -210,10 +213,11 @@ impl Running<'_> {
     fn allow(&self, (major, minor): Number, access: &str) -> Result<(), String> {
         let (id, rule) = (self.ctid.to_string(), format!("c {major}:{minor} {access}"));
         let words = ["lxc-cgroup", "-n", &id, "devices.allow", &rule];
-        match run(self.root, &words) {
-            Ok(said) if said.ok => Ok(()),
-            Ok(said) => Err(failed(&words, &said.stderr)),
-            Err(why) => Err(why.to_string()),
+        let said = run(self.root, &words)?;
+        if said.ok {
+            Ok(())
+        } else {
+            Err(failed(&words, &said.stderr))
         }
     }
 
@@ -241,14 +245,11 @@ impl Running<'_> {
             pid: self.pid,
             nodes,
         };
-        let outcome = match serde_json::to_string(&job) {
-            Ok(job) => match run(self.root, &["/proc/self/exe", WORKER_ARG, INSIDE_ARG, &job]) {
-                Ok(said) => serde_json::from_str::<Outcome>(&said.stdout)
-                    .unwrap_or_else(|_| all("the process that enters the container gave no answer".to_owned())),
-                Err(why) => all(why.to_string()),
-            },
-            Err(why) => all(why.to_string()),
-        };
+        let job = serde_json::to_string(&job).map_err(|e| e.to_string());
+        let said = job.and_then(|job| run(self.root, &["/proc/self/exe", WORKER_ARG, INSIDE_ARG, &job]));
+        let no_answer = |_| "the process that enters the container gave no answer".to_owned();
+        let outcome = said.and_then(|said| serde_json::from_str::<Outcome>(&said.stdout).map_err(no_answer));
+        let outcome = outcome.unwrap_or_else(all);
         let said = |(place, result): (&String, Result<(), String>)| {
             let why = match result {
                 Err(why) => why,
@@ -261,5 +262,124 @@ impl Running<'_> {
             Some(format!("its /{place}: {why}"))
         };
         places.iter().zip(outcome).filter_map(said).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONF: &str = "etc/pve/lxc/104.conf";
+    const CARD: &str = "lxc.mount.entry: /dev/dri/card0 dev/dri/card0 none bind,optional,create=file\n";
+
+    /// A host whose /dev/dri/card0 has the number of /dev/null, and a container that runs.
+    fn host() -> (tempfile::TempDir, impl Fn(&str, &str)) {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().to_owned();
+        let put = move |path: &str, text: &str| {
+            let path = top.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("sys/fs/cgroup/lxc/104/ns/init.scope/cgroup.procs", "900\n");
+        put("programs/lxc-info -n 104 -p -H", "900\n");
+        put("proc/900/mountinfo", "1 0 0:5 / /dev rw - tmpfs none rw\n");
+        put("proc/900/uid_map", "0 100000 65536\n");
+        std::fs::create_dir_all(dir.path().join("dev/dri")).unwrap();
+        std::fs::create_dir_all(dir.path().join("proc/900/root/dev/dri")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("dev/dri/card0")).unwrap();
+        (dir, put)
+    }
+
+    fn said(dir: &tempfile::TempDir) -> String {
+        let mut notes = Vec::new();
+        let result = renew(&Root::at(dir.path()), "104".parse().unwrap(), &mut notes);
+        assert_eq!(notes, [""; 0]);
+        result.map_or_else(|e| e.to_string(), |()| "done".to_owned())
+    }
+
+    #[test]
+    fn what_is_not_given_or_not_there_or_does_not_run_is_left_alone() {
+        let (dir, put) = host();
+        assert_eq!(said(&dir), "done"); // it has no config any more
+        for text in [
+            "arch: amd64\n",
+            "dev0: /dev/dri/card7\n",
+            "dev0: /dev/nvidia0\ndev1: /dev/nvidia-uvm\n",
+        ] {
+            put(CONF, text);
+            assert_eq!(said(&dir), "done", "{text}");
+        }
+        put(CONF, CARD);
+        std::fs::remove_dir_all(dir.path().join("sys")).unwrap();
+        assert_eq!(said(&dir), "done");
+    }
+
+    #[test]
+    fn a_node_that_has_the_hosts_number_is_left_alone() {
+        let (dir, put) = host();
+        let top = dir.path().join("proc/900/root");
+        std::fs::remove_dir_all(&top).unwrap();
+        std::os::unix::fs::symlink("/", &top).unwrap();
+        put(CONF, "lxc.mount.entry: /dev/dri/card0 dev/null none bind\n");
+        assert_eq!(said(&dir), "done");
+    }
+
+    #[test]
+    fn what_cannot_be_renewed_is_said_with_what_helps() {
+        let (dir, put) = host();
+        let hint = "Hint: 'pct reboot 104' has the container's nodes made anew";
+        put(CONF, CARD);
+        let why = "its /dev/dri/card0: no line of /etc/pve/lxc/104.conf lets the container open 'c 1:3'";
+        assert_eq!(said(&dir), format!("{why}. {hint}"));
+        // It would be a node of the container's own, for somebody whom the container has not got.
+        put(CONF, "dev0: /dev/dri/card0,uid=70000\n");
+        put("programs/lxc-cgroup -n 104 devices.allow c 1:3 rw", "");
+        assert_eq!(
+            said(&dir),
+            format!("its /dev/dri/card0: the container has no number 70000. {hint}")
+        );
+        put(
+            "programs/failed/lxc-cgroup -n 104 devices.allow c 1:3 rw",
+            "no\u{1b}thing\n",
+        );
+        let why = "lxc-cgroup -n 104 devices.allow c 1:3 rw failed: no\\u{1b}thing";
+        assert_eq!(said(&dir), format!("its /dev/dri/card0: {why}. {hint}"));
+        put(CONF, &format!("lxc.cgroup2.devices.allow: c 1:* rwm\n{CARD}"));
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("proc/900/root/dev/dri/card0")).unwrap();
+        assert_eq!(
+            said(&dir),
+            format!("its /dev/dri/card0: something else lies there. {hint}")
+        );
+        put("proc/900/mountinfo", "1 0 0:5 / /dev rw - fuse.x x rw\n");
+        let why = "its /dev/dri/card0: what the container has at /dev may never answer";
+        assert_eq!(said(&dir), format!("{why}. {hint}"));
+        put("programs/lxc-info -n 104 -p -H", "\n");
+        assert_eq!(said(&dir), format!("lxc-info tells no process of it. {hint}"));
+    }
+
+    #[test]
+    fn who_owns_a_node_is_told_by_the_containers_own_numbers() {
+        let (dir, put) = host();
+        put(
+            "proc/900/uid_map",
+            "         0     100000       1000\n      1000       1000          1\n      1001     101001      64535\n",
+        );
+        let root = Root::at(dir.path());
+        let container = Running {
+            root: &root,
+            ctid: "104".parse().unwrap(),
+            pid: 900,
+            rules: Vec::new(),
+        };
+        for (id, expected) in [
+            (0, Some(100_000)),
+            (999, Some(100_999)),
+            (1000, Some(1000)),
+            (1001, Some(101_001)),
+            (65_536, None),
+        ] {
+            assert_eq!(container.on_host("uid_map", id).ok(), expected, "{id}");
+        }
     }
 }
