@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use gpu_handoff::base::message_ids::{MESSAGE_FAILED, MESSAGE_REFUSED};
 use gpu_handoff::commands::cli::{self, ParseError, Request};
 use gpu_handoff::commands::{self, hook};
-use gpu_handoff::execute::{perform, worker};
+use gpu_handoff::execute::{inside, perform, worker};
 use gpu_handoff::model::error::{self, Error, Exit};
 use gpu_handoff::output::journal;
 use tracing::level_filters::LevelFilter;
@@ -15,6 +15,10 @@ use tracing::{error, info_span};
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args.first().is_some_and(|a| a == worker::WORKER_ARG) {
+        if args.get(1).is_some_and(|a| a == inside::INSIDE_ARG) {
+            let served = inside::serve(args.get(2).map(OsString::as_os_str));
+            return if served.is_ok() { Exit::Done } else { Exit::Failed }.into();
+        }
         let records = args.get(1).is_some_and(|a| a == worker::RECORDING_ARG);
         let served = perform::serve(records);
         return if served.is_ok() { Exit::Done } else { Exit::Failed }.into();

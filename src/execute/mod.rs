@@ -30,7 +30,9 @@ mod looks; // what is looked at, and changes nothing
 pub mod perform; // the calls themselves
 mod programs; // programs that are run for an act
 mod questions; // what else workers are asked
+pub mod inside; // in a container: its nodes made anew
 mod recording; // the record, kept meanwhile
+mod renew_nodes; // nodes of GPUs in containers, when the driver is back
 mod schedule; // what is done at once
 mod undo; // taking back what was done
 mod verify; // reading back what an act led to

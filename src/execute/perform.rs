@@ -24,6 +24,7 @@ use crate::execute::kernel::ActError;
 use crate::execute::looks;
 use crate::execute::made_nodes;
 use crate::execute::programs::{failed, switch};
+use crate::execute::renew_nodes;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question};
 use crate::host::functions::VFIO_PCI;
@@ -141,6 +142,9 @@ impl Server {
                         let outcome = end_processes(&self.root, &request);
                         (notes, ended) = (outcome.notes, outcome.ended);
                         outcome.result.map(|()| None)
+                    }
+                    Act::RenewNodes { container } => {
+                        renew_nodes::renew(&self.root, *container, &mut notes).map(|()| None)
                     }
                     Act::Verify { addr, width } => {
                         let works = self.health.check(&self.root, *addr, *width, &mut notes);
@@ -274,7 +278,11 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         } => write_sysfs(root, &device(bridge, "rescan"), "1")?,
         Act::Rescan { bridge: None, .. } => write_sysfs(root, "/sys/bus/pci/rescan", "1")?,
         // These are done by the worker itself.
-        Act::Verify { .. } | Act::ShutGate { .. } | Act::OpenGate { .. } | Act::EndProcesses { .. } => {}
+        Act::Verify { .. }
+        | Act::ShutGate { .. }
+        | Act::OpenGate { .. }
+        | Act::EndProcesses { .. }
+        | Act::RenewNodes { .. } => {}
     }
     verify(root, &expect).map(|()| moment)
 }

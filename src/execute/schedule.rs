@@ -9,7 +9,8 @@ use crate::base::pci::PciAddr;
 use crate::model::act::Act;
 use crate::model::plan::Step;
 
-/// Which steps are done at once: each round has at most one step of a card, and those of no card have one of their own.
+/// Which steps are done at once: each round has at most one step of a card, and those of no card have one of their own, but for
+/// neighbours that go beside each other ([`Act::goes_beside`]).
 ///
 /// The order within a card is kept, and nothing passes a step of no card. Proofs come right before what they prove: all
 /// of a round first, then the acts.
@@ -32,7 +33,14 @@ pub fn rounds(steps: &[Step]) -> Vec<Vec<usize>> {
         match step.card {
             None => {
                 flush(&mut lanes, &mut rounds);
-                rounds.push(vec![at]);
+                let is_neighbour = |before: usize| {
+                    let one = &steps[before];
+                    before + 1 == at && one.card.is_none() && one.act.goes_beside(&step.act)
+                };
+                match rounds.last_mut() {
+                    Some(round) if round.last().copied().is_some_and(is_neighbour) => round.push(at),
+                    _ => rounds.push(vec![at]),
+                }
             }
             Some(card) => {
                 let lane = lanes.entry(card).or_default();
@@ -97,6 +105,15 @@ mod tests {
         }
     }
 
+    /// A container is started, or stopped.
+    fn unit(start: bool, ctid: &str) -> Step {
+        let name = crate::host::units::Unit::Whole {
+            container: ctid.parse().unwrap(),
+        };
+        let act = if start { Act::start(&name) } else { Act::stop(&name) };
+        Step { act, ..step(0, false) }
+    }
+
     #[test]
     fn cards_go_side_by_side_and_each_in_its_order() {
         let (act, proof) = (|bus| step(bus, false), |bus| step(bus, true));
@@ -111,6 +128,22 @@ mod tests {
                 vec![vec![0], vec![1, 2], vec![3], vec![4], vec![5]],
             ),
             (vec![proof(1), act(1), proof(2), act(2)], vec![vec![0, 2], vec![1, 3]]),
+            // Containers go beside each other, and nothing beside them; a stop is no start.
+            (
+                vec![
+                    unit(true, "104"),
+                    unit(true, "105"),
+                    act(0),
+                    unit(true, "106"),
+                    unit(false, "104"),
+                ],
+                vec![vec![0, 1], vec![2], vec![3], vec![4]],
+            ),
+            (
+                vec![unit(false, "104"), unit(false, "105"), act(1), unit(false, "106")],
+                vec![vec![0, 1], vec![2], vec![3]],
+            ),
+            (vec![unit(true, "104"), unit(true, "104")], vec![vec![0], vec![1]]),
             (vec![], vec![]),
         ] {
             assert_eq!(rounds(&steps), expected);

@@ -80,10 +80,11 @@ impl Undoing {
     }
 }
 
-fn is_of_service(act: &Act) -> bool {
+/// Whether it is about who uses the GPU, and no device waits for it.
+fn is_of_others(act: &Act) -> bool {
     matches!(
         act,
-        Act::StartUnit { .. } | Act::RestartUnit { .. } | Act::StopUnit { .. }
+        Act::StartUnit { .. } | Act::RestartUnit { .. } | Act::StopUnit { .. } | Act::RenewNodes { .. }
     )
 }
 
@@ -117,15 +118,16 @@ impl Executor<'_> {
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
         let gate: Vec<PciAddr> = self.gate.iter().copied().collect();
         if !gate.is_empty() {
-            if let Err(interrupted) = self.take_back(&Act::open_gate(&gate), &mut undoing) {
+            if let Err(interrupted) = self.take_back(&[&Act::open_gate(&gate)], &mut undoing) {
                 return interrupted;
             }
             // Where it does not open when asked, it does with the end of who has it shut.
             undoing.left.clear();
             self.kernel.let_gate_go();
         }
-        for act in done.iter().rev().flat_map(|step| &step.inverse) {
-            if let Err(interrupted) = self.take_back(act, &mut undoing) {
+        let back: Vec<&Act> = done.iter().rev().flat_map(|step| &step.inverse).collect();
+        for acts in back.chunk_by(|one, next| one.goes_beside(next)) {
+            if let Err(interrupted) = self.take_back(acts, &mut undoing) {
                 return interrupted;
             }
         }
@@ -160,33 +162,22 @@ impl Executor<'_> {
         until
     }
 
-    /// Does one inverse act. What it does not lead to is noted; an error is only that a signal ended the waiting.
-    fn take_back(&mut self, act: &Act, undoing: &mut Undoing) -> Result<(), Error> {
-        let remaining = undoing.until.saturating_sub(self.kernel.now());
-        if self.barred(act) {
-            self.left_out(act);
-            undoing.leave(act, "left alone, the kernel is stuck there");
-            return Ok(());
-        }
-        if remaining.is_zero() {
-            self.left_out(act);
-            undoing.leave(act, "no time was left");
-            return Ok(());
-        }
-        let is_elsewhere = act.function().is_some_and(|a| undoing.elsewhere.contains(&a));
-        if undoing.passes_over(act) {
-            // Nobody is asked to let it go: it is not on vfio-pci, or stays there because it is used.
-            if !is_elsewhere {
-                self.left_out(act);
+    /// Does inverse acts, all at once. What they do not lead to is noted; an error is only that a signal ended the waiting.
+    fn take_back(&mut self, acts: &[&Act], undoing: &mut Undoing) -> Result<(), Error> {
+        let mut begun = Vec::new();
+        for act in acts.iter().copied() {
+            if self.may_be_taken_back(act, undoing) {
+                let remaining = undoing.until.saturating_sub(self.kernel.now());
+                let within = deadline(act, &self.record.budgets, 1).min(remaining);
+                begun.push((act.clone(), within));
             }
+        }
+        if begun.is_empty() {
             return Ok(());
         }
-        if let Some(why) = self.held_back(act).filter(|_| !is_elsewhere) {
-            undoing.leave(act, why);
-            return Ok(());
-        }
-        let within = deadline(act, &self.record.budgets, 1).min(remaining);
-        for result in self.record_and_act(&[(act.clone(), within)], &["undo: ".to_owned()]) {
+        let prefixes = vec!["undo: ".to_owned(); begun.len()];
+        let results = self.record_and_act(&begun, &prefixes);
+        for ((act, _), result) in begun.iter().zip(results) {
             match result {
                 Ok(()) => {}
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
@@ -196,7 +187,7 @@ impl Executor<'_> {
                     undoing.leave(act, error);
                 }
                 // A service that does not start again keeps no device away.
-                Err(error) if is_of_service(act) && !matches!(error, ActError::NotBegun(_)) => {
+                Err(error) if is_of_others(act) && !matches!(error, ActError::NotBegun(_)) => {
                     say_of_service(act, &error);
                     let down = started(act).map(|unit| (unit.clone(), not_started(unit, &error)));
                     undoing.down.extend(down);
@@ -212,6 +203,33 @@ impl Executor<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether an inverse act is to be done; why not is noted.
+    fn may_be_taken_back(&mut self, act: &Act, undoing: &mut Undoing) -> bool {
+        if self.barred(act) {
+            self.left_out(act);
+            undoing.leave(act, "left alone, the kernel is stuck there");
+            return false;
+        }
+        if undoing.until <= self.kernel.now() {
+            self.left_out(act);
+            undoing.leave(act, "no time was left");
+            return false;
+        }
+        let is_elsewhere = act.function().is_some_and(|a| undoing.elsewhere.contains(&a));
+        if undoing.passes_over(act) {
+            // Nobody is asked to let it go: it is not on vfio-pci, or stays there because it is used.
+            if !is_elsewhere {
+                self.left_out(act);
+            }
+            return false;
+        }
+        if let Some(why) = self.held_back(act).filter(|_| !is_elsewhere) {
+            undoing.leave(act, why);
+            return false;
+        }
+        true
     }
 
     /// What else gives a console back. A 1 written to `bind` can be taken without an error and change nothing (seen on linux

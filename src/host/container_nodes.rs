@@ -2,17 +2,27 @@
 //! loaded, so that a driver that has been away may come back with others.
 //!
 //! What a container has in its /dev it was given at its start (pve-container, PVE/LXC.pm, vm_start), and it says there what it
-//! likes. Nothing is changed here: such a node is named, with the line of the config that has the old number.
+//! likes. Nothing is changed here: such a node is named, with the line of the config that has the old number. What Proxmox has given
+//! it is made anew elsewhere ([`crate::execute::renew_nodes`]).
 
-use std::fmt;
 use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::{fmt, io};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
 use crate::base::vmid::VmId;
 use crate::host::nodes::character_majors;
+
+/// The containers that run.
+pub(crate) fn running(root: &Root) -> Vec<VmId> {
+    let names = root.names("/sys/fs/cgroup/lxc").unwrap_or_default();
+    let ctids = names.into_iter().filter_map(|name| name.parse::<VmId>().ok());
+    ctids.filter(|ctid| process_of(root, *ctid).is_some()).collect()
+}
 
 /// The driver whose major is given out at load, and its nodes (open-gpu-kernel-modules, nvidia-uvm/uvm_common.h).
 const DRIVER: &str = "nvidia-uvm";
@@ -62,9 +72,7 @@ pub fn read(root: &Root) -> Vec<StaleNode> {
     let Some(is) = character_majors(&devices).find_map(|(major, name)| (name == DRIVER).then_some(major)) else {
         return Vec::new();
     };
-    let names = root.names("/sys/fs/cgroup/lxc").unwrap_or_default();
-    let ctids = names.into_iter().filter_map(|name| name.parse::<VmId>().ok());
-    let stale = ctids.filter_map(|ctid| {
+    let stale = running(root).into_iter().filter_map(|ctid| {
         let pid = process_of(root, ctid)?;
         let of_it = NODES
             .iter()
@@ -90,26 +98,73 @@ pub(crate) fn process_of(root: &Root, ctid: VmId) -> Option<u32> {
     })
 }
 
-/// The major number of a character device in the /dev of a process. Nothing is followed that could lead out of it.
+/// The major number of a character device in the /dev of a process.
 fn major_of(root: &Root, pid: u32, name: &str) -> Option<u64> {
-    let mounts = root.text(format!("/proc/{pid}/mountinfo")).ok()?;
-    let at_dev = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/dev"))?;
-    let (_, kind) = at_dev.split_once(" - ")?;
-    if !PROMPT.contains(&kind.split(' ').next()?) {
+    if !dev_answers(root, pid) {
         return None;
     }
     let top = File::open(root.path(format!("/proc/{pid}/root"))).ok()?;
+    match at(&top, &format!("dev/{name}")) {
+        Ok(At::Node(major, _)) => Some(u64::from(major)),
+        _ => None,
+    }
+}
+
+/// Whether what a process has at /dev is a file system of its own that answers by itself.
+pub(crate) fn dev_answers(root: &Root, pid: u32) -> bool {
+    let mounts = root.text(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let at_dev = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/dev"));
+    let kind = at_dev.and_then(|line| line.split_once(" - ")?.1.split(' ').next());
+    kind.is_some_and(|kind| PROMPT.contains(&kind))
+}
+
+/// What there is at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// A character device: its major and minor number.
+    Node(u32, u32),
+    /// A regular file: what a node can be bound onto, too.
+    File,
+    /// Nothing, or not even the folder.
+    Nothing,
+    /// Something that nobody has put there who gives nodes to containers: a link, a folder.
+    Other,
+}
+
+/// Looks at a place below a root. Nothing is followed that could lead out of it, and no link.
+///
+/// # Errors
+/// Where it cannot be looked at.
+pub(crate) fn at(top: impl AsFd, path: &str) -> io::Result<At> {
+    let found = match open_at(top, path).and_then(|node| {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        Ok(statx(&node, "", flags, StatxFlags::TYPE)?)
+    }) {
+        Ok(found) => found,
+        Err(e) => {
+            return match Errno::from_io_error(&e) {
+                Some(Errno::NOENT) => Ok(At::Nothing),
+                Some(Errno::LOOP | Errno::NOTDIR) => Ok(At::Other),
+                _ => Err(e),
+            };
+        }
+    };
+    Ok(match FileType::from_raw_mode(found.stx_mode.into()) {
+        FileType::CharacterDevice => At::Node(found.stx_rdev_major, found.stx_rdev_minor),
+        FileType::RegularFile => At::File,
+        _ => At::Other,
+    })
+}
+
+/// A place below a root, to be looked at.
+pub(crate) fn open_at(top: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let node = openat2(&top, format!("dev/{name}"), flags, Mode::empty(), within).ok()?;
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let found = statx(&node, "", flags, StatxFlags::TYPE).ok()?;
-    let is_node = FileType::from_raw_mode(found.stx_mode.into()) == FileType::CharacterDevice;
-    is_node.then_some(u64::from(found.stx_rdev_major))
+    Ok(openat2(top, path, flags, Mode::empty(), within)?)
 }
 
 /// The first line that lets the container open what has the old number, where none does for the new one.
-fn line_of(root: &Root, ctid: VmId, has: u64, is: u64) -> Option<usize> {
+pub(crate) fn line_of(root: &Root, ctid: VmId, has: u64, is: u64) -> Option<usize> {
     let text = root.text(format!("/etc/pve/lxc/{ctid}.conf")).ok()?;
     let allows =
         |line: &str, major: u64| line.starts_with("lxc.cgroup2.devices.allow") && line.contains(&format!("c {major}:"));

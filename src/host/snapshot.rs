@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::process::ancestors;
 use crate::base::root::Root;
+use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::desktop::Desktop;
 use crate::host::displays::{self, Console, Framebuffer};
@@ -68,6 +69,9 @@ pub struct Snapshot {
     /// Of the units that were asked about ([`crate::host::units`]): what systemd says.
     #[serde(default)]
     pub units: Vec<Facts>,
+    /// The containers that run and are given nodes of GPUs, where that was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<VmId>,
     /// The display manager, where there is one.
     #[serde(default)]
     pub desktop: Option<Desktop>,

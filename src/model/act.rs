@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::text::foreign;
+use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
 use crate::host::units::Unit;
 
@@ -78,6 +79,12 @@ pub enum Act {
     RestartUnit {
         /// Which, and where.
         name: Unit,
+    },
+    /// See that the nodes of GPUs that a container was given are those of the host, now that its driver is back: one whose number is
+    /// another device's, or that was not there at the container's start, is made anew, without a restart.
+    RenewNodes {
+        /// One that runs, and is given some by its config.
+        container: VmId,
     },
     /// Ask processes of login sessions to end that use what leaves, all at once; nothing takes that back.
     EndProcesses {
@@ -223,6 +230,23 @@ impl Act {
         matches!(self, Act::StopUnit { .. } | Act::EndProcesses { .. })
     }
 
+    /// Whether it is done at the same time as another one, its neighbour in a plan: containers, which have nothing to do with each
+    /// other and take their time.
+    pub fn goes_beside(&self, other: &Act) -> bool {
+        match (self, other) {
+            (Act::StopUnit { name: one }, Act::StopUnit { name: other })
+            | (Act::StartUnit { name: one }, Act::StartUnit { name: other }) => {
+                one.is_container() && other.is_container() && one != other
+            }
+            (Act::RenewNodes { container: one }, Act::RenewNodes { container: other }) => one != other,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn renew_nodes(container: VmId) -> Act {
+        Act::RenewNodes { container }
+    }
+
     pub(crate) fn set_console(name: &str, bound: bool) -> Act {
         let name = name.to_owned();
         Act::SetConsole { name, bound }
@@ -315,6 +339,7 @@ impl Act {
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
             | Act::RestartUnit { .. }
+            | Act::RenewNodes { .. }
             | Act::EndProcesses { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
@@ -338,6 +363,8 @@ impl Act {
             Act::UnloadModule { .. }
             // Whoever has let go may go on.
             | Act::EndProcesses { .. }
+            // It looks itself, more closely than others may.
+            | Act::RenewNodes { .. }
             | Act::ProveFree { .. }
             | Act::Reset { .. }
             | Act::ResetBus { .. }
@@ -366,6 +393,7 @@ impl Act {
         match self {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
             Act::StopUnit { name } | Act::StartUnit { name } | Act::RestartUnit { name } => name.subject(),
+            Act::RenewNodes { container } => format!("container {container}"),
             Act::EndProcesses { processes, .. } => match processes.as_slice() {
                 [one] => one.to_string(),
                 several => format!("{} processes", several.len()),
@@ -421,6 +449,7 @@ impl Act {
             Act::StartUnit { name } if name.runs_on().is_some() => "use the driver again".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
             Act::RestartUnit { .. } => "start the service anew".to_owned(),
+            Act::RenewNodes { .. } => "see that its nodes fit".to_owned(),
             Act::EndProcesses { processes, kill, .. } => {
                 let them = if processes.len() == 1 { "it" } else { "them" };
                 let or_else = if *kill {

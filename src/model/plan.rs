@@ -108,6 +108,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         Act::StopUnit { name } | Act::StartUnit { name } if name.is_container() => container_time(budgets),
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::RestartUnit { .. } => budgets.unit * 2,
+        Act::RenewNodes { .. } => budgets.unit,
         // After a look at what has its number by now.
         Act::EndProcesses { within_ms, kill, .. } => {
             let times = if *kill { 2 } else { 1 };
@@ -128,10 +129,12 @@ fn container_time(budgets: &Budgets) -> Duration {
     budgets.unit + SHUTDOWN * 2
 }
 
-/// What containers among these add to the time of a whole way.
+/// What containers among these add to the time of a whole way: they go down, and come up, all at once.
 pub fn containers_time(units: &[Unit], budgets: &Budgets) -> Duration {
-    let containers = units.iter().filter(|unit| unit.is_container()).count();
-    container_time(budgets) * u32::try_from(containers).unwrap_or(u32::MAX)
+    match units.iter().any(Unit::is_container) {
+        true => container_time(budgets),
+        false => Duration::ZERO,
+    }
 }
 
 /// An act with what belongs to it: how long it may take, what takes it back, what else is tried.

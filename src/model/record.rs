@@ -251,6 +251,7 @@ impl Record {
             | Act::StopUnit { .. }
             | Act::StartUnit { .. }
             | Act::RestartUnit { .. }
+            | Act::RenewNodes { .. }
             | Act::EndProcesses { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }

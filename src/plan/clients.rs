@@ -388,5 +388,7 @@ pub(crate) fn judge_holders(
             _ => reasons.push(reason),
         }
     }
+    // Containers go down beside each other, and so they stand there.
+    judged.units.sort_by_key(|unit| !unit.is_container());
     judged
 }

@@ -141,6 +141,10 @@ impl WayHome<'_> {
         if !steps.is_empty() || record.state == State::Stranded {
             self.verify(&mut steps);
         }
+        // Before the services inside, which open what they find.
+        for container in &snapshot.containers {
+            steps.renew_nodes(*container);
+        }
         self.restart_services(&mut steps);
         Acts {
             steps: steps.into_list(),

@@ -3,6 +3,7 @@
 //! What goes, by which way, and whether anything speaks against it is decided before, in [`crate::plan::out`].
 
 use crate::base::pci::PciAddr;
+use crate::base::vmid::VmId;
 use crate::host::functions::{Function, VFIO_PCI};
 use crate::host::units::Unit;
 use crate::model::act::{Act, Attribute};
@@ -12,7 +13,7 @@ use crate::plan::awake::{bridges, sleepers};
 use crate::plan::clients::{Judged, start_order};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
-use crate::plan::steps::{Steps, anew, both};
+use crate::plan::steps::{Added, Steps, anew, both};
 use crate::plan::taken::attributes;
 use crate::plan::vendor::nvidia::is_own_service;
 use crate::settings::values::{Gate, Processes, Reset, Settings};
@@ -93,8 +94,11 @@ impl WayOut<'_> {
             self.serve_those_that_stay(&mut steps);
         }
         if self.way == Way::Unbind {
+            let mut is_first = self.modules.is_empty();
             for function in descending().filter(|f| f.is_on_nvidia()) {
-                self.unbind(function, &mut steps);
+                let unbind = self.unbind(function, &mut steps).filter(|_| is_first);
+                unbind.into_iter().for_each(|step| self.undone_for_containers(step));
+                is_first = false;
             }
         }
         for function in leaving {
@@ -161,15 +165,30 @@ impl WayOut<'_> {
     }
 
     /// Takes a function off its driver, if it has one.
-    fn unbind(&self, function: &Function, steps: &mut Steps<'_>) {
-        if let Some(driver) = &function.driver {
-            steps.prove_free(function.addr, &self.judged.accepted, self.judged.accepts_unseen);
-            steps.unbind(function.addr, driver);
-        }
+    fn unbind<'s>(&self, function: &Function, steps: &'s mut Steps<'_>) -> Option<Added<'s>> {
+        let driver = function.driver.as_ref()?;
+        steps.prove_free(function.addr, &self.judged.accepted, self.judged.accepts_unseen);
+        Some(steps.unbind(function.addr, driver))
+    }
+
+    /// The containers that run on and are given nodes of GPUs.
+    fn see_the_driver(&self) -> impl Iterator<Item = VmId> {
+        let is_down = |container: &VmId| {
+            let container = *container;
+            self.judged.units.contains(&Unit::Whole { container })
+        };
+        let containers = self.ground.snapshot.containers.iter();
+        containers.filter(move |c| !is_down(c)).copied()
+    }
+
+    /// What is let go first is the last to come back in an undo, and containers see it then.
+    fn undone_for_containers(&self, step: Added<'_>) {
+        let renewals = self.see_the_driver().map(Act::renew_nodes);
+        renewals.fold(step, Added::undone_also_by);
     }
 
     fn unload(&self, module: &str, steps: &mut Steps<'_>) {
-        let step = steps.unload(module);
+        let mut step = steps.unload(module);
         if module == "nvidia" {
             let gpus = || self.on_nvidia().into_iter();
             // First, because nvidia does not load where no GPU lets itself be bound.
@@ -177,7 +196,10 @@ impl WayOut<'_> {
             back.push(Act::load(module));
             back.extend(gpus().map(|a| Act::probe(a, "nvidia")));
             back.extend(self.beside.iter().map(|b| Act::probe(b.addr, &b.driver)));
-            step.undone_by(back);
+            step = step.undone_by(back);
+        }
+        if self.modules.first().is_some_and(|first| first == module) {
+            self.undone_for_containers(step);
         }
     }
 
@@ -272,6 +294,12 @@ impl WayOut<'_> {
             let is_changed = self.loses_its_driver(is) && own != driver;
             if is_changed || is.driver_override.as_deref() != own {
                 steps.set_override(beside.addr, own);
+            }
+        }
+        // What is loaded anew may have other numbers.
+        if !self.modules.is_empty() {
+            for container in self.see_the_driver() {
+                steps.renew_nodes(container);
             }
         }
         // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.

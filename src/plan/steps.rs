@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
+use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
 use crate::host::holders::Holder;
 use crate::host::units::Unit;
@@ -112,6 +113,11 @@ impl<'a> Steps<'a> {
     pub(crate) fn restart(&mut self, unit: &Unit) -> Added<'_> {
         let name = unit.clone();
         self.add(Act::RestartUnit { name }, Vec::new())
+    }
+
+    /// The driver is back: containers that run on see it. Whatever becomes of that, the device is where it belongs.
+    pub(crate) fn renew_nodes(&mut self, container: VmId) -> Added<'_> {
+        self.add(Act::renew_nodes(container), Vec::new()).soft()
     }
 
     /// Ends processes, which nothing takes back. `kill`: those that do not end when asked.

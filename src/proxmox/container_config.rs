@@ -136,13 +136,13 @@ pub fn parse(raw: &[u8]) -> Vec<GpuReference> {
 }
 
 /// A header begins another section only if it has this form; another line in brackets is ignored.
-fn is_header(line: &[u8]) -> bool {
+pub(super) fn is_header(line: &[u8]) -> bool {
     let name = line.strip_prefix(b"[").and_then(|l| l.strip_suffix(b"]"));
     name.is_some_and(|name| name.eq_ignore_ascii_case(b"pve:pending") || is_config_id(name))
 }
 
 /// `lxc.KEY: value` or `lxc.KEY = value`.
-fn lxc_line(line: &[u8]) -> Option<(&str, &[u8])> {
+pub(super) fn lxc_line(line: &[u8]) -> Option<(&str, &[u8])> {
     let is_key = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.".contains(b);
     let end = line.iter().position(|b| !is_key(b))?;
     let key = std::str::from_utf8(&line[..end])
@@ -156,7 +156,7 @@ fn lxc_line(line: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// `devN: value` or `mpN: value`.
-fn numbered_line(line: &[u8]) -> Option<((&'static str, u16), &[u8])> {
+pub(super) fn numbered_line(line: &[u8]) -> Option<((&'static str, u16), &[u8])> {
     let (name, rest) = [("dev", b"dev".as_slice()), ("mp", b"mp")]
         .iter()
         .find_map(|(name, bytes)| Some((*name, line.strip_prefix(*bytes)?)))?;
@@ -240,7 +240,7 @@ fn allow(value: &[u8]) -> Option<GpuReference> {
 }
 
 /// NVIDIA's own nodes, the DRM nodes, or all of /dev.
-fn is_gpu_path(path: &str) -> bool {
+pub(super) fn is_gpu_path(path: &str) -> bool {
     let path = path.trim_end_matches('/');
     path == "/dev" || path == "/dev/dri" || path.starts_with("/dev/dri/") || path.starts_with("/dev/nvidia")
 }

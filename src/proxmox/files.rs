@@ -17,9 +17,10 @@ use crate::base::clock::now_on;
 use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
-use crate::host::nvidia;
+use crate::host::{container_nodes, nvidia};
 use crate::proxmox::PVE;
 use crate::proxmox::container_config::{GpuContainer, GpuReference, parse};
+use crate::proxmox::given_nodes::given_nodes;
 use crate::proxmox::grammar::generation::Generation;
 use crate::proxmox::mappings::Mappings;
 use crate::proxmox::reservations::{RESERVATIONS, Reservations};
@@ -46,6 +47,8 @@ pub enum Wanted {
     Cluster,
     /// The containers that are given a GPU.
     Containers,
+    /// Those that run and are given nodes of one.
+    RunningContainers,
     /// The VMs of this node.
     Vms,
 }
@@ -59,6 +62,8 @@ pub enum Found {
     Cluster(ClusterText),
     /// The containers that are given a GPU.
     Containers(Vec<GpuContainer>),
+    /// Those that run and are given nodes of one.
+    RunningContainers(Vec<VmId>),
     /// The VMs of this node.
     Vms(Vec<VmId>),
     /// No config of a VM: the number is a container's.
@@ -78,6 +83,7 @@ pub fn find(root: &Root, wanted: &Wanted) -> Found {
         },
         Wanted::Cluster => cluster_text(root).map(Found::Cluster),
         Wanted::Containers => gpu_containers(root).map(Found::Containers),
+        Wanted::RunningContainers => Ok(Found::RunningContainers(running_containers(root))),
         Wanted::Vms => vms(root).map(Found::Vms),
     };
     found.unwrap_or_else(Found::Unreadable)
@@ -414,9 +420,46 @@ pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Unreadable> {
     Ok(found)
 }
 
+/// The containers that run and are given nodes of GPUs, as far as their configs can be read.
+fn running_containers(root: &Root) -> Vec<VmId> {
+    let is_given = |ctid: &VmId| {
+        let texts = container_texts(root, *ctid).unwrap_or_default();
+        texts.iter().any(|text| !given_nodes(text).is_empty())
+    };
+    container_nodes::running(root).into_iter().filter(is_given).collect()
+}
+
+/// A container's config as it was read, and what it includes.
+///
+/// # Errors
+/// Where it cannot be read.
+pub(crate) fn container_texts(root: &Root, ctid: VmId) -> Result<Vec<Vec<u8>>, Unreadable> {
+    let path = container_path(ctid);
+    let text = root.bytes(&path).map_err(|source| Unreadable {
+        what: format!("{path} cannot be read"),
+        source,
+        hint: None,
+    })?;
+    let includes = parse(&text).into_iter().filter_map(|reference| match reference {
+        GpuReference::Include { path } => Some(path),
+        _ => None,
+    });
+    let included = includes
+        .flat_map(|path| included_texts(root, &path))
+        .collect::<Vec<_>>();
+    Ok(std::iter::once(text).chain(included).collect())
+}
+
 /// What an `lxc.include` brings in: a file, or all files of a folder that end in .conf (lxc.container.conf(5)). One
 /// level: an include within it is not followed, and one that cannot be read keeps its container from starting.
 fn included(root: &Root, path: &str) -> Vec<GpuReference> {
+    included_texts(root, path)
+        .iter()
+        .flat_map(|bytes| parse(bytes))
+        .collect()
+}
+
+fn included_texts(root: &Root, path: &str) -> Vec<Vec<u8>> {
     let files = match root.names(path) {
         Ok(names) => names
             .iter()
@@ -425,8 +468,7 @@ fn included(root: &Root, path: &str) -> Vec<GpuReference> {
             .collect(),
         Err(_) => vec![path.to_owned()],
     };
-    let read = files.iter().filter_map(|file| root.bytes(file).ok());
-    read.flat_map(|bytes| parse(&bytes)).collect()
+    files.iter().filter_map(|file| root.bytes(file).ok()).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod choice; // the choice Proxmox will make
 pub mod container_config; // which devices a container's config gives it
 pub mod files; // where Proxmox keeps these files
+pub(crate) mod given_nodes; // the nodes of GPUs it gives it, and where
 pub mod grammar; // words, values, schemas
 pub mod hostpci; // one hostpci entry
 pub mod mappings; // resource mappings

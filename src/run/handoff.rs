@@ -5,7 +5,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::base::message_ids::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::base::pci::PciAddr;
@@ -17,13 +17,14 @@ use crate::execute::executor::Executor;
 use crate::execute::kernel::Kernel;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
-use crate::model::error::Error;
+use crate::model::error::{Error, chain};
 use crate::model::plan::{Direction, Plan, Way, containers_time};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::out::{self, Wanted};
 use crate::plan::selection::Given;
 use crate::plan::{clients, home, owners};
+use crate::proxmox::files::{self, Found};
 use crate::run::owners::{Settled, write_over};
 use crate::run::session::{Session, this_boot};
 use crate::settings::values::{Gate, Reset};
@@ -61,6 +62,7 @@ impl Session {
             source: io::Error::other(e),
         })?;
         self.ask_for_units(&mut snapshot, &given.gpus, &functions);
+        snapshot.containers = self.running_containers();
         Ok(out::plan(&snapshot, wanted, records, &self.settings))
     }
 
@@ -74,6 +76,18 @@ impl Session {
             snapshot
                 .units
                 .extend(answer.unwrap_or_else(|e| no_answer(e.to_string())));
+        }
+    }
+
+    /// The containers that run and are given nodes of GPUs. Without an answer none are looked after: a GPU does not wait for that.
+    fn running_containers(&mut self) -> Vec<VmId> {
+        match self.find("the configs of the containers", files::Wanted::RunningContainers) {
+            Ok(Found::RunningContainers(containers)) => containers,
+            Ok(_) => Vec::new(),
+            Err(why) => {
+                debug!("containers are not looked after: {}", chain(why));
+                Vec::new()
+            }
         }
     }
 
@@ -243,6 +257,7 @@ impl Session {
         loop {
             let mut snapshot = self.look(records)?;
             self.ask(&mut snapshot, &record.functions(), self.budgets.look)?;
+            snapshot.containers = self.running_containers();
             let refusal = match home::plan(&snapshot, &record) {
                 Ok(plan) => return Ok(plan),
                 Err(refusal) => refusal,

@@ -402,7 +402,7 @@ impl Session {
 
     /// What is found of Proxmox's files, which are on a file system that may not answer. `what` they are, as the beginning
     /// of a sentence.
-    fn find(&mut self, what: &str, wanted: Wanted) -> Result<Found, Error> {
+    pub(super) fn find(&mut self, what: &str, wanted: Wanted) -> Result<Found, Error> {
         let found = match self.root.is_real() {
             true => self.kernel.find(wanted, self.budgets.look),
             false => Ok(files::find(&self.root, &wanted)), // a tree of files, which no worker knows of

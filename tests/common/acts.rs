@@ -35,6 +35,12 @@ impl Model {
             Act::StopUnit { name } => return self.switch_unit(name, false),
             Act::StartUnit { name } => return self.switch_unit(name, true),
             Act::RestartUnit { name } => return self.restart_unit(name),
+            Act::RenewNodes { container } => {
+                let uvm = self.uvm;
+                let its = self.given.iter_mut().filter(|(ctid, _)| ctid == container);
+                its.for_each(|(_, sees)| *sees = uvm);
+                return Ok(());
+            }
             Act::EndProcesses {
                 processes,
                 addrs,

@@ -1,6 +1,7 @@
 //! What must be as before after an undo and after a way home.
 
 use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::host::displays::Console;
 
 use super::state::{Device, Model, Unit};
@@ -27,6 +28,8 @@ pub struct State {
     pub dynamic: Vec<(&'static str, u16, u16)>,
     pub consoles: Vec<Console>,
     pub firmware: Option<bool>,
+    /// Containers whose nodes have another number than the driver's.
+    pub stale: Vec<VmId>,
 }
 
 impl State {
@@ -66,6 +69,9 @@ impl State {
                 now.firmware, self.firmware
             ));
         }
+        if self.stale != now.stale {
+            found.push(format!("nodes in {:?} do not fit, before {:?}", now.stale, self.stale));
+        }
         found
     }
 
@@ -100,6 +106,18 @@ impl Model {
             dynamic,
             consoles: self.consoles.clone(),
             firmware: self.firmware.as_ref().map(|(_, bound)| *bound),
+            stale: self.stale_containers(),
         }
+    }
+
+    /// Containers that run on, and are given nodes.
+    pub fn given_containers(&self) -> Vec<VmId> {
+        self.given.iter().map(|(ctid, _)| *ctid).collect()
+    }
+
+    /// Those of them whose nodes are another device's, while there is one that they could be.
+    pub fn stale_containers(&self) -> Vec<VmId> {
+        let is_stale = |(_, sees): &&(VmId, u32)| self.is_live("nvidia_uvm") && *sees != self.uvm;
+        self.given.iter().filter(is_stale).map(|(ctid, _)| *ctid).collect()
     }
 }

@@ -373,6 +373,7 @@ impl Model {
                     Act::StopUnit { .. }
                         | Act::StartUnit { .. }
                         | Act::RestartUnit { .. }
+                        | Act::RenewNodes { .. }
                         | Act::EndProcesses { .. }
                         | Act::ShutGate { .. }
                         | Act::OpenGate { .. }

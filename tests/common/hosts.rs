@@ -147,6 +147,23 @@ pub fn add_dcgm(model: &mut Model, can_let_go: bool) {
     add_started(model, &unit::Unit::host(DCGM));
 }
 
+/// Another one as a whole.
+pub fn whole_of(ctid: &str) -> unit::Unit {
+    unit::Unit::Whole {
+        container: ctid.parse().unwrap(),
+    }
+}
+
+/// That one.
+pub fn add_whole_of(model: &mut Model, ctid: &str) {
+    add_started(model, &whole_of(ctid));
+}
+
+/// A container that runs on, and is given nodes of the driver's.
+pub fn add_given(model: &mut Model, ctid: &str) {
+    model.given.push((ctid.parse().unwrap(), model.uvm));
+}
+
 /// A container of Docker's or Podman's.
 pub fn run(client: unit::Client) -> unit::Unit {
     let id = "0123456789abcdef".repeat(4);

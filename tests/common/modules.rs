@@ -85,6 +85,7 @@ impl Model {
 
     /// What a module does once it is loaded.
     pub(super) fn module_is_live(&mut self, name: &str) {
+        self.uvm += u32::from(name == "nvidia_uvm");
         if name == "nvidia_drm" && self.modeset {
             let gpus = self.devices.iter().filter(|d| d.bound() == Some("nvidia"));
             self.drm = gpus.map(|d| d.addr).collect();

@@ -140,6 +140,7 @@ impl Session {
         let needed = out::needed(&snapshot, &self.gpus, &self.given, &self.settings);
         snapshot.loadable = model.what_modprobe_says(&needed);
         snapshot.units = model.what_systemd_says(&clients::to_ask(&snapshot, &self.gpus, &self.given, &self.settings));
+        snapshot.containers = model.given_containers();
         out::plan(&snapshot, self.wanted(), records, &self.settings)
     }
 
@@ -272,6 +273,7 @@ impl Session {
             };
             let comes = owners::without_what_others_have(&record, &records);
             self.ask(model, &mut snapshot, &comes.functions());
+            snapshot.containers = model.given_containers();
             match home::plan(&snapshot, &comes) {
                 Ok(plan) => return self.execute(model, record, None, &plan, end),
                 Err(refusal) => {

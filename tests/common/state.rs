@@ -308,6 +308,10 @@ pub struct Model {
     pub ended: Vec<i32>,
     /// Containers that do not run: nothing is done inside.
     pub down: Vec<VmId>,
+    /// How often nvidia_uvm has been loaded: its nodes have another number each time.
+    pub uvm: u32,
+    /// Containers that run on and are given its node, each with the number that it sees.
+    pub given: Vec<(VmId, u32)>,
     pub events: Vec<(When, Event)>,
     pub time: Duration,
     /// Counts what has happened.
@@ -366,6 +370,8 @@ impl Model {
             processes: Vec::new(),
             units: Vec::new(),
             down: Vec::new(),
+            uvm: 0,
+            given: Vec::new(),
             ended: Vec::new(),
             events: Vec::new(),
             time: Duration::ZERO,

@@ -14,8 +14,8 @@ use gpu_handoff::settings::values::{Containers, DisplayManager, Processes, Servi
 
 use crate::asked::{Answer, Host, Kind, folders, requests};
 use crate::common::hosts::{
-    OLLAMA, add_card, add_consoles, add_dcgm, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced,
-    add_run, add_socket, add_whole, of_user,
+    OLLAMA, add_card, add_consoles, add_dcgm, add_desktop, add_given, add_inside, add_of_user, add_ollama,
+    add_persistenced, add_run, add_socket, add_whole, add_whole_of, of_user,
 };
 use crate::common::{Generation, MemLedger, Model, Process, Session, addr, host};
 use crate::convert::model_of;
@@ -164,9 +164,24 @@ pub fn made_here() -> Vec<Trip> {
     }
     let mut model = host(1);
     add_inside(&mut model);
+    add_given(&mut model, "104");
     let mut session = one();
     session.settings.containers = Containers::Release;
     trips.push(Trip::new("a service inside a container", model, session).small());
+    for (version, cards) in [("580.95.05", 1), ("595.45.04", 2)] {
+        let mut model = host(cards);
+        version.clone_into(&mut model.version);
+        add_given(&mut model, "104");
+        add_given(&mut model, "105");
+        trips.push(Trip::new(&format!("two containers that run on, {cards}"), model, one()));
+    }
+    let mut model = host(1);
+    for ctid in ["105", "106"] {
+        add_whole_of(&mut model, ctid);
+    }
+    let mut session = one();
+    session.settings.containers = Containers::Shutdown;
+    trips.push(Trip::new("two containers as wholes", model, session));
     let mut model = host(1);
     add_inside(&mut model);
     add_whole(&mut model);

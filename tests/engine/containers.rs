@@ -2,12 +2,13 @@
 
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
+use gpu_handoff::host::units::Unit;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::settings::values::{Containers, Doubt, Processes, Services, WayOut};
 
-use crate::common::hosts::{OLLAMA, add_inside, add_persistenced, inside};
-use crate::common::{End, Model, Process, Session, addr, host};
-use crate::{assert_as_before, records, runs_again_whatever_fails};
+use crate::common::hosts::{OLLAMA, add_given, add_inside, add_persistenced, add_whole_of, inside, whole_of};
+use crate::common::{End, Fault, Model, Process, Session, Twist, addr, host};
+use crate::{assert_as_before, logged, records, runs_again_whatever_fails};
 
 /// This many cards, all used from inside a container.
 fn used(cards: u8) -> Model {
@@ -166,4 +167,163 @@ fn a_container_that_gives_no_answer_keeps_the_gpu() {
 fn whatever_fails_or_is_killed_it_runs_again_at_the_end() {
     let session = session(Containers::Release, WayOut::Auto);
     runs_again_whatever_fails("inside", &|| used(1), &session, &[inside()]);
+}
+
+/// Two containers that run on and are given nodes of the driver's, of this version.
+fn given(version: &str, cards: u8) -> Model {
+    let mut model = used(cards);
+    version.clone_into(&mut model.version);
+    add_given(&mut model, "104");
+    add_given(&mut model, "105");
+    model
+}
+
+fn position(model: &Model, from: usize, is: impl Fn(&Act) -> bool) -> Option<usize> {
+    model.acts.iter().skip(from).position(is).map(|at| at + from)
+}
+
+/// Its services start only then; both at once.
+#[test]
+fn containers_that_run_on_see_the_driver_that_is_back_before_their_services_do() {
+    let mut model = given("580.95.05", 1);
+    let before = model.state();
+    let session = session(Containers::Release, WayOut::Auto);
+    assert!(matches!(session.out(&mut model), End::Done));
+    let (away, uvm) = (model.acts.len(), model.uvm);
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert_ne!(model.uvm, uvm);
+    assert_as_before(&model, &before, "at home");
+    let renewed = |act: &Act| matches!(act, Act::RenewNodes { .. });
+    let started = |act: &Act| matches!(act, Act::StartUnit { name } if *name == inside());
+    let loaded = |act: &Act| matches!(act, Act::LoadModule { name } if name == "nvidia_uvm");
+    let order = [
+        position(&model, away, loaded),
+        position(&model, away, renewed),
+        position(&model, away, started),
+    ];
+    assert!(order.is_sorted() && order.iter().all(Option::is_some), "{order:?}");
+    assert_eq!(model.acts.iter().filter(|act| renewed(act)).count(), 2);
+}
+
+/// Of a driver whose unbind may never end, those that stay have another number before the first GPU has left.
+#[test]
+fn containers_see_the_driver_that_was_loaded_anew_for_the_gpus_that_stay() {
+    let mut model = given("595.45.04", 2);
+    let session = session(Containers::Release, WayOut::Auto);
+    assert!(matches!(session.out(&mut model), End::Done));
+    assert_eq!(model.stale_containers(), []);
+    assert_eq!(model.laws.broken, [""; 0]);
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert_eq!(model.stale_containers(), []);
+}
+
+/// Whatever fails on the way out, the undo sees to it; at home a failure of it is said, and strands nothing.
+#[test]
+fn whatever_fails_containers_see_the_driver_at_the_end_or_that_is_said() {
+    let session = session(Containers::Release, WayOut::Auto);
+    let mut undisturbed = given("580.95.05", 1);
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let away = undisturbed.acts.len();
+    assert!(matches!(session.home(&mut undisturbed), End::Done));
+    for (at, act) in undisturbed.acts.iter().enumerate() {
+        for fault in [Fault::Fails, Fault::Twisted(Twist::Hangs)] {
+            let is_renewal = matches!(act, Act::RenewNodes { .. });
+            if fault != Fault::Fails && !is_renewal {
+                continue;
+            }
+            let case = format!("{fault:?} at {at} {act}");
+            let mut model = given("580.95.05", 1);
+            let before = model.state();
+            model.faults.0 = vec![(at, fault)];
+            let (ends, said) = logged(|| (session.out(&mut model), session.home(&mut model)));
+            if at < away {
+                assert_as_before(&model, &before, &case);
+                continue;
+            }
+            if is_renewal {
+                assert!(matches!(ends, (End::Done, End::Done)), "{case}: {ends:?}");
+                assert!(said.contains("see that its nodes fit: failed after"), "{case}: {said}");
+                assert_eq!(model.stale_containers().len(), 1, "{case}");
+                assert!(runs_inside(&model), "{case}");
+            }
+            assert_eq!(model.laws.broken, [""; 0], "{case}");
+        }
+    }
+}
+
+/// Three containers in which the GPU is nobody's service.
+fn wholes(cards: u8) -> (Model, Vec<Unit>) {
+    let mut model = host(cards);
+    add_persistenced(&mut model);
+    let ctids = ["104", "105", "106"];
+    ctids.iter().for_each(|ctid| add_whole_of(&mut model, ctid));
+    (model, ctids.map(whole_of).to_vec())
+}
+
+/// An act on a unit takes the model a tenth of a second.
+#[test]
+fn containers_go_down_and_come_up_at_the_same_time() {
+    for cards in [1, 2] {
+        let (mut model, units) = wholes(cards);
+        let before = model.state();
+        let session = session(Containers::Shutdown, WayOut::Auto);
+        let plan = session.plan_out(&mut model).unwrap();
+        let containers: Vec<&Unit> = plan.units.iter().filter(|unit| unit.is_container()).collect();
+        assert_eq!(containers.len(), 3);
+        assert_eq!(plan.units[..3].iter().collect::<Vec<_>>(), containers);
+        let (out, said) = logged(|| session.out(&mut model));
+        assert!(matches!(out, End::Done), "{out:?}");
+        for unit in &units {
+            assert!(said.contains(&format!("{unit}  shut it down")), "{unit}: {said}");
+        }
+        let on_record = &records(&model)[0].units;
+        assert!(units.iter().all(|unit| on_record.contains(unit)));
+        let (home, said) = logged(|| session.home(&mut model));
+        assert!(matches!(home, End::Done), "{home:?}");
+        for unit in &units {
+            assert!(said.contains(&format!("{unit}  start it again")), "{unit}: {said}");
+        }
+        assert_as_before(&model, &before, "at home");
+    }
+}
+
+/// One that hangs has its own bound, and holds up none of the others, going down or coming up; all of them are back.
+#[test]
+fn a_container_that_takes_its_time_holds_up_no_other() {
+    let session = session(Containers::Shutdown, WayOut::Auto);
+    let (mut undisturbed, units) = wholes(1);
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let away = undisturbed.acts.len();
+    assert!(matches!(session.home(&mut undisturbed), End::Done));
+    let of_container = |act: &Act| match act {
+        Act::StopUnit { name } | Act::StartUnit { name } => name.is_container(),
+        _ => false,
+    };
+    let at: Vec<usize> = (0..undisturbed.acts.len())
+        .filter(|at| of_container(&undisturbed.acts[*at]))
+        .collect();
+    assert_eq!(at.len(), 6);
+    for at in at {
+        let (mut model, _) = wholes(1);
+        model.faults.0 = vec![(at, Fault::Fails)];
+        let out = session.out(&mut model);
+        let case = format!("at {at} {}: {out:?}", undisturbed.acts[at]);
+        let is_up = |model: &Model, unit: &Unit| model.units.iter().any(|u| u.name == *unit && u.active);
+        if at < away {
+            assert!(matches!(out, End::Restored(_)), "{case}");
+            assert!(units.iter().all(|unit| is_up(&model, unit)), "{case}");
+            assert_eq!(model.acts[at].to_string(), undisturbed.acts[at].to_string());
+            continue;
+        }
+        assert!(matches!(session.home(&mut model), End::Done), "{case}");
+        assert_eq!(units.iter().filter(|unit| !is_up(&model, unit)).count(), 1, "{case}");
+        assert!(records(&model).is_empty(), "{case}");
+    }
+}
+
+#[test]
+fn whatever_fails_or_is_killed_all_of_several_containers_run_again() {
+    let session = session(Containers::Shutdown, WayOut::Auto);
+    let units = wholes(1).1;
+    runs_again_whatever_fails("three containers", &|| wholes(1).0, &session, &units);
 }

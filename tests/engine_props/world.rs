@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::common::hosts::{
-    OLLAMA, PERSISTENCED, add_card, add_consoles, add_dcgm, add_desktop, add_inside, add_of_user, add_ollama,
-    add_persistenced, add_run, add_socket, add_whole, of_user,
+    OLLAMA, PERSISTENCED, add_card, add_consoles, add_dcgm, add_desktop, add_given, add_inside, add_of_user,
+    add_ollama, add_persistenced, add_run, add_socket, add_whole, of_user,
 };
 use crate::common::state::Unit;
 use crate::common::{Device, Event, Fault, Generation, Model, ProbeFault, Process, Session, Twist, When, addr};
@@ -446,7 +446,11 @@ impl World {
             add_ollama(&mut model);
         }
         match self.other.map(|(other, _)| other) {
-            Some(Other::Inside) => add_inside(&mut model),
+            Some(Other::Inside) => {
+                add_inside(&mut model);
+                add_given(&mut model, "104");
+                add_given(&mut model, "105");
+            }
             Some(Other::Whole) => {
                 add_inside(&mut model);
                 add_whole(&mut model);

@@ -283,6 +283,15 @@ const ROWS: &[Row] = &[
     ),
     (
         HOME,
+        "what containers see of the driver is right when all of it is there, and before services inside start",
+        |a| to_host(a).is_some() || is_load(a, of_gpu) || matches!(a, Act::RenewNodes { .. }),
+        |a, b| match a {
+            Act::RenewNodes { .. } => matches!(b, Act::RestartUnit { .. } | Act::StartUnit { .. }),
+            _ => matches!(b, Act::RenewNodes { .. }),
+        },
+    ),
+    (
+        HOME,
         "whether the GPU works is seen before services take their time",
         |a| matches!(a, Act::Verify { .. }),
         |_, b| matches!(b, Act::RestartUnit { .. }),

@@ -77,6 +77,7 @@ fn act(host: &mut Snapshot, origin: &Snapshot, act: &Act) -> Result<(), String> 
         Act::StopUnit { .. }
         | Act::StartUnit { .. }
         | Act::RestartUnit { .. }
+        | Act::RenewNodes { .. }
         | Act::EndProcesses { .. }
         | Act::ShutGate { .. }
         | Act::OpenGate { .. }
