@@ -377,8 +377,8 @@ fn uses(ground: &Ground<'_>, unit: &Unit, wanted: impl Fn(PciAddr) -> bool) -> b
 /// In which order units are started again that were stopped in this one: what starts others when they are used before these,
 /// since a socket does not listen for a service that runs (systemd, src/core/socket.c, socket_start).
 pub(crate) fn start_order(units: &[Unit]) -> Vec<&Unit> {
-    let mut order: Vec<&Unit> = units.iter().rev().collect();
-    order.sort_by_key(|unit| !is_starter(&unit.name()));
+    let (mut order, others): (Vec<&Unit>, Vec<&Unit>) = units.iter().rev().partition(|unit| is_starter(&unit.name()));
+    order.extend(others);
     order
 }
 
