@@ -44,7 +44,7 @@ impl Vm {
             })
         };
         let mut vms: Vec<Vm> = texts.below("/etc/pve/qemu-server/").filter_map(of).collect();
-        vms.sort_by_key(|vm| vm.vmid);
+        vms.sort_unstable_by_key(|vm| vm.vmid);
         vms
     }
 
@@ -122,7 +122,7 @@ impl Container {
             })
         };
         let mut all: Vec<Container> = texts.below("/etc/pve/lxc/").filter_map(of).collect();
-        all.sort_by_key(|c| c.ctid);
+        all.sort_unstable_by_key(|c| c.ctid);
         all
     }
 

@@ -50,7 +50,7 @@ pub(super) fn look(facts: &Facts) -> Looked {
             .filter_map(|a| facts.snapshot.function(*a))
             .filter(|f| f.class.is_gpu())
             .collect();
-        displays.sort_by_key(|f| f.addr);
+        displays.sort_unstable_by_key(|f| f.addr);
         displays.dedup_by_key(|f| f.addr);
         for display in displays {
             any = true;

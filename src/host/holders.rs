@@ -127,8 +127,9 @@ pub fn scan(root: &Root, nodes: &Arc<Nodes>) -> io::Result<Scan> {
         }
     }
     let mut scan = scanner.scan;
-    scan.holders.sort_by_key(|h| h.pid);
-    scan.ending.sort_by_key(|h| h.pid);
+    let pid = |holder: &Holder| holder.pid;
+    scan.holders.sort_by_key(pid);
+    scan.ending.sort_by_key(pid);
     scan.unseen.sort_by_key(|u| u.pid);
     Ok(scan)
 }

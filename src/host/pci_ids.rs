@@ -36,44 +36,51 @@ pub struct Named {
 /// The names of some devices, as far as the list has them; a list that cannot be read has none.
 pub fn read(root: &Root, wanted: &[Ids]) -> Vec<Named> {
     let bytes = root.bytes_up_to(FILE, LONGEST).unwrap_or_default();
-    parse(&String::from_utf8_lossy(&bytes), wanted)
+    // A megabyte and a half of text, nearly always: the quick look at it comes first.
+    match str::from_utf8(&bytes) {
+        Ok(text) => parse(text, wanted),
+        Err(_) => parse(&String::from_utf8_lossy(&bytes), wanted),
+    }
 }
 
 /// Parses the list: a vendor's line begins with its id, its devices' lines follow, indented by a tab, those of subsystems by
-/// two; classes come last and begin with `C` (the head of the file itself).
+/// two; classes come last and begin with `C` (the head of the file itself). It has some forty thousand lines: those of a
+/// vendor that nobody asks for are not looked at but for their first byte.
 fn parse(text: &str, wanted: &[Ids]) -> Vec<Named> {
     let wanted: BTreeSet<Ids> = wanted.iter().copied().collect();
     let mut names: Vec<Named> = Vec::new();
-    let mut vendor: Option<u16> = None;
+    // Of the vendor that the lines are of, those that are asked for.
+    let mut of_it = 0..0;
     for line in text.lines() {
-        if line.starts_with("\t\t") || line.starts_with('#') || line.is_empty() {
-            continue;
-        }
-        if let Some(device) = line.strip_prefix('\t') {
-            let (Some(vendor), Some((id, name))) = (vendor, id_and_name(device)) else {
-                continue;
-            };
-            if let Some(named) = names.iter_mut().find(|n| n.ids == (vendor, id)) {
-                named.device = Some(harmless(name, NAME));
+        match line.as_bytes().first() {
+            None | Some(b'#') => {}
+            Some(b'\t') if of_it.is_empty() => {}
+            Some(b'\t') => {
+                if let Some((id, name)) = id_and_name(&line[1..])
+                    && let Some(named) = names[of_it.clone()].iter_mut().find(|n| n.ids.1 == id)
+                {
+                    named.device = Some(harmless(name, NAME));
+                }
             }
-            continue;
-        }
-        // A list of classes, or what is no list: whatever is below it is no device of the vendor above.
-        let found = id_and_name(line);
-        vendor = found.as_ref().map(|(id, _)| *id);
-        if let Some((id, name)) = found {
-            let of_it = wanted.range((id, 0)..=(id, u16::MAX));
-            names.extend(of_it.map(|ids| Named {
-                ids: *ids,
-                vendor: harmless(name, NAME),
-                device: None,
-            }));
+            // A list of classes, or what is no list: whatever is below it is no device of the vendor above.
+            Some(_) => {
+                let first = names.len();
+                if let Some((id, name)) = id_and_name(line) {
+                    let of_it = wanted.range((id, 0)..=(id, u16::MAX));
+                    names.extend(of_it.map(|ids| Named {
+                        ids: *ids,
+                        vendor: harmless(name, NAME),
+                        device: None,
+                    }));
+                }
+                of_it = first..names.len();
+            }
         }
     }
     names
 }
 
-/// `10de  NVIDIA Corporation`. The list has some forty thousand such lines, so that nothing is made of one that nobody wants.
+/// `10de  NVIDIA Corporation`. Nothing is made of a line that nobody wants.
 fn id_and_name(line: &str) -> Option<(u16, &str)> {
     let (id, name) = line.split_at_checked(4)?;
     let id = u16::from_str_radix(id, 16).ok().filter(|_| !id.starts_with('+'))?;

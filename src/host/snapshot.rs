@@ -265,7 +265,7 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
             functions.push(function);
         }
     }
-    functions.sort_by_key(|f| f.addr);
+    functions.sort_unstable_by_key(|f| f.addr);
     let modules = parse_modules(&root.text("/proc/modules").unwrap_or_default());
     let nvidia = nvidia::read(root)?;
     let mut snapshot = Snapshot {

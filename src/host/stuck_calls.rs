@@ -118,7 +118,7 @@ pub fn scan(root: &Root) -> io::Result<Vec<StuckCall>> {
 /// The same, with the moments at which no more descriptors are read: of processes that wait uninterruptibly, which come
 /// first, and of the others, of which a driver of former years can keep one.
 fn scan_until(root: &Root, functions: &[Driverless], waiting: Instant, others: Instant) -> io::Result<Vec<StuckCall>> {
-    let mut processes: Vec<(bool, i32, Vec<i32>)> = Vec::new();
+    let (mut that_wait, mut that_do_not): (Vec<(i32, Vec<i32>)>, Vec<(i32, Vec<i32>)>) = Default::default();
     for name in root.names("/proc")? {
         let Ok(pid) = name.parse::<i32>() else {
             continue;
@@ -132,14 +132,20 @@ fn scan_until(root: &Root, functions: &[Driverless], waiting: Instant, others: I
             let stat = Stat::read(root, &format!("/proc/{pid}/task/{thread}"));
             stat.is_some_and(|stat| stat.is_uninterruptible())
         };
-        processes.push((threads.iter().any(waits), pid, threads));
+        match threads.iter().any(waits) {
+            true => that_wait.push((pid, threads)),
+            false => that_do_not.push((pid, threads)),
+        }
     }
-    processes.sort_by_key(|(waits, ..)| !waits);
     let mut calls = Vec::new();
-    for (waits, pid, threads) in processes {
-        let written = written_by(root, pid, if waits { waiting } else { others });
-        for thread in threads {
-            calls.extend(call_of(root, pid, thread, &written, functions));
+    for (processes, until) in [(that_wait, waiting), (that_do_not, others)] {
+        for (pid, threads) in processes {
+            let written = written_by(root, pid, until);
+            calls.extend(
+                threads
+                    .into_iter()
+                    .filter_map(|thread| call_of(root, pid, thread, &written, functions)),
+            );
         }
     }
     calls.sort_by_key(|c| (c.pid, c.thread));

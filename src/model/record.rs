@@ -229,6 +229,11 @@ impl Record {
         }
     }
 
+    /// Puts the functions that were taken into the order of their addresses.
+    pub fn sort_taken(&mut self) {
+        self.taken.sort_unstable_by_key(|t| t.addr);
+    }
+
     /// The functions of this record that an act touches: those of its driver, for a module.
     pub fn touched_by(&self, act: &Act) -> Vec<PciAddr> {
         match act {

@@ -287,8 +287,8 @@ fn let_go(ground: &Ground<'_>, beside: &[Beside], way: Way) -> Vec<PciAddr> {
 /// In which order units are started again that were stopped in this one: what starts others when they are used before these,
 /// since a socket does not listen for a service that runs (systemd, src/core/socket.c, socket_start).
 pub(crate) fn start_order(units: &[Unit]) -> Vec<&Unit> {
-    let mut order: Vec<&Unit> = units.iter().rev().collect();
-    order.sort_by_key(|unit| !is_starter(&unit.name()));
+    let (mut order, others): (Vec<&Unit>, Vec<&Unit>) = units.iter().rev().partition(|unit| is_starter(&unit.name()));
+    order.extend(others);
     order
 }
 

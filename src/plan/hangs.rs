@@ -257,7 +257,7 @@ pub fn comes_home(
 /// A record of what nobody has written down, of this GPU's card: nothing of it is reset.
 pub fn unrecorded(taken: Vec<Taken>, mut record: Record) -> Record {
     record.taken = taken;
-    record.taken.sort_by_key(|t| t.addr);
+    record.sort_taken();
     record.may_reset = false;
     record.rest(State::Stranded);
     record

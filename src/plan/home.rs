@@ -143,6 +143,7 @@ fn present_and_missing<'a>(
     }
     // An NVSwitch, whose driver is in the same module, does not keep that loaded: without a GPU it gives up.
     let is_switch = |t: &Taken| t.module.as_deref() == Some("nvidia") && t.driver.as_deref() != Some("nvidia");
-    present.sort_by_key(|(taken, _)| is_switch(taken));
-    (present, missing)
+    let (switches, mut ordered): (Vec<_>, Vec<_>) = present.into_iter().partition(|(taken, _)| is_switch(taken));
+    ordered.extend(switches);
+    (ordered, missing)
 }

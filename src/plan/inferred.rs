@@ -34,7 +34,7 @@ pub fn inferred(snapshot: &Snapshot, gpus: &[PciAddr], mut record: Record) -> Re
             parent: function.parent,
         });
     }
-    record.taken.sort_by_key(|t| t.addr);
+    record.sort_taken();
     if record.modules.is_empty() && snapshot.gpus().any(|f| set.contains(&f.addr)) {
         record.modules = ["nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia"]
             .map(str::to_owned)

@@ -263,7 +263,7 @@ pub fn take_over(own: Record, from: &Record, slots: &BTreeSet<PciSlot>) -> (Reco
             own.under_way.push(owed);
         }
     }
-    own.taken.sort_by_key(|t| t.addr);
+    own.sort_taken();
     own.beside = both(Some(&own.beside), &from.beside);
     own.modules = both(Some(&own.modules), &from.modules);
     own.units = both(Some(&own.units), &from.units);

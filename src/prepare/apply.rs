@@ -89,7 +89,9 @@ pub fn add_due(due: &mut Vec<Command>, more: &[Command]) {
             due.push(command.clone());
         }
     }
-    due.sort_by_key(|c| c.first().is_none_or(|program| program != "update-initramfs"));
+    let makes_initramfs = |c: &Command| c.first().is_some_and(|program| program == "update-initramfs");
+    let (first, others): (Vec<Command>, Vec<Command>) = due.drain(..).partition(makes_initramfs);
+    due.extend(first.into_iter().chain(others));
 }
 
 /// That all programs are there.

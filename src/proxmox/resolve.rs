@@ -99,7 +99,7 @@ pub fn resolve_entry(
     node: &str,
 ) -> Result<Resolved, ResolveError> {
     let mut names: Vec<(String, &HostFunction)> = functions.iter().map(|f| (f.addr.to_string(), f)).collect();
-    names.sort_by(|a, b| a.0.cmp(&b.0));
+    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
 
     let mut live_migration_capable = false;
     let wanted: Vec<Vec<&[u8]>> = match (&entry.mapping, entry.host.is_empty()) {

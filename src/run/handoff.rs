@@ -183,7 +183,7 @@ impl Session {
             );
         }
         record.taken.extend(plan.taken.iter().cloned());
-        record.taken.sort_by_key(|t| t.addr);
+        record.sort_taken();
         record.beside.clone_from(&plan.beside);
         record.modules.clone_from(&plan.modules);
         record.units.clone_from(&plan.units);

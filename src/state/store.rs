@@ -198,7 +198,7 @@ impl Store {
                 Err(why) => problems.push(UnreadableRecord { file: path, why }),
             }
         }
-        records.sort_by_key(|r| match r.owner {
+        records.sort_unstable_by_key(|r| match r.owner {
             Owner::Vm(vmid) => format!("{:09}", vmid.get()),
             Owner::ByHand(gpu) => gpu.to_string(),
         });
