@@ -22,6 +22,9 @@ use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 /// memory.
 const LONGEST: u64 = 256 << 20;
 
+/// How much of a file of the kernel's is read with one call, bytes: more than it gives.
+const AT_ONCE: usize = 64 << 10;
+
 /// Longest configuration file that is read, bytes: such a file is written by hand.
 const LONGEST_CONFIG: u64 = 1 << 20;
 
@@ -116,6 +119,40 @@ impl Root {
             .read_to_end(&mut bytes)?;
         self.was_read(path.as_ref(), &bytes);
         Ok(bytes)
+    }
+
+    /// Whether it keeps what is looked at, so that all of it has to be looked at in the way in which it will be read again.
+    pub fn is_recording(&self) -> bool {
+        self.recorder.is_some()
+    }
+
+    /// The file's bytes, into a buffer that is used again and again: nothing of what was in it before, and of a file that
+    /// cannot be read nothing. Of files of the kernel's, which do not say how long they are.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn read_into(&self, path: impl AsRef<Path>, bytes: &mut Vec<u8>) -> io::Result<()> {
+        use std::io::Read;
+        bytes.clear();
+        let mut file = fs::File::open(self.path(&path))?.take(LONGEST);
+        let mut have = 0;
+        loop {
+            if bytes.len() < have + AT_ONCE {
+                bytes.resize(have + AT_ONCE, 0);
+            }
+            match file.read(&mut bytes[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    bytes.clear();
+                    return Err(e);
+                }
+            }
+        }
+        bytes.truncate(have);
+        self.was_read(path.as_ref(), bytes);
+        Ok(())
     }
 
     fn was_read(&self, path: &Path, bytes: &[u8]) {

@@ -12,6 +12,7 @@ pub mod functions; // PCI functions
 pub mod holders; // who uses a GPU
 pub mod grub_config; // GRUB's settings, as far as they are plain
 pub mod kernel_args; // arguments of a command line, each with its place
+mod memories; // what a process maps, and its threads have open
 pub mod modprobe_config; // modprobe.d, line by line
 pub mod module_lists; // what is to be loaded at boot
 pub mod modules; // what is loaded, and what could be loaded again
@@ -21,6 +22,7 @@ pub mod place; // where something stands in the configuration
 pub mod pci_ids; // what a device is called
 pub mod snapshot; // all of it in one value
 pub mod stuck_calls; // calls of others that hold a function's lock
+mod tables; // what a process has open
 pub mod unit_states; // whether these run, and what goes down with them
 pub mod units; // what can be stopped and started again: units of systemd's, containers
 pub mod usb; // what hangs below a card's USB controller

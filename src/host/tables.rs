@@ -1,0 +1,117 @@
+//! The table of descriptors of a process or a thread: which device nodes it has open.
+//!
+//! Not here: whose tables are looked at, and in which order ([`crate::host::holders`]).
+
+use std::collections::BTreeMap;
+use std::io;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags, openat, statx};
+
+use crate::base::root::Root;
+use crate::host::nodes::{Node, Nodes};
+
+/// A turn: as many descriptors of a process are looked at before the next one has its turn. All of most processes.
+const TURN: usize = 1024;
+
+/// How many descriptors of each node.
+pub(crate) type Held = BTreeMap<Node, u32>;
+
+/// A table of descriptors that is being read.
+pub(crate) struct Table {
+    entries: Dir,
+    /// What there is so far.
+    pub(crate) held: Held,
+    /// There is no descriptor so far.
+    pub(crate) is_empty: bool,
+}
+
+impl Table {
+    /// That of a process, or of a thread: the directory below /proc.
+    pub(crate) fn of(root: &Root, task: &str) -> io::Result<Table> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(CWD, root.path(format!("{task}/fd")), flags, Mode::empty())?;
+        Ok(Table {
+            entries: Dir::new(dir)?,
+            held: Held::new(),
+            is_empty: true,
+        })
+    }
+
+    /// Looks at the next descriptors. Returns whether those were the last.
+    pub(crate) fn next_turn(&mut self, nodes: &Nodes) -> io::Result<bool> {
+        for _ in 0..TURN {
+            let Some(entry) = self.entries.read() else {
+                return Ok(true);
+            };
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_bytes().starts_with(b".") {
+                continue;
+            }
+            self.is_empty = false;
+            let Some(node) = look_at(self.entries.fd()?, name).node(nodes) else {
+                continue;
+            };
+            if !self.is_path_only(&name.to_string_lossy()) {
+                *self.held.entry(node).or_default() += 1;
+            }
+        }
+        Ok(false)
+    }
+
+    /// It was opened with O_PATH: a name of the node and no use of the device, which anybody may have (open(2)).
+    fn is_path_only(&self, name: &str) -> bool {
+        const O_PATH: u32 = 0o10_000_000;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let path = format!("../fdinfo/{name}");
+        let file = self
+            .entries
+            .fd()
+            .and_then(|dir| openat(dir, path, flags, Mode::empty()));
+        let Ok(file) = file else { return false };
+        let text = io::read_to_string(std::fs::File::from(file)).unwrap_or_default();
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+        flags.is_some_and(|octal| u32::from_str_radix(octal.trim(), 8).is_ok_and(|flags| flags & O_PATH != 0))
+    }
+
+    /// All of it, without turns.
+    pub(crate) fn read_whole(mut self, nodes: &Nodes) -> io::Result<Held> {
+        while !self.next_turn(nodes)? {}
+        Ok(self.held)
+    }
+}
+
+/// What a link of /proc leads to.
+pub(crate) enum LeadsTo {
+    /// A character device of this major and minor number.
+    Device(u64, u64),
+    /// A block device of this major and minor number.
+    Block((u64, u64)),
+    /// Something else.
+    NoDevice,
+    /// Nothing that can be told: it was closed meanwhile, or its file system does not answer to root (FUSE without
+    /// allow_other, a dead network mount). Such file systems carry no usable device nodes.
+    Nothing,
+}
+
+impl LeadsTo {
+    pub(crate) fn node(&self, nodes: &Nodes) -> Option<Node> {
+        match self {
+            LeadsTo::Device(major, minor) => nodes.of(*major, *minor),
+            LeadsTo::Block(number) => nodes.disks.get(number).copied(),
+            LeadsTo::NoDevice | LeadsTo::Nothing => None,
+        }
+    }
+}
+
+/// Without asking a server: what is cached tells a device node from a file, and a dead server answers never.
+pub(crate) fn look_at(dir: impl std::os::fd::AsFd, link: impl rustix::path::Arg) -> LeadsTo {
+    let seen = statx(dir, link, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+    let Ok(meta) = seen else { return LeadsTo::Nothing };
+    let (major, minor) = (u64::from(meta.stx_rdev_major), u64::from(meta.stx_rdev_minor));
+    match FileType::from_raw_mode(u32::from(meta.stx_mode)) {
+        FileType::CharacterDevice => LeadsTo::Device(major, minor),
+        FileType::BlockDevice => LeadsTo::Block((major, minor)),
+        _ => LeadsTo::NoDevice,
+    }
+}

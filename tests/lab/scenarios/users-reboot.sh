@@ -1,0 +1,38 @@
+#!/bin/sh
+# The host's user space, and then the host, starts anew while what used the GPU is stopped for a VM: what was owed runs again after the first, what is enabled after both, and the GPU is home.
+# lab: --persist --timeout 1500
+# tier: full
+. /usr/local/lib/lab-home.sh
+boot=gpu-handoff-recover.service
+told() { journalctl -q -b -o cat -u $boot; }
+holds() { [ -n "$(find "/proc/$(systemctl show -P MainPID "$1")/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
+container() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null); do
+	[ -n "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] && return 0; done; return 1; }
+all_use() { for _unit in enabled by-hand lab-dm; do holds $_unit || return 1; done; container; }
+down() { for _unit in enabled by-hand lab-dm; do is "$(systemctl is-active $_unit)" inactive "$_unit, $1"; done; is "$(pct status 104)" "status: stopped" "the container, $1"; }
+up() { systemctl start enabled by-hand lab-dm; [ "$(pct status 104)" = "status: running" ] || pct start 104; wait_for 60 all_use; }
+
+case $LAB_BOOT in
+1)
+	for unit in enabled by-hand lab-dm; do
+		printf '[Service]\nExecStartPre=/usr/bin/timeout 60 sh -c "until [ -e /dev/nvidia0 ]; do sleep 0.2; done"\nExecStart=/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl\n[Install]\nWantedBy=multi-user.target\n' >/etc/systemd/system/$unit.service
+	done
+	ln -sf /etc/systemd/system/lab-dm.service /etc/systemd/system/display-manager.service; systemctl daemon-reload; systemctl -q enable enabled
+	mkdir -p /etc/pve/lxc; printf 'arch: amd64\nhostname: cuda\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: hold /dev/nvidia0 /dev/nvidiactl\n' >/etc/pve/lxc/104.conf
+	up; card_vm; setting 'services = "enabled by-hand"' 'containers = "shutdown"' 'display-manager = "stop"'
+	within 120 0 qm start 111; away "the VM runs"; down "with the VM"
+	echo "$before" >/root/before; sync; systemctl soft-reboot; sleep 300 ;;
+2)
+	before=$(cat /root/before); told
+	wait_for 120 all_use; comes_home 60 "after a soft reboot"
+	say "as after every boot, and what was owed: $(told | grep -c 'is home after')"
+	told | grep -q "is home after" || fail "it was not brought home at boot"
+	within 120 0 qm start 111; away "the VM runs"; down "with the VM, once more"
+	sync; systemctl reboot; sleep 300 ;;
+3)
+	before=$(cat /root/before); wait_for 60 holds enabled; comes_home 60 "after a reboot"
+	for unit in by-hand lab-dm; do is "$(systemctl is-active $unit)" inactive "$unit, which nothing starts at boot"; done
+	is "$(pct status 104)" "status: stopped" "the container, which nothing starts at boot"
+	up; within 120 0 qm start 111; away "at the end"; within 120 0 qm stop 111; wait_for 60 all_use; comes_home 60 "at the end"
+	within 60 0 pct stop 104 ;;
+esac
