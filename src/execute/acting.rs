@@ -172,9 +172,11 @@ impl Executor<'_> {
 
     /// Who has ended for it.
     fn note_ended(&mut self, act: &Act, ended: &[i32]) {
-        if let Act::EndProcesses { processes, .. } = act {
-            let has = |one: &&Named| ended.contains(&one.pid);
-            self.ended.extend(processes.iter().filter(has).cloned());
+        let has = |one: &&Named| ended.contains(&one.pid);
+        match act {
+            Act::EndProcesses { processes, .. } => self.ended.extend(processes.iter().filter(has).cloned()),
+            Act::AwaitDesktops { processes, .. } => self.of_desktops.extend(processes.iter().filter(has).cloned()),
+            _ => {}
         }
     }
 

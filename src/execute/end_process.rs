@@ -13,6 +13,7 @@ use crate::base::wait::{pidfds, poll_readable};
 use crate::execute::kernel::ActError;
 use crate::host::snapshot;
 use crate::model::act::Named;
+use crate::model::plan::DESKTOPS_END;
 use crate::plan::clients;
 
 /// Who is to end, and how.
@@ -99,6 +100,52 @@ pub(crate) fn end_processes(root: &Root, request: &Request<'_>) -> Outcome {
         _ => join(left.iter().map(|(one, _)| one)),
     };
     outcome.result = Err(ActError::Failed(not_ended(&who, request)));
+    outcome
+}
+
+/// Waits until those of a desktop that use the functions have ended with it. One that goes on is left alone, and the look before
+/// anything is let go says whether it matters.
+pub(crate) fn await_desktops(root: &Root, processes: &[Named], addrs: &[PciAddr], asked_by: BorrowedFd<'_>) -> Outcome {
+    let mut outcome = Outcome {
+        result: Ok(()),
+        ended: Vec::new(),
+        notes: Vec::new(),
+    };
+    // From here on the descriptors say who is meant; who has none has ended.
+    let mut meant: Vec<(&Named, OwnedFd)> = Vec::new();
+    for one in processes {
+        match pidfds(&[one.pid]).and_then(|mut fds| fds.pop()) {
+            Some(fd) => meant.push((one, fd)),
+            None => outcome.ended.push(one.pid),
+        }
+    }
+    if meant.is_empty() {
+        return outcome;
+    }
+    let snapshot = match snapshot::read_uses(root) {
+        Ok(snapshot) => snapshot,
+        Err(e) => {
+            outcome.result = Err(ActError::Failed(format!("cannot read the host: {e}")));
+            return outcome;
+        }
+    };
+    // A number that is another process's by now, and one that has let go, are nobody's to wait for.
+    meant.retain(|(one, _)| clients::uses_now(&snapshot, one, addrs));
+    let request = Request {
+        processes,
+        addrs,
+        within: DESKTOPS_END,
+        kill: false,
+        asked_by,
+    };
+    if await_all(&mut meant, &request, &mut outcome.ended) {
+        outcome.result = Err(ActError::Failed("who has asked for it has gone".to_owned()));
+        return outcome;
+    }
+    let left = meant.iter();
+    outcome
+        .notes
+        .extend(left.map(|(one, _)| format!("{one} has not ended with its desktop")));
     outcome
 }
 

@@ -48,6 +48,8 @@ pub struct Executor<'a> {
     pub(super) away: BTreeSet<PciAddr>,
     /// Processes that have ended for it.
     pub(super) ended: Vec<Named>,
+    /// Those that have ended with their desktop.
+    pub(super) of_desktops: Vec<Named>,
     /// That the record cannot be written is said already.
     pub(super) unwritten_said: bool,
 }
@@ -84,6 +86,7 @@ impl<'a> Executor<'a> {
             gives_back: false,
             away: BTreeSet::new(),
             ended: Vec::new(),
+            of_desktops: Vec::new(),
             unwritten_said: false,
         }
     }

@@ -17,7 +17,7 @@ use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::{foreign, join};
 use crate::base::wait::{await_one, poll_readable};
-use crate::execute::end_process::{Request, end_processes};
+use crate::execute::end_process::{Request, await_desktops, end_processes};
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
@@ -140,6 +140,11 @@ impl Server {
                             asked_by: stdin.as_fd(),
                         };
                         let outcome = end_processes(&self.root, &request);
+                        (notes, ended) = (outcome.notes, outcome.ended);
+                        outcome.result.map(|()| None)
+                    }
+                    Act::AwaitDesktops { processes, addrs } => {
+                        let outcome = await_desktops(&self.root, processes, addrs, io::stdin().as_fd());
                         (notes, ended) = (outcome.notes, outcome.ended);
                         outcome.result.map(|()| None)
                     }
@@ -282,6 +287,7 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         | Act::ShutGate { .. }
         | Act::OpenGate { .. }
         | Act::EndProcesses { .. }
+        | Act::AwaitDesktops { .. }
         | Act::RenewNodes { .. } => {}
     }
     verify(root, &expect).map(|()| moment)

@@ -33,6 +33,8 @@ struct Undoing {
     down: Vec<(Unit, String)>,
     /// Processes that were ended, for nothing now.
     ended: Vec<Named>,
+    /// The same of those that were a desktop's.
+    of_desktops: Vec<Named>,
     /// What else could not be taken back, and why.
     left: Vec<String>,
 }
@@ -71,7 +73,13 @@ impl Undoing {
             .map(|(unit, how)| format!("{} {how}. Hint: {}", unit.subject(), unit.start_by_hand()));
         let ended = self.ended.iter();
         let ended = ended.map(|process| format!("{process} was asked to end, and nobody starts it again"));
-        down.chain(ended).collect()
+        let desktops = (!self.of_desktops.is_empty()).then(|| {
+            format!(
+                "the desktop has ended ({}), and whoever was at it has to log in again",
+                join(&self.of_desktops)
+            )
+        });
+        down.chain(ended).chain(desktops).collect()
     }
 
     /// An act that was not done, or did not lead to what it should have.
@@ -113,6 +121,7 @@ impl Executor<'_> {
             dark: Vec::new(),
             down: Vec::new(),
             ended: self.ended.clone(),
+            of_desktops: self.of_desktops.clone(),
             left: Vec::new(),
         };
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.

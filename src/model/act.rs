@@ -11,6 +11,7 @@ use crate::base::pci::PciAddr;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
+use crate::host::holders::Holder;
 use crate::host::units::Unit;
 
 /// An attribute of a PCI function that is changed while it is away, and put back.
@@ -97,6 +98,14 @@ pub enum Act {
         /// They are killed after that time, and have as long again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         kill: bool,
+    },
+    /// Wait until what uses the functions has ended with the display manager that was stopped: a user's own systemd goes on for
+    /// some seconds after the last session (logind.conf(5), UserStopDelaySec, 10 s by default). Nothing takes that back.
+    AwaitDesktops {
+        /// Who.
+        processes: Vec<Named>,
+        /// The functions that leave: nobody is waited for who uses none of them any more.
+        addrs: Vec<PciAddr>,
     },
     /// Write 1 to the function's `reset`: the kernel takes the first of its `reset_method`s.
     Reset {
@@ -196,6 +205,16 @@ pub struct Named {
     pub comm: String,
 }
 
+impl Named {
+    /// One that uses something.
+    pub(crate) fn of(holder: &Holder) -> Named {
+        Named {
+            pid: holder.pid,
+            comm: holder.comm.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "process {} ({})", self.pid, foreign(&self.comm))
@@ -227,7 +246,10 @@ impl Act {
     /// Whether it only waits until services or processes have ended, and can be broken off at any moment. A start is what gives
     /// back, and is finished as anything else.
     pub fn only_waits(&self) -> bool {
-        matches!(self, Act::StopUnit { .. } | Act::EndProcesses { .. })
+        matches!(
+            self,
+            Act::StopUnit { .. } | Act::EndProcesses { .. } | Act::AwaitDesktops { .. }
+        )
     }
 
     /// Whether it is done at the same time as another one, its neighbour in a plan: containers, which have nothing to do with each
@@ -341,6 +363,7 @@ impl Act {
             | Act::RestartUnit { .. }
             | Act::RenewNodes { .. }
             | Act::EndProcesses { .. }
+            | Act::AwaitDesktops { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
             // Of all functions at once: none of them waits for it.
@@ -363,6 +386,8 @@ impl Act {
             Act::UnloadModule { .. }
             // Whoever has let go may go on.
             | Act::EndProcesses { .. }
+            // Who goes on is seen by the look before anything is let go.
+            | Act::AwaitDesktops { .. }
             // It looks itself, more closely than others may.
             | Act::RenewNodes { .. }
             | Act::ProveFree { .. }
@@ -394,7 +419,7 @@ impl Act {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
             Act::StopUnit { name } | Act::StartUnit { name } | Act::RestartUnit { name } => name.subject(),
             Act::RenewNodes { container } => format!("container {container}"),
-            Act::EndProcesses { processes, .. } => match processes.as_slice() {
+            Act::EndProcesses { processes, .. } | Act::AwaitDesktops { processes, .. } => match processes.as_slice() {
                 [one] => one.to_string(),
                 several => format!("{} processes", several.len()),
             },
@@ -459,6 +484,10 @@ impl Act {
                 };
                 format!("ask {them} to end{or_else}")
             }
+            Act::AwaitDesktops { processes, .. } => match processes.len() {
+                1 => "wait until it has ended with its desktop".to_owned(),
+                _ => "wait until they have ended with their desktop".to_owned(),
+            },
             Act::ShutGate { .. } => "keep others from opening it".to_owned(),
             Act::OpenGate { .. } => "let others open it again".to_owned(),
             Act::ProveFree { .. } => "look for holders once more".to_owned(),

@@ -94,6 +94,10 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+/// How long what is of a desktop may go on after its display manager: logind's default and as much as the end itself takes
+/// (logind.conf(5), UserStopDelaySec).
+pub(crate) const DESKTOPS_END: Duration = Duration::from_secs(14);
+
 /// How long an act may take. `gpus`: how many the driver lets go, where it is unloaded.
 pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
     match act {
@@ -114,6 +118,8 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
             let times = if *kill { 2 } else { 1 };
             budgets.look + Duration::from_millis(*within_ms) * times
         }
+        // After a look as well.
+        Act::AwaitDesktops { .. } => budgets.look + DESKTOPS_END,
         // Two looks in a row.
         Act::ProveFree { .. } => budgets.look * 2,
         Act::Verify { .. } => budgets.verify,

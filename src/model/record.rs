@@ -258,6 +258,7 @@ impl Record {
             | Act::RestartUnit { .. }
             | Act::RenewNodes { .. }
             | Act::EndProcesses { .. }
+            | Act::AwaitDesktops { .. }
             | Act::SetConsole { .. }
             | Act::SetPlatform { .. }
             | Act::ShutGate { .. }

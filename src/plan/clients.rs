@@ -14,6 +14,7 @@ use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Unit, is_starter};
+use crate::model::act::Named;
 use crate::model::plan::Way;
 use crate::model::record::Beside;
 use crate::model::refusal::Reason;
@@ -28,6 +29,14 @@ use crate::settings::values::{Doubt, Processes, Settings};
 pub fn can_end_now(snapshot: &Snapshot, pid: i32, addrs: &[PciAddr]) -> bool {
     held(snapshot, addrs).iter().any(|reason| match reason {
         Reason::Held { holder, .. } => holder.pid == pid && Processes::can_end(holder),
+        _ => false,
+    })
+}
+
+/// Whether this process uses one of these functions now.
+pub fn uses_now(snapshot: &Snapshot, process: &Named, addrs: &[PciAddr]) -> bool {
+    held(snapshot, addrs).iter().any(|reason| match reason {
+        Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => Named::of(holder) == *process,
         _ => false,
     })
 }
@@ -111,8 +120,10 @@ pub(crate) struct Judged {
     pub(crate) starters: Vec<(Unit, Unit)>,
     /// What is stopped in the place of these where they do not let go.
     pub(crate) instead: Vec<(Unit, Unit)>,
-    /// Processes that end with the desktop that they are of.
-    of_desktop: Vec<i32>,
+    /// The display manager that is stopped, if one is.
+    pub(crate) desktop: Option<Unit>,
+    /// Processes that end with it.
+    pub(crate) of_desktop: Vec<Named>,
     /// Processes that are ended for it.
     pub(crate) processes: Vec<Holder>,
     /// What is to be let go.
@@ -129,7 +140,7 @@ impl Judged {
     /// Whether a holder lets go before anything is taken off its driver.
     pub(crate) fn lets_go(&self, holder: &Holder) -> bool {
         let is_stopped = |unit: &Unit| self.units.iter().any(|one| one.holds(unit));
-        let is_of_desktop = self.of_desktop.contains(&holder.pid);
+        let is_of_desktop = self.of_desktop.iter().any(|process| process.pid == holder.pid);
         is_of_desktop
             || Unit::of(holder).as_ref().is_some_and(is_stopped)
             || self.processes.iter().any(|p| p.pid == holder.pid)
@@ -200,7 +211,8 @@ impl Judged {
         if *how == How::Desktop {
             let desktop = ground.snapshot.desktop.iter();
             let its = desktop.flat_map(|d| ground.snapshot.holders.iter().filter(|h| d.has(&h.belongs_to)));
-            self.of_desktop.extend(its.map(|h| h.pid));
+            self.of_desktop.extend(its.map(Named::of));
+            self.desktop = Some(unit.clone());
         }
         let beside = |name: &String| unit.beside(name);
         let starters: Vec<Unit> = said.started_by.iter().map(beside).collect();

@@ -49,6 +49,9 @@ impl WayOut<'_> {
             let instead = self.judged.instead.iter().filter(|(of, _)| of == unit);
             let rungs = instead.map(|(_, other)| vec![Act::stop(other)]).collect();
             steps.stop(unit, &self.judged.starters).rungs(rungs);
+            if self.judged.desktop.as_ref() == Some(unit) {
+                steps.await_desktops(&self.judged.of_desktop, &self.judged.let_go);
+            }
         }
         for console in &self.displays.consoles {
             steps.console(console, false);

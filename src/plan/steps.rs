@@ -120,15 +120,20 @@ impl<'a> Steps<'a> {
         self.add(Act::renew_nodes(container), Vec::new()).soft()
     }
 
+    /// Waits for what ends with a display manager that was stopped. Whether it has the look before anything is let go says.
+    pub(crate) fn await_desktops(&mut self, processes: &[Named], addrs: &[PciAddr]) -> Added<'_> {
+        let act = Act::AwaitDesktops {
+            processes: processes.to_vec(),
+            addrs: addrs.to_vec(),
+        };
+        self.add(act, Vec::new()).soft()
+    }
+
     /// Ends processes, which nothing takes back. `kill`: those that do not end when asked.
     pub(crate) fn end_processes(&mut self, holders: &[Holder], addrs: &[PciAddr], kill: bool) -> Added<'_> {
         let within_ms = u64::try_from(self.budgets.process.as_millis()).unwrap_or(u64::MAX);
-        let named = |holder: &Holder| Named {
-            pid: holder.pid,
-            comm: holder.comm.clone(),
-        };
         let act = Act::EndProcesses {
-            processes: holders.iter().map(named).collect(),
+            processes: holders.iter().map(Named::of).collect(),
             addrs: addrs.to_vec(),
             within_ms,
             kill,

@@ -35,6 +35,11 @@ impl Model {
             Act::StopUnit { name } => return self.switch_unit(name, false),
             Act::StartUnit { name } => return self.switch_unit(name, true),
             Act::RestartUnit { name } => return self.restart_unit(name),
+            Act::AwaitDesktops { processes, .. } => {
+                let lives = |pid: i32| self.processes.iter().any(|p| p.pid == pid);
+                self.ended = processes.iter().map(|one| one.pid).filter(|pid| !lives(*pid)).collect();
+                return Ok(());
+            }
             Act::RenewNodes { container } => {
                 let uvm = self.uvm;
                 let its = self.given.iter_mut().filter(|(ctid, _)| ctid == container);

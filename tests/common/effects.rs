@@ -375,6 +375,7 @@ impl Model {
                         | Act::RestartUnit { .. }
                         | Act::RenewNodes { .. }
                         | Act::EndProcesses { .. }
+                        | Act::AwaitDesktops { .. }
                         | Act::ShutGate { .. }
                         | Act::OpenGate { .. }
                 );

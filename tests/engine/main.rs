@@ -433,6 +433,7 @@ fn a_hang_at_any_act_ends_wedged_with_a_record() {
                 Act::ProveFree { .. }
                     | Act::StopUnit { .. }
                     | Act::EndProcesses { .. }
+                    | Act::AwaitDesktops { .. }
                     | Act::SetConsole { .. }
                     | Act::SetPlatform { .. }
             );

@@ -12,7 +12,7 @@ use crate::common::hosts::{
     GDM, OLLAMA, PERSISTENCED, SOCKET, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced, add_run,
     add_socket, add_whole, inside, of_user, run, whole,
 };
-use crate::common::{End, Model, Process, Session, addr, host};
+use crate::common::{End, Fault, Model, Process, Session, addr, host};
 use crate::{assert_as_before, records, runs_again_whatever_fails};
 
 /// A kind of user: how it comes into the model, which setting allows what, and what is stopped in which order.
@@ -308,6 +308,30 @@ fn a_desktop_goes_after_what_may_fail() {
     session.settings.display_manager = DisplayManager::Stop;
     let plan = session.plan_out(&mut model).unwrap();
     assert_eq!(plan.units, [OLLAMA, GDM, PERSISTENCED].map(Unit::host));
+}
+
+/// The display manager comes back, and whose work is lost is said.
+#[test]
+fn a_desktop_that_has_ended_for_nothing_is_said() {
+    let kind = kinds().into_iter().find(|kind| kind.name == "a desktop").unwrap();
+    let session = asked(&kind, WayOut::Unload);
+    let mut undisturbed = used(&kind, 1);
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    let at = |wanted: fn(&Act) -> bool| undisturbed.acts.iter().position(wanted).unwrap();
+    let stop = at(|act| matches!(act, Act::StopUnit { .. }));
+    let waited = at(|act| matches!(act, Act::AwaitDesktops { .. }));
+    let unload = at(|act| matches!(act, Act::UnloadModule { name } if name == "nvidia"));
+    assert!(stop + 1 == waited && waited < unload, "{:?}", undisturbed.acts);
+    let mut model = used(&kind, 1);
+    model.faults.0 = vec![(unload, Fault::Fails)];
+    let End::RestoredBut(but) = session.out(&mut model) else {
+        panic!("it has failed");
+    };
+    assert!(
+        but.starts_with("the desktop has ended (process ") && but.ends_with("whoever was at it has to log in again"),
+        "{but}"
+    );
+    assert!(runs(&kind, &model));
 }
 
 #[test]

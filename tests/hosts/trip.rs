@@ -79,6 +79,7 @@ fn act(host: &mut Snapshot, origin: &Snapshot, act: &Act) -> Result<(), String> 
         | Act::RestartUnit { .. }
         | Act::RenewNodes { .. }
         | Act::EndProcesses { .. }
+        | Act::AwaitDesktops { .. }
         | Act::ShutGate { .. }
         | Act::OpenGate { .. }
         | Act::ProveFree { .. }

@@ -3,29 +3,41 @@
 # lab: --timeout 900
 # tier: full
 . /usr/local/lib/lab-home.sh
-# The display manager of this lab: it has the GPU open, and so has a session of its own, which ends with it as one of gdm's does.
-printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl\nExecStartPost=/root/session\nExecStopPost=/bin/sh -c "kill $(cat /run/lab-session)"\n' >/etc/systemd/system/lab-dm.service
+# The display manager of this lab: it has the GPU open, and so has a session of its own, which ends with it as one of gdm's does, and
+# a service of that user's systemd, which ends some seconds later, as logind has it.
+useradd -u 1000 -M lab 2>/dev/null; mkdir -p /etc/systemd/system/user@.service.d /etc/systemd/user
+printf '[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%%i\n' >/etc/systemd/system/user@.service.d/lab.conf
+printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia0\n' >/etc/systemd/user/lab-pipe.service
+cat >/root/his <<'END'
+#!/bin/sh
+exec setpriv --reuid=1000 --regid=1000 --clear-groups env -i XDG_RUNTIME_DIR=/run/user/1000 systemctl --user "$@"
+END
+chmod 755 /root/his
+printf '[Service]\nExecStartPre=-/usr/bin/systemctl stop lab-linger.timer\nExecStart=/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl\nExecStartPost=/root/session\nExecStopPost=/bin/sh -c "kill $(cat /run/lab-session)"\nExecStopPost=-/usr/bin/systemd-run --quiet --unit=lab-linger --on-active=6 systemctl stop user@1000\nExecStopPost=-/bin/sh -c "[ ! -e /root/late ] || systemd-run --quiet --unit=lab-late hold /dev/nvidia0"\n' >/etc/systemd/system/lab-dm.service
 cat >/root/session <<'END'
 #!/bin/sh
 mkdir -p /run/systemd/sessions; printf 'UID=1000\nCLASS=user\nTYPE=x11\n' >/run/systemd/sessions/97
 systemd-run --quiet --scope --slice=user-1000.slice --unit=session-97.scope hold /dev/nvidia0 >/dev/null 2>&1 &
 for n in $(seq 100); do pid=$(cat /sys/fs/cgroup/user.slice/user-1000.slice/session-97.scope/cgroup.procs 2>/dev/null | head -n 1); [ -z "$pid" ] || break; sleep 0.1; done
 echo "$pid" >/run/lab-session
+systemctl start user@1000; timeout 30 /root/his start lab-pipe
 END
 chmod 755 /root/session; ln -sf /etc/systemd/system/lab-dm.service /etc/systemd/system/display-manager.service; systemctl daemon-reload
 holds() { [ -n "$1" ] && [ -n "$(find "/proc/$1/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
 dm() { systemctl show -P MainPID lab-dm; }
-used() { holds "$(dm)" && holds "$(cat /run/lab-session)"; }
+used() { holds "$(dm)" && holds "$(cat /run/lab-session)" && holds "$(/root/his show -P MainPID lab-pipe)"; }
 systemctl start lab-dm; wait_for 30 used; card_vm; setting 'deadlines.holder-wait = 2'
 say "refused, with the line that allows it"
 within 60 255 qm start 111; said "desktop session 97"; said 'Hint: systemctl stop display-manager, or display-manager = "stop" in /etc/gpu-handoff/config.toml'; used || fail "it was ended"; settled || fail "not as before"
 for way in unload unbind; do
 	setting 'display-manager = "stop"' "way = \"$way\""
 	expect_text "as 'display-manager' says; it is started again when the GPU is home, and all desktops end" gpu-handoff plan --vm 111
-	gpu-handoff holders | tee /root/said; is "$(grep -c 'stopped, started again' /root/said)" 2 "rows"
-	within 90 0 qm start 111; away "$way"; is "$(systemctl is-active lab-dm)" inactive "the display manager"
+	gpu-handoff holders | tee /root/said; is "$(grep -c 'stopped, started again' /root/said)" 3 "rows"
+	within 90 0 qm start 111; away "$way"; is "$(systemctl is-active lab-dm)" inactive "the display manager"; said "wait until they have ended with their desktop"
 	within 90 0 qm stop 111; comes_home 60 "$way"; wait_for 30 used
 	qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 30 used
+	# Somebody comes when it is down: all is given back, and what is not is said.
+	touch /root/late; within 90 255 qm start 111; said "the desktop has ended (process "; rm /root/late; systemctl stop lab-late; wait_for 30 used; settled || fail "not as before"
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 	wait_for 30 sh -c '! systemctl -q is-active lab-dm'; kill -KILL $run; wait $run 2>/dev/null
 	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed"; wait_for 30 used
