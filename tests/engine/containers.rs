@@ -260,7 +260,7 @@ fn wholes(cards: u8) -> (Model, Vec<Unit>) {
     (model, ctids.map(whole_of).to_vec())
 }
 
-/// An act on a unit takes the model a tenth of a second.
+/// Each by a worker of its own; the acts of one card need one.
 #[test]
 fn containers_go_down_and_come_up_at_the_same_time() {
     for cards in [1, 2] {
@@ -273,6 +273,7 @@ fn containers_go_down_and_come_up_at_the_same_time() {
         assert_eq!(plan.units[..3].iter().collect::<Vec<_>>(), containers);
         let (out, said) = logged(|| session.out(&mut model));
         assert!(matches!(out, End::Done), "{out:?}");
+        assert_eq!(model.workers.len(), 3);
         for unit in &units {
             assert!(said.contains(&format!("{unit}  shut it down")), "{unit}: {said}");
         }
@@ -280,6 +281,7 @@ fn containers_go_down_and_come_up_at_the_same_time() {
         assert!(units.iter().all(|unit| on_record.contains(unit)));
         let (home, said) = logged(|| session.home(&mut model));
         assert!(matches!(home, End::Done), "{home:?}");
+        assert_eq!(model.workers.len(), 3);
         for unit in &units {
             assert!(said.contains(&format!("{unit}  start it again")), "{unit}: {said}");
         }

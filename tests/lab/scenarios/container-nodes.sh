@@ -60,7 +60,7 @@ within 90 0 qm stop 111; comes_home 60 "for one that went on"
 for node in nvidia0 nvidiactl; do is "$(inside 106 $node | cut -d' ' -f1)" "$(stat -c %Hr:%Lr /dev/$node)" "$node in it"; opens 106 $node || fail "it does not open $node: $(cat /root/opened)"; done
 is "$(lxc-info -n 106 -pH)" "$init" "it runs on"; expect_rc 0 pct stop 106; rm /etc/pve/lxc/106.conf
 say "two go down beside each other, and come up so"
-printf '#!/bin/sh\ntrap "sleep 6; exit 0" TERM\nexec 3</dev/nvidia0\nwhile :; do sleep 0.2; done\n' >/usr/local/bin/slow; chmod 755 /usr/local/bin/slow
+printf '#!/bin/sh\ntrap "sleep 6 3<&-; exit 0" TERM\nexec 3</dev/nvidia0\nwhile :; do sleep 0.2 3<&-; done\n' >/usr/local/bin/slow; chmod 755 /usr/local/bin/slow
 printf '#!/bin/sh\n[ "$2" != pre-start ] || sleep 4\n' | mkhook slow
 for ctid in 107 108; do printf 'arch: amd64\nhookscript: local:snippets/slow\ndev0: /dev/nvidia0\nlxc.init.cmd: /usr/local/bin/slow\n' >/etc/pve/lxc/$ctid.conf; within 60 0 pct start $ctid; done
 both_run() { for _c in 107 108; do find "/sys/fs/cgroup/lxc/$_c" -name cgroup.procs -exec cat {} + | while read -r _p; do find "/proc/$_p/fd" -lname /dev/nvidia0 2>/dev/null; done | grep -q . || return 1; done; }
