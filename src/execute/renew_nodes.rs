@@ -192,7 +192,8 @@ impl Running<'_> {
         }
         let (path, (major, minor)) = (container_path(self.ctid), is);
         let Some(has) = has.filter(|has| self.config_allows(*has)) else {
-            return Err(format!("no line of {path} lets the container open 'c {major}:{minor}'"));
+            let why = format!("no line of {path} lets the container open 'c {major}:{minor}'");
+            return Err(why);
         };
         self.allow(is, "rwm")?;
         if let Some(line) = line_of(self.root, self.ctid, has.0.into(), major.into()) {

@@ -417,6 +417,10 @@ impl Life<'_> {
                 unit.active = true;
             }
         }
+        // What udev loads when the containers have been seen to has another number again.
+        if self.world.udev.is_some_and(|(_, name)| name == "nvidia_uvm") {
+            now.stale.clone_from(&self.before.stale);
+        }
         // What fails of these is said, and the GPU counts as home.
         let failed = self
             .model

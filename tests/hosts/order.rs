@@ -361,7 +361,8 @@ pub fn broken(plan: &Plan) -> Vec<&'static str> {
     broken
 }
 
-/// The persistence daemon on a host's GPUs, which no tree of files can show: a descriptor needs a device node.
+/// The persistence daemon on a host's GPUs, which no tree of files can show: a descriptor needs a device node; and a container
+/// that runs on.
 pub fn with_persistenced(mut snapshot: Snapshot) -> Snapshot {
     use gpu_handoff::host::belongs::Belongs;
     use gpu_handoff::host::holders::Holder;
@@ -373,6 +374,7 @@ pub fn with_persistenced(mut snapshot: Snapshot) -> Snapshot {
         .map(|f| Node::Gpu(f.addr))
         .collect();
     if !nodes.is_empty() {
+        snapshot.containers.push("104".parse().unwrap());
         snapshot.holders.push(Holder {
             pid: 900,
             comm: "nvidia-persiste".to_owned(),
