@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
+use crate::host::units::Unit;
 
 /// An attribute of a PCI function that is changed while it is away, and put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +44,7 @@ pub enum Expect {
     /// The function's attribute reads so.
     Attribute(PciAddr, Attribute, String),
     /// The unit is active, or is not.
-    Unit(String, bool),
+    Unit(Unit, bool),
     /// The console driver draws the consoles, or does not.
     Console(String, bool),
     /// The platform device is bound to the driver, or is not.
