@@ -8,6 +8,7 @@ use std::io;
 
 use crate::attach::lines::{self, Line};
 use crate::attach::offers::toml;
+use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 use crate::model::error::Error;
 use crate::prepare::effects::{Attributes, Effects};
@@ -108,7 +109,7 @@ pub fn all(effects: &dyn Effects) -> Result<BTreeSet<VmId>, Error> {
         let stem = name.strip_suffix(".toml").or_else(|| name.strip_suffix(".json"))?;
         stem.parse().ok()
     };
-    Ok(names.iter().filter_map(id).collect())
+    Ok(names.iter().filter_map(id).into_set())
 }
 
 /// What was there before: a path, and what was in it.

@@ -12,6 +12,7 @@ pub mod process; // /proc/PID/stat: who lives, since when
 pub mod program; // asking a program, with a deadline
 pub mod recording; // what was looked at, kept
 pub mod root; // files of the host below a root
+pub(crate) mod sets; // sets and maps without a sort
 pub mod systemd; // what systemd is asked
 pub mod text; // text for people
 pub mod uevents; // what the kernel tells of devices

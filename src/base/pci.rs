@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::sets::IntoSet as _;
+
 /// NVIDIA's PCI vendor id, `PCI_VENDOR_ID_NVIDIA` in the kernel's include/linux/pci_ids.h.
 pub const VENDOR_NVIDIA: u16 = 0x10de;
 
@@ -177,7 +179,7 @@ pub fn parse_sysfs_hex64(text: &str) -> Option<u64> {
 
 /// The cards of some functions, each once.
 pub fn slots(addrs: &[PciAddr]) -> Vec<String> {
-    let slots: BTreeSet<PciSlot> = addrs.iter().map(|a| a.slot()).collect();
+    let slots: BTreeSet<PciSlot> = addrs.iter().map(|a| a.slot()).into_set();
     slots.iter().map(ToString::to_string).collect()
 }
 

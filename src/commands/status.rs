@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tracing::debug;
 
 use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::sets::IntoSet as _;
 use crate::commands::cli::{Cli, Status, Target};
 use crate::commands::target::{given, is_named, named_by_variable, some_gpus, vanished};
 use crate::host::pci_ids::Named;
@@ -87,7 +88,7 @@ fn see(host: &mut Session, how: &Status) -> Result<Seen, Error> {
         // A card that does not answer is shown as one, beside the others.
         let is_shown = |addr: &PciAddr| only.as_ref().is_none_or(|slots| slots.contains(&addr.slot()));
         let gpus: Vec<PciAddr> = snapshot.gpus().map(|f| f.addr).filter(is_shown).collect();
-        let cards: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(&snapshot, *gpu)).collect();
+        let cards: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(&snapshot, *gpu)).into_set();
         let cards: Vec<PciAddr> = cards.into_iter().collect();
         host.ask(&mut snapshot, &cards, host.budgets.attribute)?;
         if has_settings {
@@ -126,7 +127,7 @@ fn selected(
         .filter(of_vm)
         .flat_map(|r| &r.taken)
         .map(|t| t.addr.slot());
-    let mut slots: BTreeSet<PciSlot> = own.collect();
+    let mut slots: BTreeSet<PciSlot> = own.into_set();
     let name = target.gpu.clone().or_else(named_by_variable);
     if let (None, Some(name)) = (target.vm, name) {
         let record = vanished(records, snapshot, &name);

@@ -1,8 +1,7 @@
 //! Which GPU a command by hand means.
 
-use std::collections::BTreeSet;
-
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::base::text::join;
 use crate::commands::cli::Target;
 use crate::host::snapshot::{Snapshot, card};
@@ -62,7 +61,7 @@ pub(crate) fn some_gpus(target: &Target, given: &Given) -> Result<(), Error> {
 /// The functions of the cards of these GPUs.
 pub(crate) fn moving(snapshot: &Snapshot, gpus: &[PciAddr]) -> Vec<PciAddr> {
     let cards = gpus.iter().flat_map(|gpu| card(snapshot, *gpu));
-    cards.collect::<BTreeSet<PciAddr>>().into_iter().collect()
+    cards.into_set().into_iter().collect()
 }
 
 /// Whose a handoff of this GPU by hand is: the one's that has it by hand already, or its own.

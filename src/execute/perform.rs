@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
+use crate::base::sets::IntoSet as _;
 use crate::base::text::{foreign, join};
 use crate::base::wait::{await_one, poll_readable};
 use crate::execute::end_process::{Request, await_desktops, end_processes};
@@ -352,7 +353,7 @@ fn held_group(root: &Root, snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<Rea
         .iter()
         .filter(on_vfio)
         .filter_map(|a| snapshot.function(*a)?.group)
-        .collect();
+        .into_set();
     groups.into_iter().find_map(|group| {
         let node = format!("/dev/vfio/{group}");
         let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::base::text::{join, millis};
 use crate::execute::executor::{Executor, First};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
@@ -296,6 +297,6 @@ impl Executor<'_> {
             let driver = snapshot.function(*addr).and_then(|f| f.driver.as_deref());
             driver.is_some_and(|driver| driver != VFIO_PCI)
         };
-        addrs.filter(is_elsewhere).collect()
+        addrs.filter(is_elsewhere).into_set()
     }
 }

@@ -121,8 +121,8 @@ pub fn scan(root: &Root, nodes: &Arc<Nodes>) -> io::Result<Scan> {
     }
     let mut scan = scanner.scan;
     let pid = |holder: &Holder| holder.pid;
-    scan.holders.sort_by_key(pid);
-    scan.ending.sort_by_key(pid);
+    scan.holders.sort_unstable_by_key(pid);
+    scan.ending.sort_unstable_by_key(pid);
     scan.unseen.sort_by_key(|u| u.pid);
     Ok(scan)
 }

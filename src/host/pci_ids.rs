@@ -3,8 +3,6 @@
 //! A name is for people; nothing is decided by it. Where the list is not there, or has not heard of a device yet, whoever
 //! shows it has its ids.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
@@ -47,7 +45,6 @@ pub fn read(root: &Root, wanted: &[Ids]) -> Vec<Named> {
 /// two; classes come last and begin with `C` (the head of the file itself). It has some forty thousand lines: those of a
 /// vendor that nobody asks for are not looked at but for their first byte.
 fn parse(text: &str, wanted: &[Ids]) -> Vec<Named> {
-    let wanted: BTreeSet<Ids> = wanted.iter().copied().collect();
     let mut names: Vec<Named> = Vec::new();
     // Of the vendor that the lines are of, those that are asked for.
     let mut of_it = 0..0;
@@ -66,12 +63,16 @@ fn parse(text: &str, wanted: &[Ids]) -> Vec<Named> {
             Some(_) => {
                 let first = names.len();
                 if let Some((id, name)) = id_and_name(line) {
-                    let of_it = wanted.range((id, 0)..=(id, u16::MAX));
-                    names.extend(of_it.map(|ids| Named {
-                        ids: *ids,
-                        vendor: harmless(name, NAME),
-                        device: None,
-                    }));
+                    for ids in wanted.iter().filter(|(vendor, _)| *vendor == id) {
+                        // Of several alike.
+                        if names[first..].iter().all(|named| named.ids != *ids) {
+                            names.push(Named {
+                                ids: *ids,
+                                vendor: harmless(name, NAME),
+                                device: None,
+                            });
+                        }
+                    }
                 }
                 of_it = first..names.len();
             }

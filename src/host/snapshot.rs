@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::process::ancestors;
 use crate::base::root::Root;
+use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::desktop::Desktop;
@@ -321,10 +322,10 @@ pub fn card(snapshot: &Snapshot, gpu: PciAddr) -> BTreeSet<PciAddr> {
         .slot(gpu.slot())
         .filter(|f| !f.bridge && (f.physfn.is_none() || f.addr == gpu))
         .map(|f| f.addr)
-        .collect();
+        .into_set();
     // A virtual function is a part of a card: alone, and refused.
     if snapshot.function(gpu).is_some_and(|f| f.physfn.is_some()) {
-        return BTreeSet::from([gpu]);
+        return [gpu].into_iter().into_set();
     }
     let linked = snapshot.function(gpu).into_iter().flat_map(|f| &f.linked);
     card.extend(linked.filter(|a| snapshot.function(**a).is_some_and(|f| !f.bridge)));

@@ -118,7 +118,7 @@ pub fn scan(root: &Root) -> io::Result<Vec<StuckCall>> {
 /// The same, with the moments at which no more descriptors are read: of processes that wait uninterruptibly, which come
 /// first, and of the others, of which a driver of former years can keep one.
 fn scan_until(root: &Root, functions: &[Driverless], waiting: Instant, others: Instant) -> io::Result<Vec<StuckCall>> {
-    let (mut that_wait, mut that_do_not): (Vec<(i32, Vec<i32>)>, Vec<(i32, Vec<i32>)>) = Default::default();
+    let (mut that_wait, mut that_do_not) = (Vec::new(), Vec::new());
     for name in root.names("/proc")? {
         let Ok(pid) = name.parse::<i32>() else {
             continue;
@@ -148,7 +148,7 @@ fn scan_until(root: &Root, functions: &[Driverless], waiting: Instant, others: I
             );
         }
     }
-    calls.sort_by_key(|c| (c.pid, c.thread));
+    calls.sort_unstable_by_key(|c| (c.pid, c.thread));
     Ok(calls)
 }
 

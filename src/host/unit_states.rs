@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use crate::base::root::Root;
+use crate::base::sets::IntoSet as _;
 use crate::base::text::{harmless, one_line};
 use crate::base::vmid::VmId;
 use crate::host::units::{Client, Facts, Said, Unit, is_down, is_starter};
@@ -162,7 +163,7 @@ fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
     while !next.is_empty() {
         show(root, unit, &next, &mut all)?;
         let named = all.values().flat_map(|shown| &shown.stops);
-        let new: BTreeSet<&String> = named.filter(|name| !all.contains_key(*name)).collect();
+        let new: BTreeSet<&String> = named.filter(|name| !all.contains_key(*name)).into_set();
         next = new.into_iter().cloned().collect();
         if all.len() + next.len() > MOST {
             return Err(format!("more than {MOST} others depend on it"));
@@ -171,7 +172,7 @@ fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
     let state = all.get(&own).map(|shown| shown.state.clone());
     let mut takes_along = Vec::new();
     visit(&all, &own, &mut BTreeSet::new(), &mut takes_along);
-    let starters: BTreeSet<&String> = takes_along.iter().flat_map(|name| &all[name].started_by).collect();
+    let starters: BTreeSet<&String> = takes_along.iter().flat_map(|name| &all[name].started_by).into_set();
     let new: Vec<String> = starters
         .iter()
         .filter(|name| !all.contains_key(**name))

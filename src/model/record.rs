@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process};
+use crate::base::sets::IntoSet as _;
 use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
@@ -338,7 +339,7 @@ impl Record {
 
     /// The functions that the acts under way touch.
     fn under_way_on(&self) -> Vec<PciAddr> {
-        let addrs: BTreeSet<PciAddr> = self.under_way.iter().flat_map(|a| self.touched_by(a)).collect();
+        let addrs: BTreeSet<PciAddr> = self.under_way.iter().flat_map(|a| self.touched_by(a)).into_set();
         addrs.into_iter().collect()
     }
 

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::sets::IntoSet as _;
 use crate::base::text::join;
 use crate::host::functions::Function;
 use crate::host::pci_ids::{Ids, Named};
@@ -93,10 +94,10 @@ pub fn groups(snapshot: &Snapshot, names: &[Named], cmdline: &str, only: Option<
         .gpus()
         .filter(is_shown)
         .flat_map(|gpu| card(snapshot, gpu.addr));
-    let shown: BTreeSet<PciAddr> = shown.collect();
+    let shown: BTreeSet<PciAddr> = shown.into_set();
     let group = |addr: &PciAddr| snapshot.function(*addr).and_then(|f| f.group);
-    let numbers: BTreeSet<u32> = shown.iter().filter_map(group).collect();
-    let all: BTreeSet<u32> = snapshot.functions.iter().filter_map(|f| f.group).collect();
+    let numbers: BTreeSet<u32> = shown.iter().filter_map(group).into_set();
+    let all: BTreeSet<u32> = snapshot.functions.iter().filter_map(|f| f.group).into_set();
     let without = shown.iter().filter(|a| group(a).is_none()).map(ToString::to_string);
     Groups {
         version: VERSION,
@@ -170,7 +171,7 @@ fn member(function: &Function, names: &[Named], role: Role) -> Member {
 /// Why members of several slots are in one group; None: they are of one slot.
 fn joined(members: &[&Function], has_strangers: bool, cards: usize) -> Option<String> {
     let devices = || members.iter().filter(|f| !f.bridge);
-    let slots: BTreeSet<PciSlot> = devices().map(|f| f.addr.slot()).collect();
+    let slots: BTreeSet<PciSlot> = devices().map(|f| f.addr.slot()).into_set();
     if slots.len() < 2 {
         return None;
     }
@@ -199,7 +200,7 @@ fn joined(members: &[&Function], has_strangers: bool, cards: usize) -> Option<St
 
 /// That a card lies in several groups.
 fn split(snapshot: &Snapshot, gpu: PciAddr, card: &BTreeSet<PciAddr>) -> Option<String> {
-    let groups: BTreeSet<u32> = card.iter().filter_map(|a| snapshot.function(*a)?.group).collect();
+    let groups: BTreeSet<u32> = card.iter().filter_map(|a| snapshot.function(*a)?.group).into_set();
     (groups.len() > 1).then(|| {
         format!(
             "the functions of {} are in groups {}, and are handed over together all the same",

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::sets::IntoSet as _;
 use crate::base::text::{foreign, join};
 use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
@@ -182,7 +183,7 @@ fn missing(sight: &Sight<'_>) -> Vec<(PciAddr, Vec<PciAddr>)> {
 
 /// The functions of which [`status`] shows details.
 pub fn shown(snapshot: &Snapshot) -> Vec<PciAddr> {
-    let shown: BTreeSet<PciAddr> = snapshot.gpus().flat_map(|gpu| card(snapshot, gpu.addr)).collect();
+    let shown: BTreeSet<PciAddr> = snapshot.gpus().flat_map(|gpu| card(snapshot, gpu.addr)).into_set();
     shown.into_iter().collect()
 }
 

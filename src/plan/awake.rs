@@ -5,13 +5,14 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
 use crate::model::record::Record;
 
 /// The bridges above these functions that may sleep, and those that an interrupted run has kept awake.
 pub(crate) fn bridges(snapshot: &Snapshot, functions: &[&Function], earlier: Option<&Record>) -> Vec<PciAddr> {
-    let mut bridges: BTreeSet<PciAddr> = earlier.into_iter().flat_map(|r| r.awake.iter().copied()).collect();
+    let mut bridges: BTreeSet<PciAddr> = earlier.into_iter().flat_map(|r| r.awake.iter().copied()).into_set();
     for function in functions {
         let mut above = function.parent;
         // As deep as buses can be nested; a loop in a broken tree ends too.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::base::text::{foreign, join};
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
@@ -265,7 +266,7 @@ fn shut_down(users: &[Reason], ground: &Ground<'_>, settings: &Settings) -> BTre
         _ => None,
     });
     let units = stopped.filter_map(|stop| Some(stop.ok()?.unit));
-    units.filter(|unit| matches!(unit, Unit::Whole { .. })).collect()
+    units.filter(|unit| matches!(unit, Unit::Whole { .. })).into_set()
 }
 
 /// The units that may have to be stopped where these GPUs leave, of which systemd has to be asked
@@ -282,7 +283,7 @@ pub fn to_ask(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], settings
     let may: BTreeSet<Unit> = holders
         .flat_map(|holder| ways_to_stop(&holder, &ground, settings))
         .map(|(unit, _)| unit)
-        .collect();
+        .into_set();
     may.into_iter().collect()
 }
 
@@ -401,6 +402,7 @@ pub(crate) fn judge_holders(
         }
     }
     // Containers go down beside each other, and so they stand there.
-    judged.units.sort_by_key(|unit| !unit.is_container());
+    let (containers, others): (Vec<Unit>, Vec<Unit>) = judged.units.drain(..).partition(Unit::is_container);
+    judged.units.extend(containers.into_iter().chain(others));
     judged
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::host::functions::Function;
 use crate::host::snapshot::{Snapshot, card, users_first};
 use crate::model::plan::Way;
@@ -28,14 +29,14 @@ impl<'a> Ground<'a> {
     /// The cards of these GPUs, with what has to leave with them: `given` are all devices of the same VM, `earlier` what
     /// an interrupted run has taken.
     pub(crate) fn of(snapshot: &'a Snapshot, gpus: &[PciAddr], given: &[PciAddr], earlier: Option<&Record>) -> Self {
-        let mut set: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(snapshot, *gpu)).collect();
+        let mut set: BTreeSet<PciAddr> = gpus.iter().flat_map(|gpu| card(snapshot, *gpu)).into_set();
         // Proxmox would unbind an NVSwitch itself, without a deadline, and nobody would bring it home. One that an
         // interrupted run has unbound is known by its record.
         let module = |a: &PciAddr| snapshot.function(*a)?.module.as_deref();
         let taken = |a: &PciAddr| earlier?.taken.iter().find(|t| t.addr == *a)?.module.as_deref();
         let is_switch = |a: &&PciAddr| module(a) == Some("nvidia") || taken(a) == Some("nvidia");
         set.extend(given.iter().filter(is_switch));
-        let groups: BTreeSet<u32> = set.iter().filter_map(|a| snapshot.function(*a)?.group).collect();
+        let groups: BTreeSet<u32> = set.iter().filter_map(|a| snapshot.function(*a)?.group).into_set();
         set.extend(
             groups
                 .iter()

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
@@ -79,19 +80,19 @@ pub fn elsewhere(snapshot: &Snapshot, owner: Owner, addrs: &[PciAddr]) -> BTreeS
         .filter(|vmid| Owner::Vm(*vmid) != owner);
     others
         .flat_map(|vmid| slots_of(&held_by(snapshot, vmid, addrs)))
-        .collect()
+        .into_set()
 }
 
 /// What a VM wants, as slots: the cards of its GPUs, which may have been removed from the bus, and whatever has to leave with
 /// them.
 pub fn wanted(snapshot: &Snapshot, gpus: &[PciAddr], given: &[PciAddr], own: Option<&Record>) -> BTreeSet<PciSlot> {
     let ground = Ground::of(snapshot, gpus, given, own);
-    ground.set.iter().chain(gpus).map(|a| a.slot()).collect()
+    ground.set.iter().chain(gpus).map(|a| a.slot()).into_set()
 }
 
 /// The cards of some functions.
 pub fn slots_of(addrs: &[PciAddr]) -> BTreeSet<PciSlot> {
-    addrs.iter().map(|a| a.slot()).collect()
+    addrs.iter().map(|a| a.slot()).into_set()
 }
 
 /// The functions of a record that are among these slots.

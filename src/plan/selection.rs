@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::sets::IntoSet as _;
 use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::host::functions::Function;
@@ -263,7 +264,7 @@ fn gpus_of(snapshot: &Snapshot, functions: &[PciAddr]) -> Vec<PciAddr> {
             .function(**a)
             .is_some_and(|f| f.physfn.is_some() && f.is_nvidia_gpu())
     });
-    let slots: BTreeSet<PciSlot> = whole.iter().map(|a| a.slot()).collect();
+    let slots: BTreeSet<PciSlot> = whole.iter().map(|a| a.slot()).into_set();
     let gpus = snapshot.gpus().filter(|f| slots.contains(&f.addr.slot()));
     // A virtual function is named as it is, and refused.
     gpus.map(|f| f.addr).chain(parts).collect()

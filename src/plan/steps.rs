@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
 use crate::host::holders::Holder;
@@ -38,7 +39,7 @@ impl<'a> Steps<'a> {
         Steps {
             budgets,
             gpus: u32::try_from(gpus).unwrap_or(u32::MAX),
-            cards: functions.iter().filter_map(|a| Some((*a, first(a)?))).collect(),
+            cards: functions.iter().filter_map(|a| Some((*a, first(a)?))).into_map(),
             taken_back: true,
             list: Vec::new(),
         }

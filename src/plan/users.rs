@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
@@ -70,7 +71,7 @@ pub(crate) fn usb_below(snapshot: &Snapshot, addrs: &[PciAddr]) -> impl Iterator
 pub fn held(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
     let functions: Vec<&Function> = addrs.iter().filter_map(|a| snapshot.function(*a)).collect();
     let on_nvidia = functions.iter().any(|f| f.is_on_nvidia());
-    let groups: BTreeSet<u32> = functions.iter().filter_map(|f| f.group).collect();
+    let groups: BTreeSet<u32> = functions.iter().filter_map(|f| f.group).into_set();
     let stays = snapshot
         .functions
         .iter()

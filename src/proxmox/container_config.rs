@@ -129,7 +129,7 @@ pub fn parse(raw: &[u8]) -> Vec<GpuReference> {
         .flat_map(|(key, lines)| lines.into_iter().map(move |(number, value)| (number, key, value)))
         .filter_map(|(number, key, value)| Some((number, lxc_reference(key, value)?)))
         .collect();
-    lxc.sort_by_key(|(number, _)| *number);
+    lxc.sort_unstable_by_key(|(number, _)| *number);
     numbered
         .chain(lxc.into_iter().map(|(_, reference)| reference))
         .collect()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 use crate::proxmox::grammar::propstring::{is_digits, is_space};
 use crate::proxmox::grammar::values::is_host_id;
@@ -58,7 +59,7 @@ impl Reservations {
     /// Parses the file. Lines that are not exactly `FUNCTION VMID time:SECONDS` or `... pid:PID` have no
     /// effect; of several lines for a function the last one counts.
     pub fn parse(raw: &[u8]) -> Reservations {
-        Reservations(raw.split(|b| *b == b'\n').filter_map(reservation).collect())
+        Reservations(raw.split(|b| *b == b'\n').filter_map(reservation).into_map())
     }
 
     /// How many functions are spelled in the file.

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::pci::{PciAddr, PciClass};
+use crate::base::sets::IntoSet as _;
 use crate::proxmox::grammar::propstring;
 use crate::proxmox::grammar::value::Value;
 use crate::proxmox::hostpci::HostPci;
@@ -87,7 +88,7 @@ pub fn resolve(
     config
         .hostpci()
         .map(|entry| (entry.index, resolve_entry(entry, mappings, functions, node)))
-        .collect()
+        .into_map()
 }
 
 /// Resolves one entry. Of a mapping every entry of this node has to be valid, also those that would not

@@ -4,6 +4,7 @@
 //! Not here: what is replaced in the lines that go along ([`crate::report::redact`]).
 
 use crate::base::recording::{Entries, What};
+use crate::base::sets::IntoSet as _;
 
 /// Folders and files whose text goes along as it was read.
 const WHOLE: [&str; 34] = [
@@ -168,7 +169,7 @@ pub fn kept(entries: Entries) -> Entries {
         };
         (path, entry)
     })
-    .collect()
+    .into_map()
 }
 
 fn lines_of(path: &str, text: String) -> String {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::base::process;
 use crate::base::recording::{self, Entries};
 use crate::base::root::Root;
+use crate::base::sets::IntoSet as _;
 use crate::execute::linux::Linux;
 use crate::proxmox::files::{self, Locks};
 use crate::report::keep;
@@ -76,7 +77,7 @@ impl Session {
                 locks.vms.insert(vmid, holders);
             }
         }
-        let mut pids: BTreeSet<u32> = locks.vms.values().flatten().copied().collect();
+        let mut pids: BTreeSet<u32> = locks.vms.values().flatten().copied().into_set();
         for record in &records {
             let groups = record.groups().into_iter();
             let alive = groups.flat_map(|group| group.alive(&self.root));

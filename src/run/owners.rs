@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::process;
+use crate::base::sets::IntoSet as _;
 use crate::base::text::{are, join};
 use crate::base::vmid::VmId;
 use crate::execute::kernel::Kernel;
@@ -388,7 +389,7 @@ impl Session {
                 continue;
             };
             let given = selection::of_vm(vmid, &read, snapshot, cluster);
-            let slots: BTreeSet<PciSlot> = given.functions.iter().chain(&given.gpus).map(|a| a.slot()).collect();
+            let slots: BTreeSet<PciSlot> = given.functions.iter().chain(&given.gpus).map(|a| a.slot()).into_set();
             for addr in addrs.iter().filter(|a| slots.contains(&a.slot())) {
                 add(Claim::Busy(vmid), *addr);
             }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::host::snapshot::{Snapshot, card};
 use crate::model::plan::Direction;
 use crate::model::record::{Record, State};
@@ -209,7 +210,7 @@ fn gpus<'a>(seen: &Seen<'a>) -> impl Iterator<Item = Gpu> + use<'a> {
     let there = snapshot.gpus().map(|f| f.addr);
     let taken = records.iter().flat_map(|r| &r.taken);
     let on_record = taken.filter(|t| t.driver.as_deref() == Some("nvidia")).map(|t| t.addr);
-    let addrs: BTreeSet<PciAddr> = there.chain(on_record).collect();
+    let addrs: BTreeSet<PciAddr> = there.chain(on_record).into_set();
     addrs.into_iter().map(move |addr| {
         let card: Vec<PciAddr> = card(snapshot, addr).into_iter().chain([addr]).collect();
         let record = records.iter().find(|r| r.has(addr));
