@@ -4,6 +4,7 @@
 //! (NVIDIA, "GeForce GPU Passthrough for Windows Virtual Machine (Beta)", April 2021); Intel's for Arc look for the bit of
 //! leaf 1 itself (the guide proxmox-gpu-passthrough, vendors). Professional cards, and AMD's, never asked.
 
+use crate::base::sets::IntoSet as _;
 use crate::check::facts::Facts;
 use crate::check::finding::{Finding, Looked, NotSeen, info, notice, or_pass, skip};
 use crate::check::guests::Vm;
@@ -46,13 +47,15 @@ pub(super) fn look(facts: &Facts) -> Looked {
             .entries
             .iter()
             .flat_map(|e| e.chosen.iter().chain(e.alternatives.iter().flatten()));
-        let mut displays: Vec<&Function> = functions
+        for display in functions
+            .copied()
+            .into_set()
+            .iter()
             .filter_map(|a| facts.snapshot.function(*a))
-            .filter(|f| f.class.is_gpu())
-            .collect();
-        displays.sort_unstable_by_key(|f| f.addr);
-        displays.dedup_by_key(|f| f.addr);
-        for display in displays {
+        {
+            if !display.class.is_gpu() {
+                continue;
+            }
             any = true;
             found.extend(of(facts, vm, display));
         }

@@ -356,7 +356,7 @@ fn containers(root: &Root, texts: &mut Texts) {
             continue;
         };
         let mut versions: Vec<String> = LIBRARIES.iter().flat_map(|dir| versions_in(&top, dir)).collect();
-        versions.sort();
+        versions.sort_unstable();
         versions.dedup();
         texts.inside.insert(ctid, versions);
     }

@@ -123,7 +123,7 @@ pub fn scan(root: &Root, nodes: &Arc<Nodes>) -> io::Result<Scan> {
     let pid = |holder: &Holder| holder.pid;
     scan.holders.sort_unstable_by_key(pid);
     scan.ending.sort_unstable_by_key(pid);
-    scan.unseen.sort_by_key(|u| u.pid);
+    scan.unseen.sort_unstable_by_key(|u| u.pid);
     Ok(scan)
 }
 

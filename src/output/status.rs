@@ -144,7 +144,7 @@ pub fn status(sight: &Sight<'_>, only: Option<&BTreeSet<PciSlot>>) -> Status {
         .map(|gpu| (gpu, card(sight.snapshot, gpu).into_iter().collect()))
         .collect();
     cards.extend(missing(sight));
-    cards.sort();
+    cards.sort_unstable();
     cards.retain(|(gpu, _)| only.is_none_or(|slots| slots.contains(&gpu.slot())));
     Status {
         version: VERSION,

@@ -156,9 +156,8 @@ impl Life<'_> {
             }
             End::RestoredBut(but) => {
                 // Only a call that did not answer, or failed, is an excuse; who was ended is said in any case.
-                check(self.world.out.is_some() || but.contains("was asked to end"), || {
-                    said.clone()
-                })?;
+                let is_ended = but.contains("was asked to end") || but.contains("the desktop has ended");
+                check(self.world.out.is_some() || is_ended, || said.clone())?;
                 let mut found = self.differences();
                 found.retain(|f| !(f.starts_with("consoles ") && but.contains("the console vtcon")));
                 for unit in [PERSISTENCED, OLLAMA, DCGM] {
