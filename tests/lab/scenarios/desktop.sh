@@ -42,7 +42,7 @@ for way in unload unbind; do
 	wait_for 30 sh -c '! systemctl -q is-active lab-dm'; kill -KILL $run; wait $run 2>/dev/null
 	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed"; wait_for 30 used
 done
-systemctl stop lab-dm; rm /etc/systemd/system/display-manager.service
+systemctl stop lab-dm; systemctl stop lab-linger.timer user@1000; rm /etc/systemd/system/display-manager.service
 
 say "a service that its socket starts: stopped with it, and both are as they were"
 printf '[Socket]\nListenStream=/run/lab.sock\n' >/etc/systemd/system/lab-user.socket
