@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import trees  # noqa: E402
 
 TOP = Path(__file__).parents[2]
-# Bytes. 'check' and 'prepare' are a quarter of the binary; 3,000,000 is what we want of it.
-PACKAGE_AT_MOST, BINARY_AT_MOST = 2_000_000, 3_000_000
+# Bytes. 'check' and 'prepare' are a quarter of the binary, and it is not to grow for what is not worth it.
+PACKAGE_AT_MOST, BINARY_AT_MOST = 2_000_000, 2_949_162
 # Debian 12's, which is Proxmox VE 8's.
 OLDEST_LIBC = (2, 36)
 # What 'systemd-analyze security' gives: 0 is a unit that can do nothing, 10 one that may do all. The reasons are in the units.
