@@ -22,8 +22,8 @@ use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 /// memory.
 const LONGEST: u64 = 256 << 20;
 
-/// How much of a file of the kernel's is read with one call, bytes: more than it gives.
-const AT_ONCE: usize = 64 << 10;
+/// The room that there is at least for a file of the kernel's, bytes: more than most have.
+const ROOM: usize = 64 << 10;
 
 /// Longest configuration file that is read, bytes: such a file is written by hand.
 const LONGEST_CONFIG: u64 = 1 << 20;
@@ -134,23 +134,12 @@ impl Root {
     pub fn read_into(&self, path: impl AsRef<Path>, bytes: &mut Vec<u8>) -> io::Result<()> {
         use std::io::Read;
         bytes.clear();
-        let mut file = fs::File::open(self.path(&path))?.take(LONGEST);
-        let mut have = 0;
-        loop {
-            if bytes.len() < have + AT_ONCE {
-                bytes.resize(have + AT_ONCE, 0);
-            }
-            match file.read(&mut bytes[have..]) {
-                Ok(0) => break,
-                Ok(n) => have += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    bytes.clear();
-                    return Err(e);
-                }
-            }
+        bytes.reserve(ROOM);
+        let read = fs::File::open(self.path(&path))?.take(LONGEST).read_to_end(bytes);
+        if let Err(e) = read {
+            bytes.clear();
+            return Err(e);
         }
-        bytes.truncate(have);
         self.was_read(path.as_ref(), bytes);
         Ok(())
     }
