@@ -18,7 +18,7 @@ const ANSWER: u64 = 4096;
 const TO_END: Duration = Duration::from_secs(1);
 
 /// A program with an environment of our own, no signal blocked, and nothing to read.
-fn command(words: &[&str]) -> Command {
+pub(crate) fn command(words: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
     command
         .args(&words[1..])

@@ -7,14 +7,14 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::{fs, io};
 
 use rustix::fs::{OFlags, makedev};
 
+use crate::base::program::command;
 use crate::base::recording::{Entries, Recorder, as_on_host, folded, program_file, said_in};
-use crate::base::unsafe_calls::with_no_signal_blocked;
 use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
 
 /// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
@@ -302,12 +302,7 @@ impl Root {
                 stderr: String::new(),
             });
         }
-        let mut child = with_no_signal_blocked(&mut Command::new(words[0]))
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut child = command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let pid = i32::try_from(child.id()).unwrap_or_default();
         let (stdout, stderr, is_ended) = std::thread::scope(|scope| {
@@ -398,6 +393,7 @@ mod tests {
 
     use nix::sys::signal::{SigSet, Signal};
 
+    use crate::base::program::command;
     use crate::base::recording::What;
 
     #[test]

@@ -1,17 +1,19 @@
-//! What no crate of ours has a safe form of, bpf(2), kcmp(2), and what a child does before it becomes a program, and with
-//! them all that is `unsafe` in this program.
+//! What no crate of ours has a safe form of, bpf(2), kcmp(2), fork(2), and what a child does before it becomes a program, and
+//! with them all that is `unsafe` in this program.
 //!
-//! Not here: what a BPF program refuses ([`crate::execute::gate`]), and whose descriptors are compared
-//! ([`crate::host::holders`]).
+//! Not here: what a BPF program refuses ([`crate::execute::gate`]), whose descriptors are compared
+//! ([`crate::host::holders`]), and what a child does that is no other program ([`crate::execute::worker`]).
 #![allow(unsafe_code)] // each block has its reason; tests/walls.rs finds any that is elsewhere
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
 use nix::sys::signal::SigSet;
+use nix::unistd::{ForkResult, Pid, fork};
 
 /// One instruction of BPF (linux, include/uapi/linux/bpf.h, struct bpf_insn).
 #[repr(C)]
@@ -123,6 +125,28 @@ fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
 pub(crate) fn with_no_signal_blocked(command: &mut Command) -> &mut Command {
     // SAFETY: between fork(2) and exec(2) there is one system call, sigprocmask(2), which is safe there (signal-safety(7)).
     unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(io::Error::from)) }
+}
+
+/// Makes a child that does this work and ends, with 0 where it says that all was well. Returns the child's process id. Of what is
+/// to be done at a program's end the child does nothing: that is the parent's.
+///
+/// # Errors
+/// Unsupported where this process has more than one thread: none of the others is in the child, and what they have locked stays
+/// so. Otherwise those of fork(2).
+pub(crate) fn fork_to(work: impl FnOnce() -> bool) -> io::Result<Pid> {
+    // A link for each thread beside the two of every directory (linux, fs/proc/base.c, proc_task_getattr).
+    if std::fs::metadata("/proc/self/task")?.nlink() != 3 {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: this is the only thread, so that in the child's copy of the memory nothing is half done by another.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let is_well = work();
+            // SAFETY: it ends the process, and asks for nothing.
+            unsafe { libc::_exit(i32::from(!is_well)) }
+        }
+    }
 }
 
 /// Whether two tasks share one table of descriptors (kcmp(2), KCMP_FILES).

@@ -18,8 +18,8 @@ use crate::base::wait::{pidfds, poll_readable};
 use crate::execute::asked::{Asked, changes, may_have_effect, only_waits};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
-use crate::execute::looks;
 use crate::execute::worker::{Answer, Question, Worker};
+use crate::execute::{looks, perform};
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::snapshot::Snapshot;
@@ -197,7 +197,7 @@ impl Linux {
         }
         let worker = match self.idle.pop() {
             Some(worker) => Ok(worker),
-            None => Worker::spawn(self.records),
+            None => Worker::start(self.records, perform::serve),
         };
         let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
         let mut asked = Asked::new(sent, start, within, only_waits(&request));
@@ -294,7 +294,7 @@ impl Kernel for Linux {
 
     fn prepare(&mut self, acts: usize) {
         while self.idle.len() < acts {
-            match Worker::spawn(self.records) {
+            match Worker::start(self.records, perform::serve) {
                 Ok(worker) => self.idle.push(worker),
                 Err(_) => return, // said where the worker is needed
             }

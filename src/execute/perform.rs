@@ -4,7 +4,8 @@
 //! ([`crate::execute::worker`]).
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
+use std::ffi::CStr;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -53,6 +54,9 @@ const GATE_AT_MOST: Duration = Duration::from_secs(600);
 /// How often it is looked again where there is no event to wait for.
 const POLL: Duration = Duration::from_millis(50);
 
+/// What ps(1) and the kernel's log call a worker: at most 15 bytes (prctl(2), PR_SET_NAME).
+const NAME: &CStr = c"gpu-handoff-wrk";
+
 /// What a worker is from its start to its end: it answers requests from stdin, one after the other. `records`: it keeps what
 /// it looks at.
 ///
@@ -60,6 +64,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Where its pipes cannot be read or written, which ends it.
 pub fn serve(records: bool) -> io::Result<()> {
     let _ = nix::unistd::setsid();
+    let _ = nix::sys::prctl::set_name(NAME);
     close_inherited()?;
     let root = Root::real();
     let mut worker = Server {
@@ -67,8 +72,9 @@ pub fn serve(records: bool) -> io::Result<()> {
         health: Health::from_now_on(),
         gate: None,
     };
-    let mut stdout = io::stdout().lock();
-    let mut requests = BufReader::new(io::stdin().lock());
+    // Not through std's own, in whose buffers there may be something of the parent's.
+    let mut requests = BufReader::new(File::from(io::stdin().as_fd().try_clone_to_owned()?));
+    let mut replies = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     loop {
         let within = worker.gate.as_ref().map(|_| GATE_AT_MOST);
         let Some(line) = next_line(&mut requests, within)? else {
@@ -77,8 +83,7 @@ pub fn serve(records: bool) -> io::Result<()> {
         let reply = worker.answer(serde_json::from_slice(line.as_bytes())?);
         let mut line = serde_json::to_vec(&reply)?;
         line.push(b'\n');
-        stdout.write_all(&line)?;
-        stdout.flush()?;
+        replies.write_all(&line)?;
     }
 }
 

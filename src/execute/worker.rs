@@ -1,7 +1,7 @@
-//! The workers: children of our own binary in which every call that the kernel can hold up is made ([`crate::execute::perform`]).
+//! The workers: children of ours in which every call that the kernel can hold up is made ([`crate::execute::perform`]).
 //!
 //! ```text
-//! run ── spawn ──> worker (own session, no descriptor of ours but two pipes)
+//! run ── start ──> worker (own session, no descriptor of ours but two pipes)
 //!     ── request, one JSON line ──>
 //!     <── reply, one JSON line ──      within the deadline: go on
 //!                                      not: SIGKILL to its session; if even that does not
@@ -12,14 +12,16 @@
 //!
 //! Not here: which requests there are at once, and how long they may take ([`crate::execute::linux`]).
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
@@ -29,6 +31,7 @@ use crate::base::recording::Entries;
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::join;
+use crate::base::unsafe_calls::fork_to;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
@@ -39,6 +42,7 @@ use crate::host::pci_ids::{Ids, Named};
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
 use crate::model::act::Act;
+use crate::output::journal;
 use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
 
@@ -162,38 +166,35 @@ pub(crate) enum Answer {
 /// The parent's end of a worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    child: Child,
+    pid: Pid,
+    reaped: bool,
     group: Group,
-    requests: ChildStdin,
-    replies: ChildStdout,
+    requests: PipeWriter,
+    replies: PipeReader,
     buffer: Vec<u8>,
 }
 
+/// What a worker does from its start to its end ([`crate::execute::perform::serve`]).
+pub(crate) type Serve = fn(bool) -> io::Result<()>;
+
 impl Worker {
-    /// Starts a worker that waits for requests: our own binary, asked for by [`WORKER_ARG`]. `records`: it keeps what it
-    /// looks at.
+    /// Starts a worker that waits for requests. `records`: it keeps what it looks at.
+    ///
+    /// It is this program as it is now, which begins at once; where this process has other threads, it is started anew.
     ///
     /// # Errors
     /// Those of starting a process.
-    pub fn spawn(records: bool) -> io::Result<Worker> {
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("gpu-handoff")
-            .arg(WORKER_ARG)
-            .args(records.then_some(RECORDING_ARG))
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LC_ALL", "C")
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // Proxmox waits for the end of our stderr: whatever stays behind must not hold it.
-            .stderr(Stdio::null())
-            .spawn()?;
-        let ends = child.stdin.take().zip(child.stdout.take());
-        let (requests, replies) = ends.ok_or_else(|| io::Error::other("no pipes to the worker"))?;
+    pub fn start(records: bool, serve: Serve) -> io::Result<Worker> {
+        let (asked, requests) = io::pipe()?;
+        let (replies, answers) = io::pipe()?;
+        let pid = match fork_to(|| be_one(&asked, &answers).and_then(|()| serve(records)).is_ok()) {
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => spawn(records, asked, answers)?,
+            forked => forked?,
+        };
         Ok(Worker {
-            group: Group::of_child(&Root::real(), child.id()),
-            child,
+            group: Group::of_child(&Root::real(), pid.as_raw().unsigned_abs()),
+            pid,
+            reaped: false,
             requests,
             replies,
             buffer: Vec::new(),
@@ -243,13 +244,11 @@ impl Worker {
         let group = self.group;
         let end = Instant::now() + AFTER_KILL;
         // The worker leads a session of its own; before it has made one, only its own pid works.
-        let raw = i32::try_from(group.number).ok()?;
-        let _ = nix::sys::signal::killpg(Pid::from_raw(raw), Signal::SIGKILL);
-        let _ = self.child.kill();
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        let _ = kill(self.pid, Signal::SIGKILL);
         loop {
-            let reaped = self.child.try_wait().is_ok_and(|status| status.is_some());
             let alive = group.alive(&Root::real());
-            if reaped && alive.is_empty() {
+            if self.has_ended() && alive.is_empty() {
                 return None;
             }
             if Instant::now() >= end {
@@ -260,11 +259,49 @@ impl Worker {
             std::thread::sleep(GROUP_POLL);
         }
     }
+
+    /// Whether it has ended; whoever is our parent then has nothing of it left.
+    fn has_ended(&mut self) -> bool {
+        self.reaped = self.reaped
+            || !matches!(
+                waitpid(self.pid, Some(WaitPidFlag::WNOHANG)),
+                Ok(WaitStatus::StillAlive)
+            );
+        self.reaped
+    }
 }
 
 impl Drop for Worker {
     /// End of requests ends an idle worker; it is reaped where that takes no time.
     fn drop(&mut self) {
-        let _ = self.child.try_wait();
+        self.has_ended();
     }
+}
+
+/// In a child: it is a worker from now on.
+fn be_one(asked: &PipeReader, answers: &PipeWriter) -> io::Result<()> {
+    // Lines are the parent's to say, whose place in the journal's queue is not this one's.
+    journal::hush();
+    dup2_stdin(asked)?;
+    dup2_stdout(answers)?;
+    // Proxmox waits for the end of our stderr: whatever stays behind must not hold it.
+    dup2_stderr(File::options().write(true).open("/dev/null")?)?;
+    std::env::set_current_dir("/")
+}
+
+/// Our own binary, asked for by [`WORKER_ARG`].
+fn spawn(records: bool, asked: PipeReader, answers: PipeWriter) -> io::Result<Pid> {
+    let child = Command::new("/proc/self/exe")
+        .arg0("gpu-handoff")
+        .arg(WORKER_ARG)
+        .args(records.then_some(RECORDING_ARG))
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .stdin(asked)
+        .stdout(answers)
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok(Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?))
 }

@@ -10,6 +10,8 @@
 //! last     who has come meanwhile, until nobody new has ended before it was looked at
 //! ```
 //!
+//! Where there are many processes, several threads share them.
+//!
 //! What could not be seen is said with its name; what that means is judged by [`crate::plan::users`], which asks the kernel's
 //! own counters.
 
@@ -25,7 +27,7 @@ use crate::base::root::Root;
 use crate::host::belongs::Belongs;
 use crate::host::memories::{Helper, Memory};
 use crate::host::nodes::{Node, Nodes};
-use crate::host::tables::{Held, Table};
+use crate::host::tables::{Held, Room, Table};
 
 /// How long the reading of all tables of descriptors may take together: half of the default deadline of a look. Each process
 /// gets its turn in it, and what it has not shown by then is not known.
@@ -36,6 +38,15 @@ const STUCK_AT_MOST: usize = 4;
 
 /// How often it is looked who has come meanwhile, at most.
 const ROUNDS: usize = 100;
+
+/// For so many processes there is a thread, up to [`LANES`] of them and to one for each processor.
+const LANE: usize = 256;
+
+/// So many threads at most: more are not faster, since they wait for the kernel's locks on /proc.
+const LANES: usize = 4;
+
+/// So many processes are asked for at once: each question wakes the helper.
+const AT_ONCE: usize = 64;
 
 /// A process that holds at least one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +100,26 @@ pub struct Scan {
     pub unseen: Vec<Unseen>,
 }
 
+impl Scan {
+    fn add(&mut self, other: Scan) {
+        self.holders.extend(other.holders);
+        self.ending.extend(other.ending);
+        self.unseen.extend(other.unseen);
+        for (node, count) in other.open {
+            *self.open.entry(node).or_default() += count;
+        }
+    }
+}
+
+/// So many threads share so many processes.
+fn lanes(processes: usize) -> usize {
+    let wanted = (processes / LANE).min(LANES);
+    match wanted {
+        0 | 1 => 1,
+        _ => std::thread::available_parallelism().map_or(1, |processors| wanted.min(processors.get())),
+    }
+}
+
 /// Looks through every process.
 ///
 /// A process that ends while it is read is no holder, and who has come in its place is looked at, too.
@@ -96,14 +127,7 @@ pub struct Scan {
 /// # Errors
 /// Where /proc itself cannot be listed.
 pub fn scan(root: &Root, nodes: &Arc<Nodes>) -> io::Result<Scan> {
-    let mut scanner = Scanner {
-        root,
-        nodes,
-        end: Instant::now() + TABLES,
-        helper: Helper::start(root, nodes),
-        stuck: 0,
-        scan: Scan::default(),
-    };
+    let mut scanner = Scanner::new(root, nodes, Instant::now() + TABLES);
     let mut seen: BTreeSet<i32> = BTreeSet::new();
     let mut rounds = 0;
     loop {
@@ -127,21 +151,63 @@ pub fn scan(root: &Root, nodes: &Arc<Nodes>) -> io::Result<Scan> {
     Ok(scan)
 }
 
-/// A scan in the middle of it.
+/// A scan in the middle of it, or a thread's part of one.
 struct Scanner<'a> {
     root: &'a Root,
     nodes: &'a Arc<Nodes>,
     /// When tables are not read any more.
     end: Instant,
+    room: Room,
     helper: Helper,
+    /// Who is to be asked for of the helper.
+    to_ask: Vec<i32>,
     /// Helpers that were left waiting.
     stuck: usize,
     scan: Scan,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
+    fn new(root: &'a Root, nodes: &'a Arc<Nodes>, end: Instant) -> Self {
+        Scanner {
+            root,
+            nodes,
+            end,
+            room: Room::default(),
+            helper: Helper::start(root, nodes),
+            to_ask: Vec::new(),
+            stuck: 0,
+            scan: Scan::default(),
+        }
+    }
+
     /// Looks at these processes. Returns those that had ended before anything of them was seen.
     fn look_at_all(&mut self, pids: &[i32]) -> Vec<i32> {
+        let lanes = lanes(pids.len());
+        // In turns: those that have much to show are likely to be one after the other.
+        let lane = |number: usize| pids.iter().skip(number).step_by(lanes).copied().collect::<Vec<i32>>();
+        let (root, nodes, end) = (self.root, self.nodes, self.end);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..lanes)
+                .map(|number| {
+                    let pids = lane(number);
+                    scope.spawn(move || {
+                        let mut scanner = Scanner::new(root, nodes, end);
+                        let passed = scanner.look_at_these(&pids);
+                        (scanner.scan, passed)
+                    })
+                })
+                .collect();
+            let mut passed = self.look_at_these(&lane(0));
+            for other in others {
+                let (scan, more) = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                self.scan.add(scan);
+                passed.extend(more);
+            }
+            passed
+        })
+    }
+
+    fn look_at_these(&mut self, pids: &[i32]) -> Vec<i32> {
         let (mut passed, mut done, mut open) = (Vec::new(), Vec::new(), Vec::new());
         for pid in pids {
             match Table::of(self.root, &format!("/proc/{pid}")) {
@@ -155,13 +221,14 @@ impl Scanner<'_> {
             for (pid, table) in std::mem::take(&mut open) {
                 if Instant::now() >= self.end {
                     self.not_seen(pid, Hidden::Descriptors);
-                    self.helper.ask(&[pid]);
+                    self.ask(pid);
                     done.push((pid, table.held));
                 } else {
                     self.turn(pid, table, &mut done, &mut open, &mut passed);
                 }
             }
         }
+        self.helper.ask(std::mem::take(&mut self.to_ask));
         let pids: Vec<i32> = done.iter().map(|(pid, _)| *pid).collect();
         let memories = self.memories_of(&pids);
         for ((pid, held), memory) in done.into_iter().zip(memories) {
@@ -179,7 +246,7 @@ impl Scanner<'_> {
         open: &mut Vec<(i32, Table)>,
         passed: &mut Vec<i32>,
     ) {
-        match table.next_turn(self.nodes) {
+        match table.next_turn(self.nodes, &mut self.room) {
             Ok(true) if table.is_empty && is_the_kernels(self.root, pid) => return,
             Ok(true) => {}
             Ok(false) => return open.push((pid, table)),
@@ -188,8 +255,15 @@ impl Scanner<'_> {
             Err(e) => self.not_seen(pid, Hidden::Refused(e.to_string())),
         }
         // Not earlier: who maps a node and closes it would be seen with neither.
-        self.helper.ask(&[pid]);
+        self.ask(pid);
         done.push((pid, table.held));
+    }
+
+    fn ask(&mut self, pid: i32) {
+        self.to_ask.push(pid);
+        if self.to_ask.len() == AT_ONCE {
+            self.helper.ask(std::mem::take(&mut self.to_ask));
+        }
     }
 
     /// What else a process has, and the sum of it.
@@ -239,7 +313,7 @@ impl Scanner<'_> {
                     None => {
                         self.stuck += 1;
                         self.helper = Helper::start(self.root, self.nodes);
-                        self.helper.ask(&pids[memories.len() + 1..]);
+                        self.helper.ask(pids[memories.len() + 1..].to_vec());
                         Err(Some(Hidden::Memory))
                     }
                 }

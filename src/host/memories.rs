@@ -35,18 +35,18 @@ pub(crate) struct Memory {
 
 /// A thread of ours that waits for the kernel in our place. One that waits for ever ends with us: SIGKILL ends those waits.
 pub(crate) struct Helper {
-    ask: Sender<i32>,
+    ask: Sender<Vec<i32>>,
     answers: Receiver<io::Result<Memory>>,
 }
 
 impl Helper {
     pub(crate) fn start(root: &Root, nodes: &Arc<Nodes>) -> Helper {
-        let (ask, asked) = channel::<i32>();
+        let (ask, asked) = channel::<Vec<i32>>();
         let (answer, answers) = channel();
         let (root, nodes) = (root.clone(), Arc::clone(nodes));
         std::thread::spawn(move || {
             let mut known = Known::default();
-            for pid in asked {
+            for pid in asked.into_iter().flatten() {
                 if answer.send(memory_of(&root, pid, &nodes, &mut known)).is_err() {
                     return; // nobody waits any more
                 }
@@ -56,9 +56,9 @@ impl Helper {
     }
 
     /// Asks for these processes, one after the other.
-    pub(crate) fn ask(&self, pids: &[i32]) {
+    pub(crate) fn ask(&self, pids: Vec<i32>) {
         // Where it has ended there is no answer either.
-        let _ = pids.iter().try_for_each(|pid| self.ask.send(*pid));
+        let _ = self.ask.send(pids);
     }
 
     /// The next answer; None where there is none in time.

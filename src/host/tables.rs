@@ -4,21 +4,32 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, StatxFlags, openat, statx};
 
 use crate::base::root::Root;
 use crate::host::nodes::{Node, Nodes};
 
-/// A turn: as many descriptors of a process are looked at before the next one has its turn. All of most processes.
+/// A turn: about as many descriptors of a process are looked at before the next one has its turn. All of most processes.
 const TURN: usize = 1024;
 
 /// How many descriptors of each node.
 pub(crate) type Held = BTreeMap<Node, u32>;
 
+/// Where names of descriptors are read into, a turn of them at once.
+pub(crate) struct Room(Vec<u8>);
+
+impl Default for Room {
+    fn default() -> Room {
+        // An entry is 24 bytes, or 32 where the number is a long one (linux, struct linux_dirent64).
+        Room(Vec::with_capacity(TURN * 32))
+    }
+}
+
 /// A table of descriptors that is being read.
 pub(crate) struct Table {
-    entries: Dir,
+    dir: OwnedFd,
     /// What there is so far.
     pub(crate) held: Held,
     /// There is no descriptor so far.
@@ -29,56 +40,55 @@ impl Table {
     /// That of a process, or of a thread: the directory below /proc.
     pub(crate) fn of(root: &Root, task: &str) -> io::Result<Table> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = openat(CWD, root.path(format!("{task}/fd")), flags, Mode::empty())?;
         Ok(Table {
-            entries: Dir::new(dir)?,
+            dir: openat(CWD, root.path(format!("{task}/fd")), flags, Mode::empty())?,
             held: Held::new(),
             is_empty: true,
         })
     }
 
     /// Looks at the next descriptors. Returns whether those were the last.
-    pub(crate) fn next_turn(&mut self, nodes: &Nodes) -> io::Result<bool> {
-        for _ in 0..TURN {
-            let Some(entry) = self.entries.read() else {
-                return Ok(true);
-            };
+    pub(crate) fn next_turn(&mut self, nodes: &Nodes, room: &mut Room) -> io::Result<bool> {
+        let mut entries = RawDir::new(&self.dir, room.0.spare_capacity_mut());
+        let mut count = 0;
+        while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name();
-            if name.to_bytes().starts_with(b".") {
-                continue;
+            count += 1;
+            if !name.to_bytes().starts_with(b".") {
+                self.is_empty = false;
+                if let Some(node) = look_at(&self.dir, name).node(nodes)
+                    && !is_path_only(&self.dir, &name.to_string_lossy())
+                {
+                    *self.held.entry(node).or_default() += 1;
+                }
             }
-            self.is_empty = false;
-            let Some(node) = look_at(self.entries.fd()?, name).node(nodes) else {
-                continue;
-            };
-            if !self.is_path_only(&name.to_string_lossy()) {
-                *self.held.entry(node).or_default() += 1;
+            // Where the next one is read from is known only when all that were read have been looked at.
+            if count >= TURN && entries.is_buffer_empty() {
+                return Ok(false);
             }
         }
-        Ok(false)
-    }
-
-    /// It was opened with O_PATH: a name of the node and no use of the device, which anybody may have (open(2)).
-    fn is_path_only(&self, name: &str) -> bool {
-        const O_PATH: u32 = 0o10_000_000;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let path = format!("../fdinfo/{name}");
-        let file = self
-            .entries
-            .fd()
-            .and_then(|dir| openat(dir, path, flags, Mode::empty()));
-        let Ok(file) = file else { return false };
-        let text = io::read_to_string(std::fs::File::from(file)).unwrap_or_default();
-        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-        flags.is_some_and(|octal| u32::from_str_radix(octal.trim(), 8).is_ok_and(|flags| flags & O_PATH != 0))
+        Ok(true)
     }
 
     /// All of it, without turns.
     pub(crate) fn read_whole(mut self, nodes: &Nodes) -> io::Result<Held> {
-        while !self.next_turn(nodes)? {}
+        let mut room = Room::default();
+        while !self.next_turn(nodes, &mut room)? {}
         Ok(self.held)
     }
+}
+
+/// It was opened with O_PATH: a name of the node and no use of the device, which anybody may have (open(2)).
+fn is_path_only(dir: &OwnedFd, name: &str) -> bool {
+    const O_PATH: u32 = 0o10_000_000;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(file) = openat(dir, format!("../fdinfo/{name}"), flags, Mode::empty()) else {
+        return false;
+    };
+    let text = io::read_to_string(std::fs::File::from(file)).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags.is_some_and(|octal| u32::from_str_radix(octal.trim(), 8).is_ok_and(|flags| flags & O_PATH != 0))
 }
 
 /// What a link of /proc leads to.

@@ -46,6 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Where lines go that are for the journal, once [`init`] has found one.
 static JOURNAL: OnceLock<Arc<Journald>> = OnceLock::new();
 
+/// Whether lines are for nobody.
+static HUSHED: AtomicBool = AtomicBool::new(false);
+
 /// Installs both layers. The journal layer is left out where no journald listens.
 pub fn init(level: LevelFilter) {
     let stderr = (!stderr_is_journal())
@@ -65,6 +68,11 @@ pub fn init(level: LevelFilter) {
     });
     // Only a second call could fail, and main makes one.
     let _ = tracing_subscriber::registry().with(stderr).with(journal).try_init();
+}
+
+/// From now on nothing goes to the journal: in a child that is no other program.
+pub fn hush() {
+    HUSHED.store(true, Ordering::Relaxed);
 }
 
 /// Says at the end of a run how many lines the journal has not taken, if any and if nobody has said it. `coming` are those
@@ -138,6 +146,9 @@ impl Journald {
     /// Whether there is a layer, and a place in journald's queue. A line, and not the beginning of a span, is counted where
     /// there is none.
     fn takes(&self, a_line: bool) -> bool {
+        if HUSHED.load(Ordering::Relaxed) {
+            return false;
+        }
         let has_layer = || self.layer.get().is_some() || make_layer().is_ok_and(|l| self.layer.set(l).is_ok());
         let takes = self.has_a_place() && has_layer();
         self.left_out.fetch_add(u64::from(a_line && !takes), Ordering::Relaxed);

@@ -127,34 +127,26 @@ impl Store {
             io::ErrorKind::ReadOnlyFilesystem => File::open(&path).map_err(|_| e),
             _ => Err(e),
         })?;
-        // flock has no deadline of its own. A thread that is still waiting when we give up ends with the process;
-        // if it gets the lock after all, nobody receives the file and dropping it lets go.
-        let (sender, receiver) = mpsc::channel();
-        let (had, tell) = io::pipe()?;
-        std::thread::spawn(move || {
-            let locked = file.lock().map(|()| file);
-            let _ = sender.send(locked);
-            drop(tell);
-        });
-        wait(had.as_fd(), within);
-        match receiver.try_recv() {
-            Ok(locked) => {
-                let mut lock = locked?;
-                let name = format!("{who} (pid {})\n", std::process::id());
-                // Over the old name, whose page it keeps; a name that cannot be written keeps nobody from the lock.
-                let _ = lock
-                    .write_all(name.as_bytes())
-                    .and_then(|()| lock.set_len(name.len() as u64));
-                Ok(Guard {
-                    store: self.clone(),
-                    lock,
-                })
-            }
-            Err(_) => {
-                let who = fs::read_to_string(&path).unwrap_or_default();
-                Err(LockError::Held(named(&who)))
-            }
-        }
+        let mut lock = match file.try_lock() {
+            Ok(()) => file,
+            Err(TryLockError::Error(e)) => return Err(e.into()),
+            Err(TryLockError::WouldBlock) => match await_lock(file, within, wait)? {
+                Some(lock) => lock,
+                None => {
+                    let who = fs::read_to_string(&path).unwrap_or_default();
+                    return Err(LockError::Held(named(&who)));
+                }
+            },
+        };
+        let name = format!("{who} (pid {})\n", std::process::id());
+        // Over the old name, whose page it keeps; a name that cannot be written keeps nobody from the lock.
+        let _ = lock
+            .write_all(name.as_bytes())
+            .and_then(|()| lock.set_len(name.len() as u64));
+        Ok(Guard {
+            store: self.clone(),
+            lock,
+        })
     }
 
     /// Who holds the lock at this moment, in the words of that run; None: nobody does.
@@ -208,6 +200,26 @@ impl Store {
     fn file(&self, owner: Owner) -> PathBuf {
         self.dir.join(file_name(owner))
     }
+}
+
+/// Waits for a lock that somebody else has; None where it is not had in that time.
+///
+/// flock(2) has no deadline of its own. A thread that is still waiting when we give up ends with the process; if it gets the lock
+/// after all, nobody receives the file and dropping it lets go.
+fn await_lock(
+    file: File,
+    within: Duration,
+    wait: impl FnOnce(BorrowedFd<'_>, Duration) -> bool,
+) -> io::Result<Option<File>> {
+    let (sender, receiver) = mpsc::channel();
+    let (had, tell) = io::pipe()?;
+    std::thread::spawn(move || {
+        let locked = file.lock().map(|()| file);
+        let _ = sender.send(locked);
+        drop(tell);
+    });
+    wait(had.as_fd(), within);
+    receiver.try_recv().ok().transpose()
 }
 
 /// What the lock's file says of who holds it; nothing yet, for a moment, of a run that has just got it.
