@@ -107,16 +107,25 @@ impl Root {
         self.at.join(path.strip_prefix("/").unwrap_or(path))
     }
 
+    /// Opens a file. A pipe among the files that somebody keeps is opened at once, too, and a read of one that has nothing to
+    /// say fails: who has its other end may never say anything. An attribute of a device takes the time it takes.
+    fn open(&self, path: impl AsRef<Path>) -> io::Result<fs::File> {
+        let flags = match path.as_ref().starts_with("/sys") {
+            true => OFlags::NOCTTY,
+            false => OFlags::NONBLOCK | OFlags::NOCTTY,
+        };
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags(flags.bits().cast_signed());
+        options.open(self.path(path))
+    }
+
     /// The file's bytes.
     ///
     /// # Errors
-    /// Those of reading, and FileTooLarge instead of a part of a file.
+    /// Those of reading, WouldBlock for a pipe that somebody has open.
     pub fn bytes(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-        use std::io::Read;
         let mut bytes = Vec::new();
-        fs::File::open(self.path(&path))?
-            .take(LONGEST)
-            .read_to_end(&mut bytes)?;
+        self.open(&path)?.take(LONGEST).read_to_end(&mut bytes)?;
         self.was_read(path.as_ref(), &bytes);
         Ok(bytes)
     }
@@ -132,10 +141,9 @@ impl Root {
     /// # Errors
     /// Those of reading.
     pub fn read_into(&self, path: impl AsRef<Path>, bytes: &mut Vec<u8>) -> io::Result<()> {
-        use std::io::Read;
         bytes.clear();
         bytes.reserve(ROOM);
-        let read = fs::File::open(self.path(&path))?.take(LONGEST).read_to_end(bytes);
+        let read = self.open(&path)?.take(LONGEST).read_to_end(bytes);
         if let Err(e) = read {
             bytes.clear();
             return Err(e);
@@ -156,12 +164,7 @@ impl Root {
     /// # Errors
     /// Those of reading; FileTooLarge; InvalidInput for a pipe, a socket, a device, which might never answer.
     pub fn config(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-        use std::io::Read;
-        // A pipe is opened at once then, and not read.
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        let mut options = fs::OpenOptions::new();
-        let file = options.read(true).custom_flags(flags.bits().cast_signed());
-        let file = file.open(self.path(&path))?;
+        let file = self.open(&path)?;
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
         if kind.is_char_device() && metadata.rdev() == makedev(1, 3) {
@@ -190,13 +193,13 @@ impl Root {
     /// # Errors
     /// Those of reading, and where it is no file.
     pub fn text_up_to(&self, path: impl AsRef<Path>, most: u64) -> io::Result<String> {
-        let file = self.path(&path);
+        let file = self.open(&path)?;
         // A pipe that somebody has put there has no end.
-        if !fs::metadata(&file)?.is_file() {
+        if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is no file"));
         }
         let mut bytes = Vec::new();
-        fs::File::open(file)?.take(most).read_to_end(&mut bytes)?;
+        file.take(most).read_to_end(&mut bytes)?;
         self.was_read(path.as_ref(), &bytes);
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -218,9 +221,8 @@ impl Root {
     /// # Errors
     /// Those of reading.
     pub fn bytes_up_to(&self, path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
-        use std::io::Read;
         let mut bytes = vec![0; most];
-        let n = fs::File::open(self.path(&path))?.read(&mut bytes)?;
+        let n = self.open(&path)?.read(&mut bytes)?;
         bytes.truncate(n);
         self.was_read(path.as_ref(), &bytes);
         Ok(bytes)
@@ -393,7 +395,6 @@ mod tests {
 
     use nix::sys::signal::{SigSet, Signal};
 
-    use crate::base::program::command;
     use crate::base::recording::What;
 
     #[test]
@@ -404,6 +405,25 @@ mod tests {
         let said = Root::real().program(&["grep", "SigBlk", "/proc/self/status"]).unwrap();
         signals.thread_unblock().unwrap();
         assert_eq!((said.ok, said.stdout.trim()), (true, "SigBlk:\t0000000000000000"));
+    }
+
+    /// Nothing ever comes from one that somebody keeps open, as logind has one for each session.
+    #[test]
+    fn a_pipe_among_the_files_keeps_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let root = Root::at(dir.path());
+        assert_eq!(root.bytes("/pipe").unwrap(), b"", "nobody has it open");
+        let _writer = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        let mut bytes = Vec::new();
+        for read in [
+            root.bytes("/pipe").map(drop),
+            root.bytes_up_to("/pipe", 4).map(drop),
+            root.read_into("/pipe", &mut bytes),
+        ] {
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
     }
 
     fn text(entries: &Entries, path: &str) -> Option<String> {

@@ -29,6 +29,29 @@ pub fn harmless(text: &str, most: usize) -> String {
     safe
 }
 
+/// Longest name that is shown as a word of a command, bytes: all of one that systemd takes (systemd.unit(5)).
+const TYPED: usize = 255;
+
+/// A name that somebody else chose, as a word of a command that a person is told to type: quoted where a shell would read it
+/// otherwise.
+pub fn typed(name: &str) -> String {
+    let name = harmless(name, TYPED);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ":-_.@/".contains(c);
+    if name.chars().all(is_plain) {
+        return name;
+    }
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
+/// The same as a value of the settings: a string of TOML's in which a backslash is one.
+pub fn in_toml(name: &str) -> String {
+    let name = harmless(name, TYPED);
+    match name.contains('\\') {
+        true => format!("'{name}'"),
+        false => format!("\"{name}\""),
+    }
+}
+
 /// Characters that change how the text around them is shown: direction marks, separators, zero-width signs.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

@@ -145,11 +145,14 @@ impl<'a> Executor<'a> {
         Err(self.undo(&done, what, &why))
     }
 
-    /// A service that was started is on its own again: the next try does not start it once more.
-    fn started(&mut self, steps: &[&Step], failed: &[(&Step, ActError)]) {
+    /// A service that was started is on its own again: the next try does not start it once more. One that is to be started anew
+    /// for a GPU that has come home waits for that.
+    fn started(&mut self, plan: &Plan, steps: &[&Step], failed: &[(&Step, ActError)]) {
         let has_failed = |act: &Act| failed.iter().any(|(step, _)| step.act == *act);
         for step in steps.iter().filter(|step| !has_failed(&step.act)) {
-            if let Act::StartUnit { name } = &step.act {
+            if let Act::StartUnit { name } = &step.act
+                && !plan.steps.iter().any(|step| is_restart(step, name))
+            {
                 self.record.units.retain(|unit| unit != name);
             }
         }
@@ -163,7 +166,11 @@ impl<'a> Executor<'a> {
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let mut steps: Vec<&Step> = Vec::new();
-            for step in round.iter().map(|at| &plan.steps[*at]) {
+            let planned: Vec<Step> = round
+                .iter()
+                .map(|at| as_needed(&plan.steps[*at], plan, &undone))
+                .collect();
+            for step in &planned {
                 if trouble.rules_out(&step.act, &self.record) {
                     self.left_out(&step.act);
                     count.skip();
@@ -185,7 +192,7 @@ impl<'a> Executor<'a> {
                 undone.extend(step.act.function());
             }
             let failed = self.round(&steps, &mut count);
-            self.started(&steps, &failed);
+            self.started(plan, &steps, &failed);
             for (step, error) in failed {
                 if let ActError::Interrupted { .. } = error {
                     return Err(self.interrupted(&step.act));
@@ -207,6 +214,23 @@ impl<'a> Executor<'a> {
         let what = format!("the way home failed ({})", trouble.errors.join("; "));
         Err(self.stranded(what, trouble.left(), &trouble.first()))
     }
+}
+
+fn is_restart(step: &Step, unit: &Unit) -> bool {
+    matches!(&step.act, Act::RestartUnit { name } if name == unit)
+}
+
+/// A step as it is to be done: where no GPU has come home there is nothing to learn for a service of NVIDIA's that runs for
+/// others, and it is started only where it does not run. Each try anew would end whoever needs it.
+fn as_needed(step: &Step, plan: &Plan, undone: &BTreeSet<PciAddr>) -> Step {
+    let is_home = |step: &Step| matches!(step.act, Act::Verify { addr, .. } if !undone.contains(&addr));
+    let mut step = step.clone();
+    if let Act::RestartUnit { name } = &step.act
+        && !plan.steps.iter().any(is_home)
+    {
+        step.act = Act::start(name);
+    }
+    step
 }
 
 /// Whether a failure changes how a run ends. That a soft act was not even begun does: nobody would try it again.

@@ -32,7 +32,7 @@ use crate::execute::worker::{Answer, Question};
 use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
-use crate::host::units::Verb;
+use crate::host::units::{Unit, Verb};
 use crate::host::{modules, snapshot, stuck_calls};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
@@ -204,7 +204,13 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     let expect = act.expect();
     // What "default" would read as is not known before it is written.
     let is_default = matches!(&expect, Expect::Attribute(_, Attribute::ResetMethod, value) if value == "default");
-    let is_anew = matches!(act, Act::RestartUnit { .. });
+    // One that runs may be about to be stopped: its start is asked for all the same, which takes that back (systemd,
+    // src/core/transaction.c, transaction_drop_redundant; a job replaces one of the other kind that waits).
+    let is_anew = match act {
+        Act::RestartUnit { .. } => true,
+        Act::StartUnit { name } => name.is_of_systemd() || matches!(name, Unit::Inside { .. }),
+        _ => false,
+    };
     if expect != Expect::Nothing && !is_default && !is_anew && verify(root, &expect).is_ok() {
         return Ok(None);
     }

@@ -50,7 +50,7 @@ pub enum Belongs {
     Unknown,
 }
 
-/// What a session with a desktop in it is, in a word.
+/// What a session of the display manager's is, with a desktop in it, in a word.
 const DESKTOP: &str = "desktop";
 
 impl Belongs {
@@ -91,7 +91,13 @@ impl Belongs {
         let what = match (value("CLASS="), value("TYPE=")) {
             _ if of_pids(&pid.to_string()) != of_pids("self") => "container in",
             ("user" | "user-early", "tty" | "unspecified") => return Belongs::Session { id },
-            ("user" | "user-early", kind) if is_graphical(kind) => DESKTOP,
+            ("user" | "user-early", kind) if is_graphical(kind) => {
+                let manager = display_manager(root);
+                match manager.is_some_and(|unit| is_of_manager(&unit, value("SERVICE="))) {
+                    true => DESKTOP,
+                    false => "graphical",
+                }
+            }
             ("greeter" | "lock-screen", _) => DESKTOP,
             ("background" | "background-light", _) => "background",
             _ => "",
@@ -100,7 +106,7 @@ impl Belongs {
         Belongs::OtherSession { id, what }
     }
 
-    /// Whether it is a session with a desktop in it, or the screen where one logs in to it.
+    /// Whether it is a session of the display manager's, with a desktop in it, or the screen where one logs in to it.
     pub fn is_desktop(&self) -> bool {
         matches!(self, Belongs::OtherSession { what, .. } if what == DESKTOP)
     }
@@ -175,6 +181,29 @@ impl Belongs {
         }
         manager.map_or(Belongs::Unknown, Belongs::Unit)
     }
+}
+
+/// The unit of the display manager: what the alias display-manager.service is a link to (systemd.special(7)).
+pub(crate) fn display_manager(root: &Root) -> Option<String> {
+    let mut unit = root.link_name("/etc/systemd/system/display-manager.service")?;
+    // One alias may lead to another: Debian's gdm3.service to gdm.service.
+    for _ in 0..4 {
+        let dirs = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+        match dirs.iter().find_map(|dir| root.link_name(format!("{dir}/{unit}"))) {
+            Some(next) if next.ends_with(".service") => unit = next,
+            _ => break,
+        }
+    }
+    Some(unit)
+}
+
+/// Whether a session was opened by the display manager of this unit, by the name that it has given PAM: its own, or one that
+/// begins with it (gdm-password, sddm-autologin, lightdm-greeter). What xrdp, a VNC server or a prompt has opened does not end
+/// with it.
+pub(crate) fn is_of_manager(unit: &str, service: &str) -> bool {
+    let stem = unit.strip_suffix(".service").unwrap_or(unit);
+    let stem = stem.trim_end_matches(|c: char| c.is_ascii_digit());
+    !stem.is_empty() && service.starts_with(stem)
 }
 
 /// Whether a session of this TYPE, as logind has it, is one with a desktop.
@@ -386,7 +415,17 @@ mod tests {
             (Some("CLASS=user\nTYPE=tty\n"), "pid:[1]", "login session 3"),
             (Some("CLASS=user\nTYPE=unspecified\n"), "pid:[1]", "login session 3"),
             (Some("CLASS=user\nTYPE=tty\n"), "pid:[2]", "container in session 3"),
-            (Some("CLASS=user\nTYPE=wayland\n"), "pid:[1]", "desktop session 3"),
+            (
+                Some("CLASS=user\nTYPE=wayland\nSERVICE=gdm-password\n"),
+                "pid:[1]",
+                "desktop session 3",
+            ),
+            (
+                Some("CLASS=user\nTYPE=x11\nSERVICE=xrdp-sesman\n"),
+                "pid:[1]",
+                "graphical session 3",
+            ),
+            (Some("CLASS=user\nTYPE=x11\n"), "pid:[1]", "graphical session 3"),
             (Some("CLASS=greeter\nTYPE=x11\n"), "pid:[1]", "desktop session 3"),
             (
                 Some("CLASS=background\nTYPE=unspecified\n"),
@@ -405,6 +444,8 @@ mod tests {
             std::fs::write(put("proc/900/cgroup"), "0::/user.slice/user-0.slice/session-3.scope\n").unwrap();
             std::os::unix::fs::symlink(namespace, put("proc/900/ns/pid")).unwrap();
             std::os::unix::fs::symlink("pid:[1]", put("proc/self/ns/pid")).unwrap();
+            let manager = put("etc/systemd/system/display-manager.service");
+            std::os::unix::fs::symlink("/lib/systemd/system/gdm3.service", manager).unwrap();
             if let Some(text) = file {
                 std::fs::write(put("run/systemd/sessions/3"), text).unwrap();
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
-use crate::host::belongs::{Belongs, is_graphical};
+use crate::host::belongs::{Belongs, display_manager, is_graphical, is_of_manager};
 use crate::host::units::can_be_stopped;
 
 /// The display manager of a host that has one, and whose desktops end with it.
@@ -19,28 +19,26 @@ pub struct Desktop {
 }
 
 impl Desktop {
-    /// The display manager is what the alias display-manager.service is a link to (systemd.special(7)); the desktops are logind's
-    /// (systemd, src/login/logind-session.c, session_save).
+    /// Its desktops are those of logind's sessions that it has opened (systemd, src/login/logind-session.c, session_save).
     pub fn read(root: &Root) -> Option<Desktop> {
-        let mut unit = root.link_name("/etc/systemd/system/display-manager.service")?;
-        // One alias may lead to another: Debian's gdm3.service to gdm.service.
-        for _ in 0..4 {
-            let dirs = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
-            match dirs.iter().find_map(|dir| root.link_name(format!("{dir}/{unit}"))) {
-                Some(next) if next.ends_with(".service") => unit = next,
-                _ => break,
-            }
-        }
+        let unit = display_manager(root)?;
         let sessions = root.names("/run/systemd/sessions").unwrap_or_default();
-        // By user, whether each of his sessions is a desktop. One that lingers goes on without any (loginctl(1)).
+        // By user, whether each of his sessions is such a desktop. One that lingers goes on without any (loginctl(1)).
         let mut users: BTreeMap<u32, bool> = BTreeMap::new();
-        for text in sessions
+        // Beside the file of each session there is a pipe that its login has open as long as it lasts.
+        let sessions = sessions
             .iter()
-            .filter_map(|id| root.text(format!("/run/systemd/sessions/{id}")).ok())
-        {
+            .filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()));
+        for text in sessions.filter_map(|id| root.text(format!("/run/systemd/sessions/{id}")).ok()) {
             let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+            // The user's own systemd is a session by itself from systemd 256 on, which ends when the others have ended.
+            if value("CLASS=").is_some_and(|class| matches!(class, "manager" | "manager-early" | "none")) {
+                continue;
+            }
             let lingers = value("USER=").is_some_and(|user| root.exists(format!("/var/lib/systemd/linger/{user}")));
-            let is_desktop = value("TYPE=").is_some_and(is_graphical) && !lingers;
+            let is_its =
+                value("CLASS=") == Some("greeter") || is_of_manager(&unit, value("SERVICE=").unwrap_or_default());
+            let is_desktop = is_its && value("TYPE=").is_some_and(is_graphical) && !lingers;
             if let Some(uid) = value("UID=").and_then(|uid| uid.parse().ok()) {
                 *users.entry(uid).or_insert(true) &= is_desktop;
             }
@@ -67,23 +65,46 @@ impl Desktop {
 mod tests {
     use super::*;
 
+    use std::fs::OpenOptions;
     use std::os::unix::fs::symlink;
 
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    /// A pipe of logind's that was read for good has once kept every run from its end.
     #[test]
     fn what_is_of_a_desktop_ends_with_the_display_manager() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
         assert_eq!(Desktop::read(&root), None);
+        let sessions = dir.path().join("run/systemd/sessions");
+        std::fs::create_dir_all(&sessions).unwrap();
+        // What its login has open: nothing ever comes.
+        mkfifo(&sessions.join("2.ref"), Mode::S_IRWXU).unwrap();
+        mkfifo(&sessions.join("10"), Mode::S_IRWXU).unwrap();
+        let mut open = OpenOptions::new();
+        let open = open.read(true).write(true);
+        let _login = (
+            open.open(sessions.join("2.ref")).unwrap(),
+            open.open(sessions.join("10")).unwrap(),
+        );
         for (file, text) in [
-            ("2", "UID=1000\nTYPE=wayland\n"),
-            ("3", "UID=1001\nTYPE=tty\n"),
-            ("4.ref", ""),
-            ("5", "UID=1002\nTYPE=x11\n"),
-            ("6", "UID=1002\nTYPE=tty\n"),
-            ("7", "UID=1003\nUSER=lingers\nTYPE=x11\n"),
+            ("2", "UID=1000\nCLASS=user\nTYPE=wayland\nSERVICE=gdm-password\n"),
+            ("3", "UID=1001\nCLASS=user\nTYPE=tty\nSERVICE=sshd\n"),
+            ("5", "UID=1002\nCLASS=user\nTYPE=x11\nSERVICE=gdm-password\n"),
+            ("6", "UID=1002\nCLASS=user\nTYPE=tty\nSERVICE=login\n"),
+            (
+                "7",
+                "UID=1003\nUSER=lingers\nCLASS=user\nTYPE=x11\nSERVICE=gdm-password\n",
+            ),
+            // His own systemd, which is a session as well from systemd 256 on.
+            ("8", "UID=1000\nCLASS=manager\nTYPE=unspecified\nSERVICE=systemd-user\n"),
+            ("9", "UID=1004\nCLASS=user\nTYPE=x11\nSERVICE=xrdp-sesman\n"),
+            (
+                "c1",
+                "UID=120\nCLASS=greeter\nTYPE=wayland\nSERVICE=gdm-launch-environment\n",
+            ),
         ] {
-            let sessions = dir.path().join("run/systemd/sessions");
-            std::fs::create_dir_all(&sessions).unwrap();
             std::fs::write(sessions.join(file), text).unwrap();
         }
         let link = dir.path().join("etc/systemd/system/display-manager.service");
@@ -102,7 +123,7 @@ mod tests {
         let desktop = Desktop::read(&root).unwrap();
         assert_eq!(
             (desktop.unit.as_str(), desktop.users.as_slice()),
-            ("gdm.service", [1000].as_slice())
+            ("gdm.service", [120, 1000].as_slice())
         );
         let session = |what: &str| Belongs::OtherSession {
             id: "2".to_owned(),

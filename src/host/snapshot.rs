@@ -79,6 +79,9 @@ pub struct Snapshot {
     /// This run and those that it was started from, the nearest first.
     #[serde(default)]
     pub callers: Vec<i32>,
+    /// What these belong to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub called_from: Vec<Belongs>,
 }
 
 impl Snapshot {
@@ -212,6 +215,8 @@ struct Told {
     vms: Vec<RunningVm>,
     desktop: Option<Desktop>,
     callers: Vec<i32>,
+    #[serde(default)]
+    called_from: Vec<Belongs>,
 }
 
 impl Told {
@@ -233,6 +238,7 @@ impl Told {
             vms: snapshot.vms,
             desktop: snapshot.desktop,
             callers: snapshot.callers,
+            called_from: snapshot.called_from,
         }
     }
 
@@ -245,6 +251,7 @@ impl Told {
         snapshot.vms = self.vms;
         snapshot.desktop = self.desktop;
         snapshot.callers = self.callers;
+        snapshot.called_from = self.called_from;
     }
 }
 
@@ -300,6 +307,11 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
     snapshot.desktop = Desktop::read(root);
     let callers = ancestors(root, std::process::id());
     snapshot.callers = callers.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
+    for belongs_to in snapshot.callers.iter().map(|pid| Belongs::of(root, *pid)) {
+        if !snapshot.called_from.contains(&belongs_to) {
+            snapshot.called_from.push(belongs_to);
+        }
+    }
     snapshot.ending = scan.ending;
     snapshot.unseen = scan.unseen;
     snapshot.open = scan.open.into_iter().collect();

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::root::Root;
 use crate::base::sets::IntoSet as _;
 use crate::base::text::{harmless, one_line};
@@ -272,6 +274,29 @@ fn show(root: &Root, unit: &Unit, names: &[String], all: &mut All) -> Result<(),
 pub(crate) fn shown_by(name: &str) -> String {
     let properties = STOPPED_WITH.join(",");
     format!("systemctl show --property=Id,ActiveState,{properties},{STARTED_BY},{MORE} {name}")
+}
+
+/// Why a unit is not stopped that the settings would have stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kept {
+    /// Its systemd gave no answer; why.
+    NoAnswer(String),
+    /// It does not run, as far as systemd knows; its state.
+    State(String),
+    /// This one is stopped with it, and must not be.
+    TakesAlong(String),
+    /// Something else speaks against it.
+    Never(String),
+    /// This run was started from it, or from what is stopped with it, and would end in the middle.
+    Caller,
+}
+
+impl Kept {
+    /// Whether it may pass: a unit on its way up can be stopped in a moment, and one on its way down has ended.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Kept::State(now) if ["activating", "deactivating", "reloading"].contains(&now.as_str()))
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::text::foreign;
+use crate::base::text::{foreign, typed};
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
@@ -98,7 +98,12 @@ impl Unit {
     /// The one that a process is of: of the host, or inside a container, by a name that can be stopped there; where it has none,
     /// the container.
     pub fn of(holder: &Holder) -> Option<Unit> {
-        match &holder.belongs_to {
+        Unit::of_what(&holder.belongs_to)
+    }
+
+    /// The same of what a process belongs to.
+    pub fn of_what(belongs_to: &Belongs) -> Option<Unit> {
+        match belongs_to {
             Belongs::Unit(name) => Some(Unit::host(name)),
             Belongs::Container { ctid, unit } => {
                 let container = ctid.parse().ok()?;
@@ -299,10 +304,10 @@ impl Unit {
     /// What stops it, starts it, or shows how it is ("status"), as people type it.
     pub fn by_hand(&self, verb: &str) -> String {
         match self {
-            Unit::Host(name) => format!("systemctl {verb} {}", foreign(name)),
-            Unit::Inside { unit, .. } => format!("{} {verb} {}", self.systemctl().join(" "), foreign(unit)),
+            Unit::Host(name) => format!("systemctl {verb} {}", typed(name)),
+            Unit::Inside { unit, .. } => format!("{} {verb} {}", self.systemctl().join(" "), typed(unit)),
             Unit::OfUser { user, unit } => {
-                format!("systemctl --user --machine={user}@.host {verb} {}", foreign(unit))
+                format!("systemctl --user --machine={user}@.host {verb} {}", typed(unit))
             }
             Unit::Whole { container } => {
                 let verb = if verb == "stop" { "shutdown" } else { verb };
@@ -315,7 +320,7 @@ impl Unit {
             Unit::DriverUse { driver_use_of } => match verb {
                 "stop" => self.command(Verb::Stop).join(" "),
                 "start" => self.command(Verb::Start).join(" "),
-                _ => format!("systemctl {verb} {}", foreign(driver_use_of)),
+                _ => format!("systemctl {verb} {}", typed(driver_use_of)),
             },
         }
     }
@@ -466,20 +471,6 @@ pub(crate) fn runs(state: &str) -> bool {
     matches!(state, "active" | "reloading" | "running")
 }
 
-/// Why a unit is not stopped that the settings would have stopped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kept {
-    /// Its systemd gave no answer; why.
-    NoAnswer(String),
-    /// It does not run, as far as systemd knows; its state.
-    State(String),
-    /// This one is stopped with it, and must not be.
-    TakesAlong(String),
-    /// Something else speaks against it.
-    Never(String),
-}
-
 /// Whether nothing of it runs, as far as systemd knows, by this state.
 pub(crate) fn is_down(state: &str) -> bool {
     matches!(state, "inactive" | "failed" | "stopped")
@@ -548,7 +539,7 @@ mod tests {
         assert_eq!(inside.subject(), "ollama in container 104");
         assert_eq!(
             Unit::host("a\u{1b}b.service").by_hand("stop"),
-            "systemctl stop a\\u{1b}b.service"
+            "systemctl stop 'a\\u{1b}b.service'"
         );
         assert!(serde_json::from_str::<Unit>(r#"{"container":99,"unit":"x.service"}"#).is_err());
     }

@@ -3,10 +3,11 @@
 //!
 //! Not here: which reasons there are ([`crate::model::refusal`]).
 
-use crate::base::text::{foreign, harmless, join};
+use crate::base::text::{foreign, harmless, join, typed};
 use crate::host::holders::{Hidden, Unseen};
 use crate::host::modules::Problem;
-use crate::host::units::{Kept, Unit};
+use crate::host::unit_states::Kept;
+use crate::host::units::Unit;
 use crate::host::usb::How;
 use crate::model::remedy::Remedy;
 
@@ -111,13 +112,17 @@ pub(crate) fn kept(unit: &Unit, why: &Kept) -> (String, Remedy) {
         ),
         Kept::TakesAlong(other) => {
             let how = match unit.beside(other).word() {
-                Some(word) => format!("where that does no harm, name {} in 'services' as well", foreign(&word)),
+                Some(word) => format!("where that does no harm, name {} in 'services' as well", typed(&word)),
                 None => format!("where that does no harm, '{stop}' before the start"),
             };
             let other = foreign(other);
             let fact = format!("{unit} may be stopped for it, but {other} needs it and would be stopped as well");
             (fact, how.into())
         }
+        Kept::Caller => (
+            format!("{unit} may be stopped for it, but this run was started from it, or from what ends with it"),
+            "start it from another place: by SSH, or from Proxmox's web page".into(),
+        ),
         Kept::Never(why) => (
             format!("{unit} may be stopped for it, but {}", harmless(why, 200)),
             format!("where that does no harm, '{stop}' before the start").into(),

@@ -10,7 +10,8 @@ use crate::host::belongs::Belongs;
 use crate::host::holders::{Holder, Unseen};
 use crate::host::modules::Problem;
 use crate::host::nodes::Node;
-use crate::host::units::{Kept, Unit};
+use crate::host::unit_states::Kept;
+use crate::host::units::Unit;
 use crate::host::usb::InUse;
 use crate::model::claim::Claim;
 use crate::model::hang::{self, Hang};
@@ -24,20 +25,16 @@ use crate::proxmox::unreadable::Unreadable;
 pub struct Refusal(pub Vec<Reason>);
 
 impl Refusal {
-    /// The processes in the way, if they are all that is: they may let go in a moment. Without a number: one that opened
-    /// something between the look through all processes and the reading of the driver's counts.
+    /// The processes in the way, if they are all that is, but for why: they may let go in a moment. Without a number: one that
+    /// opened something between the look through all processes and the reading of the driver's counts.
     pub fn only_holders(&self) -> Option<Vec<i32>> {
         let mut pids = Vec::new();
         for reason in &self.0 {
-            // The last of these says why the others are in the way.
-            let may_pass = matches!(
-                reason,
-                Reason::Uncounted { .. } | Reason::ModuleInUse { .. } | Reason::Reloaded { .. }
-            );
-            match reason.holder() {
-                Some(holder) => pids.push(holder.pid),
-                None if may_pass => {}
-                None => return None,
+            match (reason.holder(), reason) {
+                (Some(holder), _) => pids.push(holder.pid),
+                (None, Reason::Uncounted { .. } | Reason::ModuleInUse { .. } | Reason::Reloaded { .. }) => {}
+                (None, Reason::Kept { why, .. }) if why.may_pass() => {}
+                (None, _) => return None,
             }
         }
         Some(pids)
@@ -599,6 +596,29 @@ mod tests {
     }
 
     #[test]
+    fn who_may_let_go_in_a_moment_is_waited_for() {
+        let holder = Box::new(Holder {
+            pid: 7,
+            comm: "x".to_owned(),
+            belongs_to: Belongs::Unit("ollama.service".to_owned()),
+            nodes: vec![Node::Control],
+        });
+        for (state, waits) in [("activating", true), ("deactivating", true), ("failed", false)] {
+            let refusal = Refusal(vec![
+                Reason::Held {
+                    holder: holder.clone(),
+                    nodes: vec![Node::Control],
+                },
+                Reason::Kept {
+                    unit: Unit::host("ollama.service"),
+                    why: Kept::State(state.to_owned()),
+                },
+            ]);
+            assert_eq!(refusal.only_holders(), waits.then(|| vec![7]), "{state}");
+        }
+    }
+
+    #[test]
     fn a_holder_is_named_with_what_it_belongs_to_where_that_is_known() {
         for (comm, belongs_to, text) in [
             (
@@ -619,7 +639,7 @@ mod tests {
             (
                 "x",
                 Belongs::Unit("a\u{1b}.service".to_owned()),
-                "/dev/nvidiactl is in use by process 7 (x, a\\u{1b}.service). Hint: systemctl stop a\\u{1b}.service",
+                "/dev/nvidiactl is in use by process 7 (x, a\\u{1b}.service). Hint: systemctl stop 'a\\u{1b}.service'",
             ),
         ] {
             let holder = Box::new(Holder {

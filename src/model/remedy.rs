@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::base::text::foreign;
+use crate::base::text::{foreign, in_toml, typed};
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
@@ -164,19 +164,20 @@ impl fmt::Display for Remedy {
                  done for you, and it is started again when the GPU is home",
             ),
             Remedy::StopVm(vmid) => write!(f, "qm shutdown {vmid}"),
-            Remedy::StopUnit(name) => write!(f, "systemctl stop {}", foreign(name)),
+            Remedy::StopUnit(name) => write!(f, "systemctl stop {}", typed(name)),
             Remedy::StopService(name) => write!(
                 f,
-                "systemctl stop {0}, or services = \"{0}\" in /etc/gpu-handoff/config.toml: then that is done for you, and it \
+                "systemctl stop {}, or services = {} in /etc/gpu-handoff/config.toml: then that is done for you, and it \
                  is started again when the GPU is home",
-                foreign(name)
+                typed(name),
+                in_toml(name)
             ),
             Remedy::StopUserService(unit) => write!(
                 f,
-                "systemctl --user stop {} as that user, or services = \"{}\" in /etc/gpu-handoff/config.toml: then that is \
+                "systemctl --user stop {} as that user, or services = {} in /etc/gpu-handoff/config.toml: then that is \
                  done for you, and it is started again when the GPU is home",
-                foreign(&unit.name()),
-                foreign(&unit.word().unwrap_or_default())
+                typed(&unit.name()),
+                in_toml(&unit.word().unwrap_or_default())
             ),
             Remedy::QuitMps(word) => {
                 f.write_str(
@@ -186,12 +187,12 @@ impl fmt::Display for Remedy {
                 let Some(word) = word else { return Ok(()) };
                 write!(
                     f,
-                    "; or services = \"{}\" in /etc/gpu-handoff/config.toml: then it is stopped for you, whoever computes \
+                    "; or services = {} in /etc/gpu-handoff/config.toml: then it is stopped for you, whoever computes \
                      through it, and is started again when the GPU is home",
-                    foreign(word)
+                    in_toml(word)
                 )
             }
-            Remedy::StopUserUnit { name, .. } => write!(f, "systemctl --user stop {} as that user", foreign(name)),
+            Remedy::StopUserUnit { name, .. } => write!(f, "systemctl --user stop {} as that user", typed(name)),
             Remedy::EndLogin(Some(uid)) => write!(
                 f,
                 "it is held for a login session of user {uid}: loginctl terminate-user {uid}, then start again"
@@ -220,7 +221,7 @@ impl fmt::Display for Remedy {
                     How::Swap => write!(f, "swapoff /dev/{name}")?,
                     How::PartOf(_) => write!(f, "see 'lsblk /dev/{name}'")?,
                     How::Btrfs => write!(f, "see 'btrfs filesystem show' and unmount it")?,
-                    How::Zfs(pool) => write!(f, "zpool export {}", foreign(pool))?,
+                    How::Zfs(pool) => write!(f, "zpool export {}", typed(pool))?,
                     How::Up => write!(f, "ip link set {name} down")?,
                 }
                 write!(f, ", or plug it in elsewhere")
@@ -261,17 +262,17 @@ mod tests {
             (
                 unit("VM 111.service"),
                 Remedy::StopUnit("VM 111.service".to_owned()),
-                "systemctl stop VM 111.service".to_owned(),
+                "systemctl stop 'VM 111.service'".to_owned(),
             ),
             (
                 unit("a\u{202e}b.service"),
                 Remedy::StopUnit("a\u{202e}b.service".to_owned()),
-                "systemctl stop a\\u{202e}b.service".to_owned(),
+                "systemctl stop 'a\\u{202e}b.service'".to_owned(),
             ),
             (
                 unit(&long),
                 Remedy::StopUnit(long.clone()),
-                format!("systemctl stop {}", &long[..64]),
+                format!("systemctl stop {long}"),
             ),
             (unit("pvedaemon.service"), end(), ended.to_owned()),
             (unit("systemd-logind.service"), Remedy::EndLogin(None), login.to_owned()),
@@ -296,6 +297,18 @@ mod tests {
                     name: "pipewire.service".to_owned(),
                 },
                 "systemctl --user stop pipewire.service as that user".to_owned(),
+            ),
+            (
+                // A user may call a group below his systemd's as he likes, and root is told this.
+                Belongs::UserUnit {
+                    uid: Some(1000),
+                    name: "x;reboot 'now';.service".to_owned(),
+                },
+                Remedy::StopUserUnit {
+                    uid: Some(1000),
+                    name: "x;reboot 'now';.service".to_owned(),
+                },
+                r"systemctl --user stop 'x;reboot '\''now'\'';.service' as that user".to_owned(),
             ),
             (Belongs::Session { id: "3".to_owned() }, end(), ended.to_owned()),
             (Belongs::Docker("abc".to_owned()), end(), ended.to_owned()),

@@ -233,7 +233,7 @@ impl Judged {
             self.starters
                 .extend(along.iter().chain([unit]).map(|its| (one.clone(), its.clone())));
         }
-        for one in along {
+        for one in &along {
             self.notes
                 .push(format!("{one} needs {unit}, and is stopped and started again with it"));
         }
@@ -246,12 +246,18 @@ impl Judged {
             (false, How::Own) => self.with_own.extend(stopped.iter().filter(|one| *one != unit).cloned()),
             (false, _) => {}
         }
-        // What ends without coming back as it was goes last, but for what others may talk to.
+        // What ends without coming back as it was goes last, but for what others may talk to; and nothing goes before what is
+        // stopped with it, or that would be stopped by systemd, and given back by nobody where a run ends in between.
         let own = self.units.iter().position(|one| is_own_service(one, true));
+        let behind = self
+            .units
+            .iter()
+            .rposition(|one| starters.contains(one) || along.contains(one))
+            .map_or(0, |at| at + 1);
         let at = match how {
             How::Own => self.units.len(),
-            How::Desktop => own.unwrap_or(self.units.len()),
-            How::Named => 0,
+            How::Desktop => own.unwrap_or(self.units.len()).max(behind),
+            How::Named => behind,
         };
         self.units.splice(at..at, stopped);
     }

@@ -353,11 +353,13 @@ impl WayHome<'_> {
         // The GPU is home whatever becomes of its services.
         let order = start_order(&self.record.units);
         let (starters, others) = order.split_at(order.iter().take_while(|unit| is_starter(&unit.name())).count());
-        // Where the run was killed in between, what they start runs still; else this does nothing.
+        // Where the run was killed in between, what they start runs still. One that runs by now though all had left in order
+        // somebody has started, and it is left alone.
+        let is_whole = self.record.state == State::Away;
         let stem = |unit: &Unit| unit.name().rsplit_once('.').map(|(stem, _)| stem.to_owned());
         let is_started = |unit: &&&Unit| {
             let starts = |one: &&Unit| one.is_beside(unit) && stem(one) == stem(unit);
-            !is_own_service(unit, true) && starters.iter().any(starts)
+            !is_whole && !is_own_service(unit, true) && starters.iter().any(starts)
         };
         for unit in others.iter().rev().filter(is_started) {
             steps.stop(unit, &[]).soft();
@@ -365,7 +367,7 @@ impl WayHome<'_> {
         for unit in order {
             // One of NVIDIA's that runs for other GPUs learns of the returned one only when it starts, but for DCGM where it has
             // let the driver go. Another one that runs by now somebody has started.
-            if is_own_service(unit, true) && unit.runs_on().is_none() {
+            if is_own_service(unit, true) && unit.runs_on().is_none() && self.brings_a_gpu() {
                 steps.restart(unit).soft();
             } else {
                 steps.start(unit).soft().rungs(anew(unit));
@@ -374,10 +376,21 @@ impl WayHome<'_> {
     }
 
     fn verify(&self, steps: &mut Steps<'_>) {
-        let back = |t: &Taken, f: &Function| f.is_nvidia_gpu() && t.driver.as_deref() == Some("nvidia");
-        for (taken, _) in self.present.iter().filter(|(t, f)| back(t, f)) {
+        for (taken, _) in self.gpus_of_nvidia() {
             steps.verify(taken.addr, taken.width);
         }
+    }
+
+    /// The GPUs that go back to NVIDIA's driver.
+    fn gpus_of_nvidia(&self) -> impl Iterator<Item = &(&Taken, &Function)> {
+        let back = |t: &Taken, f: &Function| f.is_nvidia_gpu() && t.driver.as_deref() == Some("nvidia");
+        self.present.iter().filter(move |(t, f)| back(t, f))
+    }
+
+    /// Whether one comes that an earlier try has not brought home already.
+    fn brings_a_gpu(&self) -> bool {
+        let mut gpus = self.gpus_of_nvidia();
+        gpus.any(|(taken, function)| self.record.state != State::Stranded || function.driver != taken.driver)
     }
 }
 

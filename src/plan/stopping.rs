@@ -6,9 +6,11 @@
 use std::collections::BTreeSet;
 
 use crate::base::pci::PciAddr;
+use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
-use crate::host::units::{Kept, Said, Unit, can_be_stopped};
+use crate::host::unit_states::Kept;
+use crate::host::units::{Said, Unit, can_be_stopped};
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
 use crate::plan::vendor::nvidia::{is_own_service, lets_go_and_runs_on};
@@ -113,6 +115,15 @@ impl<'a> Stop<'a> {
         if let Some(why) = &said.never {
             return Err(Kept::Never(why.clone()));
         }
+        if unit.runs_on().is_none()
+            && ground
+                .snapshot
+                .called_from
+                .iter()
+                .any(|of| ends_with(of, unit, how, said, ground))
+        {
+            return Err(Kept::Caller);
+        }
         let all_leave = ground.staying().is_empty();
         let may = |name: &String| can_be_stopped(name) && may_stop(&unit.beside(name), settings, all_leave).is_some();
         if let Some(needed) = said.takes_along.iter().find(|name| !may(name)) {
@@ -135,6 +146,14 @@ impl<'a> Stop<'a> {
             instead,
         })
     }
+}
+
+/// Whether what belongs there ends when a unit is stopped.
+fn ends_with(belongs_to: &Belongs, unit: &Unit, how: How, said: &Said, ground: &Ground<'_>) -> bool {
+    let desktop = ground.snapshot.desktop.as_ref().filter(|_| how == How::Desktop);
+    let is_along = |one: &Unit| said.takes_along.iter().any(|name| unit.beside(name) == *one);
+    desktop.is_some_and(|desktop| desktop.has(belongs_to))
+        || Unit::of_what(belongs_to).is_some_and(|one| unit.holds(&one) || is_along(&one))
 }
 
 /// Whether a unit, all of its processes together, has one of these functions.

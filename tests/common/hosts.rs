@@ -91,6 +91,16 @@ pub fn add_ollama(model: &mut Model) {
     add_started(model, &unit::Unit::host(OLLAMA));
 }
 
+/// What needs that service, and uses every GPU as well.
+pub const WEBUI: &str = "open-webui.service";
+
+/// Both of these, by the number of its process the one that needs the other first: that was started anew since.
+pub fn add_webui(model: &mut Model) {
+    add_started(model, &unit::Unit::host(WEBUI));
+    model.units.last_mut().unwrap().needs = Some(unit::Unit::host(OLLAMA));
+    add_ollama(model);
+}
+
 /// The same inside a container.
 pub fn inside() -> unit::Unit {
     unit::Unit::Inside {

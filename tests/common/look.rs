@@ -29,6 +29,7 @@ impl Model {
         snapshot.calls = self.calls_of_others();
         snapshot.vms.clone_from(&self.vms);
         snapshot.desktop.clone_from(&self.desktop);
+        snapshot.called_from.clone_from(&self.called_from);
         snapshot.iommu = self.iommu;
         snapshot.vfio_pci = self.drivers.contains(&"vfio-pci");
         snapshot.consoles.clone_from(&self.consoles);

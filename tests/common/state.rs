@@ -297,6 +297,8 @@ pub struct Model {
     /// VMs that run, as far as a look is concerned.
     pub vms: Vec<RunningVm>,
     pub desktop: Option<Desktop>,
+    /// What the run was started from.
+    pub called_from: Vec<Belongs>,
     /// One of the units is not to be stopped, and why.
     pub never: Option<(unit::Unit, String)>,
     pub processes: Vec<Process>,
@@ -364,6 +366,7 @@ impl Model {
             iommu: true,
             vms: Vec::new(),
             desktop: None,
+            called_from: Vec::new(),
             never: None,
             has_gate: true,
             gate: None,

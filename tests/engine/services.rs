@@ -8,7 +8,7 @@ use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::settings::values::{Processes, Services, WayOut};
 
 use crate::common::hosts::{EXPORTER, OLLAMA, PERSISTENCED, add_consoles, add_exporter, add_ollama, add_persistenced};
-use crate::common::{End, Model, Process, Session, addr, host};
+use crate::common::{End, Model, ProbeFault, Process, Session, addr, host};
 use crate::{assert_as_before, records, runs_again_whatever_fails};
 
 /// This many cards, all used by the service and the daemon.
@@ -279,5 +279,33 @@ fn a_console_is_found_beside_a_service_that_is_stopped() {
         assert!(matches!(session.out(&mut model), End::Done), "{service}");
         assert!(matches!(session.home(&mut model), End::Done), "{service}");
         assert_as_before(&model, &before, "at home");
+    }
+}
+
+/// Each try to bring it home would end whoever needs the daemon, for nothing.
+#[test]
+fn for_a_gpu_that_does_not_come_home_the_daemon_of_the_others_is_not_started_anew() {
+    let restarts = |acts: &[Act]| acts.iter().filter(|act| matches!(act, Act::RestartUnit { .. })).count();
+    for is_gone in [true, false] {
+        let mut model = host(2);
+        add_exporter(&mut model);
+        let mut session = named(WayOut::Unbind);
+        session.settings.services = Services::Also(vec![EXPORTER.to_owned()]);
+        assert!(matches!(session.out(&mut model), End::Done));
+        match is_gone {
+            true => model.vanish(addr(1, 0)),
+            false => model.probe_faults = vec![("nvidia", ProbeFault::Always)],
+        }
+        let away = model.acts.len();
+        for _ in 0..3 {
+            assert!(!matches!(session.home(&mut model), End::Done), "{is_gone}");
+        }
+        assert_eq!(restarts(&model.acts[away..]), 0, "{is_gone}");
+        assert!(runs(&model, EXPORTER) && runs(&model, PERSISTENCED), "{is_gone}");
+        if !is_gone {
+            model.probe_faults = Vec::new();
+            assert!(matches!(session.home(&mut model), End::Done));
+            assert_eq!(restarts(&model.acts[away..]), 1, "it learns of the one that is back");
+        }
     }
 }

@@ -9,8 +9,8 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, Services, Settings, WayOut};
 
 use crate::common::hosts::{
-    GDM, OLLAMA, PERSISTENCED, SOCKET, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced, add_run,
-    add_socket, add_whole, inside, of_user, run, whole,
+    GDM, OLLAMA, PERSISTENCED, SOCKET, WEBUI, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced,
+    add_run, add_socket, add_webui, add_whole, inside, of_user, run, whole,
 };
 use crate::common::{End, Fault, Model, Process, Session, addr, host};
 use crate::{assert_as_before, records, runs_again_whatever_fails};
@@ -90,6 +90,14 @@ fn kinds() -> Vec<Kind> {
             allow: |settings| settings.services = Services::Also(vec![OLLAMA.to_owned()]),
             stopped: [SOCKET, OLLAMA].map(Unit::host).to_vec(),
             started: [SOCKET, OLLAMA].map(Unit::host).to_vec(),
+            hint: "services = \"ollama.service\"",
+        },
+        Kind {
+            name: "two services, of which one needs the other",
+            add: add_webui,
+            allow: |settings| settings.services = Services::Also([WEBUI, OLLAMA].map(str::to_owned).to_vec()),
+            stopped: [WEBUI, OLLAMA].map(Unit::host).to_vec(),
+            started: [OLLAMA, WEBUI].map(Unit::host).to_vec(),
             hint: "services = \"ollama.service\"",
         },
         Kind {
@@ -359,4 +367,54 @@ fn what_could_not_be_started_again_is_not_stopped() {
         );
         assert_as_before(&model, &before, kind.name);
     }
+}
+
+/// It would end in the middle, with what it has stopped.
+#[test]
+fn a_run_that_was_started_from_what_is_to_be_stopped_stops_nothing() {
+    let of_user = Belongs::UserUnit {
+        uid: Some(1000),
+        name: "app-terminal.scope".to_owned(),
+    };
+    for (name, from, unit) in [
+        ("a desktop", of_user, "gdm.service"),
+        ("a desktop", session("desktop"), "gdm.service"),
+        ("a service with its socket", Belongs::Unit(OLLAMA.to_owned()), OLLAMA),
+        (
+            "two services, of which one needs the other",
+            Belongs::Unit(WEBUI.to_owned()),
+            OLLAMA,
+        ),
+    ] {
+        let kind = kinds().into_iter().find(|kind| kind.name == name).unwrap();
+        let mut model = used(&kind, 1);
+        model.called_from = vec![Belongs::Unknown, from];
+        let before = model.state();
+        let refusal = asked(&kind, WayOut::Auto).plan_out(&mut model).unwrap_err().to_string();
+        let why = format!(
+            "{unit} may be stopped for it, but this run was started from it, or from what ends with it. Hint: start it from \
+             another place: by SSH, or from Proxmox's web page"
+        );
+        assert!(refusal.contains(&why), "{name}: {refusal}");
+        assert_as_before(&model, &before, name);
+        model.called_from = vec![Belongs::Session { id: "7".to_owned() }];
+        assert!(asked(&kind, WayOut::Auto).plan_out(&mut model).is_ok(), "{name}");
+    }
+}
+
+/// Its socket does not listen then, which is said; but who has come to need it is not taken down for that.
+#[test]
+fn what_somebody_has_started_while_the_gpu_was_away_runs_on_when_that_is_home() {
+    let kind = kinds()
+        .into_iter()
+        .find(|kind| kind.name == "a service with its socket")
+        .unwrap();
+    let mut model = used(&kind, 1);
+    let session = asked(&kind, WayOut::Auto);
+    assert!(matches!(session.out(&mut model), End::Done));
+    model.switch_unit(&Unit::host(OLLAMA), true).unwrap();
+    let away = model.acts.len();
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert_eq!(switched(&kind, &model.acts[away..], false), []);
+    assert!(model.units.iter().any(|u| u.name == Unit::host(OLLAMA) && u.active));
 }

@@ -16,7 +16,9 @@ chmod 755 /root/his
 printf '[Service]\nExecStartPre=-/usr/bin/systemctl stop lab-linger.timer\nExecStart=/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl\nExecStartPost=/root/session\nExecStopPost=/bin/sh -c "kill $(cat /run/lab-session)"\nExecStopPost=-/usr/bin/systemd-run --quiet --unit=lab-linger --on-active=6 systemctl stop user@1000\nExecStopPost=-/bin/sh -c "[ ! -e /root/late ] || systemd-run --quiet --unit=lab-late hold /dev/nvidia0"\n' >/etc/systemd/system/lab-dm.service
 cat >/root/session <<'END'
 #!/bin/sh
-mkdir -p /run/systemd/sessions; printf 'UID=1000\nCLASS=user\nTYPE=x11\n' >/run/systemd/sessions/97
+mkdir -p /run/systemd/sessions; printf 'UID=1000\nCLASS=user\nTYPE=x11\nSERVICE=lab-dm\n' >/run/systemd/sessions/97
+# The user's systemd, a session by itself from systemd 256 on.
+printf 'UID=1000\nCLASS=manager\nTYPE=unspecified\nSERVICE=systemd-user\n' >/run/systemd/sessions/98
 systemd-run --quiet --scope --slice=user-1000.slice --unit=session-97.scope hold /dev/nvidia0 >/dev/null 2>&1 &
 for n in $(seq 100); do pid=$(cat /sys/fs/cgroup/user.slice/user-1000.slice/session-97.scope/cgroup.procs 2>/dev/null | head -n 1); [ -z "$pid" ] || break; sleep 0.1; done
 echo "$pid" >/run/lab-session
@@ -26,6 +28,8 @@ chmod 755 /root/session; ln -sf /etc/systemd/system/lab-dm.service /etc/systemd/
 holds() { [ -n "$1" ] && [ -n "$(find "/proc/$1/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
 dm() { systemctl show -P MainPID lab-dm; }
 used() { holds "$(dm)" && holds "$(cat /run/lab-session)" && holds "$(/root/his show -P MainPID lab-pipe)"; }
+# What the login of a session has open as long as it lasts, beside the file: nothing ever comes from it.
+mkdir -p /run/systemd/sessions; mkfifo /run/systemd/sessions/97.ref; sleep 3600 3<>/run/systemd/sessions/97.ref & login=$!
 systemctl start lab-dm; wait_for 30 used; card_vm; setting 'deadlines.holder-wait = 2'
 say "refused, with the line that allows it"
 within 60 255 qm start 111; said "desktop session 97"; said 'Hint: systemctl stop display-manager, or display-manager = "stop" in /etc/gpu-handoff/config.toml'; used || fail "it was ended"; settled || fail "not as before"
@@ -42,7 +46,14 @@ for way in unload unbind; do
 	wait_for 30 sh -c '! systemctl -q is-active lab-dm'; kill -KILL $run; wait $run 2>/dev/null
 	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed"; wait_for 30 used
 done
+
+say "a session that another has opened does not end with the display manager, and a run from its desktop would end in the middle"
+setting 'display-manager = "stop"' 'deadlines.holder-wait = 2'; pid=$(dm)
+sed -i s/SERVICE=lab-dm/SERVICE=xrdp-sesman/ /run/systemd/sessions/97; within 60 255 qm start 111; said "graphical session 97"; is "$(dm)" "$pid" "the display manager"
+sed -i s/SERVICE=xrdp-sesman/SERVICE=lab-dm/ /run/systemd/sessions/97
+within 60 3 sh -c 'echo $$ >/sys/fs/cgroup/user.slice/user-1000.slice/session-97.scope/cgroup.procs; exec gpu-handoff to_vfio'; said "this run was started from it"; is "$(dm)" "$pid" "the display manager"; used || fail "it was ended"
 systemctl stop lab-dm; systemctl stop lab-linger.timer user@1000; rm /etc/systemd/system/display-manager.service
+kill $login; rm -f /run/systemd/sessions/97* /run/systemd/sessions/98
 
 say "a service that its socket starts: stopped with it, and both are as they were"
 printf '[Socket]\nListenStream=/run/lab.sock\n' >/etc/systemd/system/lab-user.socket

@@ -74,6 +74,15 @@ setting 'deadlines.unit = 3' 'services = "ollama"'; service ollama deaf TimeoutS
 within 60 255 qm start 111; said "ollama: stop the service"
 comes_home 120 "deaf"; wait_for 60 uses ollama
 
+say "one that needs another, older than that, and deaf: it is asked first, and both run when the start has failed"
+setting 'deadlines.unit = 3' 'services = "ollama webui"'; service ollama -
+service webui deaf TimeoutStopSec=15 '[Unit]' 'Requires=ollama.service' 'After=ollama.service'
+kill -KILL "$(pid_of ollama)"; wait_for 20 sh -c '! systemctl -q is-active ollama'; systemctl start ollama; wait_for 20 uses ollama; pid=$(pid_of ollama)
+[ "$(pid_of webui)" -lt "$pid" ] || fail "it is not the older one"
+within 60 255 qm start 111; said "webui: stop the service"; is "$(pid_of ollama)" "$pid" "the other's process"
+comes_home 120 "deaf, and needs another"; wait_for 60 uses webui; uses ollama || fail "it does not run"
+systemctl kill -s KILL webui; systemctl stop webui; rm /run/systemd/system/webui.service; systemctl daemon-reload
+
 say "it does not start again: that is said, and the GPU is home"
 setting 'services = "ollama"'
 for how in broken masked; do
