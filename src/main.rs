@@ -1,16 +1,18 @@
 //! Parse, run, map to an exit code.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::process::ExitCode;
 
 use gpu_handoff::base::message_ids::{MESSAGE_FAILED, MESSAGE_REFUSED};
+use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::commands::cli::{self, ParseError, Request};
 use gpu_handoff::commands::{self, hook};
 use gpu_handoff::execute::{inside, perform, worker};
 use gpu_handoff::model::error::{self, Error, Exit};
-use gpu_handoff::output::journal;
+use gpu_handoff::output::journal::{self, Fields};
+use tracing::error;
 use tracing::level_filters::LevelFilter;
-use tracing::{error, info_span};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -31,29 +33,36 @@ fn main() -> ExitCode {
             return if e.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
         Err(ParseError::Sentence(text)) => {
-            journal::init(LevelFilter::INFO);
+            journal::init(LevelFilter::INFO, of_handoff(None));
             return finish(Err(Error::Usage(text)));
         }
     };
     finish(match request {
         Request::Hook { vmid, phase } => {
-            journal::init(LevelFilter::INFO);
-            let _span = info_span!("handoff", vmid = vmid.get(), phase = %phase).entered();
+            journal::init(LevelFilter::INFO, of_handoff(Some((vmid, &phase))));
             hook::run(vmid, &phase)
         }
         Request::Command(cli) => {
-            journal::init(match (cli.quiet, cli.verbose) {
+            let level = match (cli.quiet, cli.verbose) {
                 (true, _) => LevelFilter::WARN,
                 (_, true) => LevelFilter::DEBUG,
                 _ => LevelFilter::INFO,
-            });
-            let of_vm = cli
-                .for_vm()
-                .map(|(vmid, phase)| info_span!("handoff", vmid = vmid.get(), phase));
-            let _span = of_vm.map(tracing::Span::entered);
+            };
+            let of = cli.for_vm();
+            journal::init(
+                level,
+                of_handoff(of.as_ref().map(|(vmid, phase)| (*vmid, phase as &dyn fmt::Display))),
+            );
             commands::run(&cli)
         }
     })
+}
+
+/// What all lines of a run are of.
+fn of_handoff(of: Option<(VmId, &dyn fmt::Display)>) -> Fields {
+    let fields =
+        |(vmid, phase): (VmId, &dyn fmt::Display)| vec![("VMID", vmid.to_string()), ("PHASE", phase.to_string())];
+    of.map_or_else(Fields::new, fields)
 }
 
 /// Says how it ended: the last line on stderr is what Proxmox's user reads first.

@@ -25,14 +25,10 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::dynamic_filter_fn;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::registry::{Data, LookupSpan};
 
 use crate::base::wait::poll_writable;
 use crate::output::stderr::Stderr;
@@ -49,25 +45,21 @@ static JOURNAL: OnceLock<Arc<Journald>> = OnceLock::new();
 /// Whether lines are for nobody.
 static HUSHED: AtomicBool = AtomicBool::new(false);
 
-/// Installs both layers. The journal layer is left out where no journald listens.
-pub fn init(level: LevelFilter) {
-    let stderr = (!stderr_is_journal())
-        .then(tracing_subscriber::fmt::layer)
-        .map(|layer| {
-            layer
-                .event_format(Lines)
-                .with_writer(|| Stderr)
-                .log_internal_errors(false)
-                .with_filter(level)
-        });
-    let journal = Journald::at(Path::new(SOCKET)).ok().map(|journald| {
-        let journal = Journal(Arc::clone(JOURNAL.get_or_init(|| Arc::new(journald))));
-        let asked = journal.clone();
-        let takes_a_line = dynamic_filter_fn(move |what, _| asked.0.takes(what.is_event()));
-        journal.with_filter(takes_a_line.with_max_level_hint(LevelFilter::DEBUG))
-    });
-    // Only a second call could fail, and main makes one.
-    let _ = tracing_subscriber::registry().with(stderr).with(journal).try_init();
+/// Which fields each line has in the journal, beside its own: by journald's names.
+pub type Fields = Vec<(&'static str, String)>;
+
+/// Has lines said on stderr from `level` up, and all of them in the journal, if there is one. What they are of is the same for all
+/// lines of a run, so that there are no spans.
+pub fn init(level: LevelFilter, fields: Fields) {
+    let level = if stderr_is_journal() { LevelFilter::OFF } else { level };
+    let Ok(journald) = Journald::at(Path::new(SOCKET), fields) else {
+        // Only a second call could fail, and main makes one.
+        let _ = tracing::subscriber::set_global_default(OnStderr { level, most: level });
+        return;
+    };
+    let journal = Journal(Arc::clone(JOURNAL.get_or_init(|| Arc::new(journald))));
+    let most = level.max(LevelFilter::DEBUG);
+    let _ = tracing::subscriber::set_global_default(OnStderr { level, most }.with(journal));
 }
 
 /// From now on nothing goes to the journal: in a child that is no other program.
@@ -95,24 +87,68 @@ fn left_out(count: u64) -> String {
     }
 }
 
+/// Lines on stderr from a level up.
+struct OnStderr {
+    level: LevelFilter,
+    /// Up to where anybody is to be told.
+    most: LevelFilter,
+}
+
+impl Subscriber for OnStderr {
+    fn enabled(&self, what: &Metadata<'_>) -> bool {
+        *what.level() <= self.most
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.most)
+    }
+
+    /// A line is its message, with a word before it where it is bad news.
+    fn event(&self, event: &Event<'_>) {
+        let level = *event.metadata().level();
+        if level > self.level {
+            return;
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        let word = match level {
+            Level::ERROR => "error: ",
+            Level::WARN => "warning: ",
+            _ => "",
+        };
+        let _ = Stderr.write_all(format!("gpu-handoff: {word}{}\n", message.0).as_bytes());
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// There are none: what tracing-journald asks for.
+impl<'a> LookupSpan<'a> for OnStderr {
+    type Data = Data<'a>;
+
+    fn span_data(&'a self, _: &Id) -> Option<Data<'a>> {
+        None
+    }
+}
+
 /// tracing-journald's layer, made when journald first takes a line: it sends one when it is made.
-#[derive(Clone)]
 struct Journal(Arc<Journald>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if let Some(layer) = self.0.layer.get() {
-            layer.on_new_span(attributes, id, context);
-        }
-    }
-
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(layer) = self.0.layer.get() {
-            layer.on_record(id, values, context);
-        }
-    }
-
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if *event.metadata().level() > Level::DEBUG || !self.0.takes() {
+            return;
+        }
         self.0.tell_left_out();
         if let Some(layer) = self.0.layer.get() {
             layer.on_event(event, context);
@@ -124,6 +160,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
 /// queue without a bound.
 struct Journald {
     socket: UnixDatagram,
+    /// For each line.
+    fields: Fields,
     layer: OnceLock<tracing_journald::Layer>,
     stuck: AtomicBool,
     /// Lines that were not taken and of which nothing is said yet.
@@ -131,27 +169,28 @@ struct Journald {
 }
 
 impl Journald {
-    fn at(path: &Path) -> io::Result<Self> {
+    fn at(path: &Path, fields: Fields) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
         socket.set_nonblocking(true)?;
         Ok(Journald {
             socket,
+            fields,
             layer: OnceLock::new(),
             stuck: AtomicBool::new(false),
             left_out: AtomicU64::new(0),
         })
     }
 
-    /// Whether there is a layer, and a place in journald's queue. A line, and not the beginning of a span, is counted where
-    /// there is none.
-    fn takes(&self, a_line: bool) -> bool {
+    /// Whether there is a layer, and a place in journald's queue. A line is counted where there is none.
+    fn takes(&self) -> bool {
         if HUSHED.load(Ordering::Relaxed) {
             return false;
         }
-        let has_layer = || self.layer.get().is_some() || make_layer().is_ok_and(|l| self.layer.set(l).is_ok());
+        let has_layer =
+            || self.layer.get().is_some() || make_layer(&self.fields).is_ok_and(|l| self.layer.set(l).is_ok());
         let takes = self.has_a_place() && has_layer();
-        self.left_out.fetch_add(u64::from(a_line && !takes), Ordering::Relaxed);
+        self.left_out.fetch_add(u64::from(!takes), Ordering::Relaxed);
         takes
     }
 
@@ -192,7 +231,7 @@ impl Journald {
 /// The layer, whose socket is made one that does not wait: somebody else may take the last place after we have looked, and
 /// what one sender may have under way is bounded, too. Its own first line, an empty one, is the exception; systemd ends a
 /// journald that does nothing after three minutes (systemd-journald.service, WatchdogSec).
-fn make_layer() -> io::Result<tracing_journald::Layer> {
+fn make_layer(fields: &Fields) -> io::Result<tracing_journald::Layer> {
     let before = sockets()?;
     let layer = tracing_journald::layer()?;
     if let [new] = sockets()?.difference(&before).collect::<Vec<_>>().as_slice() {
@@ -201,7 +240,8 @@ fn make_layer() -> io::Result<tracing_journald::Layer> {
     }
     Ok(layer
         .with_syslog_identifier("gpu-handoff".to_owned())
-        .with_field_prefix(None))
+        .with_field_prefix(None)
+        .with_custom_fields(fields.iter().map(|(name, value)| (*name, value))))
 }
 
 /// The numbers of our sockets.
@@ -230,26 +270,6 @@ fn stderr_is_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stat = rustix::fs::fstat(std::io::stderr());
     stat.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
-}
-
-/// A line is its message, with a word before it where it is bad news.
-struct Lines;
-
-impl<S, N> FormatEvent<S, N> for Lines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        let word = match *event.metadata().level() {
-            Level::ERROR => "error: ",
-            Level::WARN => "warning: ",
-            _ => "",
-        };
-        writeln!(writer, "gpu-handoff: {word}{}", message.0)
-    }
 }
 
 struct Message(String);
@@ -289,10 +309,10 @@ mod tests {
         let path = dir.path().join("socket");
         let journald = UnixDatagram::bind(&path).unwrap();
         journald.set_nonblocking(true).unwrap();
-        let ours = Journald::at(&path).unwrap();
+        let ours = Journald::at(&path, Fields::new()).unwrap();
         let (waiting, _senders) = fill(&path);
-        for a_line in [true, false, true, true] {
-            assert!(!ours.takes(a_line));
+        for _ in 0..3 {
+            assert!(!ours.takes());
         }
         assert!(!ours.tell_left_out());
         let mut bytes = [0; 200];
@@ -315,7 +335,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let journald = UnixDatagram::bind(&path).unwrap();
-        let ours = Journald::at(&path).unwrap();
+        let ours = Journald::at(&path, Fields::new()).unwrap();
         assert!(ours.has_a_place());
         let (waiting, _senders) = fill(&path);
         assert!(!ours.has_a_place());
@@ -346,6 +366,6 @@ mod tests {
     #[test]
     fn without_a_journald_there_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Journald::at(&dir.path().join("socket")).is_err());
+        assert!(Journald::at(&dir.path().join("socket"), Fields::new()).is_err());
     }
 }

@@ -4,11 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{Span, info_span, warn};
+use tracing::warn;
 
 use crate::base::program::ask_with;
 use crate::base::root::Root;
 use crate::base::text::{foreign, one_line};
+use crate::base::vmid::VmId;
 use crate::tell::events::Event;
 use crate::tell::mail::Message;
 
@@ -110,8 +111,9 @@ fn hand_over(words: &[&str], text: &str) -> Result<(), NotSent> {
 /// Says what is news in the journal.
 pub fn say(news: &[Event]) {
     for event in news {
-        let _span = span(event).entered();
         warn!(
+            vmid = number(event),
+            phase = PHASE,
             message_id = event.kind.message_id(),
             device = event.device,
             "{}",
@@ -120,9 +122,11 @@ pub fn say(news: &[Event]) {
     }
 }
 
-fn span(event: &Event) -> Span {
-    let vmid = event.vmid.map(crate::base::vmid::VmId::get);
-    info_span!("handoff", vmid, phase = "tell")
+/// What these lines are of, in the journal.
+const PHASE: &str = "tell";
+
+fn number(event: &Event) -> Option<u32> {
+    event.vmid.map(VmId::get)
 }
 
 /// Sends each of these unless it is not to be sent. Those that were refused: they may be sent again.
@@ -134,12 +138,16 @@ pub fn send<'a>(
 ) -> Vec<&'a Event> {
     let mut refused = Vec::new();
     for event in events {
-        let _span = span(event).entered();
         if is_off(event) {
             continue;
         }
         if let Err(NotSent { why, is_refused }) = sink.send(&Message::of(event, host)) {
-            warn!("nobody was told that {}: {why}", event.title);
+            warn!(
+                vmid = number(event),
+                phase = PHASE,
+                "nobody was told that {}: {why}",
+                event.title
+            );
             refused.extend(is_refused.then_some(event));
         }
     }
