@@ -15,7 +15,8 @@ pub mod root; // files of the host below a root
 pub(crate) mod sets; // sets and maps without a sort
 pub mod systemd; // what systemd is asked
 pub mod text; // text for people
+pub(crate) mod threads; // threads, and how many may run at once
 pub mod uevents; // what the kernel tells of devices
-pub(crate) mod unsafe_calls; // bpf(2), kcmp(2), a child's signals: all that is unsafe
+pub(crate) mod unsafe_calls; // bpf(2), kcmp(2), fork(2), a child's signals: all that is unsafe
 pub mod vmid; // the number of a VM or container
 pub mod wait;

@@ -108,9 +108,11 @@ impl Root {
     }
 
     /// Opens a file. A pipe among the files that somebody keeps is opened at once, too, and a read of one that has nothing to
-    /// say fails: who has its other end may never say anything. An attribute of a device takes the time it takes.
+    /// say fails: who has its other end may never say anything. An attribute of a device takes the time it takes, and a file of
+    /// pmxcfs's: no pipe can be in either file system.
     fn open(&self, path: impl AsRef<Path>) -> io::Result<fs::File> {
-        let flags = match path.as_ref().starts_with("/sys") {
+        let takes_time = ["/sys", "/etc/pve"].iter().any(|at| path.as_ref().starts_with(at));
+        let flags = match takes_time {
             true => OFlags::NOCTTY,
             false => OFlags::NONBLOCK | OFlags::NOCTTY,
         };

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::base::root::Root;
 use crate::base::text::harmless;
+use crate::base::threads;
 use crate::base::vmid::VmId;
 use crate::check::facts::{Asked, Facts};
 use crate::check::report;
@@ -61,7 +62,7 @@ fn signals_blocked() -> SigSet {
 
 /// A signal that asks us to end does so at once, whatever we are at, and the tree goes first.
 fn gone_with_a_signal(signals: SigSet, folder: Folder) {
-    std::thread::spawn(move || {
+    threads::start(move || {
         if let Ok(signal) = signals.wait() {
             folder.remove();
             // As a shell has it that tells of a program that a signal has ended.

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::process::{has_gone, is_ending, is_the_kernels};
 use crate::base::root::Root;
+use crate::base::threads::{self, channel};
 use crate::host::belongs::Belongs;
 use crate::host::memories::{Helper, Memory};
 use crate::host::nodes::{Node, Nodes};
@@ -116,7 +117,7 @@ fn lanes(processes: usize) -> usize {
     let wanted = (processes / LANE).min(LANES);
     match wanted {
         0 | 1 => 1,
-        _ => std::thread::available_parallelism().map_or(1, |processors| wanted.min(processors.get())),
+        _ => wanted.min(threads::processors()),
     }
 }
 
@@ -185,26 +186,24 @@ impl<'a> Scanner<'a> {
         let lanes = lanes(pids.len());
         // In turns: those that have much to show are likely to be one after the other.
         let lane = |number: usize| pids.iter().skip(number).step_by(lanes).copied().collect::<Vec<i32>>();
-        let (root, nodes, end) = (self.root, self.nodes, self.end);
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..lanes)
-                .map(|number| {
-                    let pids = lane(number);
-                    scope.spawn(move || {
-                        let mut scanner = Scanner::new(root, nodes, end);
-                        let passed = scanner.look_at_these(&pids);
-                        (scanner.scan, passed)
-                    })
-                })
-                .collect();
-            let mut passed = self.look_at_these(&lane(0));
-            for other in others {
-                let (scan, more) = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                self.scan.add(scan);
-                passed.extend(more);
-            }
-            passed
-        })
+        let (sender, receiver) = channel();
+        for number in 1..lanes {
+            let (root, nodes, end) = (self.root.clone(), Arc::clone(self.nodes), self.end);
+            let (pids, sender) = (lane(number), sender.clone());
+            threads::start(move || {
+                let mut scanner = Scanner::new(&root, &nodes, end);
+                let passed = scanner.look_at_these(&pids);
+                let _ = sender.send((scanner.scan, passed));
+            });
+        }
+        drop(sender);
+        let mut passed = self.look_at_these(&lane(0));
+        // Each has the same end as this one.
+        for (scan, more) in receiver {
+            self.scan.add(scan);
+            passed.extend(more);
+        }
+        passed
     }
 
     fn look_at_these(&mut self, pids: &[i32]) -> Vec<i32> {

@@ -7,13 +7,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use rustix::fs::CWD;
 
 use crate::base::process::has_gone;
 use crate::base::root::Root;
+use crate::base::threads::{self, Receiver, Sender, channel};
 use crate::base::unsafe_calls::share_files;
 use crate::host::nodes::{Node, Nodes};
 use crate::host::tables::{Held, LeadsTo, Table, look_at};
@@ -44,10 +44,10 @@ impl Helper {
         let (ask, asked) = channel::<Vec<i32>>();
         let (answer, answers) = channel();
         let (root, nodes) = (root.clone(), Arc::clone(nodes));
-        std::thread::spawn(move || {
+        threads::start(move || {
             let mut known = Known::default();
-            for pid in asked.into_iter().flatten() {
-                if answer.send(memory_of(&root, pid, &nodes, &mut known)).is_err() {
+            for pid in asked.flatten() {
+                if !answer.send(memory_of(&root, pid, &nodes, &mut known)) {
                     return; // nobody waits any more
                 }
             }
@@ -63,7 +63,7 @@ impl Helper {
 
     /// The next answer; None where there is none in time.
     pub(crate) fn answer(&self) -> Option<io::Result<Memory>> {
-        self.answers.recv_timeout(MEMORY).ok()
+        self.answers.receive(MEMORY)
     }
 }
 

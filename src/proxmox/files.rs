@@ -33,6 +33,12 @@ const KNOWS_AW_BITS: [u32; 3] = [9, 0, 21];
 /// The first qemu-server that knows `driver=` of a hostpci entry (qemu-server commit aa47045f).
 const KNOWS_DRIVER: [u32; 3] = [9, 0, 25];
 
+/// What every line begins with that gives a VM a device.
+const HOSTPCI: &[u8] = b"hostpci";
+
+/// The first line of what dpkg says of that package, behind another one.
+const PACKAGE: &str = "\nPackage: qemu-server\n";
+
 /// What of Proxmox's files is asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Wanted {
@@ -312,11 +318,13 @@ pub fn vm_config_text(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Co
             hint: Some(Cow::Borrowed(hint)),
         }
     })?;
-    let generation = generation(&root.text("/var/lib/dpkg/status").unwrap_or_default());
+    // What the generations differ in is about devices: of a VM that is given none, megabytes need not be read.
+    let names_one = bytes.windows(HOSTPCI.len()).any(|word| word == HOSTPCI);
+    let status = names_one.then(|| root.text("/var/lib/dpkg/status").unwrap_or_default());
     Ok(ConfigText {
         path,
         bytes,
-        generation,
+        generation: generation(&status.unwrap_or_default()),
     })
 }
 
@@ -338,11 +346,15 @@ fn is_node_name(name: &str) -> bool {
 /// The generation of the installed qemu-server, from dpkg's status file. Where it is not installed, the later one:
 /// its grammar is the wider one.
 pub(crate) fn generation(status: &str) -> Generation {
-    let version = status
-        .split("\n\n")
-        .find(|p| p.lines().any(|l| l == "Package: qemu-server"))
-        .and_then(|p| p.lines().find_map(|l| l.strip_prefix("Version: ")));
-    let Some(version) = version else {
+    let version = || {
+        let at = match status.starts_with(&PACKAGE[1..]) {
+            true => 0,
+            false => status.find(PACKAGE)? + 1,
+        };
+        let paragraph = status[at..].split("\n\n").next()?;
+        paragraph.lines().find_map(|line| line.strip_prefix("Version: "))
+    };
+    let Some(version) = version() else {
         return Generation::Pve9;
     };
     let numbers: Vec<u32> = version

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::base::process;
 use crate::base::recording::{self, Entries};
 use crate::base::root::Root;
 use crate::base::sets::IntoSet as _;
+use crate::base::threads;
 use crate::execute::linux::Linux;
 use crate::proxmox::files::{self, Locks};
 use crate::report::keep;
@@ -22,10 +22,10 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// What comes of a look at files, if it comes in time: on a file system that hangs it never does. Who looks in vain ends with
 /// us.
 pub(crate) fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(look()));
-    let late = |_| format!("it could not be read within {} s", WITHIN.as_secs());
-    receiver.recv_timeout(WITHIN).map_err(late)
+    let (sender, receiver) = threads::channel();
+    threads::start(move || _ = sender.send(look()));
+    let late = || format!("it could not be read within {} s", WITHIN.as_secs());
+    receiver.receive(WITHIN).ok_or_else(late)
 }
 
 impl Session {

@@ -8,10 +8,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::base::files::{exchange, replace, write};
+use crate::base::threads;
 use crate::base::wait::poll_readable;
 use crate::model::record::{Owner, Record, VERSION};
 use crate::model::refusal::{Reason, Refusal};
@@ -211,15 +211,15 @@ fn await_lock(
     within: Duration,
     wait: impl FnOnce(BorrowedFd<'_>, Duration) -> bool,
 ) -> io::Result<Option<File>> {
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = threads::channel();
     let (had, tell) = io::pipe()?;
-    std::thread::spawn(move || {
+    threads::start(move || {
         let locked = file.lock().map(|()| file);
-        let _ = sender.send(locked);
+        sender.send(locked);
         drop(tell);
     });
     wait(had.as_fd(), within);
-    receiver.try_recv().ok().transpose()
+    receiver.receive(Duration::ZERO).transpose()
 }
 
 /// What the lock's file says of who holds it; nothing yet, for a moment, of a run that has just got it.
