@@ -3,6 +3,7 @@
 //!
 //! Not here: what any of it means for a handoff. Every wing may use all of it; it uses none of them.
 
+pub(crate) mod bytes; // bytes that are mostly text, in JSON
 pub mod clock; // moments as people write them
 pub mod deadlines; // how long each kind of act may take
 pub mod files; // replacing a file whole or not at all

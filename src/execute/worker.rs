@@ -13,7 +13,7 @@
 //! Not here: which requests there are at once, and how long they may take ([`crate::execute::linux`]).
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::buffer::spare_capacity;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
@@ -55,6 +56,9 @@ pub const RECORDING_ARG: &str = "recording";
 /// How long a killed worker gets to disappear before it counts as stuck in the kernel. SIGKILL ends anything
 /// that is not in an uninterruptible call at once; the rest is scheduling on a loaded host.
 const AFTER_KILL: Duration = Duration::from_millis(1000);
+
+/// What a pipe holds, bytes (pipe(7)).
+const PIPE: usize = 64 << 10;
 
 /// How often it is looked whether a killed process group has gone.
 const GROUP_POLL: Duration = Duration::from_millis(10);
@@ -226,16 +230,17 @@ impl Worker {
     /// # Errors
     /// Where it has ended.
     pub fn receive(&mut self) -> io::Result<Option<Answer>> {
-        let mut chunk = [0; 65536];
-        match self.replies.read(&mut chunk)? {
+        // As much as a pipe has at once (pipe(7)).
+        self.buffer.reserve(PIPE);
+        match rustix::io::read(&self.replies, spare_capacity(&mut self.buffer))? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => self.buffer.extend_from_slice(&chunk[..n]),
+            // One reply is asked for at a time.
+            _ if self.buffer.last() != Some(&b'\n') => return Ok(None),
+            _ => {}
         }
-        let Some(at) = self.buffer.iter().position(|b| *b == b'\n') else {
-            return Ok(None);
-        };
-        let line: Vec<u8> = self.buffer.drain(..=at).collect();
-        Ok(Some(serde_json::from_slice(&line)?))
+        let reply = serde_json::from_slice(&self.buffer);
+        self.buffer.clear();
+        Ok(Some(reply?))
     }
 
     /// Kills the worker and what it started (modprobe). Returns their process group if any of it does not end: it is

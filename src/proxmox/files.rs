@@ -99,6 +99,7 @@ pub fn find(root: &Root, wanted: &Wanted) -> Found {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ConfigText {
     path: String,
+    #[serde(with = "crate::base::bytes")]
     bytes: Vec<u8>,
     generation: Generation,
 }
@@ -118,7 +119,9 @@ impl ConfigText {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ClusterText {
     node: String,
+    #[serde(with = "crate::base::bytes")]
     mappings: Vec<u8>,
+    #[serde(with = "crate::base::bytes")]
     reservations: Vec<u8>,
     now: u64,
 }
