@@ -463,7 +463,9 @@ mod tests {
             kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         };
         let begun = Instant::now();
-        let said = Root::real().program(&["sh", "-c", "sleep 600 & echo $!; echo err >&2"]).unwrap();
+        let said = Root::real()
+            .program(&["sh", "-c", "sleep 600 & echo $!; echo err >&2"])
+            .unwrap();
         let took = begun.elapsed();
         children(&said.stdout);
         assert_eq!((said.ok, said.stderr.as_str()), (true, "err\n"));

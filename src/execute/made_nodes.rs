@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use crate::base::root::Root;
 use crate::execute::health::make_node;
-use crate::host::nodes::character_majors;
+use crate::host::nvidia::character_majors;
 use crate::host::nvidia::{self, NvidiaDriver};
 
 /// Makes them as far as the driver has what they are of; which of them cannot be had. `load`: it may be loaded for that.

@@ -17,6 +17,7 @@ use crate::base::sets::IntoSet as _;
 use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
+use crate::host::nvidia::Numbers;
 use crate::host::units::Unit;
 use crate::model::act::{Act, Attribute};
 
@@ -125,6 +126,9 @@ pub struct Record {
     /// Firmware framebuffers that were detached.
     #[serde(default)] // since a later version
     pub platforms: Vec<Platform>,
+    /// How the driver's nodes were numbered before it left: what lines of containers' configs may mean.
+    #[serde(default, skip_serializing_if = "Numbers::is_empty")] // since a later version
+    pub numbers: Numbers,
     /// Bridges that are kept awake for as long as acts are under way.
     #[serde(default)] // since a later version
     pub awake: Vec<PciAddr>,
@@ -215,6 +219,7 @@ impl Record {
             units: Vec::new(),
             consoles: Vec::new(),
             platforms: Vec::new(),
+            numbers: Numbers::default(),
             awake: Vec::new(),
             may_reset: true,
             gate: true,

@@ -143,7 +143,7 @@ impl WayHome<'_> {
         }
         // Before the services inside, which open what they find.
         for container in &snapshot.containers {
-            steps.renew_nodes(*container);
+            steps.renew_nodes(*container, &record.numbers);
         }
         self.restart_services(&mut steps);
         Acts {

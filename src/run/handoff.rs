@@ -15,6 +15,8 @@ use crate::base::text::{are, few_or_range, foreign, join, millis};
 use crate::base::vmid::VmId;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::Kernel;
+use crate::execute::stale_nodes;
+use crate::host::nvidia::UVM;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
 use crate::model::error::{Error, chain};
@@ -189,6 +191,7 @@ impl Session {
         record.units.clone_from(&plan.units);
         record.consoles.clone_from(&plan.consoles);
         record.platforms.clone_from(&plan.platforms);
+        record.numbers.clone_from(&plan.numbers);
         record.may_reset = self.settings.reset != Reset::Never;
         record.gate = self.settings.gate == Gate::Auto;
         (record.caller, record.qemu) = (self.caller, None);
@@ -320,7 +323,12 @@ impl Session {
         info!(message_id, device = plan.cards.join(", "), "{}", done(plan, took));
         // The driver has been loaded anew, for those who stay as well.
         if steps > 0 && plan.way != Way::AlreadyThere {
-            for node in self.kernel.stale_nodes(self.budgets.attribute) {
+            let of = |unit: &Unit| unit.container().filter(|_| unit.is_container());
+            let wanted = stale_nodes::Wanted {
+                started: plan.units.iter().filter_map(of).collect(),
+                had: plan.numbers.majors.get(UVM).copied(),
+            };
+            for node in self.kernel.stale_nodes(wanted, self.budgets.attribute) {
                 warn!("{node}");
             }
         }
@@ -420,6 +428,7 @@ mod tests {
             again: Vec::new(),
             consoles: Vec::new(),
             platforms: Vec::new(),
+            numbers: crate::host::nvidia::Numbers::default(),
             beside: Vec::new(),
             awake: Vec::new(),
             missing: Vec::new(),
