@@ -73,8 +73,7 @@ pub struct Sight {
     pub qemu: Option<Process>,
     /// The run that is at work on it, if that lives.
     pub run: Option<Process>,
-    /// Processes of ours that are at an act on a function still; those of a run that lives are its own, and who waits for a
-    /// service ends with its run, or is ended by the next one.
+    /// Processes of ours that are at an act on a function still; those of a run that lives are its own.
     pub at_work: Vec<i32>,
     /// A record of whomever has been removed since the last look: something has come home, or was taken over.
     pub removed: bool,

@@ -160,6 +160,7 @@ impl<'a> Executor<'a> {
         self.gives_back = true;
         let mut trouble = Trouble::of(plan);
         let mut undone: BTreeSet<PciAddr> = trouble.failed.clone();
+        let mut in_vain: Vec<Unit> = Vec::new();
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let mut steps: Vec<&Step> = Vec::new();
@@ -176,6 +177,7 @@ impl<'a> Executor<'a> {
                     trouble
                         .errors
                         .push(format!("{}: left out, the kernel is stuck", step.act));
+                    trouble.is_of_others = false;
                     self.left_out(&step.act);
                     count.skip();
                 } else {
@@ -196,16 +198,30 @@ impl<'a> Executor<'a> {
                     trouble.note(&step.act, &error, &self.record);
                 } else {
                     say_of_service(&step.act, &error);
+                    in_vain.extend(unit_started_by(&step.act));
                 }
             }
         }
         if trouble.errors.is_empty() {
             return self.close().map_err(|e| Error::io("removing the record", e));
         }
+        // What was tried and said is not tried again where the GPU is home, as after a run that ends well: it would take the time of
+        // the rest each time.
+        if trouble.is_of_others {
+            self.record.units.retain(|unit| !in_vain.contains(unit));
+        }
         // What has its driver again is nobody's business any more.
         self.record.beside.retain(|b| undone.contains(&b.addr));
         let what = format!("the way home failed ({})", trouble.errors.join("; "));
         Err(self.stranded(what, trouble.left(), &trouble.first()))
+    }
+}
+
+/// The unit that an act starts.
+fn unit_started_by(act: &Act) -> Option<Unit> {
+    match act {
+        Act::StartUnit { name } | Act::RestartUnit { name } => Some(name.clone()),
+        _ => None,
     }
 }
 
@@ -237,6 +253,8 @@ struct Trouble {
     fell_off: bool,
     /// Modules that could not be loaded, and why, where no device was at fault.
     not_loaded: Vec<(String, Problem)>,
+    /// All of it is about who uses the GPU.
+    is_of_others: bool,
 }
 
 impl Trouble {
@@ -248,6 +266,7 @@ impl Trouble {
             lost: BTreeSet::new(),
             fell_off: !plan.missing.is_empty(),
             not_loaded: Vec::new(),
+            is_of_others: plan.missing.is_empty(),
         }
     }
 
@@ -269,6 +288,7 @@ impl Trouble {
     }
 
     fn note(&mut self, act: &Act, error: &ActError, record: &Record) {
+        self.is_of_others &= unit_started_by(act).is_some();
         self.errors.push(match (act, error) {
             (Act::Rescan { addr, .. }, ActError::NotReached { .. }) => {
                 format!("{addr} is not there any more, and a rescan does not find it")

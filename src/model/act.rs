@@ -14,7 +14,7 @@ use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
 use crate::host::holders::Holder;
 use crate::host::nvidia::Numbers;
-use crate::host::units::Unit;
+use crate::host::units::{Unit, is_starter};
 pub use crate::model::expect::{Attribute, Expect};
 
 /// One act on the host: one call that the kernel answers, or one program that is run to its end.
@@ -236,13 +236,24 @@ impl Act {
     }
 
     /// Whether it is done at the same time as another one, its neighbour in a plan: containers, which have nothing to do with each
-    /// other and take their time.
+    /// other and take their time; and starts inside containers, of which none waits for what the container's systemd makes of
+    /// another, but for what starts others.
     pub fn goes_beside(&self, other: &Act) -> bool {
         match (self, other) {
             (Act::StopUnit { name: one }, Act::StopUnit { name: other })
-            | (Act::StartUnit { name: one }, Act::StartUnit { name: other }) => {
-                one.is_container() && other.is_container() && one != other
+            | (Act::StartUnit { name: one }, Act::StartUnit { name: other })
+                if one.is_container() && other.is_container() =>
+            {
+                one != other
             }
+            (
+                Act::StartUnit {
+                    name: one @ Unit::Inside { .. },
+                },
+                Act::StartUnit {
+                    name: other @ Unit::Inside { .. },
+                },
+            ) => one != other && is_starter(&one.name()) == is_starter(&other.name()),
             (Act::RenewNodes { container: one, .. }, Act::RenewNodes { container: other, .. }) => one != other,
             _ => false,
         }

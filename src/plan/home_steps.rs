@@ -352,7 +352,7 @@ impl WayHome<'_> {
     fn restart_services(&self, steps: &mut Steps<'_>) {
         // The GPU is home whatever becomes of its services.
         let order = start_order(&self.record.units);
-        let (starters, others) = order.split_at(order.iter().take_while(|unit| is_starter(&unit.name())).count());
+        let (starters, others): (Vec<&Unit>, Vec<&Unit>) = order.iter().partition(|unit| is_starter(&unit.name()));
         // Where the run was killed in between, what they start runs still; else this does nothing.
         let stem = |unit: &Unit| unit.name().rsplit_once('.').map(|(stem, _)| stem.to_owned());
         let is_started = |unit: &&&Unit| {
