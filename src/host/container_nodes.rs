@@ -57,8 +57,8 @@ const PROMPT: [&str; 8] = ["tmpfs", "devtmpfs", "ext4", "xfs", "btrfs", "zfs", "
 /// What a process has below its root.
 #[derive(Debug)]
 pub(crate) struct Inside {
-    /// The kind of each file system that it has mounted, by the mount's number.
-    kinds: BTreeMap<u64, String>,
+    /// The kind of each file system that it has mounted, by the mount's number; None: in a tree of files, which all answer.
+    kinds: Option<BTreeMap<u64, String>>,
     top: OwnedFd,
 }
 
@@ -73,8 +73,12 @@ impl Inside {
     pub(crate) fn of(root: &Root, pid: u32) -> io::Result<Inside> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = root.path(format!("/proc/{pid}/root"));
+        let kinds = match root.text(format!("/proc/{pid}/mountinfo")) {
+            Err(e) if !root.is_real() && e.kind() == io::ErrorKind::NotFound => None,
+            mountinfo => Some(kinds(&mountinfo?)),
+        };
         Ok(Inside {
-            kinds: kinds(&root.text(format!("/proc/{pid}/mountinfo"))?),
+            kinds,
             top: openat(CWD, path, flags, Mode::empty())?,
         })
     }
@@ -139,17 +143,12 @@ impl Inside {
 
     /// Whether what is looked for in a folder is answered at once.
     fn answers(&self, folder: impl AsFd) -> bool {
+        let Some(kinds) = &self.kinds else { return true };
         // Nothing is asked of a server for that (linux, fs/fuse/dir.c, fuse_update_get_attr).
-        let found = statx(
-            folder,
-            "",
-            AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
-            StatxFlags::MNT_ID,
-        );
-        let mount = found
-            .ok()
-            .filter(|found| found.stx_mask & StatxFlags::MNT_ID.bits() != 0);
-        let kind = mount.and_then(|found| self.kinds.get(&found.stx_mnt_id));
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = statx(folder, "", flags, StatxFlags::MNT_ID).ok();
+        let mount = found.filter(|found| found.stx_mask & StatxFlags::MNT_ID.bits() != 0);
+        let kind = mount.and_then(|found| kinds.get(&found.stx_mnt_id));
         kind.is_some_and(|kind| PROMPT.contains(&kind.as_str()))
     }
 
