@@ -145,7 +145,7 @@ mod tests {
         };
         let inspect = format!(
             "docker container inspect --format {{{{.State.Status}}}}\n{{{{.HostConfig.AutoRemove}}}}\n{{{{index .Config.Labels \
-             \"PODMAN_SYSTEMD_UNIT\"}}}} {id}"
+             \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}} {id}"
         );
         let (start, stop) = (format!("docker start {id}"), format!("docker stop -t 30 {id}"));
         for state in ["running\nfalse\n\n", "exited\nfalse\n\n"] {
