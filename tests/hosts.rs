@@ -219,6 +219,7 @@ fn record_of(plan: &Plan) -> Record {
     record.units.clone_from(&plan.units);
     record.consoles.clone_from(&plan.consoles);
     record.platforms.clone_from(&plan.platforms);
+    record.numbers.clone_from(&plan.numbers);
     record
 }
 

@@ -6,11 +6,13 @@
 use std::time::Duration;
 use std::{fmt, fs, io};
 
+use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::{MOMENT, now_on, told};
 use crate::base::root::Root;
+use crate::base::wait::pidfds;
 
 /// How long the host has been up, the time it slept included: a clock that all processes share and nobody sets.
 pub fn since_boot() -> Duration {
@@ -155,6 +157,14 @@ pub(crate) fn has_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
 }
 
+/// Whether a process is in a PID namespace below ours: it has a number there as well (proc_pid_status(5), NSpid). Who may not
+/// follow /proc/PID/ns/pid may read that.
+fn is_elsewhere(root: &Root, pid: i32) -> bool {
+    let status = root.text(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1)
+}
+
 /// A process that is told from every other one since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -236,7 +246,9 @@ impl Group {
     }
 
     /// The processes of this very group that have not ended: the leader, and what it has started (modprobe), which may
-    /// outlive it.
+    /// outlive it. Not who is in another PID namespace: what lxc-attach(1) runs in a container has our group and session for as
+    /// long as it makes none of its own (lxc, src/lxc/attach.c, do_attach: setsid for LXC_ATTACH_TERMINAL alone), and is the
+    /// container's.
     ///
     /// The number is given to no other process for as long as one of the group or of its session is left (linux,
     /// kernel/pid.c, __change_pid), so a process that has it and started at another time means that all of ours has
@@ -252,9 +264,20 @@ impl Group {
         let pids = processes.iter().filter_map(|name| name.parse().ok());
         pids.filter(|pid: &i32| {
             let stat = Stat::read(root, &format!("/proc/{pid}"));
-            stat.is_some_and(|stat| !stat.has_ended() && self.has(*pid, stat))
+            stat.is_some_and(|stat| !stat.has_ended() && self.has(*pid, stat)) && !is_elsewhere(root, *pid)
         })
         .collect()
+    }
+
+    /// Kills them, and nobody who has come to a number of theirs since.
+    pub(crate) fn kill(self, root: &Root) {
+        for pid in self.alive(root) {
+            let Some(fds) = pidfds(&[pid]) else { continue };
+            // The descriptor is of whoever has the number now.
+            if self.alive(root).contains(&pid) {
+                let _ = pidfd_send_signal(&fds[0], Signal::KILL); // it has ended
+            }
+        }
     }
 
     /// Whether a process belongs to it.
@@ -403,6 +426,44 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(group.alive(&Root::real()).is_empty());
+    }
+
+    /// As lxc-attach leaves it: in the group and the session of who has asked for it, and in the namespace of a container.
+    #[test]
+    fn who_is_in_another_pid_namespace_is_none_of_the_group_and_is_not_killed_with_it() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // nobody else may make such a namespace
+        }
+        let root = Root::real();
+        let script = "unshare -pf sleep 600 & sleep 600 & wait";
+        let mut leader = std::process::Command::new("setsid")
+            .args(["sh", "-c", script])
+            .spawn()
+            .unwrap();
+        let group = Group::of_child(&root, leader.id());
+        let of_group = || -> Vec<i32> {
+            let pids = root.names("/proc").unwrap();
+            let pids = pids.iter().filter_map(|name| name.parse().ok());
+            let is_in = |stat: Stat| stat.group == Some(group.number) && stat.session == Some(group.number);
+            pids.filter(|pid: &i32| Stat::read(&root, &format!("/proc/{pid}")).is_some_and(is_in))
+                .collect()
+        };
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        let elsewhere = loop {
+            let elsewhere: Vec<i32> = of_group().into_iter().filter(|pid| is_elsewhere(&root, *pid)).collect();
+            if of_group().len() == 4 && elsewhere.len() == 1 {
+                break elsewhere[0];
+            }
+            assert!(std::time::Instant::now() < until, "{:?}", of_group());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let alive = group.alive(&root);
+        group.kill(&root);
+        leader.wait().unwrap();
+        let is_left = process(&root, elsewhere.unsigned_abs()).is_some();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(elsewhere), nix::sys::signal::Signal::SIGKILL).unwrap();
+        assert!(alive.len() == 3 && !alive.contains(&elsewhere), "{alive:?}");
+        assert!(is_left);
     }
 
     #[test]

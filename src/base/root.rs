@@ -3,19 +3,21 @@
 //! Only reads, and only what a file says; meaning is given to it by [`crate::host::snapshot`] and
 //! [`crate::host::holders`]. Writes to the host are acts and go through [`crate::execute::kernel`].
 
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::Read as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::{fs, io};
 
-use rustix::fs::{OFlags, makedev};
+use rustix::fs::{OFlags, fcntl_setfl, makedev};
+use rustix::io::{Errno, read};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::base::program::command;
 use crate::base::recording::{Entries, Recorder, as_on_host, folded, program_file, said_in};
-use crate::base::wait::{LONGEST_WAIT, pidfds, poll_readable};
+use crate::base::wait::{LONGEST_WAIT, poll_readable};
 
 /// Longest file read, bytes. The longest there is in practice is /proc/PID/maps of a process with as many mappings as
 /// the kernel allows (vm.max_map_count, 65530 by default), some 10 MB. A bound, so that a broken mount cannot fill the
@@ -29,7 +31,7 @@ const ROOM: usize = 64 << 10;
 const LONGEST_CONFIG: u64 = 1 << 20;
 
 /// Most of a program's answer that is listened to, bytes.
-const MOST_HEARD: u64 = 1 << 20;
+const MOST_HEARD: usize = 1 << 20;
 
 /// What a program said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -269,7 +271,7 @@ impl Root {
     /// for each `/` ([`program_file`]): recorded standard output, of a program that ended well; or `programs/failed/WORDS`:
     /// recorded standard error, of one that did not.
     ///
-    /// There is no deadline here: it is run in a worker, which has one. Of what it says a megabyte is heard; one that says
+    /// There is no deadline here: it is run in a worker, which has one. What it has left running is not waited for. Of what it says a megabyte is heard; one that says
     /// more, as a container's may, finds nobody who listens.
     ///
     /// # Errors
@@ -307,25 +309,20 @@ impl Root {
             });
         }
         let mut child = command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let mut pipes = [Pipe::of(child.stdout.take())?, Pipe::of(child.stderr.take())?];
         let pid = i32::try_from(child.id()).unwrap_or_default();
-        let (stdout, stderr, is_ended) = std::thread::scope(|scope| {
-            let stdout = scope.spawn(|| hear(stdout));
-            let stderr = scope.spawn(|| hear(stderr));
-            let is_ended = asked_by.is_some_and(|asked_by| !ends_first(pid, asked_by));
-            if is_ended {
-                let _ = child.kill();
-            }
-            (
-                stdout.join().unwrap_or_default(),
-                stderr.join().unwrap_or_default(),
-                is_ended,
-            )
-        });
+        let end = hear(pid, &mut pipes, asked_by);
+        if end != Ok(End::OfItself) {
+            let _ = child.kill();
+        }
         let status = child.wait()?;
-        if is_ended {
+        if let Err(why) = end {
+            return Err(why.into());
+        }
+        if end == Ok(End::NotAwaited) {
             return Err(io::Error::other("who has asked for it has gone"));
         }
+        let [stdout, stderr] = pipes.map(Pipe::text);
         let said = Said {
             ok: status.success(),
             code: status.code(),
@@ -367,26 +364,77 @@ impl Root {
     }
 }
 
-/// Waits until a process has ended, or who has asked for it has gone: whether it has ended.
-fn ends_first(pid: i32, asked_by: BorrowedFd<'_>) -> bool {
-    let Some(fds) = pidfds(&[pid]) else { return true };
-    loop {
-        let fds = [fds[0].as_fd(), asked_by];
-        match poll_readable(&fds, LONGEST_WAIT).as_slice() {
-            [true, _] => return true,
-            [_, true] => return false,
-            _ => {}
+/// How a program's time was over.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// It has ended.
+    OfItself,
+    /// Who has asked for it has gone.
+    NotAwaited,
+}
+
+/// The end of a pipe that a program writes to, and what was heard of it.
+struct Pipe {
+    from: Option<OwnedFd>,
+    heard: Vec<u8>,
+}
+
+impl Pipe {
+    fn of(pipe: Option<impl Into<OwnedFd>>) -> io::Result<Pipe> {
+        let from: Option<OwnedFd> = pipe.map(Into::into);
+        if let Some(from) = &from {
+            fcntl_setfl(from, OFlags::NONBLOCK)?;
         }
+        Ok(Pipe {
+            from,
+            heard: Vec::new(),
+        })
+    }
+
+    /// Takes what there is, as far as it is listened to; who says more finds nobody who does.
+    fn take(&mut self) {
+        let mut bytes = [0; 65536];
+        while let Some(from) = &self.from {
+            match read(from, &mut bytes) {
+                Ok(count @ 1..) if self.heard.len() + count <= MOST_HEARD => {
+                    self.heard.extend_from_slice(&bytes[..count]);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Ok(count) => {
+                    let left = MOST_HEARD - self.heard.len();
+                    self.heard.extend_from_slice(&bytes[..count.min(left)]);
+                    self.from = None;
+                }
+                Err(_) => self.from = None,
+            }
+        }
+    }
+
+    fn text(self) -> String {
+        String::from_utf8_lossy(&self.heard).into_owned()
     }
 }
 
-/// What comes out of a pipe, as far as it is listened to.
-fn hear(pipe: Option<impl Read>) -> String {
-    let mut heard = Vec::new();
-    if let Some(pipe) = pipe {
-        let _ = pipe.take(MOST_HEARD).read_to_end(&mut heard);
+/// Listens to a program until it has ended, or who has asked for it has gone. What has come by then is all: a child of its may have
+/// the pipes open for as long as it likes.
+fn hear(pid: i32, pipes: &mut [Pipe; 2], asked_by: Option<BorrowedFd<'_>>) -> Result<End, Errno> {
+    let process = pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+    loop {
+        let mut fds = vec![process.as_fd()];
+        fds.extend(asked_by);
+        let said = fds.len();
+        fds.extend(pipes.iter().filter_map(|pipe| pipe.from.as_ref()).map(AsFd::as_fd));
+        let ready = poll_readable(&fds, LONGEST_WAIT);
+        for pipe in pipes.iter_mut() {
+            pipe.take();
+        }
+        match &ready[..said] {
+            [true, ..] => return Ok(End::OfItself),
+            [_, true] => return Ok(End::NotAwaited),
+            _ => {}
+        }
     }
-    String::from_utf8_lossy(&heard).into_owned()
 }
 
 #[cfg(test)]
@@ -395,7 +443,9 @@ mod tests {
 
     use std::os::unix::fs::symlink;
 
-    use nix::sys::signal::{SigSet, Signal};
+    use std::time::{Duration, Instant};
+
+    use nix::sys::signal::{SigSet, Signal, kill};
 
     use crate::base::recording::What;
 
@@ -426,6 +476,50 @@ mod tests {
         ] {
             assert_eq!(read.unwrap_err().kind(), io::ErrorKind::WouldBlock);
         }
+    }
+
+    /// What is run in a container can keep its end of a pipe open, and outlive who is killed for it.
+    #[test]
+    fn what_a_program_leaves_running_is_not_waited_for() {
+        let children = |said: &str| {
+            let pid: i32 = said.lines().next().unwrap().parse().unwrap();
+            kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        };
+        let begun = Instant::now();
+        let said = Root::real()
+            .program(&["sh", "-c", "sleep 600 & echo $!; echo err >&2"])
+            .unwrap();
+        let took = begun.elapsed();
+        children(&said.stdout);
+        assert_eq!((said.ok, said.stderr.as_str()), (true, "err\n"));
+        assert!(took < Duration::from_secs(60), "{took:?}");
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("child");
+        let script = format!("sleep 600 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display());
+        let (asked_by, asks) = io::pipe().unwrap();
+        let leaves = std::thread::spawn({
+            let file = file.clone();
+            move || {
+                while !file.exists() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                drop(asks);
+            }
+        });
+        let begun = Instant::now();
+        let error = Root::real().program_for(&["sh", "-c", &script], Some(asked_by.as_fd()));
+        let took = begun.elapsed();
+        leaves.join().unwrap();
+        children(&fs::read_to_string(&file).unwrap());
+        assert_eq!(error.unwrap_err().to_string(), "who has asked for it has gone");
+        assert!(took < Duration::from_secs(60), "{took:?}");
+    }
+
+    #[test]
+    fn of_a_program_that_does_not_cease_to_talk_a_megabyte_is_heard() {
+        let said = Root::real().program(&["sh", "-c", "yes; echo end >&2"]).unwrap();
+        assert_eq!((said.stdout.len(), said.stderr.as_str()), (MOST_HEARD, "end\n"));
     }
 
     fn text(entries: &Entries, path: &str) -> Option<String> {

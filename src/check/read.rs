@@ -3,11 +3,11 @@
 //! In parts, each asked by itself in a worker with a deadline: /etc/pve, whose daemon may not answer, a container's files
 //! and slow programs keep nobody from hearing of the rest. Nothing is judged here.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2, statvfs};
+use rustix::fs::{Dir, StatVfsMountFlags, statvfs};
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
@@ -16,6 +16,7 @@ use crate::check::configured;
 use crate::check::texts::{Seen, Texts};
 use crate::check::versions::{library_version, numbers};
 use crate::host::boot_loader::BootConfig;
+use crate::host::container_nodes::{Inside, process_of};
 use crate::host::modprobe_config::ModprobeConfig;
 use crate::host::module_lists::ModuleLists;
 use crate::host::modules;
@@ -349,13 +350,13 @@ fn containers(root: &Root, texts: &mut Texts) {
     }
     let names = root.names("/sys/fs/cgroup/lxc").unwrap_or_default();
     for ctid in names.iter().filter_map(|name| name.parse::<VmId>().ok()) {
-        let Some(pid) = crate::host::container_nodes::process_of(root, ctid) else {
+        let Some(pid) = process_of(root, ctid) else {
             continue;
         };
-        let Ok(top) = File::open(root.path(format!("/proc/{pid}/root"))) else {
+        let Ok(inside) = Inside::of(root, pid) else {
             continue;
         };
-        let mut versions: Vec<String> = LIBRARIES.iter().flat_map(|dir| versions_in(&top, dir)).collect();
+        let mut versions: Vec<String> = LIBRARIES.iter().flat_map(|dir| versions_in(&inside, dir)).collect();
         versions.sort_unstable();
         versions.dedup();
         texts.inside.insert(ctid, versions);
@@ -363,10 +364,8 @@ fn containers(root: &Root, texts: &mut Texts) {
     root.tell(INSIDE, || serde_json::to_vec(&texts.inside).unwrap_or_default());
 }
 
-fn versions_in(top: &File, dir: &str) -> Vec<String> {
-    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(dir) = openat2(top, dir, flags, Mode::empty(), within) else {
+fn versions_in(inside: &Inside, dir: &str) -> Vec<String> {
+    let Ok(dir) = inside.folder(dir) else {
         return Vec::new();
     };
     let Ok(entries) = Dir::read_from(&dir) else {

@@ -14,6 +14,7 @@ use crate::execute::kernel::Kernel;
 use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::Unit;
+use crate::model::act::Act;
 use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
@@ -21,8 +22,23 @@ use crate::plan::owners;
 use crate::run::session::{Session, must_be_root};
 use crate::settings::values::ContainerStart;
 
-/// Brings home what is stranded, makes the nodes that the container is given, and refuses where a VM has the GPU.
+/// Brings home what is stranded, makes the nodes that the container is given, and refuses where a VM has the GPU, or where that
+/// cannot be told; with `container-start = "go-on"` nothing keeps the container from starting.
 pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
+    // What is not understood of them keeps no GPU from coming home.
+    if let Err(why) = host.read_settings(None) {
+        warn!("container {ctid} pre-start: {}", chain(why));
+    }
+    match have_nodes(host, ctid) {
+        Err(why) if host.settings.container_start == ContainerStart::GoOn => {
+            warn!("container {ctid} pre-start: {}; nothing is done", chain(why));
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     let given = match host.gpu_containers() {
         Ok(all) => all.into_iter().find(|c| c.ctid == ctid),
         // Perhaps another container's: what Proxmox itself needs of this one it will say.
@@ -42,19 +58,15 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         say_there(ctid, &nodes);
         return Ok(());
     }
-    // A run that has shut it down starts it again, and has the lock meanwhile.
-    let whole = Unit::Whole { container: ctid };
-    let is_started_by = |r: &Record| r.at_work.is_some() && r.units.contains(&whole);
+    // A run that has shut it down starts it again at this moment, and has the lock meanwhile.
+    let start = Act::start(&Unit::Whole { container: ctid });
+    let is_started_by = |r: &Record| is_at(r, &start);
     if let Some(record) = host.records(None)?.iter().find(|r| is_started_by(r)) {
         warn!(
             "container {ctid} pre-start: it is started by the handoff for {}, which goes on; nothing is done",
             record.owner
         );
         return Ok(());
-    }
-    // What is not understood of them keeps no GPU from coming home.
-    if let Err(why) = host.read_settings(None) {
-        warn!("container {ctid} pre-start: {}", chain(why));
     }
     let policy = host.settings.container_start;
     let end = host.kernel.now() + host.budgets.way_home;
@@ -90,6 +102,11 @@ pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
          \"go-on\" in /etc/gpu-handoff/config.toml"
     )))
     .into())
+}
+
+/// Whether somebody is at this act: of a record that was read without the lock.
+fn is_at(record: &Record, act: &Act) -> bool {
+    record.at_work.is_some() && record.under_way.contains(act)
 }
 
 fn say_there(ctid: VmId, nodes: &[String]) {
@@ -130,4 +147,35 @@ fn away(records: &[Record], snapshot: &Snapshot) -> Vec<String> {
     };
     let on_vfio = snapshot.gpus().filter(|f| f.is_on_vfio());
     on_vfio.map(|f| of(f.addr)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::base::deadlines::Budgets;
+    use crate::model::record::AtWork;
+
+    /// On the way out it was shut down, and whoever starts it then does so by hand.
+    #[test]
+    fn it_is_started_by_a_run_only_while_that_starts_it() {
+        let container = "104".parse().unwrap();
+        let whole = Unit::Whole { container };
+        let (start, stop) = (Act::start(&whole), Act::stop(&whole));
+        let other = Act::start(&Unit::Whole {
+            container: "105".parse().unwrap(),
+        });
+        let run = Some(AtWork { run: None, time: None });
+        for (under_way, at_work, is) in [
+            (vec![other.clone(), start.clone()], run.clone(), true),
+            (vec![start.clone()], None, false),
+            (vec![stop], run.clone(), false),
+            (vec![other], run, false),
+        ] {
+            let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
+            record.units = vec![whole.clone()];
+            (record.under_way, record.at_work) = (under_way, at_work);
+            assert_eq!(is_at(&record, &start), is, "{:?}", record.under_way);
+        }
+    }
 }

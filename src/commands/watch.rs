@@ -73,7 +73,7 @@ pub struct Sight {
     pub qemu: Option<Process>,
     /// The run that is at work on it, if that lives.
     pub run: Option<Process>,
-    /// Processes of ours that are at an act still; those of a run that lives are its own.
+    /// Processes of ours that are at an act on a function still; those of a run that lives are its own.
     pub at_work: Vec<i32>,
     /// A record of whomever has been removed since the last look: something has come home, or was taken over.
     pub removed: bool,
@@ -324,7 +324,7 @@ impl Watcher {
         let boot = this_boot()?;
         let ours = |r: &Record| r.owner == Owner::Vm(self.vmid) && r.boot_id == boot;
         let record = records.into_iter().find(ours);
-        let groups = record.iter().flat_map(Record::groups);
+        let groups = record.iter().flat_map(Record::awaited);
         let at_work = groups.flat_map(|group| group.alive(&self.root)).collect();
         let caller = record.as_ref().and_then(|r| r.caller);
         let run = record.as_ref().and_then(|r| r.run).map(|run| run.process);
@@ -387,7 +387,7 @@ impl Watcher {
         if end_of(&fds, patience) {
             return;
         }
-        let mut groups = record.map_or_else(Vec::new, Record::groups);
+        let mut groups = record.map_or_else(Vec::new, Record::awaited);
         groups.retain(|group| {
             let alive = group.alive(&self.root);
             systemd::take_over(group.number, &alive);

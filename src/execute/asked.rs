@@ -15,7 +15,10 @@ use crate::model::act::Act;
 pub(crate) fn only_waits(request: &Question) -> bool {
     match request {
         Question::Act(act) => act.only_waits(),
-        question => matches!(question, Question::Units(_) | Question::StaleNodes | Question::Check(_)),
+        question => matches!(
+            question,
+            Question::Units(_) | Question::StaleNodes(_) | Question::Check(_)
+        ),
     }
 }
 

@@ -163,6 +163,7 @@ impl<'a> Executor<'a> {
         self.gives_back = true;
         let mut trouble = Trouble::of(plan);
         let mut undone: BTreeSet<PciAddr> = trouble.failed.clone();
+        let mut in_vain: Vec<Unit> = Vec::new();
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let mut steps: Vec<&Step> = Vec::new();
@@ -183,6 +184,7 @@ impl<'a> Executor<'a> {
                     trouble
                         .errors
                         .push(format!("{}: left out, the kernel is stuck", step.act));
+                    trouble.is_of_others = false;
                     self.left_out(&step.act);
                     count.skip();
                 } else {
@@ -203,11 +205,17 @@ impl<'a> Executor<'a> {
                     trouble.note(&step.act, &error, &self.record);
                 } else {
                     say_of_service(&step.act, &error);
+                    in_vain.extend(unit_started_by(&step.act));
                 }
             }
         }
         if trouble.errors.is_empty() {
             return self.close().map_err(|e| Error::io("removing the record", e));
+        }
+        // What was tried and said is not tried again where the GPU is home, as after a run that ends well: it would take the time of
+        // the rest each time.
+        if trouble.is_of_others {
+            self.record.units.retain(|unit| !in_vain.contains(unit));
         }
         // What has its driver again is nobody's business any more.
         self.record.beside.retain(|b| undone.contains(&b.addr));
@@ -231,6 +239,14 @@ fn as_needed(step: &Step, plan: &Plan, undone: &BTreeSet<PciAddr>) -> Step {
         step.act = Act::start(name);
     }
     step
+}
+
+/// The unit that an act starts.
+fn unit_started_by(act: &Act) -> Option<Unit> {
+    match act {
+        Act::StartUnit { name } | Act::RestartUnit { name } => Some(name.clone()),
+        _ => None,
+    }
 }
 
 /// Whether a failure changes how a run ends. That a soft act was not even begun does: nobody would try it again.
@@ -261,6 +277,8 @@ struct Trouble {
     fell_off: bool,
     /// Modules that could not be loaded, and why, where no device was at fault.
     not_loaded: Vec<(String, Problem)>,
+    /// All of it is about who uses the GPU.
+    is_of_others: bool,
 }
 
 impl Trouble {
@@ -272,6 +290,7 @@ impl Trouble {
             lost: BTreeSet::new(),
             fell_off: !plan.missing.is_empty(),
             not_loaded: Vec::new(),
+            is_of_others: plan.missing.is_empty(),
         }
     }
 
@@ -293,6 +312,7 @@ impl Trouble {
     }
 
     fn note(&mut self, act: &Act, error: &ActError, record: &Record) {
+        self.is_of_others &= unit_started_by(act).is_some();
         self.errors.push(match (act, error) {
             (Act::Rescan { addr, .. }, ActError::NotReached { .. }) => {
                 format!("{addr} is not there any more, and a rescan does not find it")

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::root::Root;
 use crate::base::vmid::VmId;
 use crate::base::wait::{pidfds, poll_readable};
-use crate::host::container_nodes::{At, at, open_at};
+use crate::host::container_nodes::{At, Inside};
 
 /// The second argument of a worker that does this alone, and ends.
 pub const INSIDE_ARG: &str = "inside";
@@ -77,10 +77,16 @@ pub(crate) enum Source {
         /// Its group, on the host.
         gid: u32,
     },
-    /// The host's own.
+    /// The host's own, or a folder of the host's.
     Bound {
         /// Its path on the host.
         path: String,
+        /// Nothing of it is changed there: not who owns it, nor its mode.
+        #[serde(default)]
+        read_only: bool,
+        /// It is a folder.
+        #[serde(default)]
+        is_folder: bool,
     },
 }
 
@@ -103,7 +109,9 @@ pub fn serve(job: Option<&OsStr>) -> io::Result<()> {
 }
 
 fn enter(job: &Job) -> Result<Outcome, String> {
-    let init = init_of(&Root::real(), job)?;
+    let root = Root::real();
+    let init = init_of(&root, job)?;
+    let mounts = Inside::of(&root, job.pid).map_err(|e| format!("its mounts: {e}"))?;
     let failed = |what: &str| {
         let what = what.to_owned();
         move |e: nix::Error| format!("{what}: {e}")
@@ -122,9 +130,10 @@ fn enter(job: &Job) -> Result<Outcome, String> {
     setns(&init, CloneFlags::CLONE_NEWNS).map_err(failed("entering its mount namespace"))?;
     let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = open("/", folder, Mode::empty()).map_err(|e| format!("its root: {e}"))?;
+    let container = mounts.below(top);
     let put = |(fresh, tree): (&Fresh, Result<OwnedFd, String>)| {
         let tree = tree?;
-        put(&top, &tree, &fresh.inside).map_err(|e| e.to_string())
+        put(&container, &tree, fresh).map_err(|e| e.to_string())
     };
     Ok(job.nodes.iter().zip(staged).map(put).collect())
 }
@@ -153,7 +162,22 @@ fn is_of(groups: &str, ctid: VmId) -> bool {
 /// A node as a mount that is nowhere yet.
 fn stage(n: usize, source: &Source) -> io::Result<OwnedFd> {
     let path = match source {
-        Source::Bound { path } => path.clone(),
+        Source::Bound {
+            path, read_only: false, ..
+        } => path.clone(),
+        Source::Bound { path, is_folder, .. } => {
+            let place = format!("{STAGE}/{n}");
+            match is_folder {
+                true => std::fs::create_dir(&place)?,
+                false => std::fs::write(&place, "")?,
+            }
+            let none = None::<&str>;
+            mount(Some(path.as_str()), place.as_str(), none, MsFlags::MS_BIND, none)?;
+            let flags =
+                MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+            mount(none, place.as_str(), none, flags, none)?;
+            place
+        }
         Source::Made {
             major,
             minor,
@@ -176,41 +200,46 @@ fn stage(n: usize, source: &Source) -> io::Result<OwnedFd> {
 }
 
 /// Mounts a node onto its place, in the mount namespace that we are in.
-fn put(top: &OwnedFd, tree: &OwnedFd, inside: &str) -> io::Result<()> {
-    let (folder, name) = inside.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
-    let folder = match open_at(top, folder) {
+fn put(container: &Inside, tree: &OwnedFd, fresh: &Fresh) -> io::Result<()> {
+    let (folder, name) = fresh.inside.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
+    let is_folder = matches!(fresh.source, Source::Bound { is_folder: true, .. });
+    let folder = match container.open(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let dev = open_at(top, "dev")?;
+            let dev = container.open("dev")?;
             let below = folder.strip_prefix("dev/").filter(|below| !below.contains('/'));
             let below = below.ok_or(io::ErrorKind::NotFound)?;
             as_its_owner(&dev, || Ok(mkdirat(&dev, below, Mode::from_raw_mode(0o755))?))?;
-            open_at(top, folder)?
+            container.open(folder)?
         }
         folder => folder?,
     };
     fchdir(&folder)?;
     for _ in 0..DEEPEST {
         // What cannot be taken off is mounted onto.
-        if !is_mounted(&folder, name) || umount2(name, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_err() {
+        if !is_mounted(container, &folder, name)
+            || umount2(name, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_err()
+        {
             break;
         }
     }
-    match at(&folder, name)? {
-        At::Node(..) | At::File => {}
+    match container.look_in(&folder, name)? {
+        At::Node(..) | At::File if !is_folder => {}
+        At::Folder(..) if is_folder => {}
+        At::Nothing if is_folder => as_its_owner(&folder, || Ok(mkdirat(&folder, name, Mode::from_raw_mode(0o755))?))?,
         At::Nothing => as_its_owner(&folder, || {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
             openat(&folder, name, flags, Mode::from_raw_mode(0o600))?;
             Ok(())
         })?,
-        At::Other => return Err(io::Error::other("something else lies there")),
+        _ => return Err(io::Error::other("something else lies there")),
     }
-    let place = open_at(&folder, name)?;
+    let place = container.open_in(&folder, name)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(tree, "", &place, "", flags)?)
 }
 
-fn is_mounted(folder: &OwnedFd, name: &str) -> bool {
-    let place = open_at(folder, name).ok();
+fn is_mounted(container: &Inside, folder: &OwnedFd, name: &str) -> bool {
+    let place = container.open_in(folder, name).ok();
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let found = place.and_then(|place| statx(&place, "", flags, StatxFlags::TYPE).ok());
     found.is_some_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))

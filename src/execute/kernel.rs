@@ -124,6 +124,12 @@ pub trait Kernel {
         Ok(Vec::new())
     }
 
+    /// The same of units of several systemds and programs, those of each by themselves and all at once: a container whose systemd
+    /// does not answer holds up no other. Returns what came of each place, in their order.
+    fn units_of(&mut self, places: &[&[Unit]], within: Duration) -> Vec<Result<Vec<Facts>, ActError>> {
+        places.iter().map(|units| self.units(units, within)).collect()
+    }
+
     /// Carries out an act and reads its post-condition back.
     ///
     /// # Errors

@@ -365,6 +365,16 @@ impl Kernel for Linux {
         }
     }
 
+    fn units_of(&mut self, places: &[&[Unit]], within: Duration) -> Vec<Result<Vec<Facts>, ActError>> {
+        let question = |units: &&[Unit]| (Question::Units(units.to_vec()), within);
+        let answers = self.ask_all(places.iter().map(question).collect());
+        let facts = |answer: Result<Answer, ActError>| match answer? {
+            Answer::Units(facts) => Ok(facts),
+            _ => Err(another_question()),
+        };
+        answers.into_iter().map(|(answer, _)| facts(answer)).collect()
+    }
+
     fn act(&mut self, act: &Act, within: Duration) -> Result<(), ActError> {
         let mut results = self.act_all(&[(act.clone(), within)]);
         results

@@ -3,9 +3,10 @@
 use crate::base::root::Root;
 use crate::check::read;
 use crate::execute::kernel::ActError;
+use crate::execute::stale_nodes;
 use crate::execute::worker::{Answer, Question};
 use crate::host::functions::read_details;
-use crate::host::{container_nodes, modules, pci_ids, snapshot, unit_states};
+use crate::host::{modules, pci_ids, snapshot, unit_states};
 use crate::proxmox::files;
 use crate::report::keep;
 use crate::state::history;
@@ -18,7 +19,7 @@ pub(crate) fn answer(root: &Root, question: Question) -> Answer {
             Err(e) => failed(format!("cannot read the host: {e}")),
         },
         Question::Details { addrs } => Answer::Details(read_details(root, &addrs)),
-        Question::StaleNodes => Answer::StaleNodes(container_nodes::read(root)),
+        Question::StaleNodes(wanted) => Answer::StaleNodes(stale_nodes::read(root, &wanted)),
         Question::Units(units) => Answer::Units(unit_states::read(root, &units)),
         Question::Loadable { names } => Answer::Loadable(modules::read(root, &names)),
         Question::Find(wanted) => Answer::Found(files::find(root, &wanted)),

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use crate::base::root::Root;
 use crate::execute::health::make_node;
-use crate::host::nodes::character_majors;
-use crate::host::nvidia::{self, NvidiaDriver};
+use crate::host::nvidia::character_majors;
+use crate::host::nvidia::{self, CAPS, NvidiaDriver};
 
 /// Makes them as far as the driver has what they are of; which of them cannot be had. `load`: it may be loaded for that.
 pub(crate) fn make(root: &Root, paths: &[String], load: bool) -> Vec<String> {
@@ -50,6 +50,12 @@ fn can_be_had(root: &Root, driver: &NvidiaDriver, path: &str) -> bool {
                 let _ = root.program(&["nvidia-modprobe", "-u", "-c", "0"]);
             }
             has_major(root, path, major)
+        }
+        // Of the capabilities the host may have those of an earlier load.
+        Err(_) if name.starts_with("-caps/") => {
+            let devices = root.text("/proc/devices").unwrap_or_default();
+            let major = character_majors(&devices).find(|(_, name)| *name == CAPS);
+            major.is_some_and(|(major, _)| has_major(root, path, major))
         }
         // A folder of them, too.
         Err(_) => root.exists(path),
@@ -96,11 +102,17 @@ mod tests {
         assert_eq!(make(&root, &asked, true), ["/dev/nvidia0", "/dev/nvidia1"]);
         // A folder is there or not; a node that has another number than the driver's is not.
         put("dev/nvidia-caps/nvidia-cap1", "");
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("dev/nvidia-caps/nvidia-cap2")).unwrap();
         std::os::unix::fs::symlink("/dev/null", dir.path().join("dev/nvidia-uvm")).unwrap();
         std::fs::create_dir_all(dir.path().join("sys/module/nvidia_uvm")).unwrap();
         let asked = ["/dev/nvidia-caps", "/dev/nvidia-uvm"].map(str::to_owned);
         for (major, missing) in [(509, &asked[1..]), (1, &asked[2..])] {
             put("proc/devices", &format!("Character devices:\n{major} nvidia-uvm\n"));
+            assert_eq!(make(&root, &asked, false), missing, "{major}");
+        }
+        let asked = ["/dev/nvidia-caps/nvidia-cap2".to_owned()];
+        for (major, missing) in [(238, &asked[..]), (1, &[])] {
+            put("proc/devices", &format!("Character devices:\n{major} nvidia-caps\n"));
             assert_eq!(make(&root, &asked, false), missing, "{major}");
         }
     }

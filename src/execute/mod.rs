@@ -34,6 +34,7 @@ pub mod inside; // in a container: its nodes made anew
 mod recording; // the record, kept meanwhile
 mod renew_nodes; // nodes of GPUs in containers, when the driver is back
 mod schedule; // what is done at once
+pub(crate) mod stale_nodes; // nodes in containers that are of no use now
 mod undo; // taking back what was done
 mod verify; // reading back what an act led to
 pub mod worker; // deadlines on calls that the kernel can hold up

@@ -154,8 +154,8 @@ impl Server {
                         (notes, ended) = (outcome.notes, outcome.ended);
                         outcome.result.map(|()| None)
                     }
-                    Act::RenewNodes { container } => {
-                        renew_nodes::renew(&self.root, *container, &mut notes).map(|()| None)
+                    Act::RenewNodes { container, had } => {
+                        renew_nodes::renew(&self.root, *container, had, &mut notes).map(|()| None)
                     }
                     Act::Verify { addr, width } => {
                         let works = self.health.check(&self.root, *addr, *width, &mut notes);

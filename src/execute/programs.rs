@@ -23,6 +23,12 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb) -> Result<(), ActErro
     {
         return run(root, &service.command(Verb::Start));
     }
+    // It is ending where an earlier stop was cut off, which goes on by itself; what somebody has started since runs on.
+    if let Some(wait) = unit.await_end().filter(|_| verb == Verb::Start)
+        && is_so(root, unit, verb)
+    {
+        let _ = run(root, &wait);
+    }
     with_patience(unit, verb, || {
         let Unit::Whole { .. } = unit else {
             return run(root, &words);
@@ -127,6 +133,32 @@ mod tests {
             });
             assert_eq!((made, result.is_ok()), (attempts, is_well), "{unit:?} {verb:?}");
         }
+    }
+
+    /// One that is ending has ended by then; one that somebody has started runs on.
+    #[test]
+    fn a_container_of_a_clients_that_runs_is_not_stopped_to_be_started() {
+        let id = "ec23".repeat(16);
+        let unit = Unit::Run {
+            client: Client::Docker,
+            id: id.clone(),
+        };
+        let inspect = format!(
+            "docker container inspect --format {{{{.State.Status}}}}\n{{{{.HostConfig.AutoRemove}}}}\n{{{{index .Config.Labels \
+             \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}} {id}"
+        );
+        let (start, stop) = (format!("docker start {id}"), format!("docker stop -t 30 {id}"));
+        for state in ["running\nfalse\n\n", "exited\nfalse\n\n"] {
+            let dir = host(&[(&inspect, state), (&start, "")], &[]);
+            assert!(switch(&Root::at(dir.path()), &unit, Verb::Start).is_ok(), "{state}");
+            assert!(switch(&Root::at(dir.path()), &unit, Verb::Stop).is_err(), "{state}");
+            let dir = host(&[(&inspect, state), (&stop, "")], &[]);
+            assert!(switch(&Root::at(dir.path()), &unit, Verb::Stop).is_ok(), "{state}");
+        }
+        assert_eq!(
+            unit.await_end().unwrap().join(" "),
+            format!("timeout 30 docker wait {id}")
+        );
     }
 
     /// With its service stopped in its place, or by somebody, there is nothing to ask.

@@ -8,8 +8,8 @@ use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
 use crate::execute::linux::{Linux, REMEMBER_WITHIN, another_question};
+use crate::execute::stale_nodes::{self, StaleNode};
 use crate::execute::worker::{Answer, Question};
-use crate::host::container_nodes::StaleNode;
 use crate::host::pci_ids::{Ids, Named};
 use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
@@ -86,8 +86,8 @@ impl Linux {
     }
 
     /// Nodes inside containers that are another device's now; none where they cannot be looked into in that time.
-    pub fn stale_nodes(&mut self, within: Duration) -> Vec<StaleNode> {
-        match self.ask(Question::StaleNodes, within) {
+    pub fn stale_nodes(&mut self, wanted: stale_nodes::Wanted, within: Duration) -> Vec<StaleNode> {
+        match self.ask(Question::StaleNodes(wanted), within) {
             Ok(Answer::StaleNodes(nodes)) => nodes,
             Ok(_) => Vec::new(),
             Err(why) => {

@@ -9,6 +9,10 @@ use crate::base::pci::PciAddr;
 use crate::model::act::Act;
 use crate::model::plan::Step;
 
+/// How many acts of no card are done at once, each by a worker and a program of its own: a container chooses how many services it
+/// has.
+pub(crate) const MOST_AT_ONCE: usize = 16;
+
 /// Which steps are done at once: each round has at most one step of a card, and those of no card have one of their own, but for
 /// neighbours that go beside each other ([`Act::goes_beside`]).
 ///
@@ -37,7 +41,8 @@ pub fn rounds(steps: &[Step]) -> Vec<Vec<usize>> {
                     let one = &steps[before];
                     before + 1 == at && one.card.is_none() && one.act.goes_beside(&step.act)
                 };
-                match rounds.last_mut() {
+                let has_room = |round: &&mut Vec<usize>| round.len() < MOST_AT_ONCE;
+                match rounds.last_mut().filter(has_room) {
                     Some(round) if round.last().copied().is_some_and(is_neighbour) => round.push(at),
                     _ => rounds.push(vec![at]),
                 }
@@ -112,6 +117,31 @@ mod tests {
         };
         let act = if start { Act::start(&name) } else { Act::stop(&name) };
         Step { act, ..step(0, false) }
+    }
+
+    #[test]
+    fn starts_in_containers_go_beside_each_other_but_for_what_starts_others_and_not_all_at_once() {
+        let inside = |container: &str, unit: &str| Step {
+            act: Act::start(&crate::host::units::Unit::Inside {
+                container: container.parse().unwrap(),
+                unit: unit.to_owned(),
+            }),
+            ..step(0, false)
+        };
+        let steps = [
+            inside("104", "a.socket"),
+            inside("105", "b.socket"),
+            inside("104", "a.service"),
+            inside("104", "c.service"),
+            inside("105", "b.service"),
+            unit(true, "106"),
+        ];
+        assert_eq!(rounds(&steps), [vec![0, 1], vec![2, 3, 4], vec![5]]);
+        let many: Vec<Step> = (0..20).map(|n| inside("104", &format!("{n}.service"))).collect();
+        assert_eq!(
+            rounds(&many).iter().map(Vec::len).collect::<Vec<_>>(),
+            [MOST_AT_ONCE, 4]
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::base::text::{join, millis};
 use crate::execute::executor::{Executor, First};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
 use crate::execute::lines::{not_started, say_of_service};
+use crate::execute::schedule::MOST_AT_ONCE;
 use crate::host::functions::VFIO_PCI;
 use crate::host::units::Unit;
 use crate::model::act::{Act, Named};
@@ -136,7 +137,8 @@ impl Executor<'_> {
             self.kernel.let_gate_go();
         }
         let back: Vec<&Act> = done.iter().rev().flat_map(|step| &step.inverse).collect();
-        for acts in back.chunk_by(|one, next| one.goes_beside(next)) {
+        let beside = back.chunk_by(|one, next| one.goes_beside(next));
+        for acts in beside.flat_map(|acts| acts.chunks(MOST_AT_ONCE)) {
             if let Err(interrupted) = self.take_back(acts, &mut undoing) {
                 return interrupted;
             }

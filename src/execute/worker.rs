@@ -36,7 +36,7 @@ use crate::base::unsafe_calls::fork_to;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
-use crate::host::container_nodes::StaleNode;
+use crate::execute::stale_nodes::{self, StaleNode};
 use crate::host::functions::Details;
 use crate::host::modules::Loadable;
 use crate::host::pci_ids::{Ids, Named};
@@ -91,7 +91,7 @@ pub(crate) enum Question {
         load: bool,
     },
     /// Look into containers.
-    StaleNodes,
+    StaleNodes(stale_nodes::Wanted),
     /// Carry out an act. A gate stays shut until it is to be opened, or this worker ends.
     Act(Act),
     /// Read files of Proxmox's.
@@ -116,7 +116,7 @@ impl Question {
             Question::Details { addrs } => format!("the attributes of {}", join(addrs)),
             Question::Loadable { .. } => "what modprobe says".to_owned(),
             Question::Units(_) => "what systemd says".to_owned(),
-            Question::StaleNodes => "nodes inside containers".to_owned(),
+            Question::StaleNodes(_) => "nodes inside containers".to_owned(),
             Question::Find(_) => "files of Proxmox's below /etc/pve".to_owned(),
             Question::Check(part) => format!("what the checks look at ({})", part.covers()),
             Question::Past | Question::Remember(_) => "the history".to_owned(),

@@ -1,96 +1,44 @@
-//! Device nodes inside containers whose numbers are not NVIDIA's any more: some of its majors are given out when a module is
-//! loaded, so that a driver that has been away may come back with others.
+//! Which containers run, and what there is at a place in one: looked at so that nothing is followed that leads out of it, and
+//! nobody in it can hold up who looks.
 //!
 //! What a container has in its /dev it was given at its start (pve-container, PVE/LXC.pm, vm_start), and it says there what it
-//! likes. Nothing is changed here: such a node is named, with the line of the config that has the old number. What Proxmox has given
-//! it is made anew elsewhere ([`crate::execute::renew_nodes`]).
+//! likes. Not here: which nodes are to be there ([`crate::execute::renew_nodes`]), and what is said of those that are not right
+//! ([`crate::execute::stale_nodes`]).
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::{fmt, io};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
 use crate::base::vmid::VmId;
-use crate::host::nodes::character_majors;
 
 /// The containers that run.
 pub(crate) fn running(root: &Root) -> Vec<VmId> {
     let names = root.names("/sys/fs/cgroup/lxc").unwrap_or_default();
     let ctids = names.into_iter().filter_map(|name| name.parse::<VmId>().ok());
-    ctids.filter(|ctid| process_of(root, *ctid).is_some()).collect()
+    ctids.filter(|ctid| runs(root, *ctid)).collect()
 }
 
-/// The driver whose major is given out at load, and its nodes (open-gpu-kernel-modules, nvidia-uvm/uvm_common.h).
-const DRIVER: &str = "nvidia-uvm";
-const NODES: [&str; 2] = ["nvidia-uvm", "nvidia-uvm-tools"];
-
-/// File systems that answer by themselves: a container may have another one at /dev, whose server need not.
-const PROMPT: [&str; 2] = ["tmpfs", "devtmpfs"];
-
-/// A node of a container that is another device's now, or nobody's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StaleNode {
-    /// The container.
-    pub ctid: VmId,
-    /// Its name in /dev.
-    pub name: String,
-    /// Its major number.
-    pub has: u64,
-    /// The driver's.
-    pub is: u64,
-    /// The line of the container's config that allows the old number, and not the new one.
-    pub line: Option<usize>,
+/// Whether a container runs: there is a process in its cgroup or in one below (cgroups(7), cgroup.events), of which its init makes
+/// what it likes.
+pub(crate) fn runs(root: &Root, ctid: VmId) -> bool {
+    first_of(root, ctid).is_some() || is_populated(root, ctid)
 }
 
-impl fmt::Display for StaleNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let StaleNode {
-            ctid, name, has, is, ..
-        } = self;
-        write!(
-            f,
-            "container {ctid}: its /dev/{name} has the major number {has}, and the driver came back with {is}. Hint: 'pct reboot \
-             {ctid}' has it made anew"
-        )?;
-        match self.line {
-            Some(line) => write!(
-                f,
-                "; before that, line {line} of /etc/pve/lxc/{ctid}.conf is to allow 'c {is}:*'"
-            ),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Looks into the containers that run: one node of each, since all have the same number.
-pub fn read(root: &Root) -> Vec<StaleNode> {
-    let devices = root.text("/proc/devices").unwrap_or_default();
-    let Some(is) = character_majors(&devices).find_map(|(major, name)| (name == DRIVER).then_some(major)) else {
-        return Vec::new();
-    };
-    let stale = running(root).into_iter().filter_map(|ctid| {
-        let pid = process_of(root, ctid)?;
-        let of_it = NODES
-            .iter()
-            .filter_map(|name| Some((*name, major_of(root, pid, name)?)));
-        let (name, has) = of_it.into_iter().find(|(_, has)| *has != is)?;
-        Some(StaleNode {
-            ctid,
-            name: name.to_owned(),
-            has,
-            is,
-            line: line_of(root, ctid, has, is),
-        })
-    });
-    stale.collect()
-}
-
-/// A process of a container: its first one, where its systemd has that in a group of its own.
+/// A process of a container that runs: its first one.
 pub(crate) fn process_of(root: &Root, ctid: VmId) -> Option<u32> {
+    let by_lxc = || {
+        let said = root.program(&["lxc-info", "-n", &ctid.to_string(), "-p", "-H"]);
+        said.ok()?.stdout.trim().parse().ok()
+    };
+    first_of(root, ctid).or_else(|| is_populated(root, ctid).then(by_lxc)?)
+}
+
+/// The same where systemd has it in a group of its own, or no group was made.
+fn first_of(root: &Root, ctid: VmId) -> Option<u32> {
     let groups = ["ns/init.scope", "ns", "."];
     groups.iter().find_map(|group| {
         let procs = root.line(format!("/sys/fs/cgroup/lxc/{ctid}/{group}/cgroup.procs"))?;
@@ -98,24 +46,126 @@ pub(crate) fn process_of(root: &Root, ctid: VmId) -> Option<u32> {
     })
 }
 
-/// The major number of a character device in the /dev of a process.
-fn major_of(root: &Root, pid: u32, name: &str) -> Option<u64> {
-    if !dev_answers(root, pid) {
-        return None;
+fn is_populated(root: &Root, ctid: VmId) -> bool {
+    let events = root.text(format!("/sys/fs/cgroup/lxc/{ctid}/cgroup.events"));
+    events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+/// File systems that answer by themselves: a container may have another one anywhere, whose server need not.
+const PROMPT: [&str; 8] = ["tmpfs", "devtmpfs", "ext4", "xfs", "btrfs", "zfs", "ext3", "overlay"];
+
+/// What a process has below its root.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    /// The kind of each file system that it has mounted, by the mount's number; None: in a tree of files, which all answer.
+    kinds: Option<BTreeMap<u64, String>>,
+    top: OwnedFd,
+}
+
+/// Of a folder that somebody else's server, or nobody, may have to answer for.
+const MAY_NOT_ANSWER: &str = "what the container has there may never answer";
+
+impl Inside {
+    /// Of a process; its root is opened without its file system being asked.
+    ///
+    /// # Errors
+    /// Where it has ended.
+    pub(crate) fn of(root: &Root, pid: u32) -> io::Result<Inside> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = root.path(format!("/proc/{pid}/root"));
+        let kinds = match root.text(format!("/proc/{pid}/mountinfo")) {
+            Err(e) if !root.is_real() && e.kind() == io::ErrorKind::NotFound => None,
+            mountinfo => Some(kinds(&mountinfo?)),
+        };
+        Ok(Inside {
+            kinds,
+            top: openat(CWD, path, flags, Mode::empty())?,
+        })
     }
-    let top = File::open(root.path(format!("/proc/{pid}/root"))).ok()?;
-    match at(&top, &format!("dev/{name}")) {
-        Ok(At::Node(major, _)) => Some(u64::from(major)),
-        _ => None,
+
+    /// What there is at a place.
+    ///
+    /// # Errors
+    /// Where it cannot be looked at, or may not answer.
+    pub(crate) fn at(&self, path: &str) -> io::Result<At> {
+        At::of(self.open(path))
+    }
+
+    /// What has a name in a folder that was opened so.
+    ///
+    /// # Errors
+    /// As [`Inside::at`].
+    pub(crate) fn look_in(&self, folder: impl AsFd, name: &str) -> io::Result<At> {
+        At::of(self.open_in(folder, name))
+    }
+
+    /// A place, to be looked at; nothing that it leads to.
+    ///
+    /// Each folder on the way is on a mount of a kind that answers before anything is looked for in it. Which mount that is the
+    /// kernel says of the folder itself (statx(2), STX_MNT_ID), since neither the order of mountinfo nor its paths do: a mount
+    /// that is moved keeps its place there, and may be moved while we look.
+    ///
+    /// # Errors
+    /// Where there is none, or it may not answer.
+    pub(crate) fn open(&self, path: &str) -> io::Result<OwnedFd> {
+        let mut place = self.top.try_clone()?;
+        for name in path.split('/') {
+            place = self.open_in(&place, name)?;
+        }
+        Ok(place)
+    }
+
+    /// A folder, to be read.
+    ///
+    /// # Errors
+    /// As [`Inside::open`].
+    pub(crate) fn folder(&self, path: &str) -> io::Result<OwnedFd> {
+        let folder = self.open(path)?;
+        if !self.answers(&folder) {
+            return Err(io::Error::other(MAY_NOT_ANSWER));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(openat(folder, ".", flags, Mode::empty())?)
+    }
+
+    /// What has a name in a folder that was opened so.
+    ///
+    /// # Errors
+    /// Where there is nothing, it may not answer, or it is no folder.
+    pub(crate) fn open_in(&self, folder: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+        if !self.answers(&folder) {
+            return Err(io::Error::other(MAY_NOT_ANSWER));
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(openat2(folder, name, flags, Mode::empty(), within)?)
+    }
+
+    /// Whether what is looked for in a folder is answered at once.
+    fn answers(&self, folder: impl AsFd) -> bool {
+        let Some(kinds) = &self.kinds else { return true };
+        // Nothing is asked of a server for that (linux, fs/fuse/dir.c, fuse_update_get_attr).
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = statx(folder, "", flags, StatxFlags::MNT_ID).ok();
+        let mount = found.filter(|found| found.stx_mask & StatxFlags::MNT_ID.bits() != 0);
+        let kind = mount.and_then(|found| kinds.get(&found.stx_mnt_id));
+        kind.is_some_and(|kind| PROMPT.contains(&kind.as_str()))
+    }
+
+    /// The same mounts from another root: of who has entered the mount namespace.
+    pub(crate) fn below(self, top: OwnedFd) -> Inside {
+        Inside { top, ..self }
     }
 }
 
-/// Whether what a process has at /dev is a file system of its own that answers by itself.
-pub(crate) fn dev_answers(root: &Root, pid: u32) -> bool {
-    let mounts = root.text(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-    let at_dev = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/dev"));
-    let kind = at_dev.and_then(|line| line.split_once(" - ")?.1.split(' ').next());
-    kind.is_some_and(|kind| PROMPT.contains(&kind))
+/// The kind of each file system, from /proc/PID/mountinfo (proc_pid_mountinfo(5)).
+fn kinds(mountinfo: &str) -> BTreeMap<u64, String> {
+    let kind = |line: &str| {
+        let number = line.split(' ').next()?.parse().ok()?;
+        let kind = line.split_once(" - ")?.1.split(' ').next()?;
+        Some((number, kind.to_owned()))
+    };
+    mountinfo.lines().filter_map(kind).collect()
 }
 
 /// What there is at a place.
@@ -125,115 +175,137 @@ pub(crate) enum At {
     Node(u32, u32),
     /// A regular file: what a node can be bound onto, too.
     File,
+    /// A folder: which one, by its device and its number there.
+    Folder(u32, u32, u64),
     /// Nothing, or not even the folder.
     Nothing,
-    /// Something that nobody has put there who gives nodes to containers: a link, a folder.
+    /// Something that nobody has put there who gives nodes to containers: a link.
     Other,
 }
 
-/// Looks at a place below a root. Nothing is followed that could lead out of it, and no link.
-///
-/// # Errors
-/// Where it cannot be looked at.
-pub(crate) fn at(top: impl AsFd, path: &str) -> io::Result<At> {
-    let found = match open_at(top, path).and_then(|node| {
+impl At {
+    /// What was opened to be looked at, or was not there to be opened.
+    fn of(place: io::Result<OwnedFd>) -> io::Result<At> {
+        let place = match place {
+            Ok(place) => place,
+            Err(e) => {
+                return match Errno::from_io_error(&e) {
+                    Some(Errno::NOENT) => Ok(At::Nothing),
+                    Some(Errno::LOOP | Errno::NOTDIR) => Ok(At::Other),
+                    _ => Err(e),
+                };
+            }
+        };
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        Ok(statx(&node, "", flags, StatxFlags::TYPE)?)
-    }) {
-        Ok(found) => found,
-        Err(e) => {
-            return match Errno::from_io_error(&e) {
-                Some(Errno::NOENT) => Ok(At::Nothing),
-                Some(Errno::LOOP | Errno::NOTDIR) => Ok(At::Other),
-                _ => Err(e),
-            };
-        }
-    };
-    Ok(match FileType::from_raw_mode(found.stx_mode.into()) {
-        FileType::CharacterDevice => At::Node(found.stx_rdev_major, found.stx_rdev_minor),
-        FileType::RegularFile => At::File,
-        _ => At::Other,
-    })
-}
-
-/// A place below a root, to be looked at.
-pub(crate) fn open_at(top: impl AsFd, path: &str) -> io::Result<OwnedFd> {
-    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat2(top, path, flags, Mode::empty(), within)?)
-}
-
-/// The first line that lets the container open what has the old number, where none does for the new one.
-pub(crate) fn line_of(root: &Root, ctid: VmId, has: u64, is: u64) -> Option<usize> {
-    let text = root.text(format!("/etc/pve/lxc/{ctid}.conf")).ok()?;
-    let allows =
-        |line: &str, major: u64| line.starts_with("lxc.cgroup2.devices.allow") && line.contains(&format!("c {major}:"));
-    let current = || text.lines().take_while(|line| !line.starts_with('['));
-    if current().any(|line| allows(line, is)) {
-        return None;
+        let found = statx(place, "", flags, StatxFlags::TYPE | StatxFlags::INO)?;
+        Ok(match FileType::from_raw_mode(found.stx_mode.into()) {
+            FileType::CharacterDevice => At::Node(found.stx_rdev_major, found.stx_rdev_minor),
+            FileType::RegularFile => At::File,
+            FileType::Directory => At::Folder(found.stx_dev_major, found.stx_dev_minor, found.stx_ino),
+            _ => At::Other,
+        })
     }
-    current().position(|line| allows(line, has)).map(|at| at + 1)
+}
+
+/// This process's own mounts, all of them of this kind, for the tests of the house: the machine has character devices where a node
+/// cannot be made in a test.
+#[cfg(test)]
+pub(crate) fn mounts_of_kind(kind: &str) -> String {
+    let own = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let all = own.lines().filter_map(|line| line.split_once(" - "));
+    all.map(|(mount, _)| format!("{mount} - {kind} none rw\n")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_node_with_another_number_is_named_with_the_line_that_has_it() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    fn host() -> (tempfile::TempDir, impl Fn(&str, &str)) {
         let dir = tempfile::tempdir().unwrap();
-        let put = |path: &str, text: &str| {
-            let path = dir.path().join(path);
+        let top = dir.path().to_owned();
+        let put = move |path: &str, text: &str| {
+            let path = top.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        put(
-            "proc/devices",
-            "Character devices:\n  1 mem\n509 nvidia-uvm\n\nBlock devices:\n  8 sd\n",
-        );
+        (dir, put)
+    }
+
+    #[test]
+    fn a_container_runs_whatever_its_init_has_made_of_its_groups() {
+        let (dir, put) = host();
+        let root = Root::at(dir.path());
         put("sys/fs/cgroup/lxc/104/ns/init.scope/cgroup.procs", "900\n");
         put("sys/fs/cgroup/lxc/105/ns/cgroup.procs", "");
+        put("sys/fs/cgroup/lxc/105/cgroup.events", "populated 0\nfrozen 0\n");
+        put("sys/fs/cgroup/lxc/106/ns/init/cgroup.procs", "902\n");
+        put("sys/fs/cgroup/lxc/106/cgroup.events", "populated 1\nfrozen 0\n");
+        put("programs/lxc-info -n 106 -p -H", "902\n");
         put("sys/fs/cgroup/lxc/lxc.monitor/cgroup.procs", "1\n");
-        put("proc/900/root/dev/nvidia-uvm", "no node");
-        put("proc/900/mountinfo", "1 0 0:5 / /dev rw - tmpfs none rw\n");
-        put(
-            "etc/pve/lxc/104.conf",
-            "arch: amd64\nlxc.cgroup2.devices.allow: c 195:* rwm\nlxc.cgroup2.devices.allow: c 1:* rwm\n[snap]\n",
-        );
+        let ctid = |number: &str| number.parse::<VmId>().unwrap();
+        assert_eq!(running(&root), [ctid("104"), ctid("106")]);
+        for (number, process) in [("104", Some(900)), ("105", None), ("106", Some(902))] {
+            assert_eq!(process_of(&root, ctid(number)), process, "{number}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_looked_for_where_it_may_not_be_answered_or_a_link_leads() {
+        let (dir, put) = host();
         let root = Root::at(dir.path());
-        assert_eq!(read(&root), []);
-        // The machine itself has a character device where a node cannot be made in a test.
-        let top = dir.path().join("proc/901/root");
+        let top = dir.path().join("proc/900/root");
         std::fs::create_dir_all(top.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink("/", &top).unwrap();
-        put("proc/901/mountinfo", "1 0 0:5 / /dev rw shared:2 - devtmpfs udev rw\n");
-        assert_eq!(major_of(&root, 901, "null"), Some(1));
-        for other in [
-            "1 0 0:5 / /dev rw - fuse.x x rw\n",
-            "1 0 0:5 / /srv rw - tmpfs x rw\n",
-            "",
-        ] {
-            put("proc/901/mountinfo", other);
-            assert_eq!(major_of(&root, 901, "null"), None, "{other}");
-        }
-        // A /dev that leads elsewhere is none.
-        put("proc/902/mountinfo", "1 0 0:5 / /dev rw - tmpfs none rw\n");
-        std::fs::create_dir_all(dir.path().join("proc/902/root")).unwrap();
-        std::os::unix::fs::symlink("/dev", dir.path().join("proc/902/root/dev")).unwrap();
-        assert_eq!(major_of(&root, 902, "null"), None);
-        assert_eq!(line_of(&root, "104".parse().unwrap(), 1, 509), Some(3));
-        assert_eq!(line_of(&root, "104".parse().unwrap(), 1, 195), None);
-        let stale = StaleNode {
-            ctid: "104".parse().unwrap(),
-            name: "nvidia-uvm".to_owned(),
-            has: 511,
-            is: 509,
-            line: Some(3),
+        let at = |kind: &str, path: &str| {
+            put("proc/900/mountinfo", &mounts_of_kind(kind));
+            Inside::of(&root, 900).and_then(|inside| inside.at(path))
         };
-        assert_eq!(
-            stale.to_string(),
-            "container 104: its /dev/nvidia-uvm has the major number 511, and the driver came back with 509. Hint: 'pct reboot \
-             104' has it made anew; before that, line 3 of /etc/pve/lxc/104.conf is to allow 'c 509:*'"
-        );
+        assert_eq!(at("tmpfs", "dev/null").unwrap(), At::Node(1, 3));
+        assert_eq!(at("ext4", "dev/no/such").unwrap(), At::Nothing);
+        assert_eq!(at("tmpfs", "proc/self/exe").unwrap(), At::Other);
+        assert!(matches!(at("tmpfs", "dev").unwrap(), At::Folder(..)));
+        for kind in ["fuse.x", "nfs4", "ramfs", ""] {
+            assert_eq!(at(kind, "dev/null").unwrap_err().to_string(), MAY_NOT_ANSWER, "{kind}");
+        }
+        put("proc/900/mountinfo", "1 0 0:5 / /dev rw - tmpfs none rw\n");
+        let unknown = Inside::of(&root, 900).unwrap().at("dev/null");
+        assert_eq!(unknown.unwrap_err().to_string(), MAY_NOT_ANSWER);
+    }
+
+    /// The one that was moved is older, and stands before the other in mountinfo.
+    #[test]
+    fn a_mount_that_was_moved_over_another_is_not_taken_for_that() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // nobody else may mount
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let script = "cd \"$0\" && mkdir old dev && mount -t ramfs ramfs old && mount -t tmpfs tmpfs dev && touch dev/file \
+                      && echo begun && read go && mount --move old dev && echo moved && read end";
+        let mut child = Command::new("unshare")
+            .args(["-m", "sh", "-c", script])
+            .arg(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut stdin = child.stdin.take().unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "begun");
+        let place = format!("{}/dev/file", dir.path().display());
+        let at = || {
+            Inside::of(&Root::real(), child.id())
+                .unwrap()
+                .at(place.trim_start_matches('/'))
+        };
+        assert_eq!(at().unwrap(), At::File);
+        io::Write::write_all(&mut stdin, b"\n").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "moved");
+        let error = at().unwrap_err();
+        drop(stdin);
+        child.wait().unwrap();
+        assert_eq!(error.to_string(), MAY_NOT_ANSWER);
     }
 }

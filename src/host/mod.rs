@@ -5,7 +5,7 @@
 
 pub mod belongs; // what a process belongs to
 pub mod boot_loader; // the kernel's command line, of now and of the next boot
-pub mod container_nodes; // nodes in containers that are another device's now
+pub mod container_nodes; // which containers run, and what there is in one
 pub mod desktop; // the display manager, and who is logged in by it
 pub mod displays; // framebuffers and consoles
 pub mod functions; // PCI functions

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::host::functions::{Function, usb_controllers};
-use crate::host::nvidia::NvidiaGpu;
+use crate::host::nvidia::{NvidiaGpu, character_majors};
 use crate::host::{nvidia, usb};
 
 /// Minor of /dev/nvidiactl (NV_CONTROL_DEVICE_MINOR).
@@ -264,14 +264,6 @@ fn insert_dev(root: &Root, nodes: &mut Nodes, path: &str, node: Node) {
 fn device_number(text: &str) -> Option<(u64, u64)> {
     let (major, minor) = text.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-/// The "Character devices:" part of /proc/devices: major and name.
-pub(crate) fn character_majors(text: &str) -> impl Iterator<Item = (u64, &str)> {
-    text.lines()
-        .take_while(|l| !l.starts_with("Block"))
-        .filter_map(|l| l.trim().split_once(' '))
-        .filter_map(|(number, name)| Some((number.parse().ok()?, name.trim())))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! NVIDIA's kernel driver as it shows itself below /proc/driver/nvidia.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,48 @@ pub struct NvidiaDriver {
     pub modeset: bool,
     /// Which /dev/nvidiaN belongs to which GPU.
     pub gpus: Vec<NvidiaGpu>,
+    /// Majors that the kernel has given it, by their names in /proc/devices.
+    #[serde(default)]
+    pub majors: BTreeMap<String, u32>,
 }
+
+/// How the driver's nodes are numbered, where another load of it may number them anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbers {
+    /// As [`NvidiaDriver::majors`].
+    pub majors: BTreeMap<String, u32>,
+    /// N of /dev/nvidiaN of each GPU.
+    pub minors: BTreeMap<PciAddr, u32>,
+}
+
+impl Numbers {
+    /// As the driver has them.
+    pub fn of(driver: &NvidiaDriver) -> Numbers {
+        let minors = driver.gpus.iter().filter_map(|gpu| Some((gpu.addr, gpu.minor?)));
+        Numbers {
+            majors: driver.majors.clone(),
+            minors: minors.collect(),
+        }
+    }
+
+    /// With what was noted before, which counts.
+    #[must_use]
+    pub fn noted_before(mut self, before: &Numbers) -> Numbers {
+        self.majors.extend(before.majors.clone());
+        self.minors.extend(&before.minors);
+        self
+    }
+
+    /// Nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.majors.is_empty() && self.minors.is_empty()
+    }
+}
+
+/// What the kernel gives a major to when it is loaded: nvidia-uvm (open-gpu-kernel-modules, nvidia-uvm/uvm.c, uvm_init) and the
+/// capabilities (nvidia-caps, kernel-open/nvidia/nv-caps.c, nv_caps_root_init).
+pub(crate) const UVM: &str = "nvidia-uvm";
+pub(crate) const CAPS: &str = "nvidia-caps";
 
 /// One GPU of NVIDIA's driver, from /proc/driver/nvidia/gpus/BDF/information.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,7 +115,23 @@ pub fn read(root: &Root) -> io::Result<Option<NvidiaDriver>> {
             .line("/sys/module/nvidia_drm/parameters/modeset")
             .is_some_and(|v| v == "Y"),
         gpus,
+        majors: given_out(&root.text("/proc/devices").unwrap_or_default()),
     }))
+}
+
+/// The "Character devices:" part of /proc/devices: major and name (proc_devices(5)).
+pub(crate) fn character_majors(text: &str) -> impl Iterator<Item = (u64, &str)> {
+    text.lines()
+        .take_while(|l| !l.starts_with("Block"))
+        .filter_map(|l| l.trim().split_once(' '))
+        .filter_map(|(number, name)| Some((number.parse().ok()?, name.trim())))
+}
+
+/// Those that are given out at load.
+fn given_out(devices: &str) -> BTreeMap<String, u32> {
+    let ours = character_majors(devices).filter(|(_, name)| [UVM, CAPS].contains(name));
+    ours.filter_map(|(number, name)| Some((name.to_owned(), u32::try_from(number).ok()?)))
+        .collect()
 }
 
 /// Parses /proc/driver/nvidia/gpus/BDF/information: `Key: <tabs> value` lines (open-gpu-kernel-modules,

@@ -122,15 +122,16 @@ fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
 }
 
 /// Whether a container of Docker's or Podman's runs, and whether it would be there to be started again. `AutoRemove` is the
-/// `--rm` of its start; the label is set for one that a unit of systemd's looks after (podman-systemd.unit(5)).
+/// `--rm` of its start; a label is set for one that a unit of systemd's looks after (podman-systemd.unit(5)), and for one of Docker
+/// Swarm's, which starts another in its place (moby, daemon/cluster/executor/container/container.go, labels).
 fn of_client(root: &Root, client: Client, id: &str) -> Result<Said, String> {
-    const ASKED: &str =
-        "{{.State.Status}}\n{{.HostConfig.AutoRemove}}\n{{index .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}";
+    const ASKED: &str = "{{.State.Status}}\n{{.HostConfig.AutoRemove}}\n{{index .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}\n{{index .Config.Labels \"com.docker.swarm.task.id\"}}";
     let answer = said(root, &[client.program(), "container", "inspect", "--format", ASKED, id])?;
     let mut lines = answer.lines();
     let mut line = || lines.next().unwrap_or_default().trim();
-    let (state, goes, keeper) = (line(), line(), line());
+    let (state, goes, keeper, task) = (line(), line(), line(), line());
     let never = match (goes, keeper) {
+        _ if !matches!(task, "" | "<no value>") => Some("Docker Swarm looks after it, and starts another".to_owned()),
         ("false", "" | "<no value>") => None,
         ("false", unit) => Some(format!("{} of systemd's looks after it", harmless(unit, 64))),
         ("true", _) => Some("it was started with --rm, and is gone for good once it is stopped".to_owned()),
@@ -551,6 +552,11 @@ mod tests {
                 Some("ollama.service of systemd's looks after it"),
             ),
             (
+                "running\nfalse\n\nk3sq\n",
+                "running",
+                Some("Docker Swarm looks after it, and starts another"),
+            ),
+            (
                 "running\n",
                 "running",
                 Some("it cannot be seen whether it could be started again"),
@@ -559,7 +565,7 @@ mod tests {
             for client in [Client::Docker, Client::Podman] {
                 let name = format!(
                     "{} container inspect --format {{{{.State.Status}}}}\n{{{{.HostConfig.AutoRemove}}}}\n{{{{index \
-                     .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}}} {id}",
+                     .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}} {id}",
                     client.program()
                 );
                 let dir = answering(&[(&name, answer)], &[]);

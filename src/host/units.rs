@@ -290,15 +290,25 @@ impl Unit {
             (Unit::Whole { container }, Verb::Start | Verb::Restart) => {
                 return ["pct", "start", &container.to_string()].map(str::to_owned).to_vec();
             }
-            // A start finds it ending where an earlier stop was cut off, which goes on by itself: what runs by then comes anew.
+            (Unit::Run { client, id }, Verb::Start) => {
+                return [client.program(), "start", id].map(str::to_owned).to_vec();
+            }
             (Unit::Run { client, id }, verb) => {
-                let verb = if verb == Verb::Stop { "stop" } else { "restart" };
                 let within = SHUTDOWN.as_secs().to_string();
-                return [client.program(), verb, "-t", &within, id].map(str::to_owned).to_vec();
+                let words = [client.program(), verb.word(), "-t", &within, id];
+                return words.map(str::to_owned).to_vec();
             }
         };
         let words = words.into_iter().map(str::to_owned);
         self.systemctl().into_iter().chain(words).collect()
+    }
+
+    /// What waits for the end of one that is ending, no longer than that may take.
+    pub(crate) fn await_end(&self) -> Option<Vec<String>> {
+        let Unit::Run { client, id } = self else { return None };
+        let within = SHUTDOWN.as_secs().to_string();
+        let words = ["timeout", &within, client.program(), "wait", id];
+        Some(words.map(str::to_owned).to_vec())
     }
 
     /// What stops it, starts it, or shows how it is ("status"), as people type it.

@@ -3,6 +3,7 @@
 //! Pure data with a text form; the same text is what `plan` prints, what the log says, and what the record
 //! keeps. How an act is carried out is written in [`crate::execute::perform`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,8 @@ use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
 use crate::host::holders::Holder;
-use crate::host::units::Unit;
+use crate::host::nvidia::Numbers;
+use crate::host::units::{Unit, is_starter};
 pub use crate::model::expect::{Attribute, Expect};
 
 /// One act on the host: one call that the kernel answers, or one program that is run to its end.
@@ -64,6 +66,9 @@ pub enum Act {
     RenewNodes {
         /// One that runs, and is given some by its config.
         container: VmId,
+        /// The driver's majors before, by which lines of that may let it open them.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        had: BTreeMap<String, u32>,
     },
     /// Ask processes of login sessions to end that use what leaves, all at once; nothing takes that back.
     EndProcesses {
@@ -231,20 +236,32 @@ impl Act {
     }
 
     /// Whether it is done at the same time as another one, its neighbour in a plan: containers, which have nothing to do with each
-    /// other and take their time.
+    /// other and take their time; and starts inside containers, of which none waits for what the container's systemd makes of
+    /// another, but for what starts others.
     pub fn goes_beside(&self, other: &Act) -> bool {
         match (self, other) {
             (Act::StopUnit { name: one }, Act::StopUnit { name: other })
-            | (Act::StartUnit { name: one }, Act::StartUnit { name: other }) => {
-                one.is_container() && other.is_container() && one != other
+            | (Act::StartUnit { name: one }, Act::StartUnit { name: other })
+                if one.is_container() && other.is_container() =>
+            {
+                one != other
             }
-            (Act::RenewNodes { container: one }, Act::RenewNodes { container: other }) => one != other,
+            (
+                Act::StartUnit {
+                    name: one @ Unit::Inside { .. },
+                },
+                Act::StartUnit {
+                    name: other @ Unit::Inside { .. },
+                },
+            ) => one != other && is_starter(&one.name()) == is_starter(&other.name()),
+            (Act::RenewNodes { container: one, .. }, Act::RenewNodes { container: other, .. }) => one != other,
             _ => false,
         }
     }
 
-    pub(crate) fn renew_nodes(container: VmId) -> Act {
-        Act::RenewNodes { container }
+    pub(crate) fn renew_nodes(container: VmId, before: &Numbers) -> Act {
+        let had = before.majors.clone();
+        Act::RenewNodes { container, had }
     }
 
     pub(crate) fn set_console(name: &str, bound: bool) -> Act {
@@ -369,7 +386,7 @@ impl Act {
         match self {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
             Act::StopUnit { name } | Act::StartUnit { name } | Act::RestartUnit { name } => name.subject(),
-            Act::RenewNodes { container } => format!("container {container}"),
+            Act::RenewNodes { container, .. } => format!("container {container}"),
             Act::EndProcesses { processes, .. } | Act::AwaitDesktops { processes, .. } => match processes.as_slice() {
                 [one] => one.to_string(),
                 several => format!("{} processes", several.len()),

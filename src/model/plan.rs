@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
+use crate::host::nvidia::Numbers;
 use crate::host::units::{SHUTDOWN, Unit};
 use crate::model::act::Act;
 use crate::model::record::{Beside, Owner, Taken};
@@ -84,6 +85,9 @@ pub struct Plan {
     pub consoles: Vec<String>,
     /// Firmware framebuffers that are detached (out) or attached again (home).
     pub platforms: Vec<Platform>,
+    /// How the driver's nodes are numbered before it is loaded anew (out).
+    #[serde(skip)]
+    pub numbers: Numbers,
     /// Bridges that may not sleep meanwhile, and may again afterwards.
     pub awake: Vec<PciAddr>,
     /// Taken functions that are not there any more, or have fallen off the bus, in words (home).

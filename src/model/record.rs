@@ -17,6 +17,7 @@ use crate::base::sets::IntoSet as _;
 use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
+use crate::host::nvidia::Numbers;
 use crate::host::units::Unit;
 use crate::model::act::{Act, Attribute};
 
@@ -125,6 +126,9 @@ pub struct Record {
     /// Firmware framebuffers that were detached.
     #[serde(default)] // since a later version
     pub platforms: Vec<Platform>,
+    /// How the driver's nodes were numbered before it left: what lines of containers' configs may mean.
+    #[serde(default, skip_serializing_if = "Numbers::is_empty")] // since a later version
+    pub numbers: Numbers,
     /// Bridges that are kept awake for as long as acts are under way.
     #[serde(default)] // since a later version
     pub awake: Vec<PciAddr>,
@@ -215,6 +219,7 @@ impl Record {
             units: Vec::new(),
             consoles: Vec::new(),
             platforms: Vec::new(),
+            numbers: Numbers::default(),
             awake: Vec::new(),
             may_reset: true,
             gate: true,
@@ -294,6 +299,20 @@ impl Record {
         self.workers.iter().copied().chain(wedged).collect()
     }
 
+    /// The workers at an act that touches a function, and those that are stuck: the way home is for after their end. Who waits for
+    /// a service or a process is waited for by nobody.
+    pub fn awaited(&self) -> Vec<Group> {
+        match self.touches_nothing() {
+            true => self.wedges.iter().map(|w| w.group).collect(),
+            false => self.groups(),
+        }
+    }
+
+    /// Whether none of the acts under way touches a function: what is at them is ended and not waited for.
+    pub fn touches_nothing(&self) -> bool {
+        self.under_way_on().is_empty()
+    }
+
     /// Forgets what was stuck in a process group that has gone, and takes over as stuck what a run that was killed
     /// has left its workers with. Only who holds the lock may: without it, the workers may be those of a run that lives.
     pub fn settle(&mut self, is_alive: impl Fn(Group) -> bool) {
@@ -303,11 +322,10 @@ impl Record {
 
     /// Its workers count as stuck from here on: they were waited for.
     pub fn give_up_workers(&mut self) {
-        let addrs = self.under_way_on();
-        // Who waits for a service or a process touches no function: it is waited for by nobody, and ends with its run.
-        if addrs.is_empty() {
+        if self.touches_nothing() {
             return;
         }
+        let addrs = self.under_way_on();
         for group in &self.workers {
             if !self.wedges.iter().any(|w| w.group.number == group.number) {
                 self.wedges.push(Wedge {
@@ -493,6 +511,23 @@ mod tests {
             assert_eq!(read.not_to_be_read(), left_alone, "{run:?} {alive:?}");
             assert_eq!(read.acts_at_work().contains("for 2 s"), at_work, "{run:?} {alive:?}");
         }
+    }
+
+    #[test]
+    fn who_is_at_a_service_is_waited_for_by_nobody() {
+        let inside = Act::start(&Unit::Inside {
+            container: "104".parse().unwrap(),
+            unit: "ollama.service".to_owned(),
+        });
+        let mut record = at_an_act();
+        assert_eq!(record.awaited(), [group(78), group(79)]);
+        record.under_way = vec![inside.clone()];
+        assert!(record.touches_nothing());
+        assert_eq!(record.awaited(), []);
+        record.under_way = at_an_act().under_way;
+        record.settle(|g| g == group(79));
+        record.under_way = vec![inside];
+        assert_eq!(record.awaited(), [group(79)]);
     }
 
     #[test]

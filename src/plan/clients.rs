@@ -3,13 +3,14 @@
 //! Not here: who uses a GPU ([`crate::plan::users`]), and what is written of it in the way of a hint
 //! ([`crate::model::remedy`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::base::pci::PciAddr;
 use crate::base::sets::IntoSet as _;
 use crate::base::text::{foreign, join};
+use crate::base::vmid::VmId;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
@@ -303,12 +304,36 @@ fn let_go(ground: &Ground<'_>, beside: &[Beside], way: Way) -> Vec<PciAddr> {
     let_go
 }
 
-/// In which order units are started again that were stopped in this one: what starts others when they are used before these,
-/// since a socket does not listen for a service that runs (systemd, src/core/socket.c, socket_start).
+/// In which order units are started again that were stopped in this one: the host's own before those of users, these before
+/// containers, and what is inside containers last, in which somebody else decides whether a start ever ends; of what is inside
+/// several, one of each after the other. What starts others when they are used is before these, since a socket does not listen for
+/// a service that runs (systemd, src/core/socket.c, socket_start).
 pub(crate) fn start_order(units: &[Unit]) -> Vec<&Unit> {
-    let (mut order, others): (Vec<&Unit>, Vec<&Unit>) = units.iter().rev().partition(|unit| is_starter(&unit.name()));
-    order.extend(others);
-    order
+    let mut before: BTreeMap<VmId, usize> = BTreeMap::new();
+    let mut order: Vec<(_, &Unit)> = Vec::new();
+    for unit in units.iter().rev() {
+        let turn = match unit {
+            Unit::Inside { container, .. } => {
+                let turn = before.entry(*container).or_default();
+                *turn += 1;
+                *turn
+            }
+            _ => 0,
+        };
+        order.push(((place(unit), !is_starter(&unit.name()), turn), unit));
+    }
+    order.sort_by_key(|(key, _)| *key);
+    order.into_iter().map(|(_, unit)| unit).collect()
+}
+
+/// Whose a unit is: the host's own, a user's, a container, or what is inside one.
+fn place(unit: &Unit) -> u8 {
+    match unit {
+        Unit::Host(_) | Unit::DriverUse { .. } => 0,
+        Unit::OfUser { .. } => 1,
+        Unit::Whole { .. } | Unit::Run { .. } => 2,
+        Unit::Inside { .. } => 3,
+    }
 }
 
 /// Whether a process uses what leaves, and the settings have it ended.
@@ -407,8 +432,7 @@ pub(crate) fn judge_holders(
             _ => reasons.push(reason),
         }
     }
-    // Containers go down beside each other, and so they stand there.
-    let (containers, others): (Vec<Unit>, Vec<Unit>) = judged.units.drain(..).partition(Unit::is_container);
-    judged.units.extend(containers.into_iter().chain(others));
+    // Containers go down beside each other, and so they stand there; who is started last is stopped first, for an undo, too.
+    judged.units.sort_by_key(|unit| std::cmp::Reverse(place(unit)));
     judged
 }

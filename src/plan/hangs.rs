@@ -10,6 +10,7 @@ use crate::host::displays::Framebuffer;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
+use crate::host::nvidia::Numbers;
 use crate::host::snapshot::Snapshot;
 use crate::host::stuck_calls::StuckCall;
 use crate::model::hang::Hang;
@@ -190,6 +191,7 @@ pub fn freeing(snapshot: &Snapshot, call: &StuckCall, record: &Record) -> Plan {
         again: Vec::new(),
         consoles,
         platforms: Vec::new(),
+        numbers: Numbers::default(),
         beside: Vec::new(),
         awake: Vec::new(),
         missing: Vec::new(),

@@ -50,6 +50,7 @@ pub fn plan(snapshot: &Snapshot, record: &Record) -> Result<Plan, Refusal> {
         again: Vec::new(),
         consoles: record.consoles.clone(),
         platforms: record.platforms.clone(),
+        numbers: record.numbers.clone(),
         awake,
         missing,
         steps,

@@ -143,7 +143,7 @@ impl WayHome<'_> {
         }
         // Before the services inside, which open what they find.
         for container in &snapshot.containers {
-            steps.renew_nodes(*container);
+            steps.renew_nodes(*container, &record.numbers);
         }
         self.restart_services(&mut steps);
         Acts {
@@ -352,7 +352,7 @@ impl WayHome<'_> {
     fn restart_services(&self, steps: &mut Steps<'_>) {
         // The GPU is home whatever becomes of its services.
         let order = start_order(&self.record.units);
-        let (starters, others) = order.split_at(order.iter().take_while(|unit| is_starter(&unit.name())).count());
+        let (starters, others): (Vec<&Unit>, Vec<&Unit>) = order.iter().partition(|unit| is_starter(&unit.name()));
         // Where the run was killed in between, what they start runs still. One that runs by now though all had left in order
         // somebody has started, and it is left alone.
         let is_whole = self.record.state == State::Away;

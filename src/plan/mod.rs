@@ -30,6 +30,7 @@ pub(crate) mod obstacles; // what speaks against a way out
 pub mod out; // snapshot -> a plan to vfio-pci, or a refusal
 pub(crate) mod out_steps; // its acts, in their order
 pub mod owners; // whose is what is on record
+pub mod renumbered; // containers whose lines name another GPU than before
 pub mod selection; // which devices are meant
 pub(crate) mod stopping; // which unit is stopped for a user of a GPU
 pub(crate) mod steps; // an act to a line, with its inverse

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::base::pci::PciAddr;
 use crate::base::sets::IntoSet as _;
 use crate::host::functions::Function;
+use crate::host::nvidia::Numbers;
 use crate::host::snapshot::{Snapshot, card, users_first};
 use crate::model::plan::Way;
 use crate::model::record::{Beside, Record};
@@ -23,6 +24,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) leaving: Vec<&'a Function>,
     /// What stays, and an interrupted run may have left without the driver that it had.
     bereft: Vec<Beside>,
+    /// How the driver's nodes were numbered before an interrupted run.
+    noted: Numbers,
 }
 
 impl<'a> Ground<'a> {
@@ -57,7 +60,14 @@ impl<'a> Ground<'a> {
             functions,
             leaving,
             bereft,
+            noted: earlier.map(|r| r.numbers.clone()).unwrap_or_default(),
         }
+    }
+
+    /// How the driver's nodes are numbered, or were before an interrupted run.
+    pub(crate) fn numbers(&self) -> Numbers {
+        let now = self.snapshot.nvidia.as_ref().map(Numbers::of);
+        now.unwrap_or_default().noted_before(&self.noted)
     }
 
     pub(crate) fn addrs(&self) -> Vec<PciAddr> {

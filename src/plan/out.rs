@@ -142,6 +142,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         again: judged.again.clone(),
         consoles: both(earlier.map(|r| &r.consoles), &displays.consoles),
         platforms: both(earlier.map(|r| &r.platforms), &displays.platforms),
+        numbers: ground.numbers(),
         awake,
         missing: Vec::new(),
         steps,

@@ -186,7 +186,8 @@ impl WayOut<'_> {
 
     /// What is let go first is the last to come back in an undo, and containers see it then.
     fn undone_for_containers(&self, step: Added<'_>) {
-        let renewals = self.see_the_driver().map(Act::renew_nodes);
+        let numbers = self.ground.numbers();
+        let renewals = self.see_the_driver().map(|c| Act::renew_nodes(c, &numbers));
         renewals.fold(step, Added::undone_also_by);
     }
 
@@ -300,9 +301,10 @@ impl WayOut<'_> {
             }
         }
         // What is loaded anew may have other numbers.
-        if !self.modules.is_empty() {
+        if !both(self.earlier.map(|r| &r.modules), self.modules).is_empty() {
+            let numbers = self.ground.numbers();
             for container in self.see_the_driver() {
-                steps.renew_nodes(container);
+                steps.renew_nodes(container, &numbers);
             }
         }
         // The persistence daemon does not start where there is no GPU; an NVSwitch that stays is none.

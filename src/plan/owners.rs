@@ -270,6 +270,7 @@ pub fn take_over(own: Record, from: &Record, slots: &BTreeSet<PciSlot>) -> (Reco
     own.units = both(Some(&own.units), &from.units);
     own.consoles = both(Some(&own.consoles), &from.consoles);
     own.platforms = both(Some(&own.platforms), &from.platforms);
+    own.numbers = from.numbers.clone().noted_before(&own.numbers);
     own.awake = both(Some(&own.awake), &from.awake);
     own.wedges = both(Some(&own.wedges), &from.wedges);
     own.may_reset &= from.may_reset;

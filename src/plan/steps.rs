@@ -16,6 +16,7 @@ use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
 use crate::host::holders::Holder;
+use crate::host::nvidia::Numbers;
 use crate::host::units::Unit;
 use crate::model::act::{Act, Attribute, Named};
 use crate::model::plan::{Step, deadline};
@@ -117,8 +118,8 @@ impl<'a> Steps<'a> {
     }
 
     /// The driver is back: containers that run on see it. Whatever becomes of that, the device is where it belongs.
-    pub(crate) fn renew_nodes(&mut self, container: VmId) -> Added<'_> {
-        self.add(Act::renew_nodes(container), Vec::new()).soft()
+    pub(crate) fn renew_nodes(&mut self, container: VmId, before: &Numbers) -> Added<'_> {
+        self.add(Act::renew_nodes(container, before), Vec::new()).soft()
     }
 
     /// Waits for what ends with a display manager that was stopped. Whether it has the look before anything is let go says.

@@ -46,6 +46,8 @@ pub enum GpuReference {
         major: Option<u32>,
         /// The minor number; `None` is any.
         minor: Option<u32>,
+        /// What for, of "rwm": to read, to write, to make a node.
+        letters: String,
     },
     /// `lxc.include`, a file or folder with more lines, which is not looked into.
     Include {
@@ -62,10 +64,24 @@ pub enum GpuReference {
 }
 
 impl GpuReference {
-    /// Whether it is a rule that lets the container open a character device of this number.
+    /// Whether it is a rule that lets the container open a character device of this number: to read or to write.
     pub fn allows(&self, major: u32, minor: u32) -> bool {
-        matches!(self, GpuReference::Allow { major: a, minor: b }
-            if a.is_none_or(|a| a == major) && b.is_none_or(|b| b == minor))
+        self.letters_for(major, minor).is_some()
+    }
+
+    /// What such a rule lets the container do.
+    pub fn letters_for(&self, major: u32, minor: u32) -> Option<&str> {
+        match self {
+            GpuReference::Allow {
+                major: a,
+                minor: b,
+                letters,
+            } => {
+                let is_it = a.is_none_or(|a| a == major) && b.is_none_or(|b| b == minor);
+                Some(letters.as_str()).filter(|letters| is_it && letters.contains(['r', 'w']))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -86,7 +102,9 @@ impl fmt::Display for GpuReference {
         let number = |n: &Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
         match self {
             GpuReference::Device { key, path } | GpuReference::Mount { key, path } => write!(f, "{key}: {path}"),
-            GpuReference::Allow { major, minor } => write!(f, "devices.allow: c {}:{}", number(major), number(minor)),
+            GpuReference::Allow { major, minor, .. } => {
+                write!(f, "devices.allow: c {}:{}", number(major), number(minor))
+            }
             GpuReference::Include { path } => write!(f, "lxc.include: {path}"),
             GpuReference::Hook { key, command } => write!(f, "{key}: {command}"),
         }
@@ -136,7 +154,7 @@ pub fn parse(raw: &[u8]) -> Vec<GpuReference> {
 }
 
 /// A header begins another section only if it has this form; another line in brackets is ignored.
-pub(super) fn is_header(line: &[u8]) -> bool {
+pub(crate) fn is_header(line: &[u8]) -> bool {
     let name = line.strip_prefix(b"[").and_then(|l| l.strip_suffix(b"]"));
     name.is_some_and(|name| name.eq_ignore_ascii_case(b"pve:pending") || is_config_id(name))
 }
@@ -212,16 +230,19 @@ fn lxc_reference(key: &str, value: &[u8]) -> Option<GpuReference> {
     }
 }
 
-/// `c MAJOR:MINOR ACCESS`, either number may be `*`; `a` is every device.
+/// `c MAJOR:MINOR ACCESS`, either number may be `*`; `a` alone is every device, for all (lxc, src/lxc/cgroups/cgroup_utils.c and
+/// cgfsng.c, device_cgroup_rule_parse).
 fn allow(value: &[u8]) -> Option<GpuReference> {
     let mut words = value.split(|b| is_space(*b)).filter(|w| !w.is_empty());
-    match words.next()? {
-        b"a" => Some(GpuReference::Allow {
+    match (words.next()?, words.next()) {
+        (b"a", None) => Some(GpuReference::Allow {
             major: None,
             minor: None,
+            letters: "rwm".to_owned(),
         }),
-        b"c" => {
-            let device = std::str::from_utf8(words.next()?).ok()?;
+        (b"a" | b"c", Some(device)) => {
+            let device = std::str::from_utf8(device).ok()?;
+            let letters = words.next().map(String::from_utf8_lossy).unwrap_or_default();
             let (major, minor) = device.split_once(':')?;
             let number = |text: &str| {
                 if text == "*" {
@@ -233,6 +254,7 @@ fn allow(value: &[u8]) -> Option<GpuReference> {
             Some(GpuReference::Allow {
                 major: number(major)?,
                 minor: number(minor)?,
+                letters: "rwm".chars().filter(|letter| letters.contains(*letter)).collect(),
             })
         }
         _ => None,
@@ -369,6 +391,11 @@ mod tests {
         assert!(!allow("c 195:0 rwm").allows(195, 1));
         assert!(!allow("c 226:* rwm").allows(195, 0));
         assert!(allow("a").allows(1, 2));
+        assert!(allow("a *:* rwm").allows(1, 2));
+        // To make a node opens nothing: it is what lxc's own common.conf allows for all.
+        assert!(!allow("c *:* m").allows(195, 0) && !allow("c 195:*").allows(195, 0));
+        assert_eq!(allow("c 195:* mr").letters_for(195, 0), Some("rm"));
+        assert_eq!(allow("c 195:* w").letters_for(195, 0), Some("w"));
         assert!(!parse(b"dev0: /dev/nvidia0")[0].allows(195, 0));
     }
 }

@@ -439,16 +439,16 @@ pub fn gpu_containers(root: &Root) -> Result<Vec<GpuContainer>, Unreadable> {
 fn running_containers(root: &Root) -> Vec<VmId> {
     let is_given = |ctid: &VmId| {
         let texts = container_texts(root, *ctid).unwrap_or_default();
-        texts.iter().any(|text| !given_nodes(text).is_empty())
+        texts.iter().any(|(_, text)| !given_nodes(text).is_empty())
     };
     container_nodes::running(root).into_iter().filter(is_given).collect()
 }
 
-/// A container's config as it was read, and what it includes.
+/// A container's config as it was read, and what it includes, each with its path.
 ///
 /// # Errors
 /// Where it cannot be read.
-pub(crate) fn container_texts(root: &Root, ctid: VmId) -> Result<Vec<Vec<u8>>, Unreadable> {
+pub(crate) fn container_texts(root: &Root, ctid: VmId) -> Result<Vec<(String, Vec<u8>)>, Unreadable> {
     let path = container_path(ctid);
     let text = root.bytes(&path).map_err(|source| Unreadable {
         what: format!("{path} cannot be read"),
@@ -462,7 +462,7 @@ pub(crate) fn container_texts(root: &Root, ctid: VmId) -> Result<Vec<Vec<u8>>, U
     let included = includes
         .flat_map(|path| included_texts(root, &path))
         .collect::<Vec<_>>();
-    Ok(std::iter::once(text).chain(included).collect())
+    Ok(std::iter::once((path, text)).chain(included).collect())
 }
 
 /// What an `lxc.include` brings in: a file, or all files of a folder that end in .conf (lxc.container.conf(5)). One
@@ -470,11 +470,11 @@ pub(crate) fn container_texts(root: &Root, ctid: VmId) -> Result<Vec<Vec<u8>>, U
 fn included(root: &Root, path: &str) -> Vec<GpuReference> {
     included_texts(root, path)
         .iter()
-        .flat_map(|bytes| parse(bytes))
+        .flat_map(|(_, bytes)| parse(bytes))
         .collect()
 }
 
-fn included_texts(root: &Root, path: &str) -> Vec<Vec<u8>> {
+fn included_texts(root: &Root, path: &str) -> Vec<(String, Vec<u8>)> {
     let files = match root.names(path) {
         Ok(names) => names
             .iter()
@@ -483,7 +483,8 @@ fn included_texts(root: &Root, path: &str) -> Vec<Vec<u8>> {
             .collect(),
         Err(_) => vec![path.to_owned()],
     };
-    files.iter().filter_map(|file| root.bytes(file).ok()).collect()
+    let text = |file: String| Some((file.clone(), root.bytes(&file).ok()?));
+    files.into_iter().filter_map(text).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::base::message_ids::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::base::pci::PciAddr;
@@ -15,6 +15,8 @@ use crate::base::text::{are, few_or_range, foreign, join, millis};
 use crate::base::vmid::VmId;
 use crate::execute::executor::Executor;
 use crate::execute::kernel::Kernel;
+use crate::execute::stale_nodes;
+use crate::host::nvidia::UVM;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Facts, Unit};
 use crate::model::error::{Error, chain};
@@ -22,6 +24,7 @@ use crate::model::plan::{Direction, Plan, Way, containers_time};
 use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::out::{self, Wanted};
+use crate::plan::renumbered::renumbered;
 use crate::plan::selection::Given;
 use crate::plan::{clients, home, owners};
 use crate::proxmox::files::{self, Found};
@@ -67,16 +70,12 @@ impl Session {
     }
 
     /// Asks systemd for the units that may have to be stopped where these leave, that of the host and that of each container by
-    /// itself. Without an answer they are not.
+    /// itself, all at once. Without an answer they are not.
     pub fn ask_for_units(&mut self, snapshot: &mut Snapshot, gpus: &[PciAddr], given: &[PciAddr]) {
         let units = clients::to_ask(snapshot, gpus, given, &self.settings);
-        for place in units.chunk_by(Unit::is_beside) {
-            let no_answer = |why: String| place.iter().map(|unit| Facts::none(unit, &why)).collect();
-            let answer = self.kernel.units(place, self.budgets.unit);
-            snapshot
-                .units
-                .extend(answer.unwrap_or_else(|e| no_answer(e.to_string())));
-        }
+        snapshot
+            .units
+            .extend(facts_of(&mut self.kernel, &units, self.budgets.unit));
     }
 
     /// The containers that run and are given nodes of GPUs. Without an answer none are looked after: a GPU does not wait for that.
@@ -85,7 +84,10 @@ impl Session {
             Ok(Found::RunningContainers(containers)) => containers,
             Ok(_) => Vec::new(),
             Err(why) => {
-                debug!("containers are not looked after: {}", chain(why));
+                warn!(
+                    "containers are not looked after, and nodes in them may not be right: {}",
+                    chain(why)
+                );
                 Vec::new()
             }
         }
@@ -189,6 +191,7 @@ impl Session {
         record.units.clone_from(&plan.units);
         record.consoles.clone_from(&plan.consoles);
         record.platforms.clone_from(&plan.platforms);
+        record.numbers.clone_from(&plan.numbers);
         record.may_reset = self.settings.reset != Reset::Never;
         record.gate = self.settings.gate == Gate::Auto;
         (record.caller, record.qemu) = (self.caller, None);
@@ -320,11 +323,42 @@ impl Session {
         info!(message_id, device = plan.cards.join(", "), "{}", done(plan, took));
         // The driver has been loaded anew, for those who stay as well.
         if steps > 0 && plan.way != Way::AlreadyThere {
-            for node in self.kernel.stale_nodes(self.budgets.attribute) {
+            let of = |unit: &Unit| unit.container().filter(|_| unit.is_container());
+            let wanted = stale_nodes::Wanted {
+                started: plan.units.iter().filter_map(of).collect(),
+                had: plan.numbers.majors.get(UVM).copied(),
+            };
+            for node in self.kernel.stale_nodes(wanted, self.budgets.attribute) {
                 warn!("{node}");
+            }
+            for container in self.renumbered(guard, plan) {
+                warn!("{container}");
             }
         }
         Ok(())
+    }
+
+    /// Containers whose lines name another GPU than before, where the driver has, or had, several.
+    fn renumbered(&mut self, guard: &Guard, plan: &Plan) -> Vec<String> {
+        if plan.numbers.minors.len() < 2 {
+            return Vec::new();
+        }
+        let look = |host: &mut Session| {
+            let records = host.records(Some(guard))?;
+            Ok((host.look(&records)?.nvidia, host.gpu_containers()?))
+        };
+        match look(self) {
+            Ok((Some(driver), containers)) => renumbered(&plan.numbers, &driver, &containers),
+            Ok((None, _)) => Vec::new(),
+            Err(why) => {
+                let why: Error = why;
+                warn!(
+                    "whether containers are given other GPUs than before is not known: {}",
+                    chain(why)
+                );
+                Vec::new()
+            }
+        }
     }
 
     /// Adds a run to the history.
@@ -344,6 +378,17 @@ impl Session {
             warn!("the history was not written: {why}");
         }
     }
+}
+
+/// What is said of units, those of each place by themselves, or why nothing is.
+fn facts_of(kernel: &mut dyn Kernel, units: &[Unit], within: Duration) -> Vec<Facts> {
+    let places: Vec<&[Unit]> = units.chunk_by(Unit::is_beside).collect();
+    let mut facts = Vec::new();
+    for (place, answer) in places.iter().zip(kernel.units_of(&places, within)) {
+        let no_answer = |why: String| place.iter().map(|unit| Facts::none(unit, &why)).collect();
+        facts.extend(answer.unwrap_or_else(|e| no_answer(e.to_string())));
+    }
+    facts
 }
 
 /// Keeps room for the record of what leaves.
@@ -396,9 +441,66 @@ mod tests {
     use super::*;
 
     use crate::base::deadlines::Budgets;
+    use crate::execute::kernel::ActError;
+    use crate::host::functions::Details;
+    use crate::host::modules::Loadable;
     use crate::model::act::Act;
     use crate::model::plan::{Step, Way};
     use crate::model::record::AtWork;
+
+    /// A host whose containers do not answer: how often it was asked, and for how many of them.
+    struct Silent(Vec<usize>);
+
+    impl Kernel for Silent {
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn look(&mut self, _: &[PciAddr], _: Duration) -> Result<Snapshot, ActError> {
+            Ok(Snapshot::default())
+        }
+
+        fn details(&mut self, _: &[Vec<PciAddr>], _: Duration) -> Vec<Result<Vec<Details>, ActError>> {
+            Vec::new()
+        }
+
+        fn loadable(&mut self, _: &[String], _: Duration) -> Result<Vec<Loadable>, ActError> {
+            Ok(Vec::new())
+        }
+
+        fn units_of(&mut self, places: &[&[Unit]], within: Duration) -> Vec<Result<Vec<Facts>, ActError>> {
+            self.0.push(places.len());
+            let no_answer = |_: &&[Unit]| Err(ActError::Overdue { within, stuck: None });
+            places.iter().map(no_answer).collect()
+        }
+
+        fn act(&mut self, _: &Act, _: Duration) -> Result<(), ActError> {
+            Ok(())
+        }
+
+        fn await_exit(&mut self, _: &[i32], _: Duration) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn containers_that_do_not_answer_are_asked_at_once_and_each_by_itself() {
+        let inside = |container: &str, unit: &str| Unit::Inside {
+            container: container.parse().unwrap(),
+            unit: unit.to_owned(),
+        };
+        let units = [
+            Unit::host("a.service"),
+            inside("104", "a.service"),
+            inside("104", "b.service"),
+            inside("105", "a.service"),
+        ];
+        let mut silent = Silent(Vec::new());
+        let facts = facts_of(&mut silent, &units, Duration::from_secs(15));
+        assert_eq!(silent.0, [3]);
+        let why = "no answer within 15000 ms";
+        assert_eq!(facts, units.map(|unit| Facts::none(&unit, why)));
+    }
 
     fn plan(direction: Direction, cards: u8, steps: usize) -> Plan {
         let step = Step {
@@ -420,6 +522,7 @@ mod tests {
             again: Vec::new(),
             consoles: Vec::new(),
             platforms: Vec::new(),
+            numbers: crate::host::nvidia::Numbers::default(),
             beside: Vec::new(),
             awake: Vec::new(),
             missing: Vec::new(),

@@ -9,9 +9,8 @@ use tracing::{debug, info, warn};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::{PciAddr, PciSlot};
-use crate::base::process::{BOOT_ID, Group, Process, boot_id, process, since_boot_on};
+use crate::base::process::{BOOT_ID, Process, boot_id, process, since_boot_on};
 use crate::base::root::Root;
-use crate::base::systemd;
 use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
 use crate::execute::kernel::{ActError, Kernel};
@@ -24,6 +23,7 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::{self, Given};
 use crate::proxmox::container_config::GpuContainer;
 use crate::proxmox::files::{self, Cluster, Found, Wanted};
+use crate::run::leftovers::await_leftovers;
 use crate::run::look::look;
 use crate::settings::file;
 use crate::settings::values::Settings;
@@ -263,7 +263,11 @@ impl Session {
         self.not_interrupted()?;
         let guard = locked.map_err(|e| not_locked(e, left))?;
         self.forget_other_boots(&guard)?;
-        self.await_leftovers(&guard, end)?;
+        let records = self.store.load().map_err(|e| Error::io("reading the records", e))?.0;
+        for record in &records {
+            let end = end.min(self.kernel.now() + self.budgets.lock);
+            await_leftovers(&mut self.kernel, &self.root, &guard, record, end)?;
+        }
         Ok(guard)
     }
 
@@ -289,48 +293,6 @@ impl Session {
             Some(_) => Err(Error::Interrupted),
             None => Ok(()),
         }
-    }
-
-    /// Waits for the workers of a run that was killed: each finishes the one act it is at. The lock is ours, so no other
-    /// run is alive that it could belong to. One that does not finish counts as stuck from here on, on file too, so that no
-    /// later run waits for it again.
-    fn await_leftovers(&mut self, guard: &Guard, end: Duration) -> Result<(), Error> {
-        for record in self.store.load().map_err(|e| Error::io("reading the records", e))?.0 {
-            let until = end.min(self.kernel.now() + self.budgets.lock);
-            let mut said = false;
-            loop {
-                let alive_in = |group: &Group| group.alive(&self.root);
-                let is_awaited = |group: &&Group| !record.wedges.iter().any(|w| w.group == **group);
-                let alive: Vec<i32> = record.workers.iter().filter(is_awaited).flat_map(alive_in).collect();
-                let left = until.saturating_sub(self.kernel.now());
-                if alive.is_empty() {
-                    break;
-                }
-                if left.is_zero() {
-                    for group in &record.workers {
-                        systemd::take_over(group.number, &alive_in(group));
-                    }
-                    let mut given_up = record.clone();
-                    given_up.workers.retain(|group| !alive_in(group).is_empty());
-                    given_up.give_up_workers();
-                    if let Err(e) = guard.save(&given_up) {
-                        warn!("{}: that it is stuck could not be written down: {e}", record.owner);
-                    }
-                    break;
-                }
-                self.not_interrupted()?;
-                if !said {
-                    info!(
-                        "{}: waiting up to {} for what an interrupted run has left",
-                        record.owner,
-                        millis(left)
-                    );
-                    said = true;
-                }
-                self.kernel.await_exit(&alive, left);
-            }
-        }
-        Ok(())
     }
 
     /// A VM's config. Lines about PCI devices that Proxmox ignores are said. None: it is a container.
@@ -502,9 +464,10 @@ pub fn must_be_root() -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    use crate::base::process::since_boot;
+    use crate::base::process::{Group, since_boot};
     use crate::model::error::Exit;
 
+    use crate::host::units::Unit;
     use crate::model::act::Act;
     use crate::model::record::{Owner, Run, Taken};
 
@@ -613,6 +576,36 @@ mod tests {
             assert_eq!(wedges.iter().map(|w| w.group.number).collect::<Vec<_>>(), [WORKER]);
         }
         assert_eq!(waited, [true, false]);
+    }
+
+    /// As the container's or the user's end of it may have it: deaf to what asks it to end.
+    #[test]
+    fn what_a_killed_run_has_left_at_a_service_is_ended_and_no_later_run_waits_for_it() {
+        let (_dir, mut session) = session(&[]);
+        session.root = Root::real();
+        let mut leader = std::process::Command::new("setsid")
+            .args(["sh", "-c", "trap '' TERM HUP; sleep 600 & wait"])
+            .spawn()
+            .unwrap();
+        let group = Group::of_child(&session.root, leader.id());
+        let mut record = at_an_act(true);
+        record.workers = vec![group];
+        record.under_way = vec![Act::start(&Unit::Inside {
+            container: "104".parse().unwrap(),
+            unit: "ollama.service".to_owned(),
+        })];
+        let end = session.kernel.now() + Duration::from_secs(60);
+        let guard = session.lock("test", end).unwrap();
+        guard.save(&record).unwrap();
+        drop(guard);
+        let before = session.kernel.now();
+        drop(session.lock("test", end).unwrap());
+        assert!(session.kernel.now() - before < session.budgets.lock);
+        leader.wait().unwrap();
+        assert!(group.alive(&session.root).is_empty());
+        let left = &session.store.load().unwrap().0[0];
+        assert_eq!((&left.workers, &left.wedges), (&vec![], &vec![]));
+        assert_eq!(left.under_way, record.under_way);
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Model {
                 self.ended = processes.iter().map(|one| one.pid).filter(|pid| !lives(*pid)).collect();
                 return Ok(());
             }
-            Act::RenewNodes { container } => {
+            Act::RenewNodes { container, .. } => {
                 let uvm = self.uvm;
                 let its = self.given.iter_mut().filter(|(ctid, _)| ctid == container);
                 its.for_each(|(_, sees)| *sees = uvm);

@@ -224,7 +224,8 @@ pub fn add_exporter(model: &mut Model) {
     model.units.last_mut().unwrap().needs = Some(unit::Unit::host(PERSISTENCED));
 }
 
-fn add_started(model: &mut Model, unit: &unit::Unit) {
+/// A unit that runs, and uses every GPU.
+pub fn add_started(model: &mut Model, unit: &unit::Unit) {
     model.units.push(Unit::new(unit.clone()));
     let started = model.switch_unit(unit, true);
     assert!(started.is_ok(), "{started:?}");

@@ -155,6 +155,11 @@ impl Model {
             open: true,
             modeset: self.modeset && self.stage("nvidia_drm").is_some(),
             gpus: gpus.map(gpu).collect(),
+            majors: self
+                .stage("nvidia_uvm")
+                .map(|_| ("nvidia-uvm".to_owned(), 500 + self.uvm))
+                .into_iter()
+                .collect(),
         })
     }
 

@@ -253,6 +253,7 @@ impl Session {
         record.units.clone_from(&plan.units);
         record.consoles.clone_from(&plan.consoles);
         record.platforms.clone_from(&plan.platforms);
+        record.numbers.clone_from(&plan.numbers);
         record.may_reset = self.settings.reset != Reset::Never;
         record.gate = self.settings.gate == Gate::Auto;
         record

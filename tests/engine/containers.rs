@@ -1,12 +1,19 @@
 //! What uses the GPU inside a container: its service alone is stopped there and started again, or the start is refused.
 
+use std::time::Duration;
+
+use gpu_handoff::execute::kernel::Kernel;
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units::Unit;
 use gpu_handoff::model::act::Act;
+use gpu_handoff::plan::renumbered::renumbered;
+use gpu_handoff::proxmox::container_config::GpuContainer;
 use gpu_handoff::settings::values::{Containers, Doubt, Processes, Services, WayOut};
 
-use crate::common::hosts::{OLLAMA, add_given, add_inside, add_persistenced, add_whole_of, inside, whole_of};
+use crate::common::hosts::{
+    OLLAMA, add_given, add_inside, add_persistenced, add_started, add_whole_of, inside, whole_of,
+};
 use crate::common::{End, Fault, Model, Process, Session, Twist, addr, host};
 use crate::{assert_as_before, logged, records, runs_again_whatever_fails};
 
@@ -328,4 +335,112 @@ fn whatever_fails_or_is_killed_all_of_several_containers_run_again() {
     let session = session(Containers::Shutdown, WayOut::Auto);
     let units = wholes(1).1;
     runs_again_whatever_fails("three containers", &|| wholes(1).0, &session, &units);
+}
+
+/// So many services of a container, older than the host's own.
+fn many_inside(count: u32) -> (Model, Session) {
+    let mut model = host(1);
+    add_persistenced(&mut model);
+    for n in 0..count {
+        let unit = format!("x{n}.service");
+        let container = "104".parse().unwrap();
+        add_started(&mut model, &Unit::Inside { container, unit });
+    }
+    add_started(&mut model, &Unit::host(OLLAMA));
+    let mut session = session(Containers::Release, WayOut::Auto);
+    session.settings.services = Services::Also(vec![OLLAMA.to_owned()]);
+    (model, session)
+}
+
+/// The container's root decides how long they take: the host's own is there first, and what is tried in vain is not tried for ever.
+#[test]
+fn services_inside_that_never_finish_starting_starve_nobody() {
+    for (count, ends_well) in [(9, true), (160, false)] {
+        let (mut model, session) = many_inside(count);
+        assert!(matches!(session.out(&mut model), End::Done), "{count}");
+        let away = model.acts.len();
+        let mut undisturbed = many_inside(count).0;
+        assert!(matches!(session.out(&mut undisturbed), End::Done), "{count}");
+        assert!(matches!(session.home(&mut undisturbed), End::Done), "{count}");
+        let is_inside = |act: &Act| matches!(act, Act::StartUnit { name } if name.container().is_some());
+        model.faults.0 = (away..undisturbed.acts.len())
+            .filter(|at| is_inside(&undisturbed.acts[*at]))
+            .map(|at| (at, Fault::Twisted(Twist::Hangs)))
+            .collect();
+        assert_eq!(model.faults.0.len(), count as usize);
+        let began = model.time;
+        let end = session.home(&mut model);
+        let took = model.time - began;
+        let ollama = Unit::host(OLLAMA);
+        assert!(
+            model.units.iter().any(|u| u.name == ollama && u.active),
+            "{count}: {end:?}"
+        );
+        assert_eq!(matches!(end, End::Done), ends_well, "{count}: {end:?}");
+        if ends_well {
+            assert!(took < session.settings.budgets.unit * 3, "{took:?}");
+            continue;
+        }
+        let of_record = records(&model).swap_remove(0).units;
+        let left = of_record.iter().filter(|unit| unit.container().is_some()).count();
+        assert!(left > 0 && left < 48, "{left}");
+        // What was tried and said is left at that.
+        let acts = model.acts.len();
+        model.faults.0.clear();
+        let end = session.home(&mut model);
+        assert!(matches!(end, End::Done), "{end:?}");
+        assert_eq!(model.acts[acts..].iter().filter(|act| is_inside(act)).count(), left);
+        assert!(records(&model).is_empty());
+    }
+}
+
+/// The GPU that stays has a driver that was loaded anew, by the run that was killed or by the one after it.
+#[test]
+fn whenever_the_way_out_is_killed_containers_see_the_driver_once_it_was_taken_up_again() {
+    let session = session(Containers::Release, WayOut::Auto);
+    let mut undisturbed = given("595.45.04", 2);
+    assert!(matches!(session.out(&mut undisturbed), End::Done));
+    for (at, act) in undisturbed.acts.iter().enumerate() {
+        for fault in [Fault::KilledBefore, Fault::KilledIn, Fault::KilledAfter] {
+            let case = format!("{fault:?} at {at} {act}");
+            let mut model = given("595.45.04", 2);
+            model.faults.0 = vec![(at, fault)];
+            assert!(matches!(session.out(&mut model), End::Killed), "{case}");
+            let out = session.out(&mut model);
+            assert!(matches!(out, End::Done), "{case}: {out:?}");
+            assert_eq!(model.stale_containers(), [], "{case}");
+            assert!(matches!(session.home(&mut model), End::Done), "{case}");
+            assert_eq!(model.stale_containers(), [], "{case}");
+        }
+    }
+}
+
+/// The GPU that stays is the first one that the driver finds when it is loaded anew.
+#[test]
+fn a_container_whose_node_is_another_gpus_by_then_is_named() {
+    let given = |ctid: &str, node: &str| GpuContainer {
+        ctid: ctid.parse().unwrap(),
+        lines: Vec::new(),
+        nodes: vec![node.to_owned()],
+    };
+    let containers = [given("104", "/dev/nvidia1"), given("105", "/dev/nvidia0")];
+    for (version, is_named) in [("580.95.05", false), ("595.45.04", true)] {
+        let mut model = host(2);
+        version.clone_into(&mut model.version);
+        let mut session = session(Containers::Refuse, WayOut::Auto);
+        session.settings.way = WayOut::Auto;
+        let before = session.plan_out(&mut model).unwrap().numbers;
+        assert_eq!(before.minors.len(), 2, "{version}");
+        assert!(matches!(session.out(&mut model), End::Done), "{version}");
+        let driver = model.look(&[], Duration::from_secs(10)).unwrap().nvidia.unwrap();
+        let said = renumbered(&before, &driver, &containers);
+        assert_eq!(said.len(), if is_named { 2 } else { 0 }, "{version}: {said:?}");
+        if is_named {
+            let text = said.join("\n");
+            assert!(
+                text.contains("container 105 is given /dev/nvidia0, which was 0000:01:00.0 and is 0000:02:00.0"),
+                "{text}"
+            );
+        }
+    }
 }

@@ -441,7 +441,7 @@ impl Life<'_> {
                 Act::SetConsole { .. } => now.consoles.clone_from(&self.before.consoles),
                 Act::SetPlatform { .. } => now.firmware = self.before.firmware,
                 Act::StartUnit { .. } | Act::RestartUnit { .. } => now.units.clone_from(&self.before.units),
-                Act::RenewNodes { container } => now.stale.retain(|ctid| ctid != container),
+                Act::RenewNodes { container, .. } => now.stale.retain(|ctid| ctid != container),
                 _ => {}
             }
         }

@@ -158,6 +158,7 @@ mod tests {
                     open: true,
                     modeset: true,
                     gpus: Vec::new(),
+                    majors: std::collections::BTreeMap::new(),
                 }),
                 ..Snapshot::default()
             };

@@ -21,7 +21,10 @@ within 60 255 pct start 104; said "container 104 is given /dev/nvidia0, /dev/nvi
 is "$(pct status 104)" "status: stopped" "the container"
 say "with a VM, and it may start without"
 container 'lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file' | sed 's/hold.*/sleep 1000/' >$conf; setting 'container-start = "go-on"'
-within 60 0 pct start 104; said "$gpu is with VM 111; nothing is done about it"; expect_rc 0 pct stop 104; setting
+within 60 0 pct start 104; said "$gpu is with VM 111; nothing is done about it"; expect_rc 0 pct stop 104
+say "and another run takes its time"
+{ flock -x 9; sleep 40; } 9>/run/gpu-handoff/lock & held=$!
+sleep 1; within 60 0 pct start 104; said "container 104 pre-start: "; said "; nothing is done"; expect_rc 0 pct stop 104; wait $held; setting
 within 90 0 qm stop 111; comes_home 60 "from the VM"
 container 'dev0: /dev/nvidia0' 'dev1: /dev/nvidiactl' >$conf
 say "stranded: it comes home first"

@@ -70,6 +70,13 @@ within 60 0 gpu-handoff plan --vm 111; said "container 107 has"; said "container
 within 5 0 sh -c 'qm start 111 >/root/out 2>&1 & echo $! >/root/run'; wait_for 40 at_once "lxc-stop -n"; wait_for 90 has_driver "$gpu" vfio-pci; wait_for 60 qm status 111; cat /root/out
 for ctid in 107 108; do is "$(pct status $ctid)" "status: stopped" "$ctid"; grep -q "container $ctid  *shut it down" /root/out || fail "no line of $ctid"; done
 wait_for 60 sh -c 'qm status 111 | grep -q running'; qm stop 111 >/root/out 2>&1 & wait_for 60 at_once "pct start"; wait $!; comes_home 90 "with both"; wait_for 30 both_run
+say "one that is started again with an old line is named"
+was=$(number); since=$(date '+%F %T')
+printf 'arch: amd64\nlxc.cgroup2.devices.allow: c 195:* rwm\nlxc.cgroup2.devices.allow: c %s:* rwm\nlxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file\nlxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file\nlxc.init.cmd: /usr/local/bin/slow\n' "$was" >/etc/pve/lxc/109.conf
+within 60 0 pct start 109; within 120 0 qm start 111; away "for one with an old line"; another
+within 150 0 qm stop 111; comes_home 90 "for one with an old line"; wait_for 30 both_run; [ "$(number)" != "$was" ] || fail "the number is the same"
+wait_for 10 logged "$since" "container 109: it may not open its /dev/nvidia-uvm, since the driver came back with the major number $(number). Hint: let line 3 of /etc/pve/lxc/109.conf"
+expect_rc 0 pct stop 109; rm /etc/pve/lxc/109.conf
 say "the hook is killed while both go down"
 gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!; wait_for 40 at_once "lxc-stop -n"; kill -KILL $run; wait $run 2>/dev/null
 within 150 0 gpu-handoff 111 post-stop; is_well() { settled && both_run; }; wait_for 150 is_well

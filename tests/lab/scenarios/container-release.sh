@@ -45,6 +45,20 @@ for how in 'sleep 1000' 'exec yes >&2' 'exec yes'; do
 	within 60 255 qm start 111; said "may be stopped for it"; is "$(of ollama)" "$pid" "$how: its process"; at_home "$how"
 done
 cp -a /root/systemctl $systemctl.new; mv $systemctl.new $systemctl
+say "its systemctl leaves something that is deaf and has our pipe open, and the run is ended at it: nobody waits for that, and it stays where it is"
+left() { find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null | while read -r _p; do tr '\0' ' ' <"/proc/$_p/cmdline" 2>/dev/null | grep -q '^sleep 4242' && echo "$_p"; done; }
+is_left() { [ -n "$(left)" ]; }
+cp -a $systemctl $systemctl.real; setting 'containers = "release"'
+for how in KILL TERM; do
+	phase=pre-start; [ $how = KILL ] || { within 60 0 gpu-handoff 111 pre-start; away "before a start that does not end"; phase=post-stop; }
+	printf '#!/bin/sh\ncase "$*" in *show*) exec /usr/bin/systemctl.real "$@" ;; esac\n(trap "" TERM HUP INT; exec sleep 4242) &\nwait\n' >$systemctl.new; chmod 755 $systemctl.new; mv $systemctl.new $systemctl
+	gpu-handoff 111 $phase >/root/said 2>&1 & run=$!
+	wait_for 60 is_left; deaf=$(left); kill -$how $run; wait $run 2>/dev/null
+	cp -a /root/systemctl $systemctl.new; mv $systemctl.new $systemctl
+	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "ended by $how at $phase"; wait_for 20 uses; goes_on "ended by $how at $phase"
+	case $(cat "/proc/$deaf/cgroup") in 0::/lxc/104*) ;; *) fail "$how: it was moved: $(cat "/proc/$deaf/cgroup")" ;; esac
+	kill -KILL "$deaf"
+done
 say "the container is stopped while the VM runs: the GPU is home, and that is said"
 setting 'containers = "release"'; within 60 0 qm start 111; away "before its end"; expect_rc 0 pct stop 104
 within 90 0 qm stop 111; comes_home 60 "without it"
