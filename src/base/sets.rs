@@ -1,4 +1,4 @@
-//! Sets and maps of what an iterator has.
+//! Sets and maps of what an iterator has, and the few in order.
 //!
 //! The standard library's `collect` sorts everything first, and its stable sort is four kilobytes of machine code for each type
 //! that is sorted. Ours are of a few devices.
@@ -33,3 +33,27 @@ pub(crate) trait IntoSet: Iterator + Sized {
 }
 
 impl<I: Iterator> IntoSet for I {}
+
+/// These in order of a key, and as they were where it is the same.
+pub(crate) fn in_order<T, K: Ord>(items: impl Iterator<Item = T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut ordered: Vec<T> = Vec::new();
+    for item in items {
+        let at = ordered.partition_point(|other| key(other) <= key(&item));
+        ordered.insert(at, item);
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_ones_stay_as_they_were() {
+        let words = ["ccc", "a", "bb", "dd", "e"];
+        assert_eq!(
+            in_order(words.into_iter(), |word| word.len()),
+            ["a", "e", "bb", "dd", "ccc"]
+        );
+    }
+}

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 use crate::check::finding::NotSeen;
 use crate::check::guests::{Container, Vm};
@@ -132,10 +133,7 @@ impl Facts {
     /// Vendor and device ids of everything on NVIDIA's cards, each once.
     pub fn ids(&self) -> Vec<(u16, u16)> {
         let cards = self.snapshot.gpus().flat_map(|gpu| self.card(gpu.addr));
-        let mut ids: Vec<(u16, u16)> = cards.map(|f| (f.vendor, f.device)).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
+        cards.map(|f| (f.vendor, f.device)).into_set().into_iter().collect()
     }
 
     /// What a GPU is called: its address, and its name where the driver says it.

@@ -1,6 +1,7 @@
 //! What VMs and containers say of themselves, understood for the checks. Pure.
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::in_order;
 use crate::base::vmid::VmId;
 use crate::check::finding::Finding;
 use crate::check::texts::Texts;
@@ -43,9 +44,7 @@ impl Vm {
                 given,
             })
         };
-        let mut vms: Vec<Vm> = texts.below("/etc/pve/qemu-server/").filter_map(of).collect();
-        vms.sort_unstable_by_key(|vm| vm.vmid);
-        vms
+        in_order(texts.below("/etc/pve/qemu-server/").filter_map(of), |vm| vm.vmid)
     }
 
     /// It has entries that mean a GPU, or may mean one.
@@ -121,9 +120,7 @@ impl Container {
                 references,
             })
         };
-        let mut all: Vec<Container> = texts.below("/etc/pve/lxc/").filter_map(of).collect();
-        all.sort_unstable_by_key(|c| c.ctid);
-        all
+        in_order(texts.below("/etc/pve/lxc/").filter_map(of), |c| c.ctid)
     }
 
     /// A setting of its current section.

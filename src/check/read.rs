@@ -11,6 +11,7 @@ use rustix::fs::{Dir, StatVfsMountFlags, statvfs};
 use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
+use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 use crate::check::configured;
 use crate::check::texts::{Seen, Texts};
@@ -356,10 +357,8 @@ fn containers(root: &Root, texts: &mut Texts) {
         let Ok(inside) = Inside::of(root, pid) else {
             continue;
         };
-        let mut versions: Vec<String> = LIBRARIES.iter().flat_map(|dir| versions_in(&inside, dir)).collect();
-        versions.sort_unstable();
-        versions.dedup();
-        texts.inside.insert(ctid, versions);
+        let versions = LIBRARIES.iter().flat_map(|dir| versions_in(&inside, dir)).into_set();
+        texts.inside.insert(ctid, versions.into_iter().collect());
     }
     root.tell(INSIDE, || serde_json::to_vec(&texts.inside).unwrap_or_default());
 }

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags,
 use rustix::io::Errno;
 
 use crate::base::root::Root;
+use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
 
 /// The containers that run.
@@ -165,7 +166,7 @@ fn kinds(mountinfo: &str) -> BTreeMap<u64, String> {
         let kind = line.split_once(" - ")?.1.split(' ').next()?;
         Some((number, kind.to_owned()))
     };
-    mountinfo.lines().filter_map(kind).collect()
+    mountinfo.lines().filter_map(kind).into_map()
 }
 
 /// What there is at a place.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
+use crate::base::sets::IntoSet as _;
 
 /// Major number of /dev/nvidia*, fixed (NV_MAJOR_DEVICE_NUMBER in open-gpu-kernel-modules, nv-chardev-numbers.h).
 pub const MAJOR: u32 = 195;
@@ -42,7 +43,7 @@ impl Numbers {
         let minors = driver.gpus.iter().filter_map(|gpu| Some((gpu.addr, gpu.minor?)));
         Numbers {
             majors: driver.majors.clone(),
-            minors: minors.collect(),
+            minors: minors.into_map(),
         }
     }
 
@@ -131,7 +132,7 @@ pub(crate) fn character_majors(text: &str) -> impl Iterator<Item = (u64, &str)> 
 fn given_out(devices: &str) -> BTreeMap<String, u32> {
     let ours = character_majors(devices).filter(|(_, name)| [UVM, CAPS].contains(name));
     ours.filter_map(|(number, name)| Some((name.to_owned(), u32::try_from(number).ok()?)))
-        .collect()
+        .into_map()
 }
 
 /// Parses /proc/driver/nvidia/gpus/BDF/information: `Key: <tabs> value` lines (open-gpu-kernel-modules,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::{PciAddr, PciSlot};
 use crate::base::process::ancestors;
 use crate::base::root::Root;
-use crate::base::sets::IntoSet as _;
+use crate::base::sets::{IntoSet as _, in_order};
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::desktop::Desktop;
@@ -273,7 +273,7 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
             functions.push(function);
         }
     }
-    functions.sort_unstable_by_key(|f| f.addr);
+    let functions = in_order(functions.into_iter(), |f: &Function| f.addr);
     let modules = parse_modules(&root.text("/proc/modules").unwrap_or_default());
     let nvidia = nvidia::read(root)?;
     let mut snapshot = Snapshot {

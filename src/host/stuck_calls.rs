@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::pci::{PciAddr, PciClass, VENDOR_NVIDIA, parse_sysfs_hex};
 use crate::base::process::Stat;
 use crate::base::root::Root;
+use crate::base::sets::in_order;
 use crate::host::belongs::Belongs;
 
 /// How long the descriptors of all processes are looked through for such calls. A host with a million of them is no reason
@@ -148,8 +149,7 @@ fn scan_until(root: &Root, functions: &[Driverless], waiting: Instant, others: I
             );
         }
     }
-    calls.sort_unstable_by_key(|c| (c.pid, c.thread));
-    Ok(calls)
+    Ok(in_order(calls.into_iter(), |c: &StuckCall| (c.pid, c.thread)))
 }
 
 /// The functions of NVIDIA cards without the link `driver`, of a class that is on such a card. Only what can be read without

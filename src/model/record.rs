@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process};
-use crate::base::sets::IntoSet as _;
+use crate::base::sets::{IntoSet as _, in_order};
 use crate::base::text::join;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
@@ -237,7 +237,7 @@ impl Record {
 
     /// Puts the functions that were taken into the order of their addresses.
     pub fn sort_taken(&mut self) {
-        self.taken.sort_unstable_by_key(|t| t.addr);
+        self.taken = in_order(self.taken.drain(..), |t| t.addr);
     }
 
     /// The functions of this record that an act touches: those of its driver, for a module.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::base::pci::{PciAddr, PciSlot};
-use crate::base::sets::IntoSet as _;
+use crate::base::sets::{IntoSet as _, in_order};
 use crate::base::text::{foreign, join};
 use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
@@ -144,7 +144,7 @@ pub fn status(sight: &Sight<'_>, only: Option<&BTreeSet<PciSlot>>) -> Status {
         .map(|gpu| (gpu, card(sight.snapshot, gpu).into_iter().collect()))
         .collect();
     cards.extend(missing(sight));
-    cards.sort_unstable();
+    let mut cards = in_order(cards.into_iter(), |(gpu, _)| *gpu);
     cards.retain(|(gpu, _)| only.is_none_or(|slots| slots.contains(&gpu.slot())));
     Status {
         version: VERSION,

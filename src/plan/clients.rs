@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::base::pci::PciAddr;
-use crate::base::sets::IntoSet as _;
+use crate::base::sets::{IntoSet as _, in_order};
 use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::host::functions::Function;
@@ -322,8 +322,8 @@ pub(crate) fn start_order(units: &[Unit]) -> Vec<&Unit> {
         };
         order.push(((place(unit), !is_starter(&unit.name()), turn), unit));
     }
-    order.sort_by_key(|(key, _)| *key);
-    order.into_iter().map(|(_, unit)| unit).collect()
+    let order = in_order(order.into_iter(), |(key, _)| *key).into_iter();
+    order.map(|(_, unit)| unit).collect()
 }
 
 /// Whose a unit is: the host's own, a user's, a container, or what is inside one.
@@ -433,6 +433,6 @@ pub(crate) fn judge_holders(
         }
     }
     // Containers go down beside each other, and so they stand there; who is started last is stopped first, for an undo, too.
-    judged.units.sort_by_key(|unit| std::cmp::Reverse(place(unit)));
+    judged.units = in_order(judged.units.drain(..), |unit| std::cmp::Reverse(place(unit)));
     judged
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::base::pci::{PciAddr, PciSlot};
-use crate::base::sets::IntoSet as _;
+use crate::base::sets::{IntoSet as _, in_order};
 use crate::base::text::{foreign, join};
 use crate::base::vmid::VmId;
 use crate::host::functions::Function;
@@ -153,7 +153,7 @@ pub fn of_vm(vmid: VmId, read: &Config, snapshot: &Snapshot, cluster: &Cluster) 
         given.gpus.extend(&entry.ours);
         given.entries.push(entry);
     }
-    given.gpus.sort_unstable();
+    given.gpus = in_order(given.gpus.into_iter(), |gpu| *gpu);
     given.gpus.dedup();
     if !given.template {
         given.not_understood = not_understood(read, snapshot, cluster, &given, &kept);

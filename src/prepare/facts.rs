@@ -2,6 +2,7 @@
 
 use crate::base::pci::VENDOR_NVIDIA;
 use crate::base::root::Root;
+use crate::base::sets::IntoSet as _;
 use crate::check::fights::Cpu;
 use crate::host::boot_loader::BootConfig;
 use crate::host::modprobe_config::ModprobeConfig;
@@ -57,7 +58,5 @@ fn ids(root: &Root) -> Vec<(u16, u16)> {
             found.push((VENDOR_NVIDIA, device));
         }
     }
-    found.sort_unstable();
-    found.dedup();
-    found
+    found.into_iter().into_set().into_iter().collect()
 }

@@ -13,6 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::sets::in_order;
 use crate::base::vmid::VmId;
 use crate::proxmox::grammar::propstring::{is_digits, is_space};
 use crate::proxmox::grammar::values::is_config_id;
@@ -142,12 +143,11 @@ pub fn parse(raw: &[u8]) -> Vec<GpuReference> {
             GpuReference::Mount { key, path }
         })
     });
-    let mut lxc: Vec<(usize, GpuReference)> = lxc
+    let lxc = lxc
         .into_iter()
         .flat_map(|(key, lines)| lines.into_iter().map(move |(number, value)| (number, key, value)))
-        .filter_map(|(number, key, value)| Some((number, lxc_reference(key, value)?)))
-        .collect();
-    lxc.sort_unstable_by_key(|(number, _)| *number);
+        .filter_map(|(number, key, value)| Some((number, lxc_reference(key, value)?)));
+    let lxc = in_order(lxc, |(number, _)| *number);
     numbered
         .chain(lxc.into_iter().map(|(_, reference)| reference))
         .collect()

@@ -4,6 +4,7 @@
 //! be reset, whether it may lose its power) is read, not written down here.
 
 use crate::base::pci::PciAddr;
+use crate::base::sets::in_order;
 use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
 
@@ -65,11 +66,8 @@ pub fn known() -> Vec<Fact> {
 /// What holds for a function, the most particular fact first: the one for the fewest device ids.
 pub fn of<'a>(facts: &'a [Fact], function: &Function) -> Vec<&'a Fact> {
     let holds = |f: &&Fact| function.is_nvidia_gpu() && (f.first..=f.last).contains(&function.device);
-    let mut found: Vec<&Fact> = facts.iter().filter(holds).collect();
     // Later rows come from the settings and count more among equals.
-    found.reverse();
-    found.sort_by_key(|f| f.last - f.first);
-    found
+    in_order(facts.iter().rev().filter(holds), |f| f.last - f.first)
 }
 
 /// The notes for the GPUs among some functions, each once.

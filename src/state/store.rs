@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::files::{exchange, replace, write};
+use crate::base::sets::in_order;
 use crate::base::threads;
 use crate::base::wait::poll_readable;
 use crate::model::record::{Owner, Record, VERSION};
@@ -190,7 +191,7 @@ impl Store {
                 Err(why) => problems.push(UnreadableRecord { file: path, why }),
             }
         }
-        records.sort_unstable_by_key(|r| match r.owner {
+        let records = in_order(records.into_iter(), |r: &Record| match r.owner {
             Owner::Vm(vmid) => format!("{:09}", vmid.get()),
             Owner::ByHand(gpu) => gpu.to_string(),
         });

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::base::message_ids::{MESSAGE_ABANDONED, MESSAGE_NOT_STARTED, MESSAGE_STRANDED, MESSAGE_WEDGED};
 use crate::base::pci::PciSlot;
+use crate::base::sets::IntoSet as _;
 use crate::base::text::{are, few_or_range, foreign, join};
 use crate::base::vmid::VmId;
 use crate::model::record::{Owner, Record, State};
@@ -151,9 +152,7 @@ fn slots(record: &Record) -> Vec<PciSlot> {
     if slots.is_empty() {
         slots = record.functions().iter().map(|a| a.slot()).collect();
     }
-    slots.sort_unstable();
-    slots.dedup();
-    slots
+    slots.into_iter().into_set().into_iter().collect()
 }
 
 /// The sentence that the last run on these cards has ended with, if it did not end well.
