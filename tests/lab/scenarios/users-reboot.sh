@@ -8,9 +8,12 @@ told() { journalctl -q -b -o cat -u $boot; }
 holds() { [ -n "$(find "/proc/$(systemctl show -P MainPID "$1")/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
 container() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null); do
 	[ -n "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] && return 0; done; return 1; }
-all_use() { for _unit in enabled by-hand lab-dm; do holds $_unit || return 1; done; container; }
-down() { for _unit in enabled by-hand lab-dm; do is "$(systemctl is-active $_unit)" inactive "$_unit, $1"; done; is "$(pct status 104)" "status: stopped" "the container, $1"; }
-up() { systemctl start enabled by-hand lab-dm; [ "$(pct status 104)" = "status: running" ] || pct start 104; wait_for 60 all_use; }
+docker_pids() { cat "/sys/fs/cgroup/system.slice/docker-$(cat /root/id).scope/cgroup.procs" 2>/dev/null; }
+docker_uses() { for _p in $(docker_pids); do [ -n "$(find "/proc/$_p/fd" -lname /dev/nvidia0 2>/dev/null)" ] && return 0; done; return 1; }
+all_use() { for _unit in enabled by-hand lab-dm; do holds $_unit || return 1; done; container && docker_uses; }
+down() { for _unit in enabled by-hand lab-dm; do is "$(systemctl is-active $_unit)" inactive "$_unit, $1"; done; is "$(pct status 104)" "status: stopped" "the container, $1"; is "$(docker_pids)" "" "Docker's, $1"; }
+up() { systemctl start enabled by-hand lab-dm; [ "$(pct status 104)" = "status: running" ] || pct start 104
+	docker_uses || docker run /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl >/root/id; wait_for 60 all_use; }
 
 case $LAB_BOOT in
 1)
@@ -33,7 +36,7 @@ case $LAB_BOOT in
 	before=$(cat /root/before); wait_for 60 holds enabled; comes_home 60 "after a reboot"
 	wait_for 60 holds lab-dm # the alias display-manager is what graphical.target wants
 	is "$(systemctl is-active by-hand)" inactive "what nothing starts at boot"
-	is "$(pct status 104)" "status: stopped" "the container, which nothing starts at boot"
+	is "$(pct status 104)" "status: stopped" "the container, which nothing starts at boot"; is "$(docker_pids)" "" "Docker's, likewise"
 	up; within 120 0 qm start 111; away "at the end"; within 120 0 qm stop 111; wait_for 60 all_use; comes_home 60 "at the end"
-	within 60 0 pct stop 104 ;;
+	within 60 0 pct stop 104; docker stop "$(cat /root/id)" ;;
 esac

@@ -14,7 +14,7 @@ quiet() { [ -z "$(systemctl list-units --no-legend --plain 'gpu-handoff-tell@*')
 # settled: the host is as before, and nothing of us is left: no record, no process, no unit that failed; what is cheap comes first
 settled() { _n=0; until quiet || [ $((_n += 1)) -gt 100 ]; do sleep 0.1; done
 	for _r in /run/gpu-handoff/*.json; do [ ! -e "$_r" ] || return 1; done
-	! pgrep -x 'gpu-handoff(-wrk)?' >/dev/null && [ "$(host)" = "$before" ] &&
+	! pgrep -x 'gpu-handoff.*' >/dev/null && [ "$(host)" = "$before" ] &&
 	[ -z "$(systemctl list-units --no-legend --failed 'gpu-handoff*')" ]; }
 ticks() { read -r _up _ </proc/uptime; echo "${_up%.*}${_up#*.}"; } # hundredths of a second since the boot
 # comes_home SECONDS WHEN: it does so by itself in that time; how long it took is in $took, ms
