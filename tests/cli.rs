@@ -3,7 +3,12 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop there
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Runs the binary as Proxmox does: stdin at its end, LC_ALL=C.
 fn run(args: &[&str]) -> Output {
@@ -152,6 +157,47 @@ fn a_file_that_never_answers_ends_pre_start_with_a_sentence_in_time() {
         text.contains("the config of VM 111 could not be read within 10 s; nothing was changed. Hint: see 'systemctl"),
         "{text}"
     );
+}
+
+/// It may outlive its run, in a call that does not end: the run's lock and its signals are not to stay with it.
+#[test]
+fn a_worker_has_nothing_of_its_run_but_pipes() {
+    const BINARY: &str = env!("CARGO_BIN_EXE_gpu-handoff");
+    let script = "mount -t tmpfs none /etc || exit 77; mkdir -p /etc/pve/qemu-server && \
+                  mkfifo /etc/pve/qemu-server/111.conf && exec \"$1\" 111 pre-start";
+    let mut words = Command::new("unshare");
+    words.args(["--mount", "sh", "-c", script, "sh", BINARY]);
+    let mut run = words.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(8); // its run waits for ten
+    let is_worker =
+        |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "gpu-handoff-wrk\n");
+    let is_its_own = |to: &String| to.starts_with("pipe:") || to == "/dev/null" || to == "/dev/kmsg";
+    let open_in = |pid: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let links = entries.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+        links.map(|to| to.display().to_string()).collect()
+    };
+    loop {
+        if run.try_wait().unwrap().is_some_and(|ended| ended.code() != Some(5)) {
+            return; // where there can be no mount namespace
+        }
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.id())).unwrap_or_default();
+        if let Some(worker) = children.split_whitespace().find(is_worker) {
+            let open = open_in(worker);
+            // It closes what is not its own at once, and waits for the config then.
+            if Instant::now() > until || (open.len() >= 5 && open.iter().all(is_its_own)) {
+                let cwd = std::fs::read_link(format!("/proc/{worker}/cwd")).unwrap();
+                kill(Pid::from_raw(worker.parse().unwrap()), Signal::SIGKILL).unwrap();
+                run.kill().unwrap();
+                run.wait().unwrap();
+                assert!(open.len() >= 5 && open.iter().all(is_its_own), "{open:?}");
+                assert_eq!(cwd, Path::new("/"));
+                return;
+            }
+        }
+        assert!(Instant::now() < until, "there is no worker");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
