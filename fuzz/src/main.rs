@@ -116,7 +116,9 @@ const TEXTS: [&str; 14] = [
 
 fn of_kernel_texts(data: &[u8]) {
     thread_local!(static TREE: tempfile::TempDir = a_host());
-    let Some((which, text)) = data.split_first() else { return };
+    let Some((which, text)) = data.split_first() else {
+        return;
+    };
     TREE.with(|tree| {
         let path = tree.path().join(TEXTS[usize::from(*which) % TEXTS.len()]);
         let before = fs::read(&path).ok();
@@ -149,7 +151,10 @@ fn a_host() -> tempfile::TempDir {
     for (file, text) in [
         ("proc/modules", "nvidia 1 2 nvidia_uvm, Live 0x0\n"),
         ("proc/devices", "Character devices:\n195 nvidia\n511 nvidia-uvm\n"),
-        ("proc/900/stat", "900 (x) S 1 900 900 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0\n"),
+        (
+            "proc/900/stat",
+            "900 (x) S 1 900 900 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0\n",
+        ),
         ("proc/900/cgroup", "0::/user.slice/user-0.slice/session-3.scope\n"),
         ("proc/900/comm", "x\n"),
         ("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n"),
