@@ -308,9 +308,18 @@ impl Record {
         }
     }
 
-    /// Whether none of the acts under way touches a function: what is at them is ended and not waited for.
+    /// Whether none of the acts under way touches a function: what is at them is ended, sooner or later.
     pub fn touches_nothing(&self) -> bool {
         self.under_way_on().is_empty()
+    }
+
+    /// Whether one of the acts under way stops or starts a container: whoever runs that has begun with it, and a start before it
+    /// has gone down would find it running, and be no start.
+    pub fn switches_a_container(&self) -> bool {
+        self.under_way.iter().any(|act| match act {
+            Act::StopUnit { name } | Act::StartUnit { name } | Act::RestartUnit { name } => name.is_container(),
+            _ => false,
+        })
     }
 
     /// Forgets what was stuck in a process group that has gone, and takes over as stuck what a run that was killed

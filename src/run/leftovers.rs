@@ -26,7 +26,7 @@ const AFTER_KILL: Duration = Duration::from_secs(1);
 /// Waits for the workers of a run that was killed: each finishes the one act it is at. The lock is ours, so no other run is alive
 /// that it could belong to. One that does not finish counts as stuck from here on, on file too, so that no later run waits for it
 /// again. What is at an act that touches no function is ended: nothing waits for it, and who it asks, a container's systemd or a
-/// user's, may keep it for as long as that likes.
+/// user's, may keep it for as long as that likes; but for a container that goes down or comes up, which is waited for.
 ///
 /// # Errors
 /// [`Error::Interrupted`].
@@ -40,11 +40,12 @@ pub(super) fn await_leftovers(
     let alive_in = |group: &Group| group.alive(root);
     let is_awaited = |group: &&Group| !record.wedges.iter().any(|w| w.group == **group);
     let is_ended = record.touches_nothing();
-    let until = match is_ended {
+    let is_at_once = is_ended && !record.switches_a_container();
+    let until = match is_at_once {
         true => end.min(kernel.now() + TO_NOTICE),
         false => end,
     };
-    let mut said = is_ended;
+    let mut said = is_at_once;
     loop {
         let alive: Vec<i32> = record.workers.iter().filter(is_awaited).flat_map(alive_in).collect();
         let left = until.saturating_sub(kernel.now());

@@ -608,6 +608,27 @@ mod tests {
         assert_eq!(left.under_way, record.under_way);
     }
 
+    /// Who runs it has begun with it, and would find it running where it is asked to start it before it is down.
+    #[test]
+    fn a_container_that_goes_down_is_waited_for() {
+        let (_dir, mut session) = session(&[]);
+        session.root = Root::real();
+        let mut leader = std::process::Command::new("setsid")
+            .args(["sh", "-c", "sleep 4; exit 7"])
+            .spawn()
+            .unwrap();
+        let mut record = at_an_act(true);
+        record.workers = vec![Group::of_child(&session.root, leader.id())];
+        let container = "104".parse().unwrap();
+        record.under_way = vec![Act::stop(&Unit::Whole { container })];
+        let end = session.kernel.now() + Duration::from_secs(60);
+        let guard = session.lock("test", end).unwrap();
+        guard.save(&record).unwrap();
+        drop(guard);
+        drop(session.lock("test", end).unwrap());
+        assert_eq!(leader.wait().unwrap().code(), Some(7), "it was ended");
+    }
+
     #[test]
     fn without_the_lock_workers_are_those_of_a_run_that_lives_or_left_by_one_that_was_killed() {
         let us = std::process::id();

@@ -50,7 +50,7 @@ done
 say "a display manager that is deaf to TERM: the start fails in time, and it runs again when systemd has ended it"
 mkdir -p /run/systemd/system/lab-dm.service.d; printf '[Service]\nKillSignal=SIGCONT\nTimeoutStopSec=15\n' >/run/systemd/system/lab-dm.service.d/deaf.conf; systemctl daemon-reload
 setting 'display-manager = "stop"' 'deadlines.unit = 3'; within 60 255 qm start 111; said "lab-dm: stop the service"
-comes_home 120 "a deaf one"; wait_for 60 used; rm -r /run/systemd/system/lab-dm.service.d; systemctl daemon-reload
+comes_home 120 "a deaf one"; wait_for 60 systemctl -q is-active lab-dm; wait_for 30 used; rm -r /run/systemd/system/lab-dm.service.d; systemctl daemon-reload
 
 say "a session that another has opened does not end with the display manager, and a run from its desktop would end in the middle"
 setting 'display-manager = "stop"' 'deadlines.holder-wait = 2'; pid=$(dm)
