@@ -374,6 +374,7 @@ impl Host for Start<'_> {
         let mut snapshot = self.look(records)?;
         let comes = owners::without_what_others_have(&part.comes, records);
         of.ask(self.model, &mut snapshot, &comes.functions());
+        snapshot.containers = self.model.given_containers();
         let plan = home::plan(&snapshot, &comes)?;
         let end = self.model.time + record.budgets.way_home;
         match of.execute(self.model, record.clone(), part.stays.clone(), &plan, end) {
