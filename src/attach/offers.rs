@@ -205,9 +205,9 @@ fn is_in_the_way(client: &Client, vm: Name) -> bool {
 
 fn in_the_way(client: Client) -> String {
     let (holder, nodes) = (Box::new(client.holder), client.nodes);
-    match client.doubtful {
-        true => Reason::Doubtful { holder, nodes },
-        false => Reason::Held { holder, nodes },
+    match client.doubt {
+        Some(risk) => Reason::Doubtful { holder, nodes, risk },
+        None => Reason::Held { holder, nodes },
     }
     .to_string()
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-/// Starts one.
-pub(crate) fn start(work: impl FnOnce() + Send + 'static) {
+/// Starts one. Whether it could be: the machine, and our control group, have as many as they may have.
+pub(crate) fn start(work: impl FnOnce() + Send + 'static) -> bool {
     let work: Box<dyn FnOnce() + Send> = Box::new(work);
-    std::thread::spawn(work);
+    std::thread::Builder::new().spawn(work).is_ok()
 }
 
 /// How many processors there are for this thread.
@@ -82,9 +82,10 @@ mod tests {
     fn what_one_tells_is_heard_in_its_order_and_then_nothing_more() {
         let (sender, receiver) = channel();
         let another = sender.clone();
-        start(move || {
+        let is_there = start(move || {
             assert!(sender.send(7) && another.send(8));
         });
+        assert!(is_there);
         assert_eq!(receiver.collect::<Vec<i32>>(), [7, 8]);
         let (sender, receiver) = channel::<String>();
         assert_eq!(receiver.receive(Duration::from_millis(1)), None);

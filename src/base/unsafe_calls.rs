@@ -174,9 +174,102 @@ pub(crate) fn share_files(one: i32, other: i32) -> io::Result<bool> {
     }
 }
 
+/// A mapping that others share, of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SharedMapping {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+/// struct procmap_query (linux, include/uapi/linux/fs.h).
+#[repr(C)]
+#[derive(Default)]
+struct ProcmapQuery {
+    size: u64,
+    query_flags: u64,
+    query_addr: u64,
+    vma_start: u64,
+    vma_end: u64,
+    vma_flags: u64,
+    vma_page_size: u64,
+    vma_offset: u64,
+    inode: u64,
+    dev_major: u32,
+    dev_minor: u32,
+    vma_name_size: u32,
+    build_id_size: u32,
+    vma_name_addr: u64,
+    build_id_addr: u64,
+}
+
+/// The first such mapping at this address or behind it, of the process whose /proc/PID/maps this is; None: there is no more. The
+/// kernel passes over all others by itself, and writes no text of any.
+///
+/// # Errors
+/// ENOTTY of a kernel without it (before 6.11); ESRCH where the process has no memory (any more).
+pub(crate) fn next_shared_mapping(maps: impl AsFd, from: u64) -> io::Result<Option<SharedMapping>> {
+    /// _IOWR('f', 17, struct procmap_query).
+    const PROCMAP_QUERY: libc::c_ulong =
+        (3 << 30) | ((size_of::<ProcmapQuery>() as libc::c_ulong) << 16) | (0x66 << 8) | 17;
+    /// Of enum procmap_query_flags: PROCMAP_QUERY_VMA_SHARED, _COVERING_OR_NEXT_VMA and _FILE_BACKED_VMA.
+    const FLAGS: u64 = 0x08 | 0x10 | 0x20;
+    let mut query = ProcmapQuery {
+        size: size_of::<ProcmapQuery>() as u64,
+        query_flags: FLAGS,
+        query_addr: from,
+        ..ProcmapQuery::default()
+    };
+    // SAFETY: `query` lives through the call and is as large as it says; no address in it is one to write to.
+    let result = unsafe { libc::ioctl(maps.as_fd().as_raw_fd(), PROCMAP_QUERY, std::ptr::from_mut(&mut query)) };
+    if result == 0 {
+        return Ok(Some(SharedMapping {
+            start: query.vma_start,
+            end: query.vma_end,
+        }));
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        e => Err(e),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_share_is_found_by_its_address_and_nothing_else_is() {
+        use std::os::fd::AsFd as _;
+
+        let maps = std::fs::File::open("/proc/self/maps").unwrap();
+        let mut found = Vec::new();
+        let mut from = 0;
+        loop {
+            match next_shared_mapping(maps.as_fd(), from) {
+                Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => return, // a kernel without it
+                next => match next.unwrap() {
+                    Some(mapping) => {
+                        found.push(format!("{:08x}-{:08x} ", mapping.start, mapping.end));
+                        from = mapping.end;
+                    }
+                    None => break,
+                },
+            }
+        }
+        // Its own threads may map something meanwhile, but nothing that they share.
+        let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let shared = text
+            .lines()
+            .filter(|line| line.split(' ').nth(1).is_some_and(|p| p.ends_with('s')));
+        let shared: Vec<&str> = shared.filter(|line| line.contains('/')).collect();
+        assert_eq!(found.len(), shared.len(), "{found:?}, {shared:?}");
+        assert!(
+            shared
+                .iter()
+                .zip(&found)
+                .all(|(line, found)| line.starts_with(found.as_str()))
+        );
+    }
 
     #[test]
     fn a_process_shares_its_files_with_itself_and_not_with_another() {

@@ -26,7 +26,7 @@ use crate::settings::values::ContainerStart;
 /// cannot be told; with `container-start = "go-on"` nothing keeps the container from starting.
 pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     // What is not understood of them keeps no GPU from coming home.
-    if let Err(why) = host.read_settings(None) {
+    if let Err(why) = host.read_settings(Some(ctid)) {
         warn!("container {ctid} pre-start: {}", chain(why));
     }
     match have_nodes(host, ctid) {

@@ -62,7 +62,8 @@ fn signals_blocked() -> SigSet {
 
 /// A signal that asks us to end does so at once, whatever we are at, and the tree goes first.
 fn gone_with_a_signal(signals: SigSet, folder: Folder) {
-    threads::start(move || {
+    // Without it a signal ends us all the same, and the tree stays.
+    let _ = threads::start(move || {
         if let Ok(signal) = signals.wait() {
             folder.remove();
             // As a shell has it that tells of a program that a signal has ended.

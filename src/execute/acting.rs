@@ -4,13 +4,16 @@
 //! Not here: what is written down ([`crate::execute::recording`]), and what becomes of a plan of which an act has failed
 //! ([`crate::execute::executor`]).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::warn;
 
+use crate::base::pci::PciAddr;
+use crate::base::sets::IntoSet as _;
 use crate::base::text::join;
 use crate::execute::executor::Executor;
-use crate::execute::kernel::ActError;
+use crate::execute::kernel::{ActError, Acted};
 use crate::execute::lines::{Count, Gap, say};
 use crate::execute::schedule::one_proof;
 use crate::host::functions::VFIO_PCI;
@@ -28,7 +31,12 @@ impl Executor<'_> {
             acts = vec![(together, within)];
             prefixes.drain(..prefixes.len() - 1);
         }
+        if self.is_free_already(&acts, &prefixes) {
+            return Vec::new();
+        }
+        self.look_at_all_behind(&mut acts);
         let mut results = self.act_in_time(&acts, &prefixes);
+        self.note_free(&acts, &results);
         if let [one] = results.as_slice() {
             results = vec![one.clone(); steps.len()];
         }
@@ -44,6 +52,52 @@ impl Executor<'_> {
             }
         }
         failed
+    }
+
+    /// Whether this is a look at what was seen to be free since others are kept from opening it: it is still, and that is said.
+    fn is_free_already(&mut self, acts: &[(Act, Duration)], prefixes: &[String]) -> bool {
+        let [(act @ Act::ProveFree { addrs, .. }, _)] = acts else {
+            return false;
+        };
+        if !addrs.iter().all(|addr| self.free.contains(addr)) || !self.kernel.gate_holds() {
+            return false;
+        }
+        let acted = Acted {
+            result: Ok(()),
+            took: Duration::ZERO,
+            moment: None,
+            ended: Vec::new(),
+        };
+        say(act, &prefixes[0], &acted, None);
+        true
+    }
+
+    /// One look is for all that is still to be looked at and that nobody can open any more, by whichever node. By those of the
+    /// whole driver a GPU can be used as well.
+    fn look_at_all_behind(&self, acts: &mut [(Act, Duration)]) {
+        let [(Act::ProveFree { addrs, .. }, _)] = acts else {
+            return;
+        };
+        if !addrs.iter().all(|addr| self.is_behind_all(*addr)) {
+            return;
+        }
+        let behind = addrs.iter().filter_map(|addr| self.one_look.get(addr)).flatten();
+        let more = behind.filter(|addr| self.gate.contains(addr) && !addrs.contains(addr));
+        let more: BTreeSet<PciAddr> = more.copied().into_set();
+        addrs.extend(more);
+    }
+
+    /// Whether nobody can come to use it: the gate is shut to it, and, where it is on NVIDIA's driver, to that as a whole.
+    fn is_behind_all(&self, addr: PciAddr) -> bool {
+        self.gate.contains(&addr) && (self.is_whole || self.gives_back)
+    }
+
+    /// What a look has seen to be free stays so for as long as nobody can open it.
+    fn note_free(&mut self, acts: &[(Act, Duration)], results: &[Result<(), ActError>]) {
+        if let ([(Act::ProveFree { addrs, .. }, _)], [Ok(())]) = (acts, results) {
+            let kept: Vec<PciAddr> = addrs.iter().copied().filter(|addr| self.is_behind_all(*addr)).collect();
+            self.free.extend(kept);
+        }
     }
 
     /// Tries the rungs of a step that failed, until one leads to what it should have led to. Where it was a module that could
@@ -154,6 +208,7 @@ impl Executor<'_> {
             return None;
         }
         let behind = std::mem::take(&mut self.gate);
+        self.free.clear();
         self.looked.retain(|addr, _| !behind.contains(addr));
         let takes_off = |act: &Act| matches!(act, Act::Unbind { .. } | Act::Remove { .. });
         let is_behind = |act: &Act| act.function().is_some_and(|addr| behind.contains(&addr));
@@ -183,10 +238,16 @@ impl Executor<'_> {
     /// Which functions nobody can open now.
     fn note_gate(&mut self, act: &Act, done: bool) {
         match act {
-            Act::ShutGate { addrs, .. } if done => self.gate.extend(addrs),
+            Act::ShutGate { addrs, whole } if done => {
+                self.gate.extend(addrs);
+                self.is_whole = *whole;
+            }
             // Shut or not, nobody is to meet it.
             Act::ShutGate { .. } => self.kernel.let_gate_go(),
-            Act::OpenGate { .. } => self.gate.clear(),
+            Act::OpenGate { .. } => {
+                self.gate.clear();
+                self.free.clear();
+            }
             _ => {}
         }
     }

@@ -20,6 +20,7 @@ use crate::base::text::join;
 use crate::execute::kernel::{ActError, Kernel};
 use crate::execute::lines::{Count, say_of_service};
 use crate::execute::schedule::rounds;
+use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
 use crate::host::units::Unit;
 use crate::model::act::{Act, Named};
@@ -42,6 +43,12 @@ pub struct Executor<'a> {
     pub(super) looked: BTreeMap<PciAddr, Duration>,
     /// The functions whose nodes others are kept from opening.
     pub(super) gate: BTreeSet<PciAddr>,
+    /// It is shut to every node of NVIDIA's driver.
+    pub(super) is_whole: bool,
+    /// Functions that one look is enough for, where nobody can open any of them: from the first to those behind it.
+    pub(super) one_look: BTreeMap<PciAddr, Vec<PciAddr>>,
+    /// Those of which was seen that nobody uses them, since others are kept from opening them.
+    pub(super) free: BTreeSet<PciAddr>,
     /// It gives back what was taken: the record serves that and never forbids it.
     pub(super) gives_back: bool,
     /// Functions that were to leave vfio-pci and have not.
@@ -52,6 +59,30 @@ pub struct Executor<'a> {
     pub(super) of_desktops: Vec<Named>,
     /// That the record cannot be written is said already.
     pub(super) unwritten_said: bool,
+}
+
+/// The functions that are looked at one after the other, with nothing in between that a look is to see: only these are taken off
+/// their drivers. Those that leave vfio-pci are not beside others.
+fn one_look(plan: &Plan) -> BTreeMap<PciAddr, Vec<PciAddr>> {
+    let leaves_vfio = |addr: PciAddr| plan.steps.iter().any(|step| step.act == Act::unbind(addr, VFIO_PCI));
+    let mut behind: BTreeMap<PciAddr, Vec<PciAddr>> = BTreeMap::new();
+    let mut before: Vec<PciAddr> = Vec::new();
+    for step in &plan.steps {
+        match &step.act {
+            Act::ProveFree { addrs, .. } => {
+                for addr in addrs {
+                    let same = before.iter().filter(|one| leaves_vfio(**one) == leaves_vfio(*addr));
+                    for one in same {
+                        behind.entry(*one).or_default().push(*addr);
+                    }
+                }
+                before.extend(addrs);
+            }
+            Act::Unbind { .. } | Act::SetOverride { .. } | Act::SetAttribute { .. } => {}
+            _ => before.clear(),
+        }
+    }
+    behind
 }
 
 impl std::fmt::Debug for Executor<'_> {
@@ -83,6 +114,9 @@ impl<'a> Executor<'a> {
             end,
             looked: BTreeMap::new(),
             gate: BTreeSet::new(),
+            is_whole: false,
+            one_look: BTreeMap::new(),
+            free: BTreeSet::new(),
             gives_back: false,
             away: BTreeSet::new(),
             ended: Vec::new(),
@@ -97,6 +131,7 @@ impl<'a> Executor<'a> {
     /// [`Error::Restored`] or [`Error::NotRestored`]; a record of what is left is then on file.
     pub fn execute(mut self, plan: &Plan) -> Result<(), Error> {
         self.record.awake.clone_from(&plan.awake);
+        self.one_look = one_look(plan);
         let result = match plan.direction {
             Direction::Out => self.way_out(plan),
             Direction::Home => self.way_home(plan),

@@ -6,9 +6,10 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use crate::base::root::Root;
+use crate::base::text::join;
 use crate::execute::health::make_node;
 use crate::host::nvidia::character_majors;
-use crate::host::nvidia::{self, CAPS, NvidiaDriver};
+use crate::host::nvidia::{self, CAPS, NvidiaDriver, UVM};
 
 /// Makes them as far as the driver has what they are of; which of them cannot be had. `load`: it may be loaded for that.
 pub(crate) fn make(root: &Root, paths: &[String], load: bool) -> Vec<String> {
@@ -19,6 +20,28 @@ pub(crate) fn make(root: &Root, paths: &[String], load: bool) -> Vec<String> {
     }
     let is_there = |path: &&String| driver.as_ref().is_some_and(|driver| can_be_had(root, driver, path));
     paths.iter().filter(|path| !is_there(path)).cloned().collect()
+}
+
+/// Makes the host's nodes of nvidia-uvm anew that have the number of an earlier load, which nobody takes away with the module: who
+/// is started now, a container that is given them above all, would be given another device, or none. What is said where that
+/// cannot be done.
+pub(crate) fn correct(root: &Root) -> Option<String> {
+    let devices = root.text("/proc/devices").unwrap_or_default();
+    let (major, _) = character_majors(&devices).find(|(_, name)| *name == UVM)?;
+    let paths = ["/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(str::to_owned);
+    let is_stale = |path: &&String| is_node(root, path) && !has_major(root, path, major);
+    let stale: Vec<String> = paths.iter().filter(is_stale).cloned().collect();
+    if stale.is_empty() {
+        return None;
+    }
+    let missing = make(root, &stale, false);
+    (!missing.is_empty()).then(|| {
+        format!(
+            "{} {} not the driver's number, {major}: 'nvidia-modprobe -u -c 0' makes it anew",
+            join(&missing),
+            if missing.len() == 1 { "has" } else { "have" }
+        )
+    })
 }
 
 fn can_be_had(root: &Root, driver: &NvidiaDriver, path: &str) -> bool {
@@ -110,6 +133,15 @@ mod tests {
             put("proc/devices", &format!("Character devices:\n{major} nvidia-uvm\n"));
             assert_eq!(make(&root, &asked, false), missing, "{major}");
         }
+        // What lies there with another number is said where it cannot be made anew; what does not lie there is nobody's.
+        put("proc/devices", "Character devices:\n509 nvidia-uvm\n");
+        let said = correct(&root).unwrap();
+        assert_eq!(
+            said,
+            "/dev/nvidia-uvm has not the driver's number, 509: 'nvidia-modprobe -u -c 0' makes it anew"
+        );
+        put("proc/devices", "Character devices:\n1 nvidia-uvm\n");
+        assert_eq!(correct(&root), None);
         let asked = ["/dev/nvidia-caps/nvidia-cap2".to_owned()];
         for (major, missing) in [(238, &asked[..]), (1, &[])] {
             put("proc/devices", &format!("Character devices:\n{major} nvidia-caps\n"));

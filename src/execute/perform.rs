@@ -28,7 +28,7 @@ use crate::execute::made_nodes;
 use crate::execute::programs::{failed, switch};
 use crate::execute::renew_nodes;
 use crate::execute::verify::verify;
-use crate::execute::worker::{Answer, Question};
+use crate::execute::worker::{Answer, Question, open_descriptors};
 use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
@@ -36,6 +36,7 @@ use crate::host::units::{Unit, Verb};
 use crate::host::{modules, snapshot, stuck_calls};
 use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
+use crate::plan::unseen::nobody_by_count;
 use crate::plan::users;
 use crate::state::history;
 
@@ -102,11 +103,7 @@ fn next_line<R: Read + AsFd>(requests: &mut BufReader<R>, within: Option<Duratio
 
 /// Closes what the caller of our caller may have left open without close-on-exec.
 fn close_inherited() -> io::Result<()> {
-    let mut open = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        open.extend(entry?.file_name().to_string_lossy().parse::<i32>());
-    }
-    for fd in open.into_iter().filter(|fd| *fd > 2) {
+    for fd in open_descriptors()? {
         // The directory's own descriptor is among them and is closed already: no error to act on.
         let _ = nix::unistd::close(fd);
     }
@@ -159,6 +156,7 @@ impl Server {
                     }
                     Act::Verify { addr, width } => {
                         let works = self.health.check(&self.root, *addr, *width, &mut notes);
+                        notes.extend(made_nodes::correct(&self.root));
                         works.map(|()| None)
                     }
                     Act::ShutGate { addrs, whole } => {
@@ -305,8 +303,8 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     verify(root, &expect).map(|()| moment)
 }
 
-/// Looks until nobody uses the functions, twice in a row: with the gate shut, what two looks do not see cannot have come in
-/// between. Processes that are ending are waited for, one after the other: on a busy host some process always is, for a
+/// Looks until nobody uses the functions, twice in a row, or once where the kernel's own counts say the same: with the gate shut,
+/// what two looks do not see cannot have come in between. Processes that are ending are waited for, one after the other: on a busy host some process always is, for a
 /// moment. Others have a moment to let go. The caller's deadline ends a wait that does not. Returns when the scan that found
 /// nobody was over.
 fn prove_free(
@@ -336,7 +334,7 @@ fn prove_free(
         }
         if pids.is_empty() && !wait {
             match held_group(root, &snapshot, addrs) {
-                None if clean_before => return Ok(looked),
+                None if clean_before || nobody_by_count(&snapshot, addrs) => return Ok(looked),
                 None => {
                     clean_before = true;
                     continue;

@@ -157,7 +157,7 @@ mod tests {
         }
         assert_eq!(
             unit.await_end().unwrap().join(" "),
-            format!("timeout 30 docker wait {id}")
+            format!("timeout --foreground 30 docker wait {id}")
         );
     }
 

@@ -14,7 +14,7 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -287,11 +287,49 @@ impl Drop for Worker {
 fn be_one(asked: &PipeReader, answers: &PipeWriter) -> io::Result<()> {
     // Lines are the parent's to say, whose place in the journal's queue is not this one's.
     journal::hush();
+    close_the_runs([asked.as_raw_fd(), answers.as_raw_fd()])?;
     dup2_stdin(asked)?;
     dup2_stdout(answers)?;
     // Proxmox waits for the end of our stderr: whatever stays behind must not hold it.
     dup2_stderr(File::options().write(true).open("/dev/null")?)?;
     std::env::set_current_dir("/")
+}
+
+/// Closes what the run has opened, its lock first of all, but for these two. What is left then is the caller's of our caller: to
+/// close a file of a server that does not answer may take for ever (linux, fs/fuse/file.c, `fuse_flush`, which is sent by force),
+/// and whoever hangs there is to have nothing that others wait for.
+fn close_the_runs(but: [RawFd; 2]) -> io::Result<()> {
+    for fd in open_descriptors()? {
+        if !but.contains(&fd) && is_close_on_exec(fd) {
+            // The directory's own descriptor is among them and is closed already: no error to act on.
+            let _ = nix::unistd::close(fd);
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is of this program, which opens nothing else: proc_pid_fdinfo(5).
+fn is_close_on_exec(fd: RawFd) -> bool {
+    const O_CLOEXEC: u32 = 0o2_000_000;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags.is_some_and(|octal| u32::from_str_radix(octal.trim(), 8).is_ok_and(|flags| flags & O_CLOEXEC != 0))
+}
+
+/// Those of this process, but for the first three.
+pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        open.extend(
+            entry?
+                .file_name()
+                .to_string_lossy()
+                .parse::<RawFd>()
+                .ok()
+                .filter(|fd| *fd > 2),
+        );
+    }
+    Ok(open)
 }
 
 /// Our own binary, asked for by [`WORKER_ARG`].

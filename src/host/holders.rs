@@ -186,18 +186,22 @@ impl<'a> Scanner<'a> {
         let lanes = lanes(pids.len());
         // In turns: those that have much to show are likely to be one after the other.
         let lane = |number: usize| pids.iter().skip(number).step_by(lanes).copied().collect::<Vec<i32>>();
+        let mut own = lane(0);
         let (sender, receiver) = channel();
         for number in 1..lanes {
             let (root, nodes, end) = (self.root.clone(), Arc::clone(self.nodes), self.end);
             let (pids, sender) = (lane(number), sender.clone());
-            threads::start(move || {
+            let is_there = threads::start(move || {
                 let mut scanner = Scanner::new(&root, &nodes, end);
                 let passed = scanner.look_at_these(&pids);
                 let _ = sender.send((scanner.scan, passed));
             });
+            if !is_there {
+                own.extend(lane(number));
+            }
         }
         drop(sender);
-        let mut passed = self.look_at_these(&lane(0));
+        let mut passed = self.look_at_these(&own);
         // Each has the same end as this one.
         for (scan, more) in receiver {
             self.scan.add(scan);

@@ -3,8 +3,9 @@
 //!
 //! Not here: descriptors of the process itself ([`crate::host::tables`]).
 
-use std::collections::{BTreeSet, HashSet};
-use std::io;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufRead as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use rustix::fs::CWD;
 use crate::base::process::has_gone;
 use crate::base::root::Root;
 use crate::base::threads::{self, Receiver, Sender, channel};
-use crate::base::unsafe_calls::share_files;
+use crate::base::unsafe_calls::{SharedMapping, next_shared_mapping, share_files};
 use crate::host::nodes::{Node, Nodes};
 use crate::host::tables::{Held, LeadsTo, Table, look_at};
 
@@ -44,7 +45,8 @@ impl Helper {
         let (ask, asked) = channel::<Vec<i32>>();
         let (answer, answers) = channel();
         let (root, nodes) = (root.clone(), Arc::clone(nodes));
-        threads::start(move || {
+        // Where there can be none, no answer comes.
+        let _ = threads::start(move || {
             let mut known = Known::default();
             for pid in asked.flatten() {
                 if !answer.send(memory_of(&root, pid, &nodes, &mut known)) {
@@ -71,7 +73,7 @@ impl Helper {
 #[derive(Default)]
 struct Known {
     /// Mapped files that are no device, so that the libraries that every process maps are looked at once.
-    other_files: HashSet<FileId>,
+    other_files: BTreeSet<Vec<u8>>,
     /// Where mappings are read into.
     maps: Vec<u8>,
 }
@@ -94,6 +96,16 @@ fn memory_of(root: &Root, pid: i32, nodes: &Nodes, known: &mut Known) -> io::Res
             Err(e) => return Err(e),
         }
     }
+    // Private mappings of a device are in the count of its driver, which is held against what was seen
+    // ([`crate::plan::users`]); it is as good as never that there is one.
+    if nodes.are_counted && root.is_real() && !root.is_recording() {
+        // Of a kernel without it, and of a process without memory, there is an error.
+        if let Ok(mapped) = shared(&dir, nodes) {
+            memory.is_there = true;
+            memory.mapped.extend(mapped);
+            return Ok(memory);
+        }
+    }
     let mut of = match root.read_into(format!("{dir}/maps"), &mut known.maps) {
         Err(e) if !has_gone(&e) => return Err(e),
         _ => dir,
@@ -108,20 +120,38 @@ fn memory_of(root: &Root, pid: i32, nodes: &Nodes, known: &mut Known) -> io::Res
         });
         of = with_maps.unwrap_or_default();
     }
-    for line in known.maps.split(|b| *b == b'\n') {
-        let Some((range, file)) = mapped_file(line) else {
+    let mut lines = known.maps.as_slice();
+    let mut last = &[][..];
+    while !lines.is_empty() {
+        let mapping = mapped_file(lines);
+        lines = behind_line(lines);
+        // A file is mapped in several parts, one after the other.
+        let Some((range, file)) = mapping.filter(|(_, file)| *file != last) else {
             continue;
         };
-        if known.other_files.contains(&file) {
-            continue;
+        if !known.other_files.contains(file) {
+            let link = root.path(format!("{of}/map_files/{range}"));
+            match look_at(CWD, &link) {
+                LeadsTo::NoDevice => _ = known.other_files.insert(file.to_vec()),
+                // Another part of it may tell.
+                LeadsTo::Nothing => continue,
+                device => memory.mapped.extend(device.node(nodes)),
+            }
         }
-        let link = root.path(format!("{of}/map_files/{range}"));
-        match look_at(CWD, &link) {
-            LeadsTo::NoDevice => _ = known.other_files.insert(file),
-            other => memory.mapped.extend(other.node(nodes)),
-        }
+        last = file;
     }
     Ok(memory)
+}
+
+/// The nodes that a process maps for others to see.
+fn shared(dir: &str, nodes: &Nodes) -> io::Result<Vec<Node>> {
+    let maps = File::open(format!("{dir}/maps"))?;
+    let (mut mapped, mut from) = (Vec::new(), 0);
+    while let Some(SharedMapping { start, end }) = next_shared_mapping(&maps, from)? {
+        mapped.extend(look_at(CWD, format!("{dir}/map_files/{start:x}-{end:x}")).node(nodes));
+        from = end;
+    }
+    Ok(mapped)
 }
 
 /// The threads of a process.
@@ -146,19 +176,27 @@ fn has_the_same_table(root: &Root, pid: i32, tid: i32) -> bool {
     root.is_real() && share_files(pid, tid).unwrap_or(false)
 }
 
-/// File system (major and minor) and inode: what tells one mapped file from another.
-type FileId = (u32, u32, u64);
+/// Address range and file of the first of these lines of /proc/PID/maps, where it maps one (proc(5)): of the file its file system
+/// (major and minor) and inode, as they stand there. The path behind them can be foreign text, and is not looked at.
+fn mapped_file(lines: &[u8]) -> Option<(&str, &[u8])> {
+    let is_blank = |b: &u8| *b == b' ';
+    // Range, permissions of four letters, offset, and then the file.
+    let range = lines.iter().position(is_blank)?;
+    let offset = range + 1 + 5;
+    let file = offset + lines.get(offset..)?.iter().position(is_blank)? + 1;
+    let inode = file + lines.get(file..)?.iter().position(is_blank)? + 1;
+    let ends = |b: &u8| !b.is_ascii_digit();
+    let end = inode + lines.get(inode..)?.iter().position(ends)?;
+    let is_file = lines.get(inode..end).is_some_and(|inode| inode != b"0");
+    let range = str::from_utf8(lines.get(..range)?).ok()?;
+    is_file.then_some((range, &lines[file..end]))
+}
 
-/// Address range and file of a line of /proc/PID/maps that maps one (proc(5)). Only the path can be foreign text, and it is
-/// not used.
-fn mapped_file(line: &[u8]) -> Option<(&str, FileId)> {
-    let path = line.iter().position(|b| *b == b'/')?;
-    let mut fields = str::from_utf8(&line[..path]).ok()?.split_ascii_whitespace();
-    let range = fields.next()?;
-    let (major, minor) = fields.nth(2)?.split_once(':')?;
-    let inode = fields.next()?.parse().ok().filter(|n| *n != 0)?;
-    let number = |text| u32::from_str_radix(text, 16).ok();
-    Some((range, (number(major)?, number(minor)?, inode)))
+/// What is behind the first of these lines.
+fn behind_line(mut lines: &[u8]) -> &[u8] {
+    // It fails for no slice.
+    let _ = lines.skip_until(b'\n');
+    lines
 }
 
 #[cfg(test)]
@@ -167,9 +205,18 @@ mod tests {
 
     #[test]
     fn only_lines_with_a_file_are_mappings_of_one() {
-        let line = b"7f00-7f10 rw-s 00000000 00:05 123   /dev/nvidia0";
-        assert_eq!(mapped_file(line), Some(("7f00-7f10", (0, 5, 123))));
-        assert_eq!(mapped_file(b"7f00-7f10 rw-p 00000000 00:00 0"), None);
-        assert_eq!(mapped_file(b"7f00-7f10 rw-p 00000000 00:00 0   [heap]"), None);
+        let line = b"7f00-7f10 rw-s 00000000 00:05 123   /dev/nvidia0\nnext";
+        assert_eq!(mapped_file(line), Some(("7f00-7f10", &b"00:05 123"[..])));
+        assert_eq!(behind_line(line), b"next");
+        assert_eq!(behind_line(b"the last"), b"");
+        for none in [
+            &b"7f00-7f10 rw-p 00000000 00:00 0 \n7f10-7f20 rw-s 00000000 00:05 123   /dev/nvidia0\n"[..],
+            b"7f00-7f10 rw-p 00000000 00:00 0   [heap]\n",
+            b"7f00-7f10",
+            b"7f00-7f10 rw-p",
+            b"",
+        ] {
+            assert_eq!(mapped_file(none), None);
+        }
     }
 }

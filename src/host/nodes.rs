@@ -93,6 +93,8 @@ pub struct Nodes {
     whole_major: BTreeMap<u64, Node>,
     /// Block devices have numbers of their own.
     pub(crate) disks: BTreeMap<(u64, u64), Node>,
+    /// The drivers behind all of them count who has a node open or mapped, in whichever way.
+    pub(crate) are_counted: bool,
 }
 
 impl Nodes {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::pci::{PciAddr, PciSlot};
+use crate::base::pci::{PciAddr, PciSlot, VENDOR_NVIDIA};
 use crate::base::process::ancestors;
 use crate::base::root::Root;
 use crate::base::sets::{IntoSet as _, in_order};
@@ -263,6 +263,15 @@ pub fn read_uses(root: &Root) -> io::Result<Snapshot> {
     read_except(root, |_| true)
 }
 
+/// Whether the drivers of all of NVIDIA's functions count their users, and the kernel says so: VFIO's groups by themselves.
+fn are_counted(snapshot: &Snapshot) -> bool {
+    const COUNTING: [&str; 5] = ["nvidia", "snd_hda_intel", "vfio-pci", "xhci_hcd", "nvidia-gpu"];
+    let counts = |f: &Function| f.driver.as_deref().is_none_or(|driver| COUNTING.contains(&driver));
+    let of_nvidia = |f: &&Function| f.vendor == VENDOR_NVIDIA;
+    snapshot.modules.iter().all(|module| module.refs.is_some())
+        && snapshot.functions.iter().filter(of_nvidia).all(counts)
+}
+
 fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
     let mut functions = Vec::new();
     for name in root.names("/sys/bus/pci/devices")? {
@@ -294,7 +303,8 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
         .flat_map(|addr| usb::in_use(root, addr))
         .collect();
     let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
-    let nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
+    let mut nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
+    nodes.are_counted = are_counted(&snapshot);
     let scan = holders::scan(root, &Arc::new(nodes))?;
     snapshot.holders = scan.holders;
     // A QEMU that somebody has started by hand is where he was, and that VM's all the same.

@@ -307,7 +307,8 @@ impl Unit {
     pub(crate) fn await_end(&self) -> Option<Vec<String>> {
         let Unit::Run { client, id } = self else { return None };
         let within = SHUTDOWN.as_secs().to_string();
-        let words = ["timeout", &within, client.program(), "wait", id];
+        // In the group of who asks, with which it is killed.
+        let words = ["timeout", "--foreground", &within, client.program(), "wait", id];
         Some(words.map(str::to_owned).to_vec())
     }
 

@@ -5,6 +5,7 @@
 
 pub mod act; // the vocabulary of a plan
 pub mod claim; // why somebody still has something
+pub mod doubt; // a process that may use another GPU
 pub mod error; // exit codes and the error the administrator reads
 pub mod expect; // what must be true after an act
 pub mod hang; // a call of somebody else's, for a sentence

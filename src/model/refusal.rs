@@ -14,6 +14,7 @@ use crate::host::unit_states::Kept;
 use crate::host::units::Unit;
 use crate::host::usb::InUse;
 use crate::model::claim::Claim;
+use crate::model::doubt::{self, Risk};
 use crate::model::hang::{self, Hang};
 use crate::model::particulars::{cannot_load, kept, never_ends, not_seen, not_understood, usb_use};
 use crate::model::record::Owner;
@@ -185,6 +186,8 @@ pub enum Reason {
         holder: Box<Holder>,
         /// Which nodes.
         nodes: Vec<Node>,
+        /// What comes of it if it uses the one that leaves.
+        risk: Risk,
     },
     /// A unit that the settings would have stopped, and that cannot be.
     Kept {
@@ -382,14 +385,7 @@ impl Reason {
                 format!("{} is in use by {}", join(nodes), describe(holder)),
                 Remedy::of_user(holder, nodes),
             ),
-            Reason::Doubtful { holder, nodes } => (
-                format!(
-                    "{} is open in {}, and nothing shows that it uses another GPU",
-                    join(nodes),
-                    describe(holder)
-                ),
-                Remedy::of_suspect(holder),
-            ),
+            Reason::Doubtful { holder, nodes, risk } => doubt::said(&describe(holder), holder, nodes, *risk),
             Reason::Kept { unit, why } => kept(unit, why),
             Reason::Ending(holder) => (
                 format!(

@@ -55,6 +55,8 @@ pub enum Remedy {
     EndProcess(i32),
     /// The same, or allow it to be ended for a handoff.
     EndUser(i32),
+    /// Let a setting take the risk that a process uses the GPU, or do this.
+    AcceptDoubt(Option<Box<Remedy>>),
     /// Wait for a process that is ending.
     AwaitEnd(i32),
     /// End the host's use of what hangs below a card's USB controller, or plug it in elsewhere.
@@ -209,6 +211,15 @@ impl fmt::Display for Remedy {
                 "end that process, then start again, or processes = \"terminate\" in /etc/gpu-handoff/config.toml: then it is \
                  asked to end for you"
             ),
+            Remedy::AcceptDoubt(ends) => {
+                if let Some(ends) = ends {
+                    write!(f, "{ends}; or ")?;
+                }
+                f.write_str(
+                    "take the risk with doubt = \"go-on\" in /etc/gpu-handoff/config.toml: it is left alone, and if it does use \
+                     the GPU, the unbind waits until it lets go",
+                )
+            }
             Remedy::AwaitEnd(_) => write!(
                 f,
                 "try again when it has gone; if it stays, see 'journalctl -k' for what holds it up"

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::base::pci::PciAddr;
 use crate::base::text::{foreign, join};
+use crate::model::doubt;
 use crate::model::refusal::Reason;
 use crate::model::remedy::Remedy;
 use crate::plan::clients::{Client, Then};
@@ -72,20 +73,19 @@ fn user(client: &Client) -> User {
     let Client {
         holder,
         nodes,
-        doubtful,
+        doubt,
         then,
     } = client;
-    let remedy = if *doubtful {
-        Remedy::of_suspect(holder)
-    } else {
-        Remedy::of_user(holder, nodes)
+    let remedy = match doubt {
+        Some(risk) => doubt::remedy(holder, *risk),
+        None => Remedy::of_user(holder, nodes),
     };
     User {
         pid: holder.pid,
         command: foreign(&holder.comm),
         belongs_to: Some(holder.belongs_to.to_string()).filter(|text| !text.is_empty()),
         nodes: nodes.iter().map(ToString::to_string).collect(),
-        doubtful: *doubtful,
+        doubtful: doubt.is_some(),
         then: *then,
         hint: (*then == Then::InTheWay).then(|| remedy.to_string()),
     }
@@ -152,6 +152,7 @@ mod tests {
     use crate::host::belongs::Belongs;
     use crate::host::holders::Holder;
     use crate::host::nodes::Node;
+    use crate::model::doubt::Risk;
 
     fn client(pid: i32, comm: &str, belongs_to: Belongs, doubtful: bool, then: Then) -> Client {
         let gpu: PciAddr = "0000:01:00.0".parse().unwrap();
@@ -168,7 +169,7 @@ mod tests {
                 nodes: nodes.clone(),
             },
             nodes,
-            doubtful,
+            doubt: doubtful.then_some(Risk::Waits),
             then,
         }
     }

@@ -17,6 +17,7 @@ use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::{Unit, is_starter};
 use crate::model::act::Named;
+use crate::model::doubt::Risk;
 use crate::model::plan::Way;
 use crate::model::record::Beside;
 use crate::model::refusal::Reason;
@@ -50,8 +51,8 @@ pub struct Client {
     pub holder: Holder,
     /// What it has of theirs.
     pub nodes: Vec<Node>,
-    /// Nothing shows that it is one of these that it uses.
-    pub doubtful: bool,
+    /// Where nothing shows that it is one of these that it uses: what comes of it if it is.
+    pub doubt: Option<Risk>,
     /// What becomes of it.
     pub then: Then,
 }
@@ -82,9 +83,10 @@ pub fn of(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> (Vec<Cl
     let judged = judge_holders(&ground, &ground.beside(way), way, settings, &mut reasons);
     let mut clients = Vec::new();
     for reason in users_of(&ground, way, &judged.let_go) {
-        let doubtful = matches!(reason, Reason::Doubtful { .. });
-        let (Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }) = reason else {
-            continue;
+        let (holder, nodes, doubt) = match reason {
+            Reason::Held { holder, nodes } => (holder, nodes, None),
+            Reason::Doubtful { holder, nodes, risk } => (holder, nodes, Some(risk)),
+            _ => continue,
         };
         if let Some(same) = clients.iter_mut().find(|c: &&mut Client| c.holder.pid == holder.pid) {
             same.nodes.extend(nodes);
@@ -101,7 +103,7 @@ pub fn of(snapshot: &Snapshot, gpus: &[PciAddr], settings: &Settings) -> (Vec<Cl
         clients.push(Client {
             holder: *holder,
             nodes,
-            doubtful,
+            doubt,
             then,
         });
     }
@@ -395,7 +397,7 @@ pub(crate) fn judge_holders(
     for reason in all.chain(usb_below(snapshot, addrs)) {
         match &reason {
             Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if judged.lets_go(holder) => {}
-            Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes }
+            Reason::Held { holder, nodes } | Reason::Doubtful { holder, nodes, .. }
                 if let Some(stop) = stop_of(holder)
                     && !is_accepted(&reason, &stop) =>
             {
@@ -417,7 +419,7 @@ pub(crate) fn judge_holders(
                     Some(why) => reasons.extend([reason, why]),
                 }
             }
-            Reason::Doubtful { holder, nodes } if accepts_doubt => {
+            Reason::Doubtful { holder, nodes, .. } if accepts_doubt => {
                 judged.accepted.push(holder.pid);
                 judged.notes.push(format!(
                     "process {} has {} open and may use the GPU; 'doubt' is \"go-on\"",

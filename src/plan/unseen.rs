@@ -49,6 +49,28 @@ pub(crate) fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
     reasons
 }
 
+/// Whether the kernel's counts alone say that nobody has any node of these functions' drivers open or mapped: each has such a
+/// count, and nothing is in it but other modules. Then one look proves it, whatever somebody hands on behind its back.
+pub fn nobody_by_count(snapshot: &Snapshot, addrs: &[PciAddr]) -> bool {
+    addrs.iter().all(|addr| {
+        let Some(function) = snapshot.function(*addr) else {
+            return false;
+        };
+        let asked: Vec<&str> = if function.is_on_nvidia() {
+            vec!["nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm"]
+        } else {
+            counting(snapshot, function).into_iter().collect()
+        };
+        let of_modules_alone = |name: &&str| match snapshot.module(name) {
+            Some(module) => module
+                .refs
+                .is_some_and(|refs| u32::try_from(module.users.len()) == Ok(refs)),
+            None => *name != "nvidia",
+        };
+        !asked.is_empty() && asked.iter().all(of_modules_alone)
+    })
+}
+
 /// Modules that no other module uses and that still have references, where no process was found to have any.
 ///
 /// Only the top of the chain is judged: references that the upper modules take on the lower ones go with them, and those of

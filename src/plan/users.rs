@@ -9,10 +9,11 @@ use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
+use crate::model::doubt::Risk;
 use crate::model::record::Owner;
 use crate::model::refusal::Reason;
 use crate::plan::unseen::unseen;
-use crate::plan::vendor::nvidia::{drm_holds_gpus, module_of};
+use crate::plan::vendor::nvidia::{drm_holds_gpus, is_one_shot, module_of};
 
 /// Processes that use nvidia_drm for a GPU that stays, where it would have to be unloaded.
 pub fn drm_needed(snapshot: &Snapshot, set: &BTreeSet<PciAddr>) -> Vec<Reason> {
@@ -103,11 +104,19 @@ pub fn held(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
         if !sure.is_empty() {
             reasons.push(Reason::Held { holder, nodes: sure });
         } else if !doubtful.is_empty() {
-            let nodes = doubtful;
-            reasons.push(Reason::Doubtful { holder, nodes });
+            let (nodes, risk) = (doubtful, risk(snapshot));
+            reasons.push(Reason::Doubtful { holder, nodes, risk });
         }
     }
     reasons
+}
+
+/// What comes of it if who may use a GPU does use it.
+fn risk(snapshot: &Snapshot) -> Risk {
+    match is_one_shot(snapshot) {
+        true => Risk::NeverEnds,
+        false => Risk::Waits,
+    }
 }
 
 /// What is in the way of bringing home what is on vfio-pci: who is seen to hold it, and the owner's own QEMU while it is

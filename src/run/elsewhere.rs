@@ -23,7 +23,9 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// us.
 pub(crate) fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let (sender, receiver) = threads::channel();
-    threads::start(move || _ = sender.send(look()));
+    if !threads::start(move || _ = sender.send(look())) {
+        return Err("no thread could be started".to_owned());
+    }
     let late = || format!("it could not be read within {} s", WITHIN.as_secs());
     receiver.receive(WITHIN).ok_or_else(late)
 }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::base::process::Group;
 use crate::base::root::Root;
 use crate::base::systemd;
-use crate::base::text::millis;
+use crate::base::text::{join, millis};
 use crate::execute::kernel::Kernel;
 use crate::execute::linux::Linux;
 use crate::model::error::Error;
@@ -103,7 +103,22 @@ fn end_leftovers(kernel: &mut Linux, root: &Root, guard: &Guard, record: &Record
     for group in &record.workers {
         systemd::take_over(group.number, &group.alive(root));
     }
-    info!("{}: what an interrupted run has left was ended", record.owner);
+    let stuck: Vec<u32> = record
+        .workers
+        .iter()
+        .filter(|group| !group.alive(root).is_empty())
+        .map(|group| group.number)
+        .collect();
+    if stuck.is_empty() {
+        info!("{}: what an interrupted run has left was ended", record.owner);
+    } else {
+        warn!(
+            "{}: what an interrupted run has left hangs in the kernel, in a call that touches no GPU, and is not waited for: \
+             process group {}",
+            record.owner,
+            join(&stuck)
+        );
+    }
     let mut ended = record.clone();
     ended.workers.clear();
     if let Err(e) = guard.save(&ended) {

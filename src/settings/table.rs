@@ -75,7 +75,7 @@ pub static KEYS: &[Key] = &[
         name: "container-start",
         field: |s| &mut s.container_start,
         about: "What to do where a container is started that has gpu-handoff as its hookscript and is given a GPU which a VM has. \
-                What is stranded comes home first in any case.",
+                What is stranded comes home first in any case. For one container below [vm.104], by its number.",
     },
     Key {
         name: "display-manager",

@@ -2,6 +2,7 @@
 //!
 //! What a record says is [`crate::model::record`]'s.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -64,6 +65,17 @@ pub struct Store {
 pub struct Guard {
     store: Store,
     lock: File,
+    /// Programs of ours have it as well, and keep it.
+    is_passed_on: Cell<bool>,
+}
+
+impl Drop for Guard {
+    /// A worker that hangs may have a copy of the descriptor, which alone would keep the lock (flock(2)).
+    fn drop(&mut self) {
+        if !self.is_passed_on.get() {
+            let _ = self.lock.unlock();
+        }
+    }
 }
 
 /// Why the lock was not had.
@@ -147,6 +159,7 @@ impl Store {
         Ok(Guard {
             store: self.clone(),
             lock,
+            is_passed_on: Cell::new(false),
         })
     }
 
@@ -214,11 +227,14 @@ fn await_lock(
 ) -> io::Result<Option<File>> {
     let (sender, receiver) = threads::channel();
     let (had, tell) = io::pipe()?;
-    threads::start(move || {
+    let is_there = threads::start(move || {
         let locked = file.lock().map(|()| file);
         sender.send(locked);
         drop(tell);
     });
+    if !is_there {
+        return Ok(None);
+    }
     wait(had.as_fd(), within);
     receiver.receive(Duration::ZERO).transpose()
 }
@@ -285,7 +301,9 @@ impl Guard {
     /// # Errors
     /// fcntl's.
     pub fn pass_on(&self) -> io::Result<()> {
-        Ok(rustix::io::fcntl_setfd(&self.lock, rustix::io::FdFlags::empty())?)
+        rustix::io::fcntl_setfd(&self.lock, rustix::io::FdFlags::empty())?;
+        self.is_passed_on.set(true);
+        Ok(())
     }
 
     /// Keeps room for the records of a handoff, whatever else fills the file system meanwhile.

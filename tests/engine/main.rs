@@ -8,9 +8,11 @@ mod containers;
 mod common;
 mod found;
 mod full;
+mod own;
 mod owners;
 mod hangs;
 mod let_go;
+mod looks;
 mod refused;
 mod processes;
 mod services;
@@ -81,7 +83,8 @@ fn runs_again_whatever_fails(name: &str, used: &dyn Fn() -> Model, session: &Ses
             assert!(runs(&model) || units.iter().any(on_record), "{case}: {out:?}");
             let home = session.home(&mut model);
             // What does not start is said, and strands nothing.
-            let is_its_start = matches!(act, Act::StartUnit { name } if units.contains(name));
+            let is_its_start =
+                matches!(act, Act::StartUnit { name } | Act::RestartUnit { name } if units.contains(name));
             let is_its_start = at >= away && is_its_start && fault == Fault::Fails;
             let again = match home {
                 End::Done => home,

@@ -259,6 +259,10 @@ fn one_that_may_use_a_gpu_that_stays_is_not_ended() {
     let refusal = set(Processes::Kill, WayOut::Auto).plan_out(&mut model).unwrap_err();
     let refusal = refusal.to_string();
     assert!(refusal.contains("nothing shows that it uses another GPU"), "{refusal}");
+    assert!(
+        refusal.contains("end that process, then start again; or take the risk with doubt = \"go-on\""),
+        "{refusal}"
+    );
     assert!(!refusal.contains("processes ="), "{refusal}");
     assert!(is_there(&model));
 }

@@ -22,6 +22,9 @@ is "$(pct status 104)" "status: stopped" "the container"
 say "with a VM, and it may start without"
 container 'lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file' | sed 's/hold.*/sleep 1000/' >$conf; setting 'container-start = "go-on"'
 within 60 0 pct start 104; said "$gpu is with VM 111; nothing is done about it"; expect_rc 0 pct stop 104
+setting '[vm.105]' 'container-start = "go-on"'; within 60 255 pct start 104; said "$gpu is with VM 111"
+setting '[vm.104]' 'container-start = "go-on"'; within 60 0 pct start 104; said "$gpu is with VM 111; nothing is done about it"; expect_rc 0 pct stop 104
+setting 'container-start = "go-on"'
 say "and another run takes its time"
 { flock -x 9; sleep 40; } 9>/run/gpu-handoff/lock & held=$!
 sleep 1; within 60 0 pct start 104; said "container 104 pre-start: "; said "; nothing is done"; expect_rc 0 pct stop 104; wait $held; setting
