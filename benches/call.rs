@@ -12,6 +12,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+mod rows;
+
 /// The argument of the program inside the mount namespace.
 const INSIDE: &str = "--inside";
 
@@ -102,6 +104,12 @@ fn compare() -> io::Result<ExitCode> {
         let count = instructions(&call.words);
         let shown = count.map_or("-".to_owned(), |n| n.to_string());
         writeln!(out, "{:<28}{median:>10.2}{ratio:>10.2}{shown:>16}", call.name)?;
+        let figures = [
+            ("ms", Some(median)),
+            ("ratio", Some(ratio)),
+            ("instructions", count.map(rows::whole)),
+        ];
+        rows::tell("nothing to do", "a call", &call.name, &figures)?;
         is_kept &= !call.is_ours || (ratio <= MOST_TIMES && count.is_none_or(|n| n <= MOST_INSTRUCTIONS));
     }
     let kept = if is_kept { "yes" } else { "NO" };
@@ -137,10 +145,7 @@ fn instructions(words: &[String]) -> Option<u64> {
         .arg(OsStr::new(&program))
         .args(&words[1..]);
     let output = command.stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    // ==4711== Collected : 427123
-    let line = text.lines().find(|line| line.contains("Collected :"))?;
-    line.rsplit(' ').next()?.parse().ok()
+    rows::collected(&String::from_utf8_lossy(&output.stderr))
 }
 
 fn run(command: &mut Command) -> io::Result<()> {

@@ -21,6 +21,7 @@ use gpu_handoff::output::check::text;
 use gpu_handoff::proxmox::files;
 use gpu_handoff::settings::values::Settings;
 
+mod rows;
 #[path = "../tests/hosts/tree.rs"]
 mod tree;
 
@@ -48,6 +49,13 @@ fn main() -> io::Result<()> {
         "check of {CARDS} GPUs, {lines} lines: median {:.1} ms, worst of {ROUNDS} {:.1} ms",
         median.as_secs_f64() * 1e3,
         worst.as_secs_f64() * 1e3
+    )?;
+    let row = format!("{CARDS} GPUs");
+    rows::tell(
+        "check",
+        &row,
+        "gpu-handoff",
+        &[("ms", Some(median.as_secs_f64() * 1e3))],
     )
 }
 

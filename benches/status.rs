@@ -21,6 +21,7 @@ use gpu_handoff::output::style::Style;
 mod many;
 #[path = "../tests/hosts/namespace.rs"]
 mod namespace;
+mod rows;
 #[path = "../tests/hosts/tree.rs"]
 mod tree;
 
@@ -104,5 +105,7 @@ fn median(mut work: impl FnMut() -> io::Result<usize>) -> io::Result<Duration> {
 }
 
 fn say(what: &str, took: Duration) -> io::Result<()> {
-    writeln!(io::stdout(), "{what:<44} {:>8.1} ms", took.as_secs_f64() * 1e3)
+    let ms = took.as_secs_f64() * 1e3;
+    writeln!(io::stdout(), "{what:<44} {ms:>8.1} ms")?;
+    rows::tell("status", what, "gpu-handoff", &[("ms", Some(ms))])
 }

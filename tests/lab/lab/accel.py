@@ -14,14 +14,18 @@ from .images import Images
 from .progress import say
 
 TCG = "tcg,thread=multi,tb-size=512"
+# Instructions are counted by one thread only.
+COUNTING = "tcg,thread=single,tb-size=512"
 KVM = "kvm"
 # A working KVM takes three seconds to the first program.
 PROBE_TIMEOUT = 15.0
 WORD = b"lab-probe-reached-user-space"
 
 
-def choose(wanted: str, images: Images, cache: Path) -> str:
+def choose(wanted: str, clock: str, images: Images, cache: Path) -> str:
     """The value of QEMU's -accel."""
+    if clock == "instructions":
+        return COUNTING
     if wanted == "tcg":
         return TCG
     if Path("/dev/kvm").exists() and _boots_on_kvm(images, cache):

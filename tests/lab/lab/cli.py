@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import time
 from pathlib import Path
 
-from . import cache, options, packages, scenarios, session
+from . import cache, options, packages, scenarios, session, suite
 from .channel import GuestDied, GuestFrozen
 from .progress import say
 
@@ -21,6 +22,10 @@ RUN_TEXT = """
 With --script: run that file; without a line #! it is sh's.
 Without --script: run the scenarios of tests/lab/scenarios, or those named,
 and end with a line "N passed, N failed".
+With --tool: the situations of ANCHORS.md, all or those named behind
+"anchors", for that pair of commands; its column of the table is printed.
+In a command {gpu} and {audio} are the functions that it is to move:
+  tests/lab/run anchors --tool 'X to_vfio {gpu}' 'X to_nvidia {gpu}'
 Exit status with --script: the script's own; 124 it took longer than
 --timeout, 125 the lab failed, 126 the guest died or froze.
 """
@@ -65,6 +70,10 @@ def _run(rest: list[str]) -> int:
     parser.add_argument("scenario", nargs="*", help="names of scenarios")
     parser.add_argument("--script", type=Path, metavar="FILE",
                         help="run this file in the guest instead")
+    parser.add_argument("--tool", nargs=2, metavar=("OUT", "HOME"),
+                        help="with the scenario anchors: the commands to judge")
+    parser.add_argument("--hook", default="", metavar="FILE",
+                        help="with --tool: a snippet of its own for the VMs")
     parser.add_argument("--list", action="store_true",
                         help="list every switch and scenario")
     parser.add_argument("--tier", choices=("fast", "full", "all"), default="fast",
@@ -73,6 +82,17 @@ def _run(rest: list[str]) -> int:
     if chosen.list:
         print(scenarios.listing(parser))
         return 0
+    if chosen.tool is not None:
+        if chosen.scenario[:1] != [suite.NAME]:
+            raise cache.LabError("--tool is for the situations of ANCHORS.md\n"
+                                 f"Hint: tests/lab/run {suite.NAME} --tool OUT HOME")
+
+        def boot(switches: str) -> options.Options:
+            # Behind those of the command line, which they overrule.
+            words = [*rest, *shlex.split(switches), "--peers"]
+            return options.from_arguments(parser.parse_args(words))
+
+        return suite.run(chosen, boot, packages.package)
     if chosen.script is None:
         found = scenarios.select(chosen.scenario, chosen.tier)
         return scenarios.run(found, chosen.keep, packages.package)

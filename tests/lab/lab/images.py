@@ -33,7 +33,7 @@ def obtain(options: Options) -> Images:
     """
     cache.sweep()
     tools = toolbox.root()
-    base = userland.image()
+    base = userland.image(options.peers)
     kernel = kernels.obtain(options.kernel)
     wanted = IOMMU_DRIVERS.get(options.iommu)
     if wanted and not kernel.has(wanted):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, fields
 
-from . import kernels
+from . import kernels, userland
 
 DRIVERS = {
     "stub": "stand-ins for NVIDIA's modules; every fault can be made",
@@ -25,6 +25,10 @@ GROUPS = {
     "own": "each card has an IOMMU group of its own",
     "shared": "two cards at a time share a group (ports without ACS)",
     "stranger": "a foreign USB controller is in the first card's group",
+}
+CLOCKS = {
+    "wall": "the guest's time is ours",
+    "instructions": "a nanosecond of the guest is an instruction on its only processor, or a wait: what two runs agree on",
 }
 MOST_CARDS = 16
 
@@ -49,6 +53,8 @@ class Options:
     fault_points: bool = False
     memory: int = 3072
     accel: str = "tcg"
+    clock: str = "wall"
+    peers: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "campaigns, which the package does not have")
     add("--memory", type=int, default=standard.memory, metavar="MIB",
         help="memory of the guest")
+    add("--peers", action="store_true",
+        help="with the tools that others have for this job: " + ", ".join(userland.PEERS))
     add("--accel", default=standard.accel, choices=("tcg", "auto"),
         help="auto: KVM, where it really boots the guest's kernel")
+    add("--clock", default=standard.clock, choices=CLOCKS, help=_table(CLOCKS))
 
 
 def from_arguments(arguments: argparse.Namespace) -> Options:

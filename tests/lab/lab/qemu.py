@@ -82,7 +82,7 @@ def command(
     words = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config",
         "-display", "none", "-vga", "none",
-        "-accel", accel, "-cpu", "max", "-smp", str(CPUS),
+        "-accel", accel, "-cpu", "max", *_processors(options),
         "-m", f"{options.memory}M",
         # share=on: the device server reads and writes the guest's memory.
         "-object", f"memory-backend-memfd,id=mem,size={options.memory}M,share=on",
@@ -129,6 +129,13 @@ def command(
     # For a look from outside at a guest that no longer answers, see frozen.py.
     words += ["-qmp", f"unix:{RUN}/qmp.sock,server=on,wait=off"]
     return words + _cards(options)
+
+
+def _processors(options: Options) -> list[str]:
+    if options.clock == "wall":
+        return ["-smp", str(CPUS)]
+    # One instruction is 2^0 ns, and who waits for a timer is there at once.
+    return ["-smp", "1", "-icount", "shift=0,sleep=off"]
 
 
 def kernel_arguments(options: Options, iommu: str) -> str:

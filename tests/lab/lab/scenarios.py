@@ -5,7 +5,8 @@ what it is:
 
     # What it shows, in one line.
     # lab: --cards 2 --stub remove_wait=forever     (switches; optional)
-    # tier: full                                    (fast where absent)
+    # tier: full                                    (fast where absent; named
+                                                     is run by its name only)
     # may-skip: why                                 (exit 77 is no failure)
 
 Exit status 0 is a pass. Those with equal switches share a boot; between two
@@ -37,7 +38,8 @@ RESET_TIMEOUT = 60.0
 TIMEOUT = 600.0
 SKIPPED = 77
 TAIL = 30  # lines of a failed scenario's output on the terminal
-TIERS = ("fast", "full")
+# What takes hours is run by its name only.
+TIERS = ("fast", "full", "named")
 # What is no fault of a scenario, but of the lab or of its disk.
 LAB_FAILURES = (cache.LabError, sandbox.CommandFailed, OSError)
 
@@ -94,10 +96,11 @@ def all_of_them() -> list[Scenario]:
 
 
 def select(names: list[str], tier: str) -> list[Scenario]:
-    """Those named; without names those of a tier (all: of every tier)."""
+    """Those named; without names those of a tier (all: fast and full)."""
     known = {one.name: one for one in all_of_them()}
     if not names:
-        return [one for one in known.values() if tier in (one.tier, "all")]
+        return [one for one in known.values()
+                if one.tier == tier or tier == "all" and one.tier != "named"]
     for name in names:
         if name not in known:
             raise cache.LabError(
@@ -122,9 +125,10 @@ def listing(parser: argparse.ArgumentParser) -> str:
 
 
 def run(
-    chosen: list[Scenario], results: Path, package: Callable[[], Path | None]
+    chosen: list[Scenario], results: Path, package: Callable[[], Path | None],
+    conclude: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run scenarios, print a line for each and the count; 1 if any failed."""
+    """Run scenarios, print a line for each, what `conclude` does and the count; 1 if any failed."""
     boots: dict[options.Options, list[Scenario]] = {}
     for one in chosen:
         boots.setdefault(one.boot, []).append(one)
@@ -136,6 +140,7 @@ def run(
             waiting = list(group)
             while waiting:
                 _run_in_one_guest(boot, waiting, results, made, passed, frozen)
+        conclude()
     finally:
         # Whatever ended it, a signal too: what did not run has not passed.
         if frozen:

@@ -31,6 +31,8 @@ GUEST_TREE = HERE.parent / "guest"
 
 # A boot takes 15 s on an idle machine, 25 s with sixteen cards.
 BOOT_TIMEOUT = 240.0
+# So many times as long where instructions are counted: one processor, in one thread of QEMU.
+COUNTING = 4.0
 SERVER_TIMEOUT = 20.0
 # How long a killed script may take to be reported, a ping to be answered, and
 # logs to be written.
@@ -98,7 +100,8 @@ class Guest:
         self._serve_cards()
         self._channel = Channel.listen(self.folder / "agent.sock")
         root = cache.root()
-        chosen = accel.choose(self.options.accel, self._images, root)
+        chosen = accel.choose(
+            self.options.accel, self.options.clock, self._images, root)
         words = qemu.command(self.options, self._images, root, chosen,
                              from_disk=self.options.boot_disk and self.boots > 0)
         binds = {qemu.RUN: self.folder, qemu.CACHE: root}
@@ -110,12 +113,15 @@ class Guest:
             try:
                 self._channel.accept(SERVER_TIMEOUT)
                 # A boot loader reads its kernel slowly, through the firmware.
-                self._wait_ready(BOOT_TIMEOUT * (1 + self.options.boot_disk))
+                self._wait_ready(self._boot_timeout() * (1 + self.options.boot_disk))
             except GuestDied:
                 raise cache.LabError(f"the guest died\n{self._last_words()}") from None
             except TooLate:
                 essence = "\n".join(self.diagnose(self.folder))
                 raise cache.LabError(f"the guest is not up\n{essence}") from None
+
+    def _boot_timeout(self) -> float:
+        return BOOT_TIMEOUT * (COUNTING if self.options.clock == "instructions" else 1.0)
 
     def describe(self) -> str:
         """The boot in words."""

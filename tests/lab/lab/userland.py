@@ -7,6 +7,7 @@ there needs no new image.
 
 from __future__ import annotations
 
+import functools
 import shlex
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,8 @@ PACKAGES = (
     "dma",  # a mail server without a daemon: root has a mailbox
     "ansible-core", "python3-apt",  # the role in contrib is run as it is meant to be
 )
+# What others have for our job; in an image of its own, for few boots want it.
+PEERS = ("driverctl", "libvirt-daemon-driver-nodedev", "libvirt-daemon-driver-qemu", "libvirt-clients")
 OPTIONS = (
     "--mode=root", "--variant=minbase",
     '--aptopt=APT::Install-Recommends "false"',
@@ -64,15 +67,23 @@ FINISH = (
 BUILD_TIMEOUT = 1800.0
 
 
-def _build(folder: Path, log: IO[bytes]) -> None:
+# libvirt's daemon comes when its socket is used; at boot it costs seconds.
+PEERS_FINISH = (
+    "rm -f etc/systemd/system/*.wants/libvirtd.service etc/systemd/system/*.wants/libvirt-guests.service",
+)
+
+
+def _build(
+    packages: tuple[str, ...], steps: tuple[str, ...], folder: Path, log: IO[bytes]
+) -> None:
     root = folder / "root"
     command = [
         "mmdebstrap", *OPTIONS, *mirror.bootstrap_options(log),
-        "--include=" + ",".join(PACKAGES),
+        "--include=" + ",".join(packages),
         "trixie", str(root), mirror.source_line("trixie"),
     ]
     sandbox.run(sandbox.isolated(command), log, BUILD_TIMEOUT)
-    finish = ["sh", "-e", "-c", f"cd {shlex.quote(str(root))}\n" + "\n".join(FINISH)]
+    finish = ["sh", "-e", "-c", f"cd {shlex.quote(str(root))}\n" + "\n".join(steps)]
     sandbox.run(sandbox.isolated(finish), log, 60.0)
     pack(folder, log, "userland.erofs")
     sandbox.run(sandbox.tied(["rm", "-rf", str(root)]), log, 120.0)
@@ -84,11 +95,16 @@ def pack(folder: Path, log: IO[bytes], name: str) -> None:
     sandbox.run(toolbox.command(words, {"/build": folder}), log, 300.0)
 
 
-ARTEFACT = cache.Artefact(
-    name="userland", inputs=(*PACKAGES, *OPTIONS, *FINISH), build=_build
-)
+def artefact(peers: bool) -> cache.Artefact:
+    """The image, with the peers in it or without."""
+    packages = PACKAGES + PEERS if peers else PACKAGES
+    steps = FINISH + PEERS_FINISH if peers else FINISH
+    return cache.Artefact(
+        name="userland-peers" if peers else "userland",
+        inputs=(*packages, *OPTIONS, *steps),
+        build=functools.partial(_build, packages, steps))
 
 
-def image() -> Path:
+def image(peers: bool) -> Path:
     """The erofs image of the guest's root."""
-    return cache.obtain(ARTEFACT) / "userland.erofs"
+    return cache.obtain(artefact(peers)) / "userland.erofs"

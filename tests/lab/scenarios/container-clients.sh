@@ -1,6 +1,6 @@
 #!/bin/sh
 # Containers of Podman's (the real one) and of Docker's (a stand-in) use the GPU: refused, or stopped and started again by their own client, by both ways; one of --rm is left alone.
-# lab: --timeout 1200
+# lab: --timeout 1500
 # tier: full
 . /usr/local/lib/lab-home.sh
 printf '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/run/containers/graph"\n' >/etc/containers/storage.conf
@@ -32,6 +32,9 @@ for client in podman docker; do
 		wait_for 60 sh -c "! uses() { find $(scope $client "$id") -name cgroup.procs -exec cat {} + 2>/dev/null | grep -q .; }; ! uses"
 		kill -KILL $run; wait $run 2>/dev/null
 		within 120 0 gpu-handoff 111 post-stop; comes_home 90 "$client, $way, killed when it was stopped"; wait_for 60 uses $client "$id"
+		is_stopped() { [ -z "$(pids $client "$id")" ]; }
+		undone "$client, $way" is_stopped; wait_for 60 uses $client "$id"
+		killed "$client, $way" is_stopped; wait_for 60 uses $client "$id"
 	done
 	say "$client: one that is gone once it is stopped is not stopped"
 	$client stop "$id" >/dev/null

@@ -25,7 +25,7 @@ printf 'arch: amd64\nlxc.cgroup2.devices.allow: c 195:* rwm\nlxc.cgroup2.devices
 within 60 0 pct start 104; within 60 0 pct start 105; wait_for 60 uses
 running="$(of other) $(lxc-info -n 104 -pH) $(lxc-info -n 105 -pH)"; fits 104 "at first"; fits 105 "at first"
 setting 'containers = "release"'
-for n in 1 2 3; do
+for n in 1 2 3 4 5 6 7 8 9 10; do
 	was=$(number); since=$(date '+%F %T'); within 60 0 qm start 111; away "round $n"; another
 	within 90 0 qm stop 111; comes_home 60 "round $n"; wait_for 20 uses; goes_on "round $n"
 	[ "$(number)" != "$was" ] || fail "round $n: the number is the same"

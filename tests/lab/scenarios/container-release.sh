@@ -6,7 +6,7 @@
 mkdir -p /etc/lab/ct/104 /etc/pve/lxc
 unit() { printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=%s\n' "$2" >"/etc/lab/ct/104/$1.service"; }
 unit ollama "/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl"; unit other "/usr/bin/sleep infinity"
-printf 'arch: amd64\nhostname: cuda\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: systemd\n' >/etc/pve/lxc/104.conf
+printf 'arch: amd64\nhostname: cuda\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nhookscript: local:snippets/gpu-handoff\nlxc.init.cmd: systemd\n' >/etc/pve/lxc/104.conf
 of() { cat "/sys/fs/cgroup/lxc/104/ns/system.slice/$1.service/cgroup.procs" 2>/dev/null; }
 uses() { [ -n "$(find "/proc/$(of ollama | head -n 1)/fd" -lname '*/nvidia0' 2>/dev/null)" ]; }
 goes_on() { is "$(of other) $(lxc-info -n 104 -pH)" "$running" "$1: the rest of the container" >/dev/null; }
@@ -28,6 +28,9 @@ qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "a start th
 gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 wait_for 30 sh -c "! grep -q . /sys/fs/cgroup/lxc/104/ns/system.slice/ollama.service/cgroup.procs"; kill -KILL $run; wait $run 2>/dev/null
 within 90 0 gpu-handoff 111 post-stop; comes_home 60 killed; wait_for 20 uses; goes_on killed
+is_stopped() { [ -z "$(of ollama)" ]; }
+undone "a service inside" is_stopped; wait_for 20 uses; goes_on undone
+killed "a service inside" is_stopped; wait_for 20 uses; goes_on "killed in a start"
 
 say "a shell in it is nobody's service: it keeps the GPU, and the service runs on"
 setting 'containers = "release"' 'deadlines.holder-wait = 1'; pid=$(of ollama)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A container in which no service holds the GPU is shut down and started again, with our own hook as its hookscript, by both ways, after a failed start and a killed hook; one that does not shut down is ended; one of HA's is refused.
-# lab: --timeout 1200
+# lab: --timeout 1500
 # tier: full
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/pve/lxc /etc/pve/ha
@@ -24,6 +24,8 @@ for way in unload unbind; do
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 	wait_for 60 sh -c '! grep -q . /sys/fs/cgroup/lxc/104/ns/cgroup.procs'; kill -KILL $run; wait $run 2>/dev/null
 	within 120 0 gpu-handoff 111 post-stop; comes_home 90 "$way, killed"; wait_for 60 uses
+	is_down() { [ "$(pct status 104)" = "status: stopped" ]; }
+	undone "$way" is_down; wait_for 60 uses; killed "$way" is_down; wait_for 60 uses
 done
 say "somebody has started it while the GPU was away: it has none, and is left alone"
 setting 'containers = "shutdown"' 'container-start = "go-on"'

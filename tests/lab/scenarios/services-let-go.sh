@@ -1,6 +1,6 @@
 #!/bin/sh
 # A user's own service, by its name; DCGM, which from driver 590 on lets the driver go and runs on; NVIDIA's MPS, refused or stopped with its service.
-# lab: --timeout 1500
+# lab: --timeout 1800
 # tier: full
 . /usr/local/lib/lab-home.sh
 cat >/run/lab-uses <<'END'
@@ -34,6 +34,7 @@ round() { # WHAT: there and home, a start that fails, and a run that is killed w
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 	wait_for 30 down; kill -KILL $run; wait $run 2>/dev/null
 	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$1, killed"; wait_for 20 uses; is "$(pid_of other)" "$other" "$1: his other service"; }
+undone_and_killed() { undone "$1" "$2"; wait_for 20 "$3"; killed "$1" "$2"; wait_for 20 "$3"; }
 
 say "a user's service that is not named: refused, and told how to allow it; one of the host by that name is another one"
 pid=$(pid_of ollama)
@@ -47,7 +48,7 @@ for way in unload unbind; do
 	say "$way: named, it is stopped and started again through his systemd"
 	setting "way = \"$way\"" 'services = "user-1000/ollama"'
 	expect_text "ollama.service of user 1000 has the GPU node of $gpu, /dev/nvidiactl open and is stopped, as 'services' says" gpu-handoff plan --vm 111
-	round "$way"
+	round "$way"; undone_and_killed "his service, $way" down uses
 done
 say "with its socket, which starts it again whenever it is used"
 printf '[Socket]\nListenStream=/run/user/1000/ollama.sock\n' >/etc/systemd/user/ollama.socket; his stop ollama; his daemon-reload; his start ollama.socket; his start ollama; wait_for 20 uses
@@ -103,7 +104,7 @@ for way in unload unbind; do
 	say "$way: DCGM lets the driver go and runs on, and so does what needs it"
 	setting "way = \"$way\""; expect_text "nvidia-dcgm.service has the GPU node of $gpu, /dev/nvidiactl open; it lets the driver go and runs on" gpu-handoff plan --vm 111
 	gpu-handoff holders | tee /root/said; grep -q "nvidia-dcgm.service .*lets go, runs on" /root/said || fail "its row"
-	dcgm "$way"; is "$(systemctl show -P MainPID exporter)" "$exporter" "what needs it"
+	dcgm "$way"; undone_and_killed "DCGM, $way" let_go watches; is "$(systemctl show -P MainPID exporter)" "$exporter" "what needs it"
 done
 systemctl stop exporter; setting
 say "it does not take the driver up at home: it is started anew"

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 from lab import (cache, drivers, frozen, images, kernels, mirror, options, packages, qemu, scenarios,
-                 session)
+                 session, suite)
 from lab.cache import LabError, NoSuchBoot
 from lab.card import functions, hda, pci, server
 from lab.channel import Channel, GuestDied, GuestFrozen, TooLate, address
@@ -225,6 +226,31 @@ class Header(unittest.TestCase):
         self.assertEqual(one.shows, "Both cards.")
         self.assertEqual((one.tier, one.timeout), ("full", 5.0))
         self.assertEqual(one.boot, options.Options(cards=2, stub=("a=1",)))
+
+
+    def test_what_is_run_by_its_name_only_is_in_no_tier(self) -> None:
+        named = {one.name for one in scenarios.all_of_them() if one.tier == "named"}
+        self.assertIn("soak", named)
+        for tier in ("fast", "full", "all"):
+            self.assertFalse(named & {one.name for one in scenarios.select([], tier)}, tier)
+        self.assertEqual([one.name for one in scenarios.select(["soak"], "fast")], ["soak"])
+
+
+class Suite(unittest.TestCase):
+    def test_every_situation_is_one_that_ours_is_judged_by(self) -> None:
+        judged: set[str] = set()
+        for path in scenarios.FOLDER.glob("anchors*.sh"):
+            judged.update(shlex.split(path.read_text().splitlines()[-1]))
+        self.assertEqual(judged, set(suite.situations()))
+
+    def test_commands_arrive_in_the_guest_as_they_were_given(self) -> None:
+        text = suite.script(["a 'b'; c {gpu}", "d \"$x\""], "", "A'")
+        words = shlex.split(text.splitlines()[1])[2:]
+        self.assertEqual(words, ["--out", "a 'b'; c {gpu}", "--home", "d \"$x\"", "A'"])
+
+    def test_rows_are_told_from_what_a_tool_prints(self) -> None:
+        self.assertEqual(suite.row("-- row: x\nrow: B(a) | held | hangs; names nobody\n"),
+                         [["B(a)", "held", "hangs; names nobody"]])
 
 
 class Possible(unittest.TestCase):

@@ -1,0 +1,5 @@
+#!/bin/sh
+# What it costs with NVIDIA's own modules, by unload: the bare calls, ours.
+# lab: --clock instructions --driver real --timeout 14400
+# tier: named
+exec /usr/local/lib/lab-bench tools unload 3

@@ -1,0 +1,43 @@
+#!/bin/sh
+# The persistence daemon, nvidia-powerd, the fabric manager where all GPUs leave, and MPS by the name of its service: stopped, and given back at home, after a failed start, after one that was undone, and after a run that was killed; deaf to TERM; refused.
+# lab: --timeout 1500
+# tier: full
+. /usr/local/lib/lab-home.sh
+cat >/run/lab-uses <<'END'
+import os, signal, sys
+if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+held = []
+for node in "/dev/nvidia0", "/dev/nvidiactl":
+    try: held.append(os.open(node, os.O_RDWR))
+    except OSError: pass
+while True: signal.pause()
+END
+unit=
+holds() { [ -n "$(find "/proc/$(systemctl show -P MainPID "$unit")/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
+down() { [ "$(systemctl is-active "$unit")" = inactive ]; }
+service() { # WORD LINE...
+	_word=$1; shift; { printf '[Service]\nExecStart=/usr/bin/python3 /run/lab-uses %s\n' "$_word"; printf '%s\n' "$@"; } >"/run/systemd/system/$unit.service"
+	systemctl daemon-reload; systemctl restart "$unit"; wait_for 20 holds; }
+card_vm
+for unit in nvidia-persistenced nvidia-powerd nvidia-fabricmanager mps; do
+	named=; [ $unit = mps ] && named='services = "mps"'
+	case $unit in nvidia-persistenced) systemctl start $unit; wait_for 20 holds ;; *) service - ;; esac
+	for way in unload unbind; do
+		say "$unit, $way"
+		setting "way = \"$way\"" "$named"
+		within 60 0 qm start 111; away "$unit, $way"; wait_for 1 down
+		within 90 0 qm stop 111; comes_home 60 "$unit, $way"; wait_for 20 holds
+	done
+	qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$unit, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 20 holds
+	undone "$unit" down; wait_for 20 holds
+	killed "$unit" down; wait_for 20 holds
+	say "$unit, refused"
+	setting 'services = "refuse"' 'deadlines.holder-wait = 1'; pid=$(systemctl show -P MainPID $unit)
+	within 60 255 qm start 111; said "services = \"$unit.service\""; settled || fail "not as before"; is "$(systemctl show -P MainPID $unit)" "$pid" "$unit: its process"
+	if [ $unit != nvidia-persistenced ]; then
+		say "$unit, deaf to TERM: the start fails in time, and it runs again when systemd has ended it"
+		setting 'deadlines.unit = 3' "$named"; service deaf TimeoutStopSec=15
+		within 60 255 qm start 111; said "$unit: stop the service"; comes_home 120 "$unit, deaf"; wait_for 60 holds
+	fi
+	systemctl kill -s KILL $unit; systemctl stop $unit; setting
+done
