@@ -150,18 +150,16 @@ fn row(what: &str, lookers: &[Looker]) -> io::Result<bool> {
     }
     let mut out = io::stdout();
     write!(out, "{what:<36}")?;
-    let (mut medians, mut told) = (Vec::new(), Vec::new());
+    let mut medians = Vec::new();
     for (looker, mut times) in lookers.iter().zip(times) {
         times.sort();
         let median = times[ROUNDS / 2];
-        let ms = median.as_secs_f64() * 1e3;
-        write!(out, "{ms:>12.1}")?;
-        told.push((looker.name, ms));
+        write!(out, "{:>12.1}", median.as_secs_f64() * 1e3)?;
         medians.push((looker.name, median));
     }
     writeln!(out)?;
-    for (name, ms) in told {
-        rows::tell("the look", what, name, &[("ms", Some(ms))])?;
+    for (name, median) in &medians {
+        rows::tell("the look", what, name, &[("ms", Some(median.as_secs_f64() * 1e3))])?;
     }
     let of = |name: &str| medians.iter().find(|(n, _)| *n == name).map(|(_, median)| *median);
     let ours = of("gpu-handoff").unwrap_or_default();

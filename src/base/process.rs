@@ -152,6 +152,14 @@ pub(crate) fn is_the_kernels(root: &Root, pid: i32) -> bool {
     Stat::read(root, &format!("/proc/{pid}")).is_some_and(Stat::is_the_kernels)
 }
 
+/// The flags that a descriptor was opened with, from its file in /proc/PID/fdinfo (proc_pid_fdinfo(5)); none where it does not say.
+pub(crate) fn open_flags(info: &str) -> u32 {
+    let octal = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    octal
+        .and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok())
+        .unwrap_or(0)
+}
+
 /// The process ended while it was looked at.
 pub(crate) fn has_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)

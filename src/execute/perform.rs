@@ -28,7 +28,7 @@ use crate::execute::made_nodes;
 use crate::execute::programs::{failed, switch};
 use crate::execute::renew_nodes;
 use crate::execute::verify::verify;
-use crate::execute::worker::{Answer, Question, open_descriptors};
+use crate::execute::worker::{Answer, Question, close_those};
 use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
@@ -103,11 +103,7 @@ fn next_line<R: Read + AsFd>(requests: &mut BufReader<R>, within: Option<Duratio
 
 /// Closes what the caller of our caller may have left open without close-on-exec.
 fn close_inherited() -> io::Result<()> {
-    for fd in open_descriptors()? {
-        // The directory's own descriptor is among them and is closed already: no error to act on.
-        let _ = nix::unistd::close(fd);
-    }
-    Ok(())
+    close_those(|_| true)
 }
 
 /// What lasts from one request to the next.
@@ -303,10 +299,10 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     verify(root, &expect).map(|()| moment)
 }
 
-/// Looks until nobody uses the functions, twice in a row, or once where the kernel's own counts say the same: with the gate shut,
-/// what two looks do not see cannot have come in between. Processes that are ending are waited for, one after the other: on a busy host some process always is, for a
-/// moment. Others have a moment to let go. The caller's deadline ends a wait that does not. Returns when the scan that found
-/// nobody was over.
+/// Looks until nobody uses the functions, twice in a row, or once where the kernel's own counts say the same: with the gate
+/// shut, what two looks do not see cannot have come in between. Processes that are ending are waited for, one after the other:
+/// on a busy host some process always is, for a moment. Others have a moment to let go. The caller's deadline ends a wait that
+/// does not. Returns when the scan that found nobody was over.
 fn prove_free(
     root: &Root,
     addrs: &[PciAddr],

@@ -23,10 +23,11 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::buffer::spare_capacity;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
-use crate::base::process::Group;
+use crate::base::process::{Group, open_flags};
 use crate::base::program::PATH;
 use crate::base::recording::Entries;
 use crate::base::root::Root;
@@ -299,37 +300,25 @@ fn be_one(asked: &PipeReader, answers: &PipeWriter) -> io::Result<()> {
 /// close a file of a server that does not answer may take for ever (linux, fs/fuse/file.c, `fuse_flush`, which is sent by force),
 /// and whoever hangs there is to have nothing that others wait for.
 fn close_the_runs(but: [RawFd; 2]) -> io::Result<()> {
-    for fd in open_descriptors()? {
-        if !but.contains(&fd) && is_close_on_exec(fd) {
-            // The directory's own descriptor is among them and is closed already: no error to act on.
-            let _ = nix::unistd::close(fd);
-        }
-    }
-    Ok(())
+    // Whatever is not close-on-exec is not of this program, which opens nothing else (proc_pid_fdinfo(5)).
+    let is_ours = |fd: RawFd| {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        open_flags(&info) & OFlags::CLOEXEC.bits() != 0
+    };
+    close_those(|fd| !but.contains(&fd) && is_ours(fd))
 }
 
-/// Whether it is of this program, which opens nothing else: proc_pid_fdinfo(5).
-fn is_close_on_exec(fd: RawFd) -> bool {
-    const O_CLOEXEC: u32 = 0o2_000_000;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    flags.is_some_and(|octal| u32::from_str_radix(octal.trim(), 8).is_ok_and(|flags| flags & O_CLOEXEC != 0))
-}
-
-/// Those of this process, but for the first three.
-pub(crate) fn open_descriptors() -> io::Result<Vec<RawFd>> {
+/// Closes descriptors of this process, but for the first three.
+pub(crate) fn close_those(is_one: impl Fn(RawFd) -> bool) -> io::Result<()> {
     let mut open = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
-        open.extend(
-            entry?
-                .file_name()
-                .to_string_lossy()
-                .parse::<RawFd>()
-                .ok()
-                .filter(|fd| *fd > 2),
-        );
+        open.extend(entry?.file_name().to_string_lossy().parse::<RawFd>());
     }
-    Ok(open)
+    for fd in open.into_iter().filter(|fd| *fd > 2 && is_one(*fd)) {
+        // The directory's own descriptor is among them and is closed already: no error to act on.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
 }
 
 /// Our own binary, asked for by [`WORKER_ARG`].

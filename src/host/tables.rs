@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, StatxFlags, openat, statx};
 
+use crate::base::process::open_flags;
 use crate::base::root::Root;
 use crate::host::nodes::{Node, Nodes};
 
@@ -81,14 +82,12 @@ impl Table {
 
 /// It was opened with O_PATH: a name of the node and no use of the device, which anybody may have (open(2)).
 fn is_path_only(dir: &OwnedFd, name: &str) -> bool {
-    const O_PATH: u32 = 0o10_000_000;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let Ok(file) = openat(dir, format!("../fdinfo/{name}"), flags, Mode::empty()) else {
         return false;
     };
     let text = io::read_to_string(std::fs::File::from(file)).unwrap_or_default();
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    flags.is_some_and(|octal| u32::from_str_radix(octal.trim(), 8).is_ok_and(|flags| flags & O_PATH != 0))
+    open_flags(&text) & OFlags::PATH.bits() != 0
 }
 
 /// What a link of /proc leads to.
