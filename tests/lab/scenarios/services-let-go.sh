@@ -3,22 +3,13 @@
 # lab: --timeout 1800
 # tier: full
 . /usr/local/lib/lab-home.sh
-cat >/run/lab-uses <<'END'
-import os, signal, sys
-if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-held = []
-for node in "/dev/nvidia0", "/dev/nvidiactl":
-    try: held.append(os.open(node, os.O_RDWR))
-    except OSError: pass
-while True: signal.pause()
-END
 # The systemd of a user, without the PAM that this guest has not; each of his services uses the GPU where there is one.
 useradd -u 1000 -M lab 2>/dev/null; mkdir -p /etc/systemd/system/user@.service.d /etc/systemd/user
 printf '[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%%i\n' >/etc/systemd/system/user@.service.d/lab.conf; systemctl daemon-reload
 his() { setpriv --reuid=1000 --regid=1000 --clear-groups env -i XDG_RUNTIME_DIR=/run/user/1000 systemctl --user "$@"; }
 his_systemd() { systemctl start user@1000; wait_for 30 his is-system-running --wait; }
 service() { _word=$1; shift
-	{ printf '[Service]\nExecStart=/usr/bin/python3 /run/lab-uses %s\n' "$_word"; printf '%s\n' "$@"; } >/etc/systemd/user/ollama.service
+	{ printf '[Service]\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses %s\n' "$_word"; printf '%s\n' "$@"; } >/etc/systemd/user/ollama.service
 	his daemon-reload; his restart ollama; wait_for 20 uses; }
 pid_of() { his show -P MainPID "$1"; }
 uses() { [ -n "$(find "/proc/$(pid_of ollama)/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }

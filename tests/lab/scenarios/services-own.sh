@@ -3,20 +3,11 @@
 # lab: --timeout 1500
 # tier: full
 . /usr/local/lib/lab-home.sh
-cat >/run/lab-uses <<'END'
-import os, signal, sys
-if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-held = []
-for node in "/dev/nvidia0", "/dev/nvidiactl":
-    try: held.append(os.open(node, os.O_RDWR))
-    except OSError: pass
-while True: signal.pause()
-END
 unit=
 holds() { [ -n "$(find "/proc/$(systemctl show -P MainPID "$unit")/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
 down() { [ "$(systemctl is-active "$unit")" = inactive ]; }
 service() { # WORD LINE...
-	_word=$1; shift; { printf '[Service]\nExecStart=/usr/bin/python3 /run/lab-uses %s\n' "$_word"; printf '%s\n' "$@"; } >"/run/systemd/system/$unit.service"
+	_word=$1; shift; { printf '[Service]\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses %s\n' "$_word"; printf '%s\n' "$@"; } >"/run/systemd/system/$unit.service"
 	systemctl daemon-reload; systemctl restart "$unit"; wait_for 20 holds; }
 card_vm
 for unit in nvidia-persistenced nvidia-powerd nvidia-fabricmanager mps; do

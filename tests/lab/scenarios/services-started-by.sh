@@ -3,16 +3,8 @@
 # lab: --timeout 1200
 # tier: named
 . /usr/local/lib/lab-home.sh
-cat >/run/lab-uses <<'END'
-import os, signal
-held = []
-for node in "/dev/nvidia0", "/dev/nvidiactl":
-    try: held.append(os.open(node, os.O_RDWR))
-    except OSError: pass
-while True: signal.pause()
-END
 units=/run/systemd/system
-service() { { printf '[Service]\nExecStart=/usr/bin/python3 /run/lab-uses\n'; printf '%s\n' "$@"; } >$units/lab-user.service; systemctl daemon-reload; }
+service() { { printf '[Service]\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses\n'; printf '%s\n' "$@"; } >$units/lab-user.service; systemctl daemon-reload; }
 holds() { [ -n "$(find "/proc/$(systemctl show -P MainPID lab-user)/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
 states() { for _unit; do systemctl is-active "$_unit"; done | tr '\n' ' '; }
 card_vm; setting 'services = "lab-user"'

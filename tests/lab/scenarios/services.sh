@@ -3,18 +3,9 @@
 # lab: --timeout 1200
 # tier: full
 . /usr/local/lib/lab-home.sh
-cat >/root/uses <<'END'
-import os, signal, sys
-if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-held = []
-for node in "/dev/nvidia0", "/dev/nvidiactl":
-    try: held.append(os.open(node, os.O_RDWR))
-    except OSError: pass
-while True: signal.pause()
-END
 # service NAME WORD LINE...: a service that uses the GPU where there is one, and runs without one as well
 service() { _name=$1 _word=$2; shift 2
-	{ printf '[Service]\nExecStart=/usr/bin/python3 /root/uses %s\n' "$_word"; printf '%s\n' "$@"; } >"/run/systemd/system/$_name.service"
+	{ printf '[Service]\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses %s\n' "$_word"; printf '%s\n' "$@"; } >"/run/systemd/system/$_name.service"
 	systemctl daemon-reload; systemctl restart "$_name"; wait_for 20 uses "$_name"; }
 pid_of() { systemctl show -P MainPID "$1"; }
 uses() { [ -n "$(find "/proc/$(pid_of "$1")/fd" -lname /dev/nvidia0)" ]; }
@@ -65,7 +56,7 @@ setting 'services = "ollama exporter"'
 expect_text "exporter.service needs ollama.service, and is stopped and started again with it" gpu-handoff plan --vm 111
 within 60 0 qm start 111; away "with what needs it"; is "$(systemctl is-active exporter)" inactive exporter
 within 90 0 qm stop 111; comes_home 60 "with what needs it"; wait_for 20 uses ollama; wait_for 20 systemctl -q is-active exporter; systemctl stop exporter ollama
-printf '[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /root/uses\n' >/run/systemd/system/ollama.service; systemctl daemon-reload; systemctl --no-block start ollama
+printf '[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses\n' >/run/systemd/system/ollama.service; systemctl daemon-reload; systemctl --no-block start ollama
 wait_for 20 fuser -s /dev/nvidia0; pid=$(fuser /dev/nvidia0 2>/dev/null)
 within 60 255 qm start 111; said 'ollama.service may be stopped for it, but is "activating"'; is "$(fuser /dev/nvidia0 2>/dev/null)" "$pid" "its process"; systemctl stop ollama
 
