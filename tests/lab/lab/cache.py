@@ -164,16 +164,11 @@ def new_run() -> tuple[Path, IO[bytes]]:
     return final, lock
 
 
-def take_turn() -> IO[bytes]:
-    """Wait for one of the machine's places for a guest; closing it gives it up.
-
-    A guest keeps two cores busy while it boots. More at once than the machine
-    has cores for are each so slow that their deadlines pass.
-    """
+def take_turn(what: str, at_once: int) -> IO[bytes]:
+    """Wait for one of so many places of the machine; closing it gives it up."""
     locks = root() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
-    places = [(locks / f"guest-{n}").open("wb")
-              for n in range(max(1, (os.cpu_count() or 1) // 2))]
+    places = [(locks / f"{what}-{n}").open("wb") for n in range(max(1, at_once))]
     deadline = time.monotonic() + TURN_PATIENCE
     told = False
     while time.monotonic() < deadline:
@@ -182,10 +177,10 @@ def take_turn() -> IO[bytes]:
                 fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return place
         if not told:
-            say("waiting for another lab's guest to end ...")
+            say(f"waiting for another {what} to end ...")
             told = True
         time.sleep(0.5)  # flock has no wait with a deadline
-    raise LabError(f"other guests were running for {TURN_PATIENCE:.0f} s")
+    raise LabError(f"no {what} of another run ended within {TURN_PATIENCE:.0f} s")
 
 
 def files_key(folder: Path) -> str:

@@ -78,7 +78,11 @@ def _run(rest: list[str]) -> int:
                         help="list every switch and scenario")
     parser.add_argument("--tier", choices=("fast", "full", "all"), default="fast",
                         help="which scenarios, where none are named")
+    parser.add_argument("--guests", type=int, default=1, metavar="N",
+                        help="how many guests at a time, at most (1)")
     chosen = parser.parse_args(rest)
+    if chosen.guests < 1:
+        parser.error("argument --guests: at least 1")
     if chosen.list:
         print(scenarios.listing(parser))
         return 0
@@ -95,7 +99,7 @@ def _run(rest: list[str]) -> int:
         return suite.run(chosen, boot, packages.package)
     if chosen.script is None:
         found = scenarios.select(chosen.scenario, chosen.tier)
-        return scenarios.run(found, chosen.keep, packages.package)
+        return scenarios.run(found, chosen.keep, packages.package, guests=chosen.guests)
     if not chosen.script.is_file():
         raise cache.LabError(f"there is no file {chosen.script}")
     return _run_script(chosen, chosen.script)

@@ -6,7 +6,7 @@ included), the kernel ends everything in it and the mounts vanish with it: the
 machine itself never has one of them.
 
 The death signal is tied to the *thread* that spawned the child (prctl(2),
-PR_SET_PDEATHSIG): start these from the main thread only.
+PR_SET_PDEATHSIG): start these from the main thread, or from a Lane.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ CHROOT_ENV = {
 
 class CommandFailed(Exception):
     """A command of the lab ended with an error; the text has its last lines."""
+
+
+class Lane(threading.Thread):
+    """A thread that ends whatever it has started before it ends itself."""
 
 
 def tied(command: Sequence[str]) -> list[str]:
@@ -68,7 +72,8 @@ def in_chroot(
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a command line made by one of the functions above."""
-    assert threading.current_thread() is threading.main_thread()
+    current = threading.current_thread()
+    assert current is threading.main_thread() or isinstance(current, Lane)
     # A session of its own: an interrupt from the terminal is for us alone,
     # and we end the children in order.
     return subprocess.Popen(

@@ -21,6 +21,7 @@ boot. Its line then says so, and a second freeze is a failure.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import time
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cache, options, sandbox, session
+from . import cache, images, lanes, options, packages, sandbox, session
 from .channel import GuestDied, GuestFrozen
 from .progress import say
 
@@ -126,82 +127,96 @@ def listing(parser: argparse.ArgumentParser) -> str:
 
 def run(
     chosen: list[Scenario], results: Path, package: Callable[[], Path | None],
-    conclude: Callable[[], None] = lambda: None,
+    conclude: Callable[[], None] = lambda: None, guests: int = 1,
 ) -> int:
-    """Run scenarios, print a line for each, what `conclude` does and the count; 1 if any failed."""
-    boots: dict[options.Options, list[Scenario]] = {}
-    for one in chosen:
-        boots.setdefault(one.boot, []).append(one)
-    passed: list[Scenario] = []
-    frozen: set[str] = set()
+    """Run scenarios, print a line for each, what `conclude` does and the count; 1 if any failed.
+
+    So many guests at a time, at most.
+    """
+    work = lanes.Work(chosen)
     try:
         made = package() if chosen else None
-        for boot, group in boots.items():
-            waiting = list(group)
-            while waiting:
-                _run_in_one_guest(boot, waiting, results, made, passed, frozen)
+        if guests > 1:
+            _prepare(work.boots())
+
+        def lane() -> None:
+            while boots := work.boots():
+                _run_in_one_guest(boots[0], work, results, made)
+
+        lanes.run(work, guests, lane)
         conclude()
     finally:
         # Whatever ended it, a signal too: what did not run has not passed.
-        if frozen:
-            print(f"guests froze under: {' '.join(sorted(frozen))}", flush=True)
-        print(f"{len(passed)} passed, {len(chosen) - len(passed)} failed", flush=True)
-    return 0 if len(passed) == len(chosen) else 1
+        if work.frozen:
+            print(f"guests froze under: {' '.join(sorted(work.frozen))}", flush=True)
+        passed = len(work.passed)
+        print(f"{passed} passed, {len(chosen) - passed} failed", flush=True)
+    return 0 if passed == len(chosen) else 1
+
+
+def _prepare(boots: list[options.Options]) -> None:
+    """Build what the guests need, each thing once and by all processors."""
+    for boot in boots:
+        with contextlib.suppress(cache.NoSuchBoot):  # a failure of what waits for it
+            images.obtain(boot)
+        if boot.fault_points:
+            packages.fault_points()
 
 
 def _run_in_one_guest(
-    boot: options.Options, waiting: list[Scenario], results: Path,
-    package: Path | None, passed: list[Scenario], frozen: set[str],
+    boot: options.Options, work: lanes.Work, results: Path, package: Path | None
 ) -> None:
-    """Run as many of `waiting` as one guest can; takes those from the list.
+    """Run as many of what waits for this boot as one guest can.
 
-    One that the guest froze under goes back to its front, and into `frozen`.
+    One that the guest froze under waits again, the first time.
     """
     try:
         guest = session.Guest(boot, package)
     except cache.NoSuchBoot as error:
-        for one in waiting:
-            _report(one, "FAILED", 0.0, f"the lab: {error}")
-        waiting.clear()
+        while one := work.take(boot):
+            _report(work, one, "FAILED", 0.0, f"the lab: {error}")
         return
     # No other is caught: an image that cannot be built now cannot be for the next one.
     up = False
+    work.hold(guest)
     try:
         with guest:
             up = True
-            while waiting:
-                one = waiting.pop(0)
+            while one := work.take(boot):
                 try:
-                    ok = _run_one(one, guest, results, one.name in frozen)
+                    ok = _run_one(work, one, guest, results)
                 except GuestFrozen:
-                    if one.name not in frozen:
-                        frozen.add(one.name)
-                        waiting.insert(0, one)
+                    work.once_more(one)
                     break
                 except LAB_FAILURES as error:
-                    _report(one, "FAILED", 0.0, f"the lab: {error}")
+                    _report(work, one, "FAILED", 0.0, f"the lab: {error}")
                     break
                 if ok:
-                    passed.append(one)
-                elif waiting:
+                    work.passed.append(one)
+                elif work.waits(boot):
                     say("another boot, for what the failure may have left")
                     break
-                if waiting and not _reset(guest, results / one.name):
+                if work.waits(boot) and not _reset(guest, results / one.name):
                     say("the guest cannot be made as new: another boot")
                     break
     except LAB_FAILURES as error:
+        if work.stopped:
+            return
         if up:
             say(f"error: {error}")
-        else:
+        elif one := work.take(boot):
             # The boot failed: so did the one it was for.
-            _report(waiting.pop(0), "FAILED", 0.0, f"the lab: {error}")
+            _report(work, one, "FAILED", 0.0, f"the lab: {error}")
     except GuestDied:
         pass  # the scenario that it died in counts as failed
+    finally:
+        work.release(guest)
 
 
 def _run_one(
-    one: Scenario, guest: session.Guest, results: Path, again: bool
+    work: lanes.Work, one: Scenario, guest: session.Guest, results: Path
 ) -> bool:
+    again = one.name in work.frozen
     # What is known about a freeze is kept.
     folder = results / (f"{one.name}.again" if again else one.name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -216,18 +231,18 @@ def _run_one(
         except GuestDied:
             status, why = session.GUEST_DIED, "the guest died"
         except GuestFrozen:
-            _report_frozen(one, guest, folder, time.monotonic() - started, again)
+            _report_frozen(work, one, guest, folder, time.monotonic() - started, again)
             raise
     seconds = time.monotonic() - started
     guest.keep_logs(folder)
     if status == 0:
-        _report(one, "ok, AFTER THE GUEST FROZE ONCE" if again else "ok", seconds)
+        _report(work, one, "ok, AFTER THE GUEST FROZE ONCE" if again else "ok", seconds)
         return True
     if status == SKIPPED and one.may_skip:
-        _report(one, "ok (skipped, as its header allows)", seconds)
+        _report(work, one, "ok (skipped, as its header allows)", seconds)
         return True
     tail = (folder / "output.log").read_text(errors="replace").splitlines()
-    _report(one, "FAILED", seconds,
+    _report(work, one, "FAILED", seconds,
             "\n".join([*tail[-TAIL:], f"{why}; output and logs are in {folder}"]))
     if status == session.GUEST_DIED:
         raise GuestDied
@@ -235,13 +250,14 @@ def _run_one(
 
 
 def _report_frozen(
-    one: Scenario, guest: session.Guest, folder: Path, seconds: float, again: bool
+    work: lanes.Work, one: Scenario, guest: session.Guest, folder: Path,
+    seconds: float, again: bool,
 ) -> None:
     essence = guest.diagnose(folder)
     guest.keep_logs(folder, answers=False)
     why = ("the guest froze for the second time" if again else
            "the guest froze: once more, in another boot")
-    _report(one, "FAILED" if again else "FROZEN", seconds, "\n".join(
+    _report(work, one, "FAILED" if again else "FROZEN", seconds, "\n".join(
         [*essence, f"{why}; logs are in {folder}, see frozen.log"]))
 
 
@@ -258,7 +274,11 @@ def _reset(guest: session.Guest, folder: Path) -> bool:
         return False
 
 
-def _report(one: Scenario, verdict: str, seconds: float, detail: str = "") -> None:
+def _report(
+    work: lanes.Work, one: Scenario, verdict: str, seconds: float, detail: str = ""
+) -> None:
+    if work.stopped:
+        return
     lines = [f"{one.name}: {verdict} ({seconds:.1f} s)",
              *(f"    {line}" for line in detail.splitlines())]
     try:

@@ -67,17 +67,22 @@ class Guest:
 
     def __enter__(self) -> Guest:
         try:
-            self._turn = cache.take_turn()
+            # More guests than cores are each so slow that their deadlines pass.
+            self._turn = cache.take_turn("guest", os.cpu_count() or 1)
             self._start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def kill(self) -> None:
+        """End its processes; whoever uses it then sees that it has died."""
         for child in (self._qemu, self._server):
             if child:
                 sandbox.end(child)
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._alive.close()
         if self._turn:
@@ -105,20 +110,25 @@ class Guest:
         words = qemu.command(self.options, self._images, root, chosen,
                              from_disk=self.options.boot_disk and self.boots > 0)
         binds = {qemu.RUN: self.folder, qemu.CACHE: root}
-        self._qemu = sandbox.start(
-            sandbox.in_chroot(self._images.toolbox, words, binds),
-            stdout=self._log("qemu.log"), stderr=subprocess.STDOUT,
-        )
-        with step(f"booting {self.describe()}"):
-            try:
-                self._channel.accept(SERVER_TIMEOUT)
-                # A boot loader reads its kernel slowly, through the firmware.
-                self._wait_ready(self._boot_timeout() * (1 + self.options.boot_disk))
-            except GuestDied:
-                raise cache.LabError(f"the guest died\n{self._last_words()}") from None
-            except TooLate:
-                essence = "\n".join(self.diagnose(self.folder))
-                raise cache.LabError(f"the guest is not up\n{essence}") from None
+        # A boot keeps both of its processors busy: two at once take longer than one after the other.
+        with cache.take_turn("boot", (os.cpu_count() or 1) // 2):
+            self._qemu = sandbox.start(
+                sandbox.in_chroot(self._images.toolbox, words, binds),
+                stdout=self._log("qemu.log"), stderr=subprocess.STDOUT,
+            )
+            with step(f"booting {self.describe()}"):
+                self._wait_booted()
+
+    def _wait_booted(self) -> None:
+        try:
+            self._channel.accept(SERVER_TIMEOUT)
+            # A boot loader reads its kernel slowly, through the firmware.
+            self._wait_ready(self._boot_timeout() * (1 + self.options.boot_disk))
+        except GuestDied:
+            raise cache.LabError(f"the guest died\n{self._last_words()}") from None
+        except TooLate:
+            essence = "\n".join(self.diagnose(self.folder))
+            raise cache.LabError(f"the guest is not up\n{essence}") from None
 
     def _boot_timeout(self) -> float:
         return BOOT_TIMEOUT * (COUNTING if self.options.clock == "instructions" else 1.0)

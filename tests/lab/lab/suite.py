@@ -67,7 +67,7 @@ def run(
             found.append(scenarios.Scenario(
                 path, key, "full", boot(known[key]), TIMEOUT, known[key], False))
         return scenarios.run(found, chosen.keep, package,
-                             lambda: _print(chosen, found))
+                             lambda: _print(chosen, found), chosen.guests)
 
 
 def _print(chosen: argparse.Namespace, found: list[scenarios.Scenario]) -> None:

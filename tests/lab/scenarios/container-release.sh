@@ -73,6 +73,6 @@ within 60 0 pct start 104; wait_for 60 uses; pct exec 104 -- mknod /dev/nvidia-u
 # Its number is the first one that is free, and hid takes one as well.
 if [ -d /sys/module/hid ]; then modprobe -r hid_generic hid; else modprobe hid; fi
 within 90 0 qm stop 111; comes_home 60 "with another number"; wait_for 20 uses; [ "$(number)" != "$old" ] || fail "the number is the same"
-wait_for 20 sh -c "journalctl -q -b -t gpu-handoff -n 60 | grep -q 'container 104: its /dev/nvidia-uvm has the major number $old, and the driver came back with $(number).*line 6 of /etc/pve/lxc/104.conf'"
+wait_for 20 sh -c "journalctl -q -b -t gpu-handoff -n 60 | grep -q 'container 104: its /dev/nvidia-uvm has the major number $old, and the driver came back with $(number).*line $(grep -n cgroup2 /etc/pve/lxc/104.conf | cut -d: -f1) of /etc/pve/lxc/104.conf'"
 expect_rc 0 pct stop 104
 setting; at_home "in the end"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # As crash-campaign, but one of two cards leaves, by unbind, while the other one is in use: that use is not disturbed.
 # lab: --fault-points --cards 2 --timeout 3600
-# tier: full
+# tier: named
 . /usr/local/lib/lab-home.sh
 . /usr/local/lib/lab-crash.sh
 setting 'deadlines.grace = 1' 'deadlines.look = 60' 'deadlines.verify = 90'; card_vm # a busy machine loses no GPU

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The hook is killed with SIGKILL before, in and after every act of a start and of a stop: each time the GPU comes home by itself.
 # lab: --fault-points --timeout 3600
-# tier: full
+# tier: named
 . /usr/local/lib/lab-home.sh
 . /usr/local/lib/lab-crash.sh
 setting 'deadlines.grace = 1' 'deadlines.look = 60' 'deadlines.verify = 90'; card_vm # a busy machine loses no GPU

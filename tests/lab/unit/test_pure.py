@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lab import (cache, drivers, frozen, images, kernels, mirror, options, packages, qemu, scenarios,
+from lab import (cache, drivers, frozen, images, kernels, lanes, mirror, options, packages, qemu, scenarios,
                  session, suite)
 from lab.cache import LabError, NoSuchBoot
 from lab.card import functions, hda, pci, server
@@ -512,6 +512,9 @@ class FakeGuest:
     def reset(self, *_: object) -> int:
         return 0
 
+    def kill(self) -> None:
+        pass
+
     def diagnose(self, into: Path) -> list[str]:
         (into / "frozen.log").write_text("all of it\n")
         return ["what says most"]
@@ -578,6 +581,87 @@ class Tier(unittest.TestCase):
         with contextlib.redirect_stdout(output), self.assertRaises(LabError):
             scenarios.run([one], Path("/nowhere"), mock.Mock(side_effect=LabError))
         self.assertEqual(output.getvalue(), "0 passed, 1 failed\n")
+
+
+class Lanes(unittest.TestCase):
+    """Several guests at a time."""
+
+    def results(self, run: Callable[..., int], lane_died: list[str]) -> tuple[object, str]:
+        """What three scenarios of one boot, two guests at a time, end in and print."""
+        FakeGuest.freezes, FakeGuest.boots = 0, 0
+        three = [scenarios.Scenario(Path(name), "", "fast", options.Options(), 1.0, "", False)
+                 for name in ("one.sh", "two.sh", "three.sh")]
+        output = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder, \
+                mock.patch("lab.session.Guest", FakeGuest), \
+                mock.patch.object(FakeGuest, "run", run), \
+                mock.patch.object(FakeGuest, "kill", lambda _: lane_died.append("killed")), \
+                mock.patch("lab.images.obtain"), contextlib.redirect_stdout(output):
+            try:
+                end: object = scenarios.run(three, Path(folder), lambda: None, guests=2)
+            except BaseException as error:
+                end = error
+        return end, output.getvalue()
+
+    def test_two_guests_run_at_once_and_share_what_waits(self) -> None:
+        both, met = threading.Barrier(2), []
+
+        def run(_: object, path: Path, *__: object) -> int:
+            if path.stem != "three":
+                both.wait(60)  # as long as it takes: alone, none passes
+                met.append(path.stem)
+            return 0
+
+        end, output = self.results(run, [])
+        self.assertEqual((end, FakeGuest.boots), (0, 2))
+        self.assertEqual(sorted(met), ["one", "two"])
+        self.assertTrue(output.endswith("3 passed, 0 failed\n"), output)
+
+    def test_a_signal_ends_the_guests_and_what_they_ran_is_no_result(self) -> None:
+        ended: list[str] = []
+
+        def run(_: object, path: Path, *__: object) -> int:
+            if path.stem == "one":
+                os.kill(os.getpid(), signal.SIGUSR1)
+            deadline = time.monotonic() + 60
+            while not ended and time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise GuestDied
+
+        def leave(*_: object) -> None:
+            raise SystemExit(138)
+
+        before = signal.signal(signal.SIGUSR1, leave)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        end, output = self.results(run, ended)
+        self.assertIsInstance(end, SystemExit)
+        self.assertTrue(ended)
+        self.assertEqual(output, "0 passed, 3 failed\n")
+
+    def test_what_the_lab_cannot_build_ends_both(self) -> None:
+        ended: list[str] = []
+
+        def run(_: object, path: Path, *__: object) -> int:
+            if path.stem == "one":
+                raise LookupError("a fault of the lab's own")
+            deadline = time.monotonic() + 60
+            while not ended and time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise GuestDied
+
+        end, output = self.results(run, ended)
+        self.assertIsInstance(end, LookupError)
+        self.assertEqual(output, "0 passed, 3 failed\n")
+
+    def test_the_boot_that_may_take_longest_is_the_first(self) -> None:
+        def scenario(name: str, cards: int, timeout: float) -> scenarios.Scenario:
+            return scenarios.Scenario(
+                Path(name), "", "fast", options.Options(cards=cards), timeout, "", False)
+
+        work = lanes.Work([scenario("a", 1, 600), scenario("b", 2, 600), scenario("c", 2, 700)])
+        first, second = work.boots()
+        self.assertEqual((first.cards, second.cards), (2, 1))
+        self.assertEqual([one.name for one in iter(lambda: work.take(first), None)], ["c", "b"])
 
 
 class Frozen(unittest.TestCase):

@@ -24,8 +24,11 @@ out() {
 home() {
 	task "$hook 111 pre-start; GPU_HANDOFF_TEST_KILL=$1 $hook 111 post-stop; [ \$? = 137 ]" || { said "is home after"; return 1; }
 	said "is on vfio-pci after"; survived "home $1"; }
-# every RUN MOMENT...: at these moments of every round that such a run has
-every() { _run=$1 _n=1; shift; while :; do for _moment; do $_run $_n:$_moment || return 0; done; _n=$((_n + 1)); done; }
+# every RUN MOMENT...: at these moments of every round that such a run has, or of each stride-th, from one on that is another each day
+every() {
+	_run=$1 _n=$(($(date +%s) / 86400 % ${stride:-1} + 1)); shift
+	[ "${stride:-1}" = 1 ] || say "$_run: act $_n, and each ${stride}rd one after it"
+	while :; do for _moment; do $_run $_n:$_moment || return 0; done; _n=$((_n + ${stride:-1})); done; }
 lost_none() {
 	dmesg | grep -e 'BUG:' -e 'Oops' -e 'WARNING:' && fail "the kernel complains"
 	say "$points points, 0 GPUs lost, the longest way home $most ms"
