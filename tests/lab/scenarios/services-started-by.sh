@@ -1,7 +1,7 @@
 #!/bin/sh
 # A service that a timer or a path unit starts is stopped with that, and both are as they were; one with Restart=always is, too; what is left of one that has failed, and of one in its pause before a restart, is not taken for a service that runs.
 # lab: --timeout 1200
-# tier: named
+# tier: full
 . /usr/local/lib/lab-home.sh
 units=/run/systemd/system
 service() { { printf '[Service]\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses\n'; printf '%s\n' "$@"; } >$units/lab-user.service; systemctl daemon-reload; }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The host's user space, and then the host, starts anew while a user's own service is stopped for a VM and DCGM has let the driver go: both have the GPU again, and it is home.
 # lab: --persist --timeout 1500
-# tier: named
+# tier: full
 . /usr/local/lib/lab-home.sh
 told() { journalctl -q -b -o cat -u gpu-handoff-recover.service; }
 his() { setpriv --reuid=1000 --regid=1000 --clear-groups env -i XDG_RUNTIME_DIR=/run/user/1000 systemctl --user "$@"; }

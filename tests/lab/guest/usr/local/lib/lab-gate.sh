@@ -1,9 +1,9 @@
 # What the gate scenarios do: `. /usr/local/lib/lab-gate.sh`, with $rounds, how often the GPU goes out and home beside the openers.
 . /usr/local/lib/lab-home.sh
 # Perl, for it takes an emulated processor a tenth of the time that Python takes: the openers are to be in the way, not the load.
-cat >/root/opener <<'END'
+cat >/usr/local/bin/opener <<'END'
 my ($path, $shut, $opened) = ($ARGV[0], 0, 0);
-until (-e "/root/enough") {
+until (-e "/tmp/enough") {
     if (sysopen my $node, $path, 2) { close $node; $opened++ } elsif ($! == 1) { $shut++ } # O_RDWR, EPERM
     select undef, undef, undef, 0.01;
 }
@@ -11,11 +11,14 @@ print "$opened $shut\n";
 END
 # opens NODE: what comes of an open of it
 opens() { perl -e 'print sysopen(my $node, $ARGV[0], 2) ? "open\n" : "$!\n"' "$1"; }
-mknod /root/elsewhere c 195 0; mknod /root/control c 195 255
+rm -f /tmp/enough; mknod /root/elsewhere c 195 0; mknod /root/control c 195 255
 setting 'way = "unbind"'
-perl /root/opener /dev/nvidia0 >/root/of-host & perl /root/opener /root/elsewhere >/root/of-node &
-systemd-run -q --unit opener -p DevicePolicy=closed -p "DeviceAllow=/dev/nvidia0 rwm" sh -c 'perl /root/opener /dev/nvidia0 >/root/of-unit'
-mkdir -p /sys/fs/cgroup/lxc/104/ns; sh -c 'echo $$ >/sys/fs/cgroup/lxc/104/ns/cgroup.procs; exec unshare -mp --fork perl /root/opener /root/elsewhere' >/root/of-container &
+perl /usr/local/bin/opener /dev/nvidia0 >/root/of-host & perl /usr/local/bin/opener /root/elsewhere >/root/of-node &
+systemd-run -q --unit opener -p DevicePolicy=closed -p "DeviceAllow=/dev/nvidia0 rwm" sh -c 'perl /usr/local/bin/opener /dev/nvidia0 >/root/of-unit'
+mkdir -p /etc/pve/lxc; printf 'arch: amd64\nunprivileged: 1\ndev0: /dev/nvidia0\nlxc.init.cmd: sh -c "perl /usr/local/bin/opener /dev/nvidia0 >/tmp/of-container"\n' >/etc/pve/lxc/104.conf
+within 60 0 pct start 104
+drm=$(find "$devices/$gpu/drm/" -maxdepth 1 -name 'renderD*' -printf '/dev/dri/%f\n') sound=$(find "$devices/$audio/sound/" -name 'controlC*' -printf '/dev/snd/%f\n' -quit)
+perl /usr/local/bin/opener "$drm" >/root/of-drm & perl /usr/local/bin/opener "$sound" >/root/of-sound &
 sleep 1; dmesg -C; n=0
 while [ $n -lt $rounds ]; do
 	gpu-handoff to_vfio --gpu "$gpu" >/root/said 2>&1 || { cat /root/said; fail "round $n: to_vfio"; }
@@ -25,13 +28,15 @@ while [ $n -lt $rounds ]; do
 	n=$((n + 1))
 done
 dmesg | grep -e "non-zero usage" && fail "an unbind has met a user"
-touch /root/enough; wait; wait_for 20 test -s /root/of-unit
-for of in host node unit container; do
+pct exec 104 -- touch /tmp/enough; touch /tmp/enough; wait; wait_for 20 test -s /root/of-unit; wait_for 20 test -s /run/lab-ct/104/upper/tmp/of-container
+cp /run/lab-ct/104/upper/tmp/of-container /root/
+for of in host node unit container drm sound; do
 	read -r opened shut </root/of-$of || fail "$of has ended early"
 	say "$of: opened $opened times, kept out $shut times"
 	[ "$opened" -gt 0 ] && [ "$shut" -gt 0 ] || fail "$of was never at the gate"
 done
-is "$(opens /dev/nvidia0)" open "afterwards"
+is "$(opens /dev/nvidia0)" open "afterwards"; has_ended() { [ "$(pct status 104)" = "status: stopped" ]; }
+wait_for 20 has_ended; rm /etc/pve/lxc/104.conf
 
 say "a run that is killed, at 20 moments of both ways"
 for pause in 0.05 0.1 0.15 0.2 0.25 0.3 0.35 0.4 0.5 0.6; do for way in to_vfio to_nvidia; do

@@ -2,8 +2,11 @@
 
 The containers are Debian's own LXC's, in the cgroup /lxc/CTID/ns as pve-container has it, with namespaces, a device program and a
 /dev of their own whose nodes are made from `devN` and `lxc.mount.entry`. Their files are the guest's own below an overlay (lab: no
-rootfs), they are privileged, and run `lxc.init.cmd`, or nothing that would hold a device. `lxc.init.cmd: systemd` runs Debian's
-systemd with the units of /etc/lab/ct/CTID, and nothing else.
+rootfs), and run `lxc.init.cmd`, or nothing that would hold a device. `lxc.init.cmd: systemd` runs Debian's
+systemd with the units of /etc/lab/ct/CTID, and nothing else. `unprivileged: 1` gives them Proxmox's map of ids, and nodes that are
+bound from a tmpfs of the host's [CT lxc-pve-prestart-hook, lxc-pve-autodev-hook]; the files of its root are nobody's then.
+`entrypoint` and `env` are what a container has that was made from an OCI image [CT LXC/Create.pm restore_oci_archive]: its program
+is the container's first process, and is asked to end by the image's signal.
 """
 
 import contextlib
@@ -11,6 +14,7 @@ import glob
 import os
 import re
 import shutil
+import stat
 import subprocess
 import time
 
@@ -24,6 +28,7 @@ LOCKS = "/run/lock/lxc"
 CGROUP = "/sys/fs/cgroup/lxc"
 INIT = "/usr/local/lib/labpve/container_init.py"
 FILES = "/run/lab-ct"      # of each container: what it has changed, its root, its nodes' numbers
+SHIFT = 100000             # the first of an unprivileged container's ids
 SYSTEMD = "/usr/lib/systemd/systemd --unit=lab-ct.target"
 
 
@@ -141,10 +146,26 @@ def _wait_gone(ctid, seconds):
     return True
 
 
-def lxc_config(ctid, config, init):
+def passthrough(ctid, numbers):
+    """The nodes of an unprivileged container, which may make none: with its ids, where it can bind them from."""
+    folder = f"{FILES}/{ctid}/passthrough"
+    os.makedirs(folder, exist_ok=True)
+    subprocess.run(["umount", "-q", folder], check=False)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "passthrough", folder], check=True)
+    for path, number in numbers.items():
+        os.makedirs(os.path.dirname(folder + path), exist_ok=True)
+        os.mknod(folder + path, stat.S_IFCHR | 0o666, number)
+        os.chmod(folder + path, 0o666)
+        os.chown(folder + path, SHIFT, SHIFT)
+
+
+def lxc_config(ctid, config, init, halt):
     """What pve-container makes of a config [CT LXC.pm, update_lxc_config]."""
     devices = [path for path in config.devices() if os.path.exists(path)]
     numbers = {path: os.stat(path).st_rdev for path in devices}
+    mapped = config.values.get("unprivileged") == "1"
+    if mapped:
+        passthrough(ctid, numbers)
     with open(f"{FILES}/{ctid}/nodes", "w", encoding="ascii") as file:
         file.writelines(f"{path} {number}\n" for path, number in numbers.items())
     lines = [
@@ -152,7 +173,7 @@ def lxc_config(ctid, config, init):
         "lxc.cgroup.dir.container.inner = ns", "lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed", "lxc.autodev = 1",
         "lxc.tty.max = 0", "lxc.pty.max = 16", "lxc.net.0.type = empty", f"lxc.uts.name = {config.values.get('hostname', f'CT{ctid}')}",
         f"lxc.rootfs.path = {FILES}/{ctid}/root", f"lxc.init.cmd = {init}", f"lxc.hook.autodev = {INIT} nodes {ctid}",
-        f"lxc.signal.halt = {'SIGRTMIN+3' if init == SYSTEMD else 'SIGPWR'}", "lxc.cgroup2.devices.deny = a",
+        f"lxc.signal.halt = {halt}", *(f"lxc.idmap = {kind} 0 {SHIFT} 65536" for kind in "ug" if mapped), "lxc.cgroup2.devices.deny = a",
         *(f"lxc.cgroup2.devices.allow = c {number} rwm" for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:*", "136:*", "4:*")),
         *(f"lxc.cgroup2.devices.allow = c {os.major(n)}:{os.minor(n)} rwm" for n in numbers.values()),
         *(f"lxc.cgroup2.devices.allow = {value}" for value in config.lxc_values("lxc.cgroup2.devices.allow")),
@@ -171,16 +192,21 @@ def run(ctid):
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o",
                     f"lowerdir=/,upperdir={FILES}/{ctid}/upper,workdir={FILES}/{ctid}/work", root], check=True)
     command = (config.lxc_values("lxc.init.cmd") or ["sleep infinity"])[0]
-    init = SYSTEMD if command == "systemd" else f"{INIT} run {command}"
+    init, halt = f"{INIT} run {command}", "SIGPWR"
+    if command == "systemd":
+        init, halt = SYSTEMD, "SIGRTMIN+3"
+    if "entrypoint" in config.values:
+        init, halt = config.values["entrypoint"], (config.lxc_values("lxc.signal.halt") or ["SIGTERM"])[0]
     units = f"{root}/etc/systemd/system"
     with open(f"{units}/lab-ct.target", "w", encoding="ascii") as file:
         wanted = " ".join(sorted(os.listdir(f"/etc/lab/ct/{ctid}"))) if os.path.isdir(f"/etc/lab/ct/{ctid}") else ""
         file.write(f"[Unit]\nDefaultDependencies=no\nWants={wanted}\n")
     for path in glob.glob(f"/etc/lab/ct/{ctid}/*"):
         shutil.copy(path, units)
-    lxc_config(ctid, config, init)
+    lxc_config(ctid, config, init, halt)
     subprocess.run(["lxc-start", "-F", "-n", str(ctid)], stdin=subprocess.DEVNULL, check=False)
     subprocess.run(["umount", "-l", root], check=False)
+    subprocess.run(["umount", "-q", "-l", f"{FILES}/{ctid}/passthrough"], check=False)
     exec_hookscript(config, ctid, "post-stop")      # lxc-pve-poststop-hook, inside the unit
     return 0
 
