@@ -29,6 +29,7 @@ use crate::execute::programs::{failed, switch};
 use crate::execute::renew_nodes;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question, close_those};
+use crate::host::displays;
 use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
 use crate::host::snapshot::{Snapshot, is_on_vfio};
@@ -224,10 +225,7 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         Act::StopUnit { name } => switch(root, name, Verb::Stop)?,
         Act::StartUnit { name } => switch(root, name, Verb::Start)?,
         Act::RestartUnit { name } => switch(root, name, Verb::Restart)?,
-        Act::SetConsole { name, bound } => {
-            let flag = if *bound { "1" } else { "0" };
-            write_sysfs(root, &format!("/sys/class/vtconsole/{name}/bind"), flag)?;
-        }
+        Act::SetConsole { name, bound } => set_console(root, name, *bound)?,
         Act::SetPlatform { device, driver, bound } => {
             let file = if *bound { "bind" } else { "unbind" };
             write_sysfs(root, &format!("/sys/bus/platform/drivers/{driver}/{file}"), device)?;
@@ -422,6 +420,26 @@ fn write_sysfs(root: &Root, path: &str, text: &str) -> Result<(), ActError> {
     write().map_err(|e| ActError::Failed(format!("writing {:?} to {path}: {e}", text.trim_end())))
 }
 
+/// Has a driver draw the consoles, or let go of them.
+///
+/// The kernel binds one in the place of the system's own, "(S)", and where there is no such one it does nothing and says
+/// nothing (linux, drivers/tty/vt/vt.c, vt_bind). So it is where VGA's console was there before the first framebuffer: the
+/// dummy that took its place is a modular one (drivers/pci/vgaarb.c, vga_remove_vgacon). That one is told to let go instead,
+/// which binds the first other one (vt.c, do_unbind_con_driver).
+fn set_console(root: &Root, name: &str, bound: bool) -> Result<(), ActError> {
+    let set = |name: &str, flag| write_sysfs(root, &format!("/sys/class/vtconsole/{name}/bind"), flag);
+    if !bound {
+        return set(name, "0");
+    }
+    set(name, "1")?;
+    let all = displays::consoles(root).unwrap_or_default();
+    if all.iter().any(|c| c.name == name && c.bound) {
+        return Ok(());
+    }
+    let dummy = all.iter().find(|c| c.bound && c.what == "dummy device");
+    dummy.map_or(Ok(()), |dummy| set(&dummy.name, "0"))
+}
+
 /// Loads a module with what it needs. Where that fails it is told apart whether a device did not let itself be bound or the
 /// module is at fault: missing, not signed, of another kernel.
 fn load_module(root: &Root, name: &str) -> Result<(), ActError> {
@@ -506,6 +524,30 @@ mod tests {
                         .ends_with("'mknod -m 600 /dev/vfio/21 c 242 3' makes it again")
                 ),
             }
+        }
+    }
+
+    #[test]
+    fn a_console_that_the_kernel_does_not_bind_is_bound_by_taking_the_dummy_off() {
+        for (taken, dummy_after) in [(false, "0\n"), (true, "1\n")] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = |path: &str| dir.path().join("sys/class/vtconsole").join(path);
+            for (path, text) in [
+                ("vtcon0/name", "(M) frame buffer device\n"),
+                ("vtcon1/name", "(M) dummy device\n"),
+                ("vtcon1/bind", "1\n"),
+            ] {
+                std::fs::create_dir_all(file(path).parent().unwrap()).unwrap();
+                std::fs::write(file(path), text).unwrap();
+            }
+            let bind = file("vtcon0/bind");
+            match taken {
+                true => std::fs::write(bind, "0\n").unwrap(),
+                // What is written to it changes nothing, and is no error.
+                false => std::os::unix::fs::symlink("/dev/null", bind).unwrap(),
+            }
+            set_console(&Root::at(dir.path()), "vtcon0", true).unwrap();
+            assert_eq!(std::fs::read_to_string(file("vtcon1/bind")).unwrap(), dummy_after);
         }
     }
 

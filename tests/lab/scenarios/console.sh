@@ -1,8 +1,8 @@
 #!/bin/sh
-# A console on the only card: it is taken off, the ways in that remain are said, and it is back at home; by both ways out.
+# A console on the only card: it is taken off, the ways in that remain are said, and it is back at home; by both ways out, and where the start is undone or killed before anything else was done.
 # tier: full
 # lab: --stub nvidia-drm.fbcon_pin=1
-. /usr/local/lib/lab-card.sh
+. /usr/local/lib/lab-home.sh
 consoles() { grep -H . /sys/class/vtconsole/*/name /sys/class/vtconsole/*/bind; cat /proc/fb; }
 fbcon_is_on() { for v in $(grep -l 'frame buffer' /sys/class/vtconsole/*/name); do grep -q 1 "${v%name}bind" && return; done; false; }
 card_vm
@@ -19,4 +19,7 @@ for way in unload unbind; do
 	within 90 0 qm stop 111
 	at_home "after $way"
 	is "$(consoles)" "$before" "consoles and framebuffers"
+	is_off() { ! fbcon_is_on; }
+	undone "$way" is_off; is "$(consoles)" "$before" "consoles and framebuffers, undone"
+	killed "$way" is_off; is "$(consoles)" "$before" "consoles and framebuffers, killed"
 done

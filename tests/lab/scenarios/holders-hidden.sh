@@ -34,6 +34,25 @@ for try in 1 2 3 4 5; do
 done
 rm -f /root/enough
 
+# unseen WHAT: a python on standard input has it open where no descriptor shows it: the driver's own count does
+unseen() {
+	rm -f /root/unseen; python3 - >/root/unseen & pid=$!
+	wait_for 30 grep -q open /root/unseen; say "$1: descriptors of it that are to be seen: $(find "/proc/$pid/fd" -lname '/dev/nvidia*' | wc -l)"
+	refused "$1"; said "module nvidia is in use beyond what can be seen (1 more than"; kill $pid; wait $pid 2>/dev/null; free "after $1"; }
+unseen "a descriptor on its way through a socket" <<'END'
+import os, socket, time
+here, there = socket.socketpair()
+node = os.open("/dev/nvidia0", os.O_RDWR)
+socket.send_fds(here, [b"x"], [node]); os.close(node); print("open", flush=True); time.sleep(600)
+END
+unseen "a file that an io_uring has" <<'END'
+import ctypes, os, time
+call, parameters = ctypes.CDLL(None).syscall, ctypes.create_string_buffer(120)
+ring, node = call(425, 4, parameters), os.open("/dev/nvidia0", os.O_RDWR) # io_uring_setup
+if ring < 0 or call(427, ring, 2, (ctypes.c_int * 1)(node), 1): raise SystemExit("io_uring_register") # IORING_REGISTER_FILES
+os.close(node); print("open", flush=True); time.sleep(600)
+END
+
 say "a name of the node and no use of it (O_PATH)"
 python3 -c 'import os, time; os.open("/dev/nvidia0", os.O_PATH); print("open", flush=True); time.sleep(600)' >/root/path & pid=$!
 wait_for 30 grep -q open /root/path

@@ -40,24 +40,20 @@ end_qemu() { _qemu=$(cat /run/qemu-server/111.pid); kill -"$1" "$_qemu"; wait_fo
 watcher() { systemctl show -P MainPID $watch; }
 # begun: when the way home was last begun by systemd
 begun() { journalctl -q -b -o short-monotonic UNIT=$home MESSAGE_ID=$STARTING | tail -n 1 | sed 's/^\[ *\([0-9]*\)\.\([0-9][0-9]\).*/\1\2/'; }
-# hook_pids PHASE: the hook of our VM in that phase, as Proxmox has called it
-hook_pids() { for _p in $(pgrep -x gpu-handoff); do tr '\0' ' ' <"/proc/$_p/cmdline" 2>/dev/null | grep -q " 111 $1 \$" && echo "$_p"; done; }
-# killed WHAT CONDITION...: a start whose hook is killed as soon as that holds; nobody does anything about it, and all comes home
-killed() {
-	_what=$1; shift; qm start 111 >/root/said 2>&1 & _start=$!
-	wait_for 60 "$@"; _hooks=$(hook_pids pre-start); [ -n "$_hooks" ] || fail "$_what: no hook is there any more"
-	for _p in $_hooks; do kill -KILL "$_p"; done; wait $_start; _rc=$?; cat /root/said
-	[ $_rc -ne 0 ] || fail "$_what: the start did not fail"; comes_home 120 "$_what, killed"; }
-# undone WHAT CONDITION...: a start in which somebody comes as soon as that holds, and stays: all that was done is undone
+# halfway WHAT CONDITION...: a start that is halted when all users of the GPU have been stopped, and that holds; $_hooks goes on then
+halfway() {
+	_of=$1; shift; qm start 111 >/root/said 2>&1 & _start=$!
+	_hooks=$(/usr/local/lib/lab-when "$gpu") || fail "$_of: the start was not halted"
+	"$@" || fail "$_of: by then it is not so: $*"; }
+has_failed() { wait $_start; _rc=$?; cat /root/said; [ $_rc -ne 0 ] || fail "$_of: the start did not fail"; }
+# killed WHAT CONDITION...: the hook of such a start is killed; nobody does anything about it, and all comes home
+killed() { halfway "$@"; kill -KILL $_hooks; has_failed; comes_home 120 "$_of, killed"; }
+# undone WHAT CONDITION...: somebody comes in such a start, and stays: all that was done is undone
 undone() {
-	_what=$1; shift; mknod /root/late c 195 0 2>/dev/null; echo 'gate = "off"' >/etc/gpu-handoff/conf.d/late.toml
-	rm -f /run/lab-go; python3 -IS -c 'import os, time
-while not os.path.exists("/run/lab-go"): time.sleep(0.01)
-held = os.open("/root/late", os.O_RDWR); time.sleep(120)' >/run/lab-late.out 2>&1 & _late=$!
-	{ wait_for 60 "$@"; : >/run/lab-go; } & _sign=$!
-	qm start 111 >/root/said 2>&1; _rc=$?; cat /root/said
-	rm /etc/gpu-handoff/conf.d/late.toml; kill $_late 2>/dev/null; wait $_late 2>/dev/null; wait $_sign
-	cat /run/lab-late.out; [ $_rc -ne 0 ] || fail "$_what: the start did not fail"; comes_home 60 "$_what, undone"; }
+	mknod /root/late c 195 0 2>/dev/null; echo 'gate = "off"' >/etc/gpu-handoff/conf.d/late.toml
+	halfway "$@"; hold /root/late >/run/lab-late.out 2>&1 & _late=$!; wait_for 20 grep -q holding /run/lab-late.out
+	kill -CONT $_hooks; has_failed; kill $_late; wait $_late 2>/dev/null; rm /etc/gpu-handoff/conf.d/late.toml
+	comes_home 60 "$_of, undone"; }
 # fails WHAT COMMAND...: a start fails after pre-start, nobody calls us, and the way home begins when the VM's lock is let go
 fails() {
 	_what=$1; shift; rm -f /root/released; _last=$(begun)
