@@ -4,19 +4,47 @@
 //! as well, only nobody watches it.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
 use crate::base::program::{ask, ask_to};
+use crate::base::systemd_socket::{Failure, MANAGER, SOCKET, call};
+use crate::base::text::{foreign, one_line};
 use crate::base::vmid::VmId;
 
 /// How long systemd gets for an answer.
 const WITHIN: Duration = Duration::from_secs(5);
 
+/// The interface by which properties are read (D-Bus Specification, "Standard Interfaces").
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
 /// Whether systemd is the host's init (sd_booted(3)).
 pub fn is_there() -> bool {
     Path::new("/run/systemd/system").exists()
+}
+
+/// Has systemd do something to a unit and does not wait for that: a method with the unit's name and how the job counts beside
+/// others, where there is one (`systemctl` calls the same with "replace": systemd, src/systemctl/systemctl-start-unit.c).
+/// Where it cannot be asked over its socket, `systemctl` asks it.
+fn have(method: &str, args: &[&str], words: &[&str]) -> Result<(), String> {
+    let end = Instant::now() + WITHIN;
+    match call(Path::new(SOCKET), MANAGER, method, args, WITHIN) {
+        Ok(_) => Ok(()),
+        Err(Failure::Refused(why)) => Err(foreign(&one_line(&why))),
+        Err(Failure::Silent) => Err(no_answer()),
+        Err(Failure::Cannot(why)) => ask_to(words, in_its_place(&why, end)),
+    }
+}
+
+/// How long `systemctl` gets, which asks in our place.
+fn in_its_place(why: &str, end: Instant) -> Duration {
+    debug!("systemctl asks systemd, which cannot be asked over {SOCKET}: {why}");
+    end.saturating_duration_since(Instant::now())
+}
+
+fn no_answer() -> String {
+    format!("systemd gave no answer within {} s", WITHIN.as_secs())
 }
 
 /// Asks for the watcher of a VM's GPU to be started anew: one that is waiting already would not know of this handoff.
@@ -29,7 +57,8 @@ pub fn watch(vmid: VmId) -> Result<(), String> {
         return Err("systemd is not running".to_owned());
     }
     let unit = format!("gpu-handoff-watch@{vmid}.service");
-    ask_to(&["systemctl", "restart", "--no-block", &unit], WITHIN)
+    let words = ["systemctl", "restart", "--no-block", &unit];
+    have("RestartUnit", &[&unit, "replace"], &words)
 }
 
 /// What stands between who asks and a VM's number in the name of an instance of `gpu-handoff-tell@.service`.
@@ -47,7 +76,8 @@ pub fn tell(abandoned: Option<VmId>) -> Result<(), String> {
     }
     let about = abandoned.map_or(String::new(), |vmid| format!("{ABANDONED}{vmid}"));
     let unit = format!("gpu-handoff-tell@{}{about}.service", std::process::id());
-    ask_to(&["systemctl", "start", "--no-block", &unit], WITHIN)
+    let words = ["systemctl", "start", "--no-block", &unit];
+    have("StartUnit", &[&unit, "replace"], &words)
 }
 
 /// Runs the unit that brings a VM's GPU home, to its end. Whether it ended well.
@@ -64,18 +94,28 @@ pub fn home(vmid: VmId, within: Duration) -> Result<bool, String> {
 pub fn is_home(vmid: VmId) {
     if is_there() {
         let unit = format!("gpu-handoff-home@{vmid}.service");
-        let _ = ask(&["systemctl", "reset-failed", &unit], WITHIN);
+        let _ = have("ResetFailedUnit", &[&unit], &["systemctl", "reset-failed", &unit]);
     }
 }
 
 /// Whether the host is shutting down: systemd's state is then "stopping", from the moment the shutdown is asked for
-/// (systemctl(1), is-system-running; systemd, src/core/manager.c, manager_state).
+/// (systemctl(1), is-system-running, which asks for the same property: systemd, src/systemctl/systemctl-is-system-running.c;
+/// src/core/manager.c, manager_state).
 pub fn is_shutting_down() -> bool {
     if !is_there() {
         return false;
     }
-    match ask(&["systemctl", "is-system-running"], WITHIN) {
-        Ok((_, state)) => state.trim() == "stopping",
+    let end = Instant::now() + WITHIN;
+    let state = match call(Path::new(SOCKET), PROPERTIES, "Get", &[MANAGER, "SystemState"], WITHIN) {
+        Ok(state) => Ok(state),
+        Err(Failure::Silent) => Err(no_answer()),
+        Err(Failure::Refused(why) | Failure::Cannot(why)) => {
+            let words = ["systemctl", "is-system-running"];
+            ask(&words, in_its_place(&why, end)).map(|(_, state)| state)
+        }
+    };
+    match state {
+        Ok(state) => state.trim() == "stopping",
         Err(why) => {
             debug!("whether the host is shutting down is not known: {why}");
             false
