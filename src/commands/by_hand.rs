@@ -85,7 +85,7 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
     if !claimed.is_empty() {
         return Err(Refusal(claimed).into());
     }
-    let plan = host.plan_home(&part.comes, &records, end)?;
+    let plan = host.plan_home(&part.comes, &records, Some(snapshot), end)?;
     match guard {
         Some(guard) => {
             host.execute(&guard, record, part.stays, &plan, end)?;

@@ -177,7 +177,7 @@ fn free_one(
         return Ok(None);
     }
     // What was unloaded comes back all the same.
-    let plan = host.plan_home(&record, std::slice::from_ref(&record), end)?;
+    let plan = host.plan_home(&record, std::slice::from_ref(&record), None, end)?;
     Executor::new(&mut host.kernel, guard, record, None, end).execute(&plan)?;
     Ok(Some(left.join("; ")))
 }
@@ -294,7 +294,7 @@ fn ask_cards(host: &mut Session, snapshot: &mut Snapshot, gpus: &[PciAddr]) -> R
 
 /// Binds it as a way home does, without what that does where a bind fails: nobody has had it.
 fn bind(host: &mut Session, guard: &Guard, record: &Record, end: Duration) -> Result<(), Error> {
-    let mut plan = host.plan_home(record, std::slice::from_ref(record), end)?;
+    let mut plan = host.plan_home(record, std::slice::from_ref(record), None, end)?;
     for step in &mut plan.steps {
         step.rungs.truncate(1);
     }

@@ -337,6 +337,6 @@ fn post_stop(host: &mut Session, vmid: VmId) -> Result<(), Error> {
         let addrs = join(stays.taken.iter().map(|t| t.addr));
         info!("VM {vmid} post-stop: {addrs} stays away, another VM runs or is starting with it");
     }
-    let plan = host.plan_home(&part.comes, &records, end)?;
+    let plan = host.plan_home(&part.comes, &records, Some(snapshot), end)?;
     host.execute(&guard, record.clone(), part.stays, &plan, end)
 }

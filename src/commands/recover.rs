@@ -216,7 +216,7 @@ fn settle(
     }
     host.budgets = record.budgets.clone();
     let end = host.kernel.now() + host.budgets.way_home;
-    let plan = host.plan_home(&comes, records, end)?;
+    let plan = host.plan_home(&comes, records, Some(snapshot), end)?;
     let Some(guard) = guard else {
         return Ok(Some("stranded; it would be brought home".to_owned()));
     };

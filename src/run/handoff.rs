@@ -37,6 +37,11 @@ use crate::state::store::Guard;
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
 const HOLDER_POLL: Duration = Duration::from_millis(500);
 
+/// How old a look may be that a plan is made from without another one: it is as old anyway when the plan's first act is done, on a
+/// host that is slow to read, and each act looks again at what it depends on. Proxmox's files, which are read in between, may
+/// take longer than that.
+const NEWS: Duration = Duration::from_secs(1);
+
 impl Session {
     /// The plan of a way out from a snapshot, which is completed with the details of what moves and with what modprobe
     /// says.
@@ -250,15 +255,26 @@ impl Session {
         Ok((planned?, seen))
     }
 
-    /// The plan of a way home. A guest that is just ending is waited for.
+    /// The plan of a way home. A guest that is just ending is waited for. `seen`: what the last look has shown, of the same
+    /// records, where nothing was done since; the host is read again where that is no news any more.
     ///
     /// # Errors
     /// A refusal: somebody uses a device, or does not end in time.
-    pub fn plan_home(&mut self, record: &Record, records: &[Record], end: Duration) -> Result<Plan, Error> {
+    pub fn plan_home(
+        &mut self,
+        record: &Record,
+        records: &[Record],
+        seen: Option<Snapshot>,
+        end: Duration,
+    ) -> Result<Plan, Error> {
         say_broken_off(record);
         let record = owners::without_what_others_have(record, records);
+        let mut seen = seen.filter(|_| self.kernel.now().saturating_sub(self.looked) < NEWS);
         loop {
-            let mut snapshot = self.look(records)?;
+            let mut snapshot = match seen.take() {
+                Some(snapshot) => snapshot,
+                None => self.look(records)?,
+            };
             self.ask(&mut snapshot, &record.functions(), self.budgets.look)?;
             snapshot.containers = self.running_containers();
             let refusal = match home::plan(&snapshot, &record) {

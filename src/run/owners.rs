@@ -302,7 +302,7 @@ impl Session {
     /// Brings a part of a record home, in the time that its way home may take. The whole record stays on file until it is.
     fn part_home(&mut self, guard: &Guard, record: &Record, part: &Part, records: &[Record]) -> Result<(), Error> {
         let end = self.kernel.now() + record.budgets.way_home;
-        let plan = self.plan_home(&part.comes, records, end)?;
+        let plan = self.plan_home(&part.comes, records, None, end)?;
         self.execute(guard, record.clone(), part.stays.clone(), &plan, end)
     }
 

@@ -46,6 +46,8 @@ pub struct Session {
     pub caller: Option<Process>,
     /// Calls of others that have been there for longer than a moment, as of the last look.
     pub(crate) lasting: Vec<StuckCall>,
+    /// When that look was over.
+    pub(crate) looked: Duration,
 }
 
 impl Session {
@@ -63,6 +65,7 @@ impl Session {
             settings: Settings::default(),
             caller: None,
             lasting: Vec::new(),
+            looked: Duration::ZERO,
         }
     }
 
@@ -220,10 +223,8 @@ impl Session {
             },
         })?;
         self.lasting = snapshot.calls.iter().filter(|c| c.lasts).cloned().collect();
-        debug!(
-            "the host was read in {}",
-            millis(self.kernel.now().saturating_sub(start))
-        );
+        self.looked = self.kernel.now();
+        debug!("the host was read in {}", millis(self.looked.saturating_sub(start)));
         Ok(snapshot)
     }
 
