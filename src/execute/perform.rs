@@ -310,7 +310,8 @@ fn prove_free(
     let begun = Instant::now();
     let mut clean_before = false;
     loop {
-        let snapshot = snapshot::read_uses(root).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
+        let snapshot =
+            snapshot::read_uses_of(root, addrs).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
         let looked = now();
         let patient = begun.elapsed() < PATIENCE;
         let mut reasons = users::use_of(&snapshot, addrs);

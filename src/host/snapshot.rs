@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::pci::{PciAddr, PciSlot, VENDOR_NVIDIA};
+use crate::base::pci::{PciAddr, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex};
 use crate::base::process::ancestors;
 use crate::base::root::Root;
 use crate::base::sets::{IntoSet as _, in_order};
@@ -190,7 +190,7 @@ pub fn read(root: &Root, stuck: &[PciAddr]) -> io::Result<Snapshot> {
         None => stuck_calls::scan(root)?,
     };
     let is_at = |addr| calls.iter().any(|c| c.at.contains(&addr));
-    let mut snapshot = read_except(root, |addr| stuck.contains(&addr) || is_at(addr))?;
+    let mut snapshot = read_except(root, &|addr| stuck.contains(&addr) || is_at(addr))?;
     snapshot.calls = calls;
     match told {
         Some(told) => told.put_into(&mut snapshot),
@@ -255,71 +255,118 @@ impl Told {
     }
 }
 
-/// As [`read`], without the attributes that can block: enough to see who uses what, whatever is stuck.
+/// Who uses what, and no more of the host than that depends on: as [`read`], without the attributes that can block, so that it
+/// is seen whatever is stuck.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_uses(root: &Root) -> io::Result<Snapshot> {
-    read_except(root, |_| true)
+    let mut snapshot = read_devices(root, &|_| true, &|_| true)?;
+    read_users(root, &mut snapshot)?;
+    Ok(snapshot)
+}
+
+/// The same of these functions: what else a holder has is shown as far as it counts for them, so that nothing is to be made of
+/// what it has not.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_uses_of(root: &Root, addrs: &[PciAddr]) -> io::Result<Snapshot> {
+    let mut snapshot = read_devices(root, &|addr| addrs.contains(&addr) || counts(root, addr), &|_| true)?;
+    read_users(root, &mut snapshot)?;
+    Ok(snapshot)
+}
+
+/// The drivers of GPUs and of what is on their cards whose modules count who uses any device of theirs.
+pub(crate) const COUNTED: [&str; 3] = ["nvidia", "snd_hda_intel", "nvidia-gpu"];
+
+/// Whether who uses a function counts for others too: all of NVIDIA's, and what has a driver whose count is of all its devices
+/// together, such as the host's own sound.
+fn counts(root: &Root, addr: PciAddr) -> bool {
+    let dir = format!("/sys/bus/pci/devices/{addr}");
+    let driver = root.link_name(format!("{dir}/driver"));
+    if driver.is_some_and(|driver| COUNTED.contains(&driver.as_str())) {
+        return true;
+    }
+    let vendor = root.line(format!("{dir}/vendor"));
+    vendor.and_then(|t| parse_sysfs_hex(&t)) == Some(u32::from(VENDOR_NVIDIA))
 }
 
 /// Whether the drivers of all of NVIDIA's functions count their users, and the kernel says so: VFIO's groups by themselves.
 fn are_counted(snapshot: &Snapshot) -> bool {
-    const COUNTING: [&str; 5] = ["nvidia", "snd_hda_intel", "vfio-pci", "xhci_hcd", "nvidia-gpu"];
-    let counts = |f: &Function| f.driver.as_deref().is_none_or(|driver| COUNTING.contains(&driver));
+    const BESIDE: [&str; 2] = [VFIO_PCI, "xhci_hcd"];
+    let counts = |f: &Function| {
+        let is_in = |driver: &str| COUNTED.contains(&driver) || BESIDE.contains(&driver);
+        f.driver.as_deref().is_none_or(is_in)
+    };
     let of_nvidia = |f: &&Function| f.vendor == VENDOR_NVIDIA;
     snapshot.modules.iter().all(|module| module.refs.is_some())
         && snapshot.functions.iter().filter(of_nvidia).all(counts)
 }
 
-fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
-    let mut functions = Vec::new();
-    for name in root.names("/sys/bus/pci/devices")? {
-        let Ok(addr) = name.parse::<PciAddr>() else {
-            continue;
-        };
-        if let Some(function) = read_function(root, addr, stuck(addr)) {
-            functions.push(function);
-        }
-    }
-    let functions = in_order(functions.into_iter(), |f: &Function| f.addr);
-    let modules = parse_modules(&root.text("/proc/modules").unwrap_or_default());
-    let nvidia = nvidia::read(root)?;
-    let mut snapshot = Snapshot {
-        functions,
-        modules,
-        nvidia,
-        vms: read_vms(root)?,
-        iommu: !root.names("/sys/class/iommu")?.is_empty(),
-        vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
-        consoles: displays::consoles(root)?,
-        signatures: Signatures::read(root),
-        serial: displays::serial(root),
-        ..Snapshot::default()
-    };
+fn read_except(root: &Root, stuck: &dyn Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
+    let mut snapshot = read_devices(root, &|_| true, stuck)?;
+    snapshot.iommu = !root.names("/sys/class/iommu")?.is_empty();
+    snapshot.vfio_pci = root.exists("/sys/bus/pci/drivers/vfio-pci");
+    snapshot.consoles = displays::consoles(root)?;
+    snapshot.signatures = Signatures::read(root);
+    snapshot.serial = displays::serial(root);
+    snapshot.vms = read_vms(root)?;
     snapshot.framebuffers = displays::framebuffers(root, &snapshot.functions);
-    snapshot.usb = snapshot
-        .usb_controllers()
-        .flat_map(|addr| usb::in_use(root, addr))
-        .collect();
-    let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
-    let mut nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
-    nodes.are_counted = are_counted(&snapshot);
-    let scan = holders::scan(root, &Arc::new(nodes))?;
-    snapshot.holders = scan.holders;
-    // A QEMU that somebody has started by hand is where he was, and that VM's all the same.
-    for holder in &mut snapshot.holders {
-        let is_its = |vm: &&RunningVm| i32::try_from(vm.process.pid) == Ok(holder.pid);
-        if let Some(vm) = snapshot.vms.iter().find(is_its) {
-            holder.belongs_to = Belongs::Vm(vm.vmid);
-        }
-    }
+    read_users(root, &mut snapshot)?;
     snapshot.desktop = Desktop::read(root);
     let callers = ancestors(root, std::process::id());
     snapshot.callers = callers.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
     for belongs_to in snapshot.callers.iter().map(|pid| Belongs::of(root, *pid)) {
         if !snapshot.called_from.contains(&belongs_to) {
             snapshot.called_from.push(belongs_to);
+        }
+    }
+    Ok(snapshot)
+}
+
+/// The functions that are wanted, the modules, and what NVIDIA's driver says.
+fn read_devices(
+    root: &Root,
+    is_wanted: &dyn Fn(PciAddr) -> bool,
+    stuck: &dyn Fn(PciAddr) -> bool,
+) -> io::Result<Snapshot> {
+    let mut functions = Vec::new();
+    for name in root.names("/sys/bus/pci/devices")? {
+        let Some(addr) = name.parse::<PciAddr>().ok().filter(|addr| is_wanted(*addr)) else {
+            continue;
+        };
+        if let Some(function) = read_function(root, addr, stuck(addr)) {
+            functions.push(function);
+        }
+    }
+    Ok(Snapshot {
+        functions: in_order(functions.into_iter(), |f: &Function| f.addr),
+        modules: parse_modules(&root.text("/proc/modules").unwrap_or_default()),
+        nvidia: nvidia::read(root)?,
+        ..Snapshot::default()
+    })
+}
+
+/// Who uses the functions that were read.
+fn read_users(root: &Root, snapshot: &mut Snapshot) -> io::Result<()> {
+    snapshot.usb = snapshot
+        .usb_controllers()
+        .flat_map(|addr| usb::in_use(root, addr))
+        .collect();
+    let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
+    let mut nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
+    nodes.are_counted = are_counted(snapshot);
+    let scan = holders::scan(root, &Arc::new(nodes))?;
+    snapshot.holders = scan.holders;
+    if !snapshot.holders.is_empty() && snapshot.vms.is_empty() {
+        snapshot.vms = read_vms(root)?;
+    }
+    // A QEMU that somebody has started by hand is where he was, and that VM's all the same.
+    for holder in &mut snapshot.holders {
+        let is_its = |vm: &&RunningVm| i32::try_from(vm.process.pid) == Ok(holder.pid);
+        if let Some(vm) = snapshot.vms.iter().find(is_its) {
+            holder.belongs_to = Belongs::Vm(vm.vmid);
         }
     }
     snapshot.ending = scan.ending;
@@ -331,7 +378,7 @@ fn read_except(root: &Root, stuck: impl Fn(PciAddr) -> bool) -> io::Result<Snaps
         let refs = now.iter().find(|m| m.name == module.name).and_then(|m| m.refs);
         module.refs = module.refs.min(refs);
     }
-    Ok(snapshot)
+    Ok(())
 }
 
 pub(crate) fn is_on_vfio(snapshot: &Snapshot, addr: PciAddr) -> bool {
@@ -383,6 +430,7 @@ mod tests {
 
     use nix::sys::stat::Mode;
 
+    use crate::base::text::join;
     use crate::host::functions::read_details;
 
     /// Two cards of one function each.
@@ -436,6 +484,43 @@ mod tests {
             assert_eq!(waited, None, "{name}");
             drop(fs::OpenOptions::new().write(true).open(&silent).unwrap());
         }
+    }
+
+    /// The host's own sound has the driver whose count is of both.
+    #[test]
+    fn a_look_at_who_uses_a_card_leaves_out_what_nothing_of_it_depends_on() {
+        let dir = tempfile::tempdir().unwrap();
+        for (addr, vendor, driver) in [
+            ("0000:00:02.0", "0x8086\n", "i915"),
+            ("0000:00:1f.0", "0x8086\n", ""),
+            ("0000:00:1f.3", "0x8086\n", "snd_hda_intel"),
+            ("0000:01:00.0", "0x10de\n", "vfio-pci"),
+            ("0000:02:00.0", "0x10de\n", ""),
+            ("0000:03:00.0", "0x1002\n", "amdgpu"),
+            ("0000:04:00.0", "0x1002\n", "nvidia"),
+        ] {
+            let function = dir.path().join("sys/bus/pci/devices").join(addr);
+            fs::create_dir_all(&function).unwrap();
+            for (name, text) in [("vendor", vendor), ("device", "0x2204\n"), ("class", "0x030000\n")] {
+                fs::write(function.join(name), text).unwrap();
+            }
+            if !driver.is_empty() {
+                std::os::unix::fs::symlink(format!("../../drivers/{driver}"), function.join("driver")).unwrap();
+            }
+        }
+        let root = Root::at(dir.path());
+        let seen = |asked: &[&str]| {
+            let addrs: Vec<PciAddr> = asked.iter().map(|a| a.parse().unwrap()).collect();
+            let snapshot = read_uses_of(&root, &addrs).unwrap();
+            join(snapshot.functions.iter().map(|f| f.addr))
+        };
+        let of_all = "0000:00:1f.3, 0000:01:00.0, 0000:02:00.0, 0000:04:00.0";
+        assert_eq!(seen(&[]), of_all);
+        assert_eq!(seen(&["0000:01:00.0"]), of_all);
+        assert_eq!(
+            seen(&["0000:00:02.0", "0000:09:00.0"]),
+            format!("0000:00:02.0, {of_all}")
+        );
     }
 
     #[test]

@@ -135,3 +135,17 @@ fn uncounted(snapshot: &Snapshot, name: &str, at_least: bool) -> u32 {
     let accounted = of_open.saturating_add(users);
     module.refs.unwrap_or(0).saturating_sub(accounted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::host::snapshot::COUNTED;
+
+    #[test]
+    fn whoever_counts_in_a_drivers_count_is_looked_at() {
+        for (driver, _) in COUNTING {
+            assert!(COUNTED.contains(&driver), "{driver}");
+        }
+    }
+}
