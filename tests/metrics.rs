@@ -180,6 +180,7 @@ fn a_host_word_for_word() {
     let mut case = states::cases().into_iter().find(|case| case.name == "vm").unwrap();
     let start = Act::StartUnit {
         name: Unit::host("a\"b\\c\u{1b}.service"),
+        within_s: 0,
     };
     let out = Handoff {
         time: 1_795_249_367,

@@ -34,6 +34,9 @@ pub struct Budgets {
     pub load: Duration,
     /// Stopping or starting a service.
     pub unit: Duration,
+    /// The end of a container that is shut down; then it is ended: half down it would serve nobody, and nothing would start it
+    /// again.
+    pub container: Duration,
     /// The end of a process that was asked to end, and once more where it is killed.
     pub process: Duration,
     /// A reset of a function. The kernel itself waits up to a minute for a device to come back (linux,
@@ -65,6 +68,7 @@ impl Default for Budgets {
             bind: s(20),
             load: s(45),
             unit: s(15),
+            container: s(30),
             process: s(10),
             reset: s(75),
             verify: s(30),

@@ -14,7 +14,6 @@ use crate::execute::kernel::Kernel;
 use crate::host::functions::Function;
 use crate::host::snapshot::Snapshot;
 use crate::host::units::Unit;
-use crate::model::act::Act;
 use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
@@ -59,8 +58,7 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         return Ok(());
     }
     // A run that has shut it down starts it again at this moment, and has the lock meanwhile.
-    let start = Act::start(&Unit::Whole { container: ctid });
-    let is_started_by = |r: &Record| is_at(r, &start);
+    let is_started_by = |r: &Record| is_started(r, ctid);
     if let Some(record) = host.records(None)?.iter().find(|r| is_started_by(r)) {
         warn!(
             "container {ctid} pre-start: it is started by the handoff for {}, which goes on; nothing is done",
@@ -104,9 +102,10 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     .into())
 }
 
-/// Whether somebody is at this act: of a record that was read without the lock.
-fn is_at(record: &Record, act: &Act) -> bool {
-    record.at_work.is_some() && record.under_way.contains(act)
+/// Whether somebody starts this container: of a record that was read without the lock.
+fn is_started(record: &Record, ctid: VmId) -> bool {
+    let whole = Unit::Whole { container: ctid };
+    record.at_work.is_some() && record.under_way.iter().any(|act| act.starts() == Some(&whole))
 }
 
 fn say_there(ctid: VmId, nodes: &[String]) {
@@ -153,7 +152,10 @@ fn away(records: &[Record], snapshot: &Snapshot) -> Vec<String> {
 mod tests {
     use super::*;
 
+    use std::time::Duration;
+
     use crate::base::deadlines::Budgets;
+    use crate::model::act::Act;
     use crate::model::record::AtWork;
 
     /// On the way out it was shut down, and whoever starts it then does so by hand.
@@ -161,10 +163,12 @@ mod tests {
     fn it_is_started_by_a_run_only_while_that_starts_it() {
         let container = "104".parse().unwrap();
         let whole = Unit::Whole { container };
-        let (start, stop) = (Act::start(&whole), Act::stop(&whole));
-        let other = Act::start(&Unit::Whole {
+        let ends = Duration::from_secs(30);
+        let (start, stop) = (Act::start(&whole, ends), Act::stop(&whole, ends));
+        let other = Unit::Whole {
             container: "105".parse().unwrap(),
-        });
+        };
+        let other = Act::start(&other, ends);
         let run = Some(AtWork { run: None, time: None });
         for (under_way, at_work, is) in [
             (vec![other.clone(), start.clone()], run.clone(), true),
@@ -175,7 +179,7 @@ mod tests {
             let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
             record.units = vec![whole.clone()];
             (record.under_way, record.at_work) = (under_way, at_work);
-            assert_eq!(is_at(&record, &start), is, "{:?}", record.under_way);
+            assert_eq!(is_started(&record, container), is, "{:?}", record.under_way);
         }
     }
 }

@@ -153,9 +153,9 @@ impl<'a> Executor<'a> {
             let failed = self.round(&steps, &mut count);
             // What uses only what stays is on its own again.
             let is_on_its_own = |unit: &Unit| {
-                let start = Act::start(unit);
-                let has_started = steps.iter().any(|step| step.act == start);
-                plan.again.contains(unit) && has_started && !failed.iter().any(|(step, _)| step.act == start)
+                let is_its = |step: &Step| step.act.starts() == Some(unit);
+                let has_started = steps.iter().any(|step| is_its(step));
+                plan.again.contains(unit) && has_started && !failed.iter().any(|(step, _)| is_its(step))
             };
             self.record.units.retain(|unit| !is_on_its_own(unit));
             all_well &= failed.is_empty();
@@ -185,7 +185,7 @@ impl<'a> Executor<'a> {
     fn started(&mut self, plan: &Plan, steps: &[&Step], failed: &[(&Step, ActError)]) {
         let has_failed = |act: &Act| failed.iter().any(|(step, _)| step.act == *act);
         for step in steps.iter().filter(|step| !has_failed(&step.act)) {
-            if let Act::StartUnit { name } = &step.act
+            if let Some(name) = step.act.starts()
                 && !plan.steps.iter().any(|step| is_restart(step, name))
             {
                 self.record.units.retain(|unit| unit != name);
@@ -271,7 +271,7 @@ fn as_needed(step: &Step, plan: &Plan, undone: &BTreeSet<PciAddr>) -> Step {
     if let Act::RestartUnit { name } = &step.act
         && !plan.steps.iter().any(is_home)
     {
-        step.act = Act::start(name);
+        step.act = Act::start(name, Duration::ZERO); // no container
     }
     step
 }
@@ -279,7 +279,7 @@ fn as_needed(step: &Step, plan: &Plan, undone: &BTreeSet<PciAddr>) -> Step {
 /// The unit that an act starts.
 fn unit_started_by(act: &Act) -> Option<Unit> {
     match act {
-        Act::StartUnit { name } | Act::RestartUnit { name } => Some(name.clone()),
+        Act::StartUnit { name, .. } | Act::RestartUnit { name } => Some(name.clone()),
         _ => None,
     }
 }

@@ -203,7 +203,7 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     // src/core/transaction.c, transaction_drop_redundant; a job replaces one of the other kind that waits).
     let is_anew = match act {
         Act::RestartUnit { .. } => true,
-        Act::StartUnit { name } => name.is_of_systemd() || matches!(name, Unit::Inside { .. }),
+        Act::StartUnit { name, .. } => name.is_of_systemd() || matches!(name, Unit::Inside { .. }),
         _ => false,
     };
     if expect != Expect::Nothing && !is_default && !is_anew && verify(root, &expect).is_ok() {
@@ -222,9 +222,9 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         Act::SetAttribute { addr, attribute, value } => {
             write_sysfs(root, &device(addr, attribute.name()), &format!("{value}\n"))?;
         }
-        Act::StopUnit { name } => switch(root, name, Verb::Stop)?,
-        Act::StartUnit { name } => switch(root, name, Verb::Start)?,
-        Act::RestartUnit { name } => switch(root, name, Verb::Restart)?,
+        Act::StopUnit { name, within_s } => switch(root, name, Verb::Stop, *within_s)?,
+        Act::StartUnit { name, within_s } => switch(root, name, Verb::Start, *within_s)?,
+        Act::RestartUnit { name } => switch(root, name, Verb::Restart, 0)?,
         Act::SetConsole { name, bound } => set_console(root, name, *bound)?,
         Act::SetPlatform { device, driver, bound } => {
             let file = if *bound { "bind" } else { "unbind" };

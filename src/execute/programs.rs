@@ -14,17 +14,18 @@ use crate::host::units::{Unit, Verb, is_down, runs};
 const STDERR_TAIL: usize = 400;
 
 /// Stops or starts a unit or a container. Only of a container of Proxmox's it is asked before whether it is so already: what
-/// pct(1) is asked twice it refuses (pve-container, PVE/API2/LXC/Status.pm), and the others do not.
-pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb) -> Result<(), ActError> {
-    let words = unit.command(verb);
+/// pct(1) is asked twice it refuses (pve-container, PVE/API2/LXC/Status.pm), and the others do not. `within_s`: how long a container
+/// has for its end.
+pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb, within_s: u64) -> Result<(), ActError> {
+    let words = unit.command(verb, within_s);
     // What has ended since, or was stopped in its place, uses the driver again when it runs.
     if let Some(service) = unit.runs_on().filter(|_| verb != Verb::Stop)
         && is_so(root, &service, Verb::Stop)
     {
-        return run(root, &service.command(Verb::Start));
+        return run(root, &service.command(Verb::Start, 0));
     }
     // It is ending where an earlier stop was cut off, which goes on by itself; what somebody has started since runs on.
-    if let Some(wait) = unit.await_end().filter(|_| verb == Verb::Start)
+    if let Some(wait) = unit.await_end(within_s).filter(|_| verb == Verb::Start)
         && is_so(root, unit, verb)
     {
         let _ = run(root, &wait);
@@ -101,7 +102,8 @@ mod tests {
         let programs = dir.path().join("programs");
         std::fs::create_dir_all(programs.join("failed")).unwrap();
         for (words, answer) in answers {
-            std::fs::write(programs.join(words), answer).unwrap();
+            let (name, said) = crate::base::recording::file_of(words, (*answer).to_owned());
+            std::fs::write(programs.join(name), said).unwrap();
         }
         for (words, answer) in failing {
             std::fs::write(programs.join("failed").join(words), answer).unwrap();
@@ -145,19 +147,25 @@ mod tests {
         };
         let inspect = format!(
             "docker container inspect --format {{{{.State.Status}}}}\n{{{{.HostConfig.AutoRemove}}}}\n{{{{index .Config.Labels \
-             \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}} {id}"
+             \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}}\n{{{{.Config.StopTimeout}}}} {id}"
         );
-        let (start, stop) = (format!("docker start {id}"), format!("docker stop -t 30 {id}"));
+        let (start, stop) = (format!("docker start {id}"), format!("docker stop -t 120 {id}"));
         for state in ["running\nfalse\n\n", "exited\nfalse\n\n"] {
             let dir = host(&[(&inspect, state), (&start, "")], &[]);
-            assert!(switch(&Root::at(dir.path()), &unit, Verb::Start).is_ok(), "{state}");
-            assert!(switch(&Root::at(dir.path()), &unit, Verb::Stop).is_err(), "{state}");
+            assert!(
+                switch(&Root::at(dir.path()), &unit, Verb::Start, 120).is_ok(),
+                "{state}"
+            );
+            assert!(
+                switch(&Root::at(dir.path()), &unit, Verb::Stop, 120).is_err(),
+                "{state}"
+            );
             let dir = host(&[(&inspect, state), (&stop, "")], &[]);
-            assert!(switch(&Root::at(dir.path()), &unit, Verb::Stop).is_ok(), "{state}");
+            assert!(switch(&Root::at(dir.path()), &unit, Verb::Stop, 120).is_ok(), "{state}");
         }
         assert_eq!(
-            unit.await_end().unwrap().join(" "),
-            format!("timeout --foreground 30 docker wait {id}")
+            unit.await_end(120).unwrap().join(" "),
+            format!("timeout --foreground 120 docker wait {id}")
         );
     }
 
@@ -177,7 +185,7 @@ mod tests {
             let dir = host(&[], &[(asked, "it is the one")]);
             let show = unit_states::shown_by("nvidia-dcgm.service");
             std::fs::write(dir.path().join("programs").join(show), format!("ActiveState={state}\n")).unwrap();
-            let why = switch(&Root::at(dir.path()), &driver_use, verb).unwrap_err();
+            let why = switch(&Root::at(dir.path()), &driver_use, verb, 0).unwrap_err();
             assert_eq!(why.to_string(), format!("{asked} failed: it is the one"), "{state}");
         }
     }
@@ -195,11 +203,11 @@ mod tests {
             ("status: running\n", vec![], Verb::Stop, false),
         ] {
             let dir = host(&[("pct status 104", state)], &failing);
-            let result = switch(&Root::at(dir.path()), &whole, verb);
+            let result = switch(&Root::at(dir.path()), &whole, verb, 30);
             assert_eq!(result.is_ok(), is_well, "{state} {verb:?}: {result:?}");
         }
         let dir = host(&[], &[("pct start 104", "no quorum\u{1b}\n")]);
-        let why = switch(&Root::at(dir.path()), &whole, Verb::Start).unwrap_err();
+        let why = switch(&Root::at(dir.path()), &whole, Verb::Start, 30).unwrap_err();
         assert_eq!(why.to_string(), "pct start 104 failed: no quorum\\u{1b}");
     }
 }

@@ -115,17 +115,25 @@ mod tests {
         let name = crate::host::units::Unit::Whole {
             container: ctid.parse().unwrap(),
         };
-        let act = if start { Act::start(&name) } else { Act::stop(&name) };
+        let ends = Duration::from_secs(30);
+        let act = if start {
+            Act::start(&name, ends)
+        } else {
+            Act::stop(&name, ends)
+        };
         Step { act, ..step(0, false) }
     }
 
     #[test]
     fn starts_in_containers_go_beside_each_other_but_for_what_starts_others_and_not_all_at_once() {
         let inside = |container: &str, unit: &str| Step {
-            act: Act::start(&crate::host::units::Unit::Inside {
-                container: container.parse().unwrap(),
-                unit: unit.to_owned(),
-            }),
+            act: Act::StartUnit {
+                name: crate::host::units::Unit::Inside {
+                    container: container.parse().unwrap(),
+                    unit: unit.to_owned(),
+                },
+                within_s: 0,
+            },
             ..step(0, false)
         };
         let steps = [

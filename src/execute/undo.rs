@@ -98,14 +98,6 @@ fn is_of_others(act: &Act) -> bool {
     )
 }
 
-/// The service that an act starts.
-fn started(act: &Act) -> Option<&Unit> {
-    match act {
-        Act::StartUnit { name } => Some(name),
-        _ => None,
-    }
-}
-
 impl Executor<'_> {
     /// Takes back the steps in reverse, the failed ones included: each may have had half its effect.
     pub(super) fn undo(&mut self, done: &[&Step], failed: &str, why: &ActError) -> Error {
@@ -201,7 +193,7 @@ impl Executor<'_> {
                 // A service that does not start again keeps no device away.
                 Err(error) if is_of_others(act) && !matches!(error, ActError::NotBegun(_)) => {
                     say_of_service(act, &error);
-                    let down = started(act).map(|unit| (unit.clone(), not_started(unit, &error)));
+                    let down = act.starts().map(|unit| (unit.clone(), not_started(unit, &error)));
                     undoing.down.extend(down);
                 }
                 Err(_) if matches!(act, Act::SetConsole { .. }) => self.give_console_back(act, undoing)?,

@@ -30,6 +30,13 @@ const MOST_ALONG_INSIDE: usize = 3;
 /// Through this, what starts a unit whenever it is used, or due (systemd.socket(5), systemd.path(5), systemd.timer(5)).
 const STARTED_BY: &str = "TriggeredBy";
 
+/// How long a container of a client's has for its end where nothing is said of that, seconds (moby, container/container.go,
+/// defaultStopTimeout; podman the same).
+const ENDS_WITHIN_S: u64 = 10;
+
+/// The longest that it has, whatever it says itself: somebody waits for the start of a VM, and a way home has to end in time.
+const LONGEST_END_S: u64 = 600;
+
 /// A unit as systemd shows it: its state, what it would stop, what starts it, and why it would not come back.
 #[derive(Default)]
 struct Shown {
@@ -123,13 +130,14 @@ fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
 
 /// Whether a container of Docker's or Podman's runs, and whether it would be there to be started again. `AutoRemove` is the
 /// `--rm` of its start; a label is set for one that a unit of systemd's looks after (podman-systemd.unit(5)), and for one of Docker
-/// Swarm's, which starts another in its place (moby, daemon/cluster/executor/container/container.go, labels).
+/// Swarm's, which starts another in its place (moby, daemon/cluster/executor/container/container.go, labels). `StopTimeout` is what
+/// a stop without `-t` would give it (`--stop-timeout`; compose's `stop_grace_period`).
 fn of_client(root: &Root, client: Client, id: &str) -> Result<Said, String> {
-    const ASKED: &str = "{{.State.Status}}\n{{.HostConfig.AutoRemove}}\n{{index .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}\n{{index .Config.Labels \"com.docker.swarm.task.id\"}}";
+    const ASKED: &str = "{{.State.Status}}\n{{.HostConfig.AutoRemove}}\n{{index .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}\n{{index .Config.Labels \"com.docker.swarm.task.id\"}}\n{{.Config.StopTimeout}}";
     let answer = said(root, &[client.program(), "container", "inspect", "--format", ASKED, id])?;
     let mut lines = answer.lines();
     let mut line = || lines.next().unwrap_or_default().trim();
-    let (state, goes, keeper, task) = (line(), line(), line(), line());
+    let (state, goes, keeper, task, timeout) = (line(), line(), line(), line(), line());
     let never = match (goes, keeper) {
         _ if !matches!(task, "" | "<no value>") => Some("Docker Swarm looks after it, and starts another".to_owned()),
         ("false", "" | "<no value>") => None,
@@ -140,8 +148,19 @@ fn of_client(root: &Root, client: Client, id: &str) -> Result<Said, String> {
     Ok(Said {
         state: harmless(state, 32),
         never,
+        ends_within_s: ends_within(timeout),
         ..Said::default()
     })
+}
+
+/// The seconds that a container has for its end: those of its client's, which below zero are for ever (docker(1), `--stop-timeout`;
+/// Podman's are without a sign, and so very many), or "<nil>".
+fn ends_within(timeout: &str) -> u64 {
+    match timeout.parse::<u64>() {
+        Ok(seconds) => seconds.min(LONGEST_END_S),
+        Err(_) if timeout.starts_with('-') => LONGEST_END_S,
+        Err(_) => ENDS_WITHIN_S,
+    }
 }
 
 /// Whether DCGM runs, and can let the driver go: what its program can set is in its help. Since DCGM 4.5 (NVIDIA/DCGM,
@@ -217,6 +236,7 @@ fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
         takes_along,
         started_by,
         never,
+        ends_within_s: 0,
     })
 }
 
@@ -480,8 +500,14 @@ mod tests {
     /// A host on which these programs say something, with these files.
     fn answering(programs: &[(&str, &str)], files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let programs = programs.iter().map(|(name, text)| (format!("programs/{name}"), *text));
-        for (path, text) in programs.chain(files.iter().map(|(path, text)| ((*path).to_owned(), *text))) {
+        let programs = programs.iter().map(|(words, text)| {
+            let (name, text) = crate::base::recording::file_of(words, (*text).to_owned());
+            (format!("programs/{name}"), text)
+        });
+        let files = files
+            .iter()
+            .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
+        for (path, text) in programs.chain(files) {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
@@ -538,8 +564,8 @@ mod tests {
     fn a_container_of_a_clients_is_left_alone_where_it_would_not_be_there_again() {
         let id = "0123456789abcdef".repeat(4);
         for (answer, state, never) in [
-            ("running\nfalse\n\n", "running", None),
-            ("running\nfalse\n<no value>\n", "running", None),
+            ("running\nfalse\n\n\n<nil>\n", "running", None),
+            ("running\nfalse\n<no value>\n\n10\n", "running", None),
             ("paused\nfalse\n\n", "paused", None),
             (
                 "running\ntrue\n\n",
@@ -565,7 +591,7 @@ mod tests {
             for client in [Client::Docker, Client::Podman] {
                 let name = format!(
                     "{} container inspect --format {{{{.State.Status}}}}\n{{{{.HostConfig.AutoRemove}}}}\n{{{{index \
-                     .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}} {id}",
+                     .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}}\n{{{{.Config.StopTimeout}}}} {id}",
                     client.program()
                 );
                 let dir = answering(&[(&name, answer)], &[]);
@@ -573,7 +599,27 @@ mod tests {
                 let facts = read(&Root::at(dir.path()), &[unit]);
                 let said = facts[0].said.clone().unwrap();
                 assert_eq!((said.state.as_str(), said.never.as_deref()), (state, never), "{answer}");
+                assert_eq!(said.ends_within_s, 10, "{answer}");
             }
+        }
+    }
+
+    /// Podman's -1 has no sign.
+    #[test]
+    fn a_container_has_what_it_says_itself_for_its_end_and_ten_minutes_where_it_says_for_ever() {
+        for (said, seconds) in [
+            ("0", 0),
+            ("1", 1),
+            ("120", 120),
+            ("600", 600),
+            ("601", 600),
+            ("-1", 600),
+            ("18446744073709551615", 600),
+            ("<nil>", 10),
+            ("<no value>", 10),
+            ("", 10),
+        ] {
+            assert_eq!(ends_within(said), seconds, "{said}");
         }
     }
 }

@@ -4,7 +4,6 @@
 //! Not here: whether they run, and what goes down with them ([`crate::host::unit_states`]).
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -260,9 +259,9 @@ impl Unit {
     }
 
     /// What has it stopped or started, word for word. No name that is stopped begins with a dash; in a container nothing is
-    /// between that and systemctl, since pct(1) has had its `--` already. A container that has not shut down in [`SHUTDOWN`] is ended
-    /// by Proxmox (pct(1), shutdown): half down it would serve nobody, and nothing would start it again.
-    pub fn command(&self, verb: Verb) -> Vec<String> {
+    /// between that and systemctl, since pct(1) has had its `--` already. `within_s`: a container that has not shut down in so many
+    /// seconds is ended by Proxmox (pct(1), shutdown), or by its client.
+    pub fn command(&self, verb: Verb, within_s: u64) -> Vec<String> {
         let words: Vec<&str> = match (self, verb) {
             (Unit::Host(name) | Unit::OfUser { unit: name, .. }, _) => vec![verb.word(), "--", name],
             (Unit::Inside { unit, .. }, _) => vec![verb.word(), unit],
@@ -284,18 +283,17 @@ impl Unit {
                     "--timeout",
                 ];
                 let mut words = words.map(str::to_owned).to_vec();
-                words.push(SHUTDOWN.as_secs().to_string());
+                words.push(within_s.to_string());
                 return words;
             }
             (Unit::Whole { container }, Verb::Start | Verb::Restart) => {
                 return ["pct", "start", &container.to_string()].map(str::to_owned).to_vec();
             }
-            (Unit::Run { client, id }, Verb::Start) => {
-                return [client.program(), "start", id].map(str::to_owned).to_vec();
+            (Unit::Run { client, id }, Verb::Start | Verb::Restart) => {
+                return [client.program(), verb.word(), id].map(str::to_owned).to_vec();
             }
-            (Unit::Run { client, id }, verb) => {
-                let within = SHUTDOWN.as_secs().to_string();
-                let words = [client.program(), verb.word(), "-t", &within, id];
+            (Unit::Run { client, id }, Verb::Stop) => {
+                let words = [client.program(), verb.word(), "-t", &within_s.to_string(), id];
                 return words.map(str::to_owned).to_vec();
             }
         };
@@ -304,9 +302,9 @@ impl Unit {
     }
 
     /// What waits for the end of one that is ending, no longer than that may take.
-    pub(crate) fn await_end(&self) -> Option<Vec<String>> {
+    pub(crate) fn await_end(&self, within_s: u64) -> Option<Vec<String>> {
         let Unit::Run { client, id } = self else { return None };
-        let within = SHUTDOWN.as_secs().to_string();
+        let within = within_s.to_string();
         // In the group of who asks, with which it is killed.
         let words = ["timeout", "--foreground", &within, client.program(), "wait", id];
         Some(words.map(str::to_owned).to_vec())
@@ -329,8 +327,8 @@ impl Unit {
                 format!("{} {verb} {id:.12}", client.program())
             }
             Unit::DriverUse { driver_use_of } => match verb {
-                "stop" => self.command(Verb::Stop).join(" "),
-                "start" => self.command(Verb::Start).join(" "),
+                "stop" => self.command(Verb::Stop, 0).join(" "),
+                "start" => self.command(Verb::Start, 0).join(" "),
                 _ => format!("systemctl {verb} {}", typed(driver_use_of)),
             },
         }
@@ -339,9 +337,6 @@ impl Unit {
 
 /// The group of who needs none (base-passwd, nogroup): a user's systemd looks at the user alone.
 const NOGROUP: u32 = 65534;
-
-/// How long a container has to shut down before it is ended.
-pub const SHUTDOWN: Duration = Duration::from_secs(30);
 
 /// What is done to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -468,6 +463,9 @@ pub struct Said {
     /// What would start these again whenever they are used or due, and is stopped before them: sockets, paths, timers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub started_by: Vec<String>,
+    /// How long it has for its end by its own word, seconds: a container of a client's.
+    #[serde(default)]
+    pub ends_within_s: u64,
 }
 
 impl Said {
@@ -535,8 +533,19 @@ mod tests {
             assert_eq!(serde_json::to_string(unit).unwrap(), json);
             assert_eq!(&serde_json::from_str::<Unit>(json).unwrap(), unit);
             assert_eq!(unit.to_string(), text);
-            assert_eq!(unit.command(Verb::Stop).join(" "), stop);
+            assert_eq!(unit.command(Verb::Stop, 30).join(" "), stop);
         }
+        let whole = Unit::Whole {
+            container: "104".parse().unwrap(),
+        };
+        let words = "pct shutdown 104 --forceStop 1 --timeout 45";
+        assert_eq!(whole.command(Verb::Stop, 45).join(" "), words);
+        let id = "ec23".repeat(16);
+        let podman = Client::Podman.container(&id).unwrap();
+        assert_eq!(
+            podman.command(Verb::Stop, 45).join(" "),
+            format!("podman stop -t 45 {id}")
+        );
         assert_eq!(host.by_hand("status"), "systemctl status ollama.service");
         assert_eq!(
             of_user.by_hand("status"),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -50,11 +51,17 @@ pub enum Act {
     StopUnit {
         /// Which, and where.
         name: Unit,
+        /// How long a container has for that before it is ended, seconds.
+        #[serde(default)] // since a later version
+        within_s: u64,
     },
     /// Start it again: it learns only then which GPUs there are.
     StartUnit {
         /// Which, and where.
         name: Unit,
+        /// How long the end of a container may take that was cut off, and goes on by itself, seconds.
+        #[serde(default)] // since a later version
+        within_s: u64,
     },
     /// Start it anew, and with it what runs and needs it: one that runs for other GPUs learns only so of one that is back.
     RestartUnit {
@@ -216,14 +223,21 @@ impl Act {
         Act::UnloadModule { name }
     }
 
-    pub(crate) fn stop(unit: &Unit) -> Act {
-        let name = unit.clone();
-        Act::StopUnit { name }
+    /// `ends`: how long it has for that, if it is a container.
+    pub(crate) fn stop(unit: &Unit, ends: Duration) -> Act {
+        let (name, within_s) = (unit.clone(), ends.as_secs() * u64::from(unit.is_container()));
+        Act::StopUnit { name, within_s }
     }
 
-    pub(crate) fn start(unit: &Unit) -> Act {
-        let name = unit.clone();
-        Act::StartUnit { name }
+    pub(crate) fn start(unit: &Unit, ends: Duration) -> Act {
+        let (name, within_s) = (unit.clone(), ends.as_secs() * u64::from(unit.is_container()));
+        Act::StartUnit { name, within_s }
+    }
+
+    /// The unit that it starts, if it only does that.
+    pub(crate) fn starts(&self) -> Option<&Unit> {
+        let Act::StartUnit { name, .. } = self else { return None };
+        Some(name)
     }
 
     /// Whether it only waits until services or processes have ended, and can be broken off at any moment. A start is what gives
@@ -240,20 +254,17 @@ impl Act {
     /// another, but for what starts others.
     pub fn goes_beside(&self, other: &Act) -> bool {
         match (self, other) {
-            (Act::StopUnit { name: one }, Act::StopUnit { name: other })
-            | (Act::StartUnit { name: one }, Act::StartUnit { name: other })
+            (Act::StopUnit { name: one, .. }, Act::StopUnit { name: other, .. })
+            | (Act::StartUnit { name: one, .. }, Act::StartUnit { name: other, .. })
                 if one.is_container() && other.is_container() =>
             {
                 one != other
             }
-            (
-                Act::StartUnit {
-                    name: one @ Unit::Inside { .. },
-                },
-                Act::StartUnit {
-                    name: other @ Unit::Inside { .. },
-                },
-            ) => one != other && is_starter(&one.name()) == is_starter(&other.name()),
+            (Act::StartUnit { name: one, .. }, Act::StartUnit { name: other, .. })
+                if matches!((one, other), (Unit::Inside { .. }, Unit::Inside { .. })) =>
+            {
+                one != other && is_starter(&one.name()) == is_starter(&other.name())
+            }
             (Act::RenewNodes { container: one, .. }, Act::RenewNodes { container: other, .. }) => one != other,
             _ => false,
         }
@@ -370,8 +381,8 @@ impl Act {
             Act::SetPlatform { device, driver, bound } => Expect::Platform(device.clone(), driver.clone(), *bound),
             Act::SetOverride { addr, driver } => Expect::Override(*addr, driver.clone()),
             Act::SetAttribute { addr, attribute, value } => Expect::Attribute(*addr, *attribute, value.clone()),
-            Act::StopUnit { name } => unit(name, false),
-            Act::StartUnit { name } | Act::RestartUnit { name } => unit(name, true),
+            Act::StopUnit { name, .. } => unit(name, false),
+            Act::StartUnit { name, .. } | Act::RestartUnit { name } => unit(name, true),
             Act::Unbind { addr, driver } => Expect::NotOn(*addr, driver.clone()),
             Act::Probe {
                 addr,
@@ -385,7 +396,7 @@ impl Act {
     pub fn subject(&self) -> String {
         match self {
             Act::LoadModule { name } | Act::UnloadModule { name } => name.clone(),
-            Act::StopUnit { name } | Act::StartUnit { name } | Act::RestartUnit { name } => name.subject(),
+            Act::StopUnit { name, .. } | Act::StartUnit { name, .. } | Act::RestartUnit { name } => name.subject(),
             Act::RenewNodes { container, .. } => format!("container {container}"),
             Act::EndProcesses { processes, .. } | Act::AwaitDesktops { processes, .. } => match processes.as_slice() {
                 [one] => one.to_string(),
@@ -435,11 +446,11 @@ impl Act {
                 driver, bound: false, ..
             } => format!("unbind from {driver}"),
             Act::Verify { .. } => "see whether it works".to_owned(),
-            Act::StopUnit { name } if name.is_container() => "shut it down".to_owned(),
-            Act::StopUnit { name } if name.runs_on().is_some() => "let the driver go".to_owned(),
+            Act::StopUnit { name, .. } if name.is_container() => "shut it down".to_owned(),
+            Act::StopUnit { name, .. } if name.runs_on().is_some() => "let the driver go".to_owned(),
             Act::StopUnit { .. } => "stop the service".to_owned(),
-            Act::StartUnit { name } if name.is_container() => "start it again".to_owned(),
-            Act::StartUnit { name } if name.runs_on().is_some() => "use the driver again".to_owned(),
+            Act::StartUnit { name, .. } if name.is_container() => "start it again".to_owned(),
+            Act::StartUnit { name, .. } if name.runs_on().is_some() => "use the driver again".to_owned(),
             Act::StartUnit { .. } => "start the service".to_owned(),
             Act::RestartUnit { .. } => "start the service anew".to_owned(),
             Act::RenewNodes { .. } => "see that its nodes fit".to_owned(),

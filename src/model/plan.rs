@@ -22,7 +22,7 @@ use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
 use crate::host::nvidia::Numbers;
-use crate::host::units::{SHUTDOWN, Unit};
+use crate::host::units::Unit;
 use crate::model::act::Act;
 use crate::model::record::{Beside, Owner, Taken};
 
@@ -98,6 +98,19 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+impl Plan {
+    /// Bounds of which the one for containers is as long as any has for its end by this plan: the way home starts them again,
+    /// and may have to wait for that.
+    pub fn with_ends(&self, mut budgets: Budgets) -> Budgets {
+        for step in &self.steps {
+            if let Act::StopUnit { within_s, .. } = step.act {
+                budgets.container = budgets.container.max(Duration::from_secs(within_s));
+            }
+        }
+        budgets
+    }
+}
+
 /// How long what is of a desktop may go on after its display manager: logind's default and as much as the end itself takes
 /// (logind.conf(5), UserStopDelaySec).
 pub(crate) const DESKTOPS_END: Duration = Duration::from_secs(14);
@@ -113,7 +126,9 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::SetPlatform { .. }
         | Act::ShutGate { .. }
         | Act::OpenGate { .. } => budgets.attribute,
-        Act::StopUnit { name } | Act::StartUnit { name } if name.is_container() => container_time(budgets),
+        Act::StopUnit { name, within_s } | Act::StartUnit { name, within_s } if name.is_container() => {
+            container_time(budgets, Duration::from_secs(*within_s))
+        }
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::RestartUnit { .. } => budgets.unit * 2,
         Act::RenewNodes { .. } => budgets.unit,
@@ -134,15 +149,15 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
 }
 
 /// How long a container may take to go down, or to come up: one that has to be ended has its time twice, and Proxmox waits as
-/// long again for what it has asked (pve-container, PVE/LXC.pm, vm_stop).
-fn container_time(budgets: &Budgets) -> Duration {
-    budgets.unit + SHUTDOWN * 2
+/// long again for what it has asked (pve-container, PVE/LXC.pm, vm_stop). `ends`: how long that one has for its end.
+fn container_time(budgets: &Budgets, ends: Duration) -> Duration {
+    budgets.unit + budgets.container.max(ends) * 2
 }
 
 /// What containers among these add to the time of a whole way: they go down, and come up, all at once.
 pub fn containers_time(units: &[Unit], budgets: &Budgets) -> Duration {
     match units.iter().any(Unit::is_container) {
-        true => container_time(budgets),
+        true => container_time(budgets, Duration::ZERO),
         false => Duration::ZERO,
     }
 }

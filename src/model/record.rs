@@ -317,7 +317,7 @@ impl Record {
     /// has gone down would find it running, and be no start.
     pub fn switches_a_container(&self) -> bool {
         self.under_way.iter().any(|act| match act {
-            Act::StopUnit { name } | Act::StartUnit { name } | Act::RestartUnit { name } => name.is_container(),
+            Act::StopUnit { name, .. } | Act::StartUnit { name, .. } | Act::RestartUnit { name } => name.is_container(),
             _ => false,
         })
     }
@@ -524,10 +524,13 @@ mod tests {
 
     #[test]
     fn who_is_at_a_service_is_waited_for_by_nobody() {
-        let inside = Act::start(&Unit::Inside {
-            container: "104".parse().unwrap(),
-            unit: "ollama.service".to_owned(),
-        });
+        let inside = Act::StartUnit {
+            name: Unit::Inside {
+                container: "104".parse().unwrap(),
+                unit: "ollama.service".to_owned(),
+            },
+            within_s: 0,
+        };
         let mut record = at_an_act();
         assert_eq!(record.awaited(), [group(78), group(79)]);
         record.under_way = vec![inside.clone()];

@@ -2,6 +2,8 @@
 //!
 //! What goes, by which way, and whether anything speaks against it is decided before, in [`crate::plan::out`].
 
+use std::time::Duration;
+
 use crate::base::pci::PciAddr;
 use crate::base::vmid::VmId;
 use crate::host::functions::{Function, VFIO_PCI};
@@ -40,14 +42,16 @@ impl WayOut<'_> {
     pub(crate) fn steps(&self) -> (Vec<Step>, Vec<PciAddr>) {
         let Ground { snapshot, leaving, .. } = self.ground;
         let let_go = self.on_nvidia().len() + self.beside.len();
-        let mut steps = Steps::out(&self.settings.budgets, let_go, &self.ground.addrs());
+        let mut steps = Steps::out(&self.settings.budgets, let_go, &self.ground.addrs()).with(&snapshot.units);
         if !leaving.is_empty() && !snapshot.vfio_pci {
             // Never unloaded again: other VMs may come to depend on it.
             steps.load("vfio_pci").for_good();
         }
         for unit in &self.judged.units {
             let instead = self.judged.instead.iter().filter(|(of, _)| of == unit);
-            let rungs = instead.map(|(_, other)| vec![Act::stop(other)]).collect();
+            let rungs = instead
+                .map(|(_, other)| vec![Act::stop(other, Duration::ZERO)])
+                .collect();
             steps.stop(unit, &self.judged.starters).rungs(rungs);
             if self.judged.desktop.as_ref() == Some(unit) {
                 steps.await_desktops(&self.judged.of_desktop, &self.judged.let_go);

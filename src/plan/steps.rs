@@ -9,6 +9,7 @@
 //! Not here: which acts, and in which order ([`crate::plan::out_steps`], [`crate::plan::home_steps`]).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
@@ -17,7 +18,7 @@ use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
 use crate::host::holders::Holder;
 use crate::host::nvidia::Numbers;
-use crate::host::units::Unit;
+use crate::host::units::{Facts, Unit};
 use crate::model::act::{Act, Attribute, Named};
 use crate::model::plan::{Step, deadline};
 
@@ -29,6 +30,8 @@ pub(crate) struct Steps<'a> {
     cards: BTreeMap<PciAddr, PciAddr>,
     /// Whether a failure takes everything back: on the way home there is nothing to go back to.
     taken_back: bool,
+    /// What was said of units that are stopped.
+    said: &'a [Facts],
     list: Vec<Step>,
 }
 
@@ -42,6 +45,7 @@ impl<'a> Steps<'a> {
             gpus: u32::try_from(gpus).unwrap_or(u32::MAX),
             cards: functions.iter().filter_map(|a| Some((*a, first(a)?))).into_map(),
             taken_back: true,
+            said: &[],
             list: Vec::new(),
         }
     }
@@ -52,6 +56,20 @@ impl<'a> Steps<'a> {
             taken_back: false,
             ..Steps::out(budgets, gpus, functions)
         }
+    }
+
+    /// The same, with what was said of units that are stopped.
+    pub(crate) fn with(self, said: &'a [Facts]) -> Self {
+        Steps { said, ..self }
+    }
+
+    /// How long one of these has for its end if it is a container: as the settings say, or by its own word where that is longer.
+    fn ends(&self, unit: &Unit) -> Duration {
+        let said = self.said.iter().find(|facts| facts.unit == *unit);
+        let own = said
+            .and_then(|facts| facts.said.as_ref().ok())
+            .map_or(0, |said| said.ends_within_s);
+        self.budgets.container.max(Duration::from_secs(own))
     }
 
     pub(crate) fn into_list(self) -> Vec<Step> {
@@ -99,16 +117,18 @@ impl<'a> Steps<'a> {
             .filter(|(by, _)| by == unit)
             .map(|(_, its)| its)
             .collect();
-        let mut back: Vec<Act> = started.iter().map(|its| Act::stop(its)).collect();
+        let ends = self.ends(unit); // what starts others is no container
+        let mut back: Vec<Act> = started.iter().map(|its| Act::stop(its, ends)).collect();
         if starters.iter().all(|(_, its)| its != unit) {
-            back.push(Act::start(unit));
+            back.push(Act::start(unit, ends));
         }
-        back.extend(started.iter().rev().map(|its| Act::start(its)));
-        self.add(Act::stop(unit), back)
+        back.extend(started.iter().rev().map(|its| Act::start(its, ends)));
+        self.add(Act::stop(unit, ends), back)
     }
 
     pub(crate) fn start(&mut self, unit: &Unit) -> Added<'_> {
-        self.add(Act::start(unit), vec![Act::stop(unit)])
+        let ends = self.ends(unit);
+        self.add(Act::start(unit, ends), vec![Act::stop(unit, ends)])
     }
 
     /// Nothing takes that back.

@@ -189,6 +189,7 @@ impl Session {
                 join(record.taken.iter().map(|t| t.addr))
             );
         }
+        record.budgets = plan.with_ends(record.budgets);
         record.taken.extend(plan.taken.iter().cloned());
         record.sort_taken();
         record.beside.clone_from(&plan.beside);
@@ -310,7 +311,7 @@ impl Session {
         end: Duration,
     ) -> Result<(), Error> {
         let start = self.kernel.now();
-        let end = end + containers_time(&plan.units, &self.budgets);
+        let end = end + containers_time(&plan.units, &record.budgets);
         let steps = plan.steps.len();
         if steps > 0 {
             let left = end.saturating_sub(start).as_secs();

@@ -591,10 +591,13 @@ mod tests {
         let group = Group::of_child(&session.root, leader.id());
         let mut record = at_an_act(true);
         record.workers = vec![group];
-        record.under_way = vec![Act::start(&Unit::Inside {
-            container: "104".parse().unwrap(),
-            unit: "ollama.service".to_owned(),
-        })];
+        record.under_way = vec![Act::StartUnit {
+            name: Unit::Inside {
+                container: "104".parse().unwrap(),
+                unit: "ollama.service".to_owned(),
+            },
+            within_s: 0,
+        }];
         let end = session.kernel.now() + Duration::from_secs(60);
         let guard = session.lock("test", end).unwrap();
         guard.save(&record).unwrap();
@@ -621,7 +624,7 @@ mod tests {
         let mut record = at_an_act(true);
         record.workers = vec![Group::of_child(&session.root, leader.id())];
         let container = "104".parse().unwrap();
-        record.under_way = vec![Act::stop(&Unit::Whole { container })];
+        record.under_way = vec![Act::stop(&Unit::Whole { container }, Duration::from_secs(30))];
         let end = session.kernel.now() + Duration::from_secs(60);
         let guard = session.lock("test", end).unwrap();
         guard.save(&record).unwrap();

@@ -183,6 +183,13 @@ pub static KEYS: &[Key] = &[
         about: "Stopping or starting one service, such as NVIDIA's persistence daemon.",
     },
     Key {
+        name: "deadlines.container",
+        field: |s| &mut s.budgets.container,
+        about: "How long a container that is shut down has for that; then it is ended. One of Docker's or Podman's whose own stop \
+                timeout is longer has that, but no more than ten minutes. Raise it for containers of Proxmox's that take long \
+                to write down what they have.",
+    },
+    Key {
         name: "deadlines.process",
         field: |s| &mut s.budgets.process,
         about: "How long a process that is asked to end has for that, and again where it is ended, see 'processes'.",

@@ -290,8 +290,8 @@ impl Choice for Containers {
             Containers::Shutdown,
             "shutdown",
             "as \"release\"; and where that cannot be done inside a container of Proxmox's, shut the container down and start \
-             it again when the GPU is home. One that has not shut down after 30 seconds is ended, as by 'pct stop'; one that \
-             HA manages keeps the VM from starting.",
+             it again when the GPU is home. One that has not shut down after 'deadlines.container' is ended, as by 'pct stop'; one \
+             that HA manages keeps the VM from starting.",
         ),
     ];
 }

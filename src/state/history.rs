@@ -137,7 +137,7 @@ impl Past {
     /// An act that took so long, and why it failed.
     pub fn of(act: &Act, took: Duration, error: Option<&impl ToString>) -> Self {
         let remedy = match act {
-            Act::StartUnit { name } | Act::RestartUnit { name } => error.map(|_| name.start_by_hand()),
+            Act::StartUnit { name, .. } | Act::RestartUnit { name } => error.map(|_| name.start_by_hand()),
             _ => None,
         };
         Past {

@@ -32,8 +32,8 @@ impl Model {
                 despite,
                 despite_unseen,
             } => return self.prove_free(addrs, despite, *despite_unseen, end),
-            Act::StopUnit { name } => return self.switch_unit(name, false),
-            Act::StartUnit { name } => return self.switch_unit(name, true),
+            Act::StopUnit { name, .. } => return self.switch_unit(name, false),
+            Act::StartUnit { name, .. } => return self.switch_unit(name, true),
             Act::RestartUnit { name } => return self.restart_unit(name),
             Act::AwaitDesktops { processes, .. } => {
                 let lives = |pid: i32| self.processes.iter().any(|p| p.pid == pid);
@@ -138,6 +138,7 @@ impl Model {
                     takes_along: needing.map(|u| u.name.name()).collect(),
                     started_by: starting.map(|u| u.name.name()).collect(),
                     never: self.never.iter().find(|(of, _)| of == unit).map(|(_, why)| why.clone()),
+                    ends_within_s: known.ends_within_s,
                 }),
             }
         };

@@ -321,7 +321,7 @@ impl Model {
                 }
                 return lacks(record.modules.contains(name) || !was_there, name);
             }
-            Act::StopUnit { name } => {
+            Act::StopUnit { name, .. } => {
                 return lacks(record.units.iter().any(|unit| unit.holds(name)), &name.to_string());
             }
             Act::SetPlatform {

@@ -246,6 +246,7 @@ impl Session {
         record
             .taken
             .retain(|t| !plan.taken.iter().any(|new| new.addr == t.addr));
+        record.budgets = plan.with_ends(record.budgets);
         record.taken.extend(plan.taken.iter().cloned());
         record.taken.sort_by_key(|t| t.addr);
         record.beside.clone_from(&plan.beside);

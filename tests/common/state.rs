@@ -191,6 +191,8 @@ pub struct Unit {
     pub starts: Option<unit::Unit>,
     /// It was stopped with the container that it is in, and comes back with that.
     pub with_whole: bool,
+    /// A container's own word on how long it has for its end, seconds.
+    pub ends_within_s: u64,
 }
 
 impl Unit {
@@ -202,6 +204,7 @@ impl Unit {
             needs: None,
             starts: None,
             with_whole: false,
+            ends_within_s: 0,
         }
     }
 }

@@ -201,7 +201,7 @@ fn containers_that_run_on_see_the_driver_that_is_back_before_their_services_do()
     assert_ne!(model.uvm, uvm);
     assert_as_before(&model, &before, "at home");
     let renewed = |act: &Act| matches!(act, Act::RenewNodes { .. });
-    let started = |act: &Act| matches!(act, Act::StartUnit { name } if *name == inside());
+    let started = |act: &Act| matches!(act, Act::StartUnit { name, .. } if *name == inside());
     let loaded = |act: &Act| matches!(act, Act::LoadModule { name } if name == "nvidia_uvm");
     let order = [
         position(&model, away, loaded),
@@ -305,7 +305,7 @@ fn a_container_that_takes_its_time_holds_up_no_other() {
     let away = undisturbed.acts.len();
     assert!(matches!(session.home(&mut undisturbed), End::Done));
     let of_container = |act: &Act| match act {
-        Act::StopUnit { name } | Act::StartUnit { name } => name.is_container(),
+        Act::StopUnit { name, .. } | Act::StartUnit { name, .. } => name.is_container(),
         _ => false,
     };
     let at: Vec<usize> = (0..undisturbed.acts.len())
@@ -362,7 +362,7 @@ fn services_inside_that_never_finish_starting_starve_nobody() {
         let mut undisturbed = many_inside(count).0;
         assert!(matches!(session.out(&mut undisturbed), End::Done), "{count}");
         assert!(matches!(session.home(&mut undisturbed), End::Done), "{count}");
-        let is_inside = |act: &Act| matches!(act, Act::StartUnit { name } if name.container().is_some());
+        let is_inside = |act: &Act| matches!(act, Act::StartUnit { name, .. } if name.container().is_some());
         model.faults.0 = (away..undisturbed.acts.len())
             .filter(|at| is_inside(&undisturbed.acts[*at]))
             .map(|at| (at, Fault::Twisted(Twist::Hangs)))

@@ -95,7 +95,7 @@ fn where_it_does_not_let_go_it_is_stopped_instead() {
         let before = model.state();
         let session = asked(WayOut::Auto);
         let plan = session.plan_out(&mut model).unwrap();
-        let stops = |act: &Act| matches!(act, Act::StopUnit { name } if *name == driver_use());
+        let stops = |act: &Act| matches!(act, Act::StopUnit { name, .. } if *name == driver_use());
         let at = plan.steps.iter().position(|step| stops(&step.act)).unwrap();
         model.faults.0 = vec![(at, Fault::Fails)];
         let end = session.out(&mut model);
@@ -149,7 +149,7 @@ fn where_it_does_not_take_the_driver_up_it_is_started_anew() {
     assert!(matches!(session.out(&mut model), End::Done));
     let mut undisturbed = model.fork();
     assert!(matches!(session.home(&mut undisturbed), End::Done));
-    let starts = |act: &Act| matches!(act, Act::StartUnit { name } if *name == driver_use());
+    let starts = |act: &Act| matches!(act, Act::StartUnit { name, .. } if *name == driver_use());
     let at = undisturbed.acts.iter().position(starts).unwrap();
     model.faults.0 = vec![(at, Fault::Fails)];
     let away = model.acts.len();

@@ -84,7 +84,7 @@ fn runs_again_whatever_fails(name: &str, used: &dyn Fn() -> Model, session: &Ses
             let home = session.home(&mut model);
             // What does not start is said, and strands nothing.
             let is_its_start =
-                matches!(act, Act::StartUnit { name } | Act::RestartUnit { name } if units.contains(name));
+                matches!(act, Act::StartUnit { name, .. } | Act::RestartUnit { name } if units.contains(name));
             let is_its_start = at >= away && is_its_start && fault == Fault::Fails;
             let again = match home {
                 End::Done => home,

@@ -60,14 +60,14 @@ fn a_service_that_is_named_is_stopped_before_the_daemon_and_started_after_it() {
         assert!(matches!(end, End::Done), "{case}: {end:?}");
         assert_as_before(&model, &before, &case);
         let started = model.acts[away..].iter().filter_map(|act| match act {
-            Act::StartUnit { name } | Act::RestartUnit { name } => name.on_host(),
+            Act::StartUnit { name, .. } | Act::RestartUnit { name } => name.on_host(),
             _ => None,
         });
         assert_eq!(started.collect::<Vec<_>>(), [PERSISTENCED, OLLAMA], "{case}");
         assert!(
             !model.acts[away..]
                 .iter()
-                .any(|act| matches!(act, Act::StopUnit { name } if name.on_host() == Some(OLLAMA))),
+                .any(|act| matches!(act, Act::StopUnit { name, .. } if name.on_host() == Some(OLLAMA))),
             "{case}: somebody may have started it since"
         );
     }

@@ -1,11 +1,14 @@
 //! Each kind of user that a setting allows to be stopped: it is down while the GPU is away, runs again at home, and whatever
 //! fails or is killed in between leaves nothing stopped that is not named.
 
+use std::time::Duration;
+
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::host::units::{Client, Unit};
+use gpu_handoff::host::units::{Client, Unit, Verb};
 use gpu_handoff::model::act::Act;
+use gpu_handoff::model::plan::containers_time;
 use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, Services, Settings, WayOut};
 
 use crate::common::hosts::{
@@ -145,8 +148,8 @@ fn asked(kind: &Kind, way: WayOut) -> Session {
 /// Those of the kind that were stopped, or started, by these acts; the daemon is another test's.
 fn switched(kind: &Kind, acts: &[Act], on: bool) -> Vec<Unit> {
     let one = |act: &Act| match act {
-        Act::StopUnit { name } if !on => Some(name.clone()),
-        Act::StartUnit { name } if on => Some(name.clone()),
+        Act::StopUnit { name, .. } if !on => Some(name.clone()),
+        Act::StartUnit { name, .. } if on => Some(name.clone()),
         _ => None,
     };
     acts.iter()
@@ -184,6 +187,50 @@ fn it_is_stopped_in_its_order_and_started_in_its_order_when_the_gpu_is_home() {
             assert_eq!(switched(&kind, &model.acts[away..], true), kind.started, "{case}");
             assert_as_before(&model, &before, &case);
         }
+    }
+}
+
+/// What is asked of its program, how long that is waited for, and what the record has for the way home.
+#[test]
+fn a_container_has_as_long_for_its_end_as_the_settings_or_it_itself_say_whichever_is_longer() {
+    for (name, set, own, ends, words) in [
+        ("docker", 30, 10, 30, "stop -t 30"),
+        ("docker", 30, 120, 120, "stop -t 120"),
+        ("docker", 200, 120, 200, "stop -t 200"),
+        ("podman", 5, 10, 10, "stop -t 10"),
+        ("a container as a whole", 30, 0, 30, "--timeout 30"),
+        ("a container as a whole", 90, 0, 90, "--timeout 90"),
+    ] {
+        let case = format!("{name}: {set} s, {own} s");
+        let kind = kinds().into_iter().find(|kind| kind.name == name).unwrap();
+        let container = &kind.stopped[0];
+        let mut model = used(&kind, 1);
+        for unit in model.units.iter_mut().filter(|unit| unit.name == *container) {
+            unit.ends_within_s = own;
+        }
+        let mut session = asked(&kind, WayOut::Auto);
+        session.settings.budgets.container = Duration::from_secs(set);
+        let plan = session.plan_out(&mut model).unwrap();
+        let ends_within = |act: &Act| match act {
+            Act::StopUnit { name, within_s } | Act::StartUnit { name, within_s } if name == container => {
+                Some(*within_s)
+            }
+            _ => None,
+        };
+        let stop = plan.steps.iter().find(|step| ends_within(&step.act).is_some()).unwrap();
+        let bound = session.settings.budgets.unit + Duration::from_secs(ends) * 2;
+        assert_eq!((ends_within(&stop.act), stop.deadline), (Some(ends), bound), "{case}");
+        let command = container.command(Verb::Stop, ends).join(" ");
+        assert!(command.contains(words), "{case}: {command}");
+        let budgets = plan.with_ends(session.settings.budgets.clone());
+        assert_eq!(containers_time(&plan.units, &budgets), bound, "{case}");
+
+        assert!(matches!(session.out(&mut model), End::Done), "{case}");
+        assert_eq!(records(&model)[0].budgets, budgets, "{case}");
+        let away = model.acts.len();
+        assert!(matches!(session.home(&mut model), End::Done), "{case}");
+        let start = model.acts[away..].iter().find_map(ends_within);
+        assert_eq!(start, Some(ends), "{case}");
     }
 }
 

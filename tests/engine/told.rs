@@ -271,7 +271,7 @@ fn a_service_that_does_not_start_again_is_told_until_it_has() {
     assert!(matches!(world.run(Direction::Out), End::Done));
     let mut undisturbed = world.model.fork();
     assert!(matches!(world.session.home(&mut undisturbed), End::Done));
-    let start = |act: &Act| matches!(act, Act::StartUnit { name } if name.on_host() == Some(OLLAMA));
+    let start = |act: &Act| matches!(act, Act::StartUnit { name, .. } if name.on_host() == Some(OLLAMA));
     let at = undisturbed.acts.iter().rposition(start).unwrap();
     world.model.faults.0 = vec![(at, Fault::Fails)];
     let end = world.run(Direction::Home);

@@ -14,7 +14,7 @@ uses() { for _p in $(pids "$1" "$2"); do [ -n "$(find "/proc/$_p/fd" -lname '*/n
 hears_term() { for _p in $(pids "$1" "$2"); do is "$(sed -n 's/^SigBlk:[[:space:]]*//p' "/proc/$_p/status")" 0000000000000000 "what $1's process is deaf to"; done; }
 card_vm; setting 'deadlines.holder-wait = 2'
 for client in podman docker; do
-	case $client in podman) id=$(pod) ;; docker) id=$(docker run /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl) ;; esac
+	case $client in podman) id=$(pod --stop-timeout 45) ;; docker) id=$(docker run --stop-timeout 45 /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl) ;; esac
 	[ ${#id} -eq 64 ] || fail "$client has started none: $id"; wait_for 60 uses $client "$id"; short=$(echo "$id" | cut -c-12)
 	say "$client: refused, with the line that allows it"
 	before_pids=$(pids $client "$id"); setting 'deadlines.holder-wait = 2'; within 90 255 qm start 111
@@ -23,6 +23,7 @@ for client in podman docker; do
 	for way in unload unbind; do
 		setting 'containers = "release"' "way = \"$way\"" 'deadlines.unit = 30'
 		expect_text "container $short has the GPU node of $gpu, /dev/nvidiactl open and is stopped, as 'containers' says" gpu-handoff plan --vm 111
+		expect_text "at most 120 s" gpu-handoff plan --vm 111 # its own 45 s, twice, and deadlines.unit
 		within 120 0 qm start 111; said "container $short"; away "$client, $way"; is "$(pids $client "$id")" "" "$client, $way: its processes"
 		within 120 0 qm stop 111; comes_home 90 "$client, $way"; wait_for 60 uses $client "$id"
 		hears_term $client "$id"
