@@ -33,3 +33,18 @@ lost_none() {
 	dmesg | grep -e 'BUG:' -e 'Oops' -e 'WARNING:' && fail "the kernel complains"
 	say "$points points, 0 GPUs lost, the longest way home $most ms"
 	[ $points -ge "$1" ] || fail "$points points are fewer than $1"; }
+# campaign LEAST: everything of one card's ways out and home, by Proxmox and by hand
+campaign() {
+	setting 'deadlines.grace = 1' 'deadlines.look = 60' 'deadlines.verify = 90'; card_vm # a busy machine loses no GPU
+	every qm_out before in after; away "a start that was not killed"; qm stop 111 >/dev/null 2>&1; comes_home 60 "after it"
+	every qm_home in; comes_home 60 "a stop that was not killed"
+	every home before after; comes_home 60 "a way home that was not killed"
+	lost_none "$1"; }
+# campaign_beside LEAST: one of two cards, by unbind, while the other one is in use, which is not disturbed
+campaign_beside() {
+	setting 'deadlines.grace = 1' 'deadlines.look = 60' 'deadlines.verify = 90'; card_vm
+	hold_open /dev/nvidia1
+	every out before in after; comes_home 60 "a way out that was not killed, without a QEMU"
+	every home before in after; comes_home 60 "a way home that was not killed"
+	lost_none "$1"
+	kill -0 $holder || fail "the other card's user has ended"; kill $holder; }
