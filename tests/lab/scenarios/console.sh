@@ -6,7 +6,7 @@
 consoles() { grep -H . /sys/class/vtconsole/*/name /sys/class/vtconsole/*/bind; cat /proc/fb; }
 fbcon_is_on() { for v in $(grep -l 'frame buffer' /sys/class/vtconsole/*/name); do grep -q 1 "${v%name}bind" && return; done; false; }
 card_vm
-before=$(consoles); echo "$before"
+drawn=$(consoles); echo "$drawn"
 fbcon_is_on || fail "no framebuffer console before"
 grep -q nvidia /proc/fb || fail "no framebuffer of the card"
 [ "$(cat /sys/module/nvidia_drm/refcnt)" -gt 0 ] || fail "nothing keeps nvidia_drm loaded: this would show nothing"
@@ -18,8 +18,8 @@ for way in unload unbind; do
 	is "$(cat /proc/fb)" "" "framebuffers while away"
 	within 90 0 qm stop 111
 	at_home "after $way"
-	is "$(consoles)" "$before" "consoles and framebuffers"
+	is "$(consoles)" "$drawn" "consoles and framebuffers"
 	is_off() { ! fbcon_is_on; }
-	undone "$way" is_off; is "$(consoles)" "$before" "consoles and framebuffers, undone"
-	killed "$way" is_off; is "$(consoles)" "$before" "consoles and framebuffers, killed"
+	undone "$way" is_off; is "$(consoles)" "$drawn" "consoles and framebuffers, undone"
+	killed "$way" is_off; is "$(consoles)" "$drawn" "consoles and framebuffers, killed"
 done
