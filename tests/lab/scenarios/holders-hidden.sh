@@ -38,7 +38,7 @@ rm -f /root/enough
 unseen() {
 	rm -f /root/unseen; cat >/root/unseen.py; python3 /root/unseen.py >/root/unseen & pid=$!
 	wait_for 30 grep -q open /root/unseen; say "$1: descriptors of it that are to be seen: $(find "/proc/$pid/fd" -lname '/dev/nvidia*' | wc -l)"
-	refused "$1"; said "module nvidia is in use beyond what can be seen (1 more than"; kill $pid; wait $pid 2>/dev/null; free "after $1"; }
+	refused "$1"; said "module nvidia is in use beyond what can be seen ("; kill $pid; wait $pid 2>/dev/null; free "after $1"; }
 unseen "a descriptor on its way through a socket" <<'END'
 import os, socket, time
 here, there = socket.socketpair()
