@@ -62,14 +62,12 @@ class Work:
             group = self._boots[boot]
             return group.pop(0) if group and not self.stopped else None
 
-    def once_more(self, one: Scenario) -> bool:
+    def once_more(self, one: Scenario) -> None:
         """A guest froze under it: it is the next one of its boot, if that was the first time."""
         with self._lock:
-            if one.name in self.frozen:
-                return False
-            self.frozen.add(one.name)
-            self._boots[one.boot].insert(0, one)
-            return True
+            if one.name not in self.frozen:
+                self.frozen.add(one.name)
+                self._boots[one.boot].insert(0, one)
 
     def hold(self, guest: Guest) -> None:
         """This guest is to be ended with the work."""

@@ -4,9 +4,6 @@
 # tier: full
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/lab/ct/104 /etc/pve/lxc; card_vm
-number() { awk '$2 == "nvidia-uvm" { print $1 }' /proc/devices; }
-# another: who loads it next gets another number than the last time
-another() { if [ -d /sys/module/hid ]; then modprobe -r hid_generic hid; else modprobe hid; fi; }
 inside() { pct exec "$1" -- stat -c '%Hr:%Lr %a %u' "/dev/$2" 2>/dev/null; }
 opens() { pct exec "$1" -- hold --for 0.1 "/dev/$2" >/root/opened 2>&1; }
 log() { journalctl -q -b -t gpu-handoff --since "$1"; }

@@ -4,8 +4,6 @@
 # tier: full
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/lab/ct/104 /etc/pve/lxc; card_vm
-number() { awk '$2 == "nvidia-uvm" { print $1 }' /proc/devices; }
-another() { if [ -d /sys/module/hid ]; then modprobe -r hid_generic hid; else modprobe hid; fi; }
 inside() { pct exec "$1" -- stat -c '%Hr:%Lr %a %u:%g' "/dev/$2" 2>/dev/null; }
 of() { cat "/sys/fs/cgroup/lxc/104/ns/system.slice/$1.service/cgroup.procs" 2>/dev/null; }
 uses() { [ -n "$(find "/proc/$(of ollama | head -n 1)/fd" -lname '*/nvidia-uvm' 2>/dev/null)" ]; }

@@ -33,6 +33,9 @@ explain() {
 	echo "-- before:"; echo "$before"; echo "-- now:"; host; ls -l /run/gpu-handoff; cat /run/gpu-handoff/*.json
 	ps -e -o pid,ppid,stat,etimes,args | grep '[g]pu-handoff'; systemctl list-units --all --no-legend 'gpu-handoff*'
 	journalctl -q -n 40 -o short-monotonic -t gpu-handoff -t systemd | cut -c1-200; } 2>&1
+# number: nvidia-uvm's major; another: who loads it next gets another one, since it is the first that is free, and hid takes one as well
+number() { awk '$2 == "nvidia-uvm" { print $1 }' /proc/devices; }
+another() { if [ -d /sys/module/hid ]; then modprobe -r hid_generic hid; else modprobe hid; fi; }
 # nobody_listens: QEMU's end calls nobody; as after `systemctl stop` of Proxmox's event daemon
 nobody_listens() { systemctl stop qmeventd.socket qmeventd.service 2>/dev/null; }
 somebody_listens() { systemctl start qmeventd.socket; }
