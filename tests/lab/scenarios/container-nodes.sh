@@ -13,7 +13,6 @@ uses() { [ -n "$(find "/proc/$(of ollama | head -n 1)/fd" -lname '*/nvidia-uvm' 
 goes_on() { is "$(of other) $(lxc-info -n 104 -pH) $(lxc-info -n 105 -pH)" "$running" "$1: the containers" >/dev/null; }
 # fits CTID WHEN: its node is the driver's, and is opened
 fits() { is "$(inside "$1" nvidia-uvm | cut -d' ' -f1)" "$(number):0" "$2: nvidia-uvm in container $1"; opens "$1" nvidia-uvm || fail "$2: container $1 does not open it: $(cat /root/opened)"; }
-[ ! -d /sys/module/hid ] || modprobe -r hid_generic hid || fail "hid is in use"
 old=$(number)
 unit() { printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=%s\n' "$2" >"/etc/lab/ct/104/$1.service"; }
 unit ollama "/usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl /dev/nvidia-uvm"; unit other "/usr/bin/sleep infinity"
@@ -23,7 +22,7 @@ within 60 0 pct start 104; within 60 0 pct start 105; wait_for 60 uses
 running="$(of other) $(lxc-info -n 104 -pH) $(lxc-info -n 105 -pH)"; fits 104 "at first"; fits 105 "at first"
 setting 'containers = "release"'
 for n in 1 2 3 4 5 6 7 8 9 10; do
-	was=$(number); since=$(date '+%F %T'); within 60 0 qm start 111; away "round $n"; another
+	was=$(number); since=$(date '+%F %T'); within 60 0 qm start 111; away "round $n"; another "$was"
 	within 90 0 qm stop 111; comes_home 60 "round $n"; wait_for 20 uses; goes_on "round $n"
 	[ "$(number)" != "$was" ] || fail "round $n: the number is the same"
 	fits 104 "round $n"; fits 105 "round $n"; is "$(inside 104 nvidia-uvm)" "$(number):0 640 1000" "round $n: as its config has it"
@@ -34,11 +33,11 @@ for n in 1 2 3 4 5 6 7 8 9 10; do
 done
 say "a start that fails, a killed hook"
 qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 20 uses; fits 104 "a start that fails"; fits 105 "a start that fails"
-gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!; wait_for 30 test ! -d /sys/module/nvidia; kill -KILL $run; wait $run 2>/dev/null; another
+was=$(number); gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!; wait_for 30 test ! -d /sys/module/nvidia; kill -KILL $run; wait $run 2>/dev/null; another "$was"
 within 90 0 gpu-handoff 111 post-stop; comes_home 60 killed; wait_for 20 uses; goes_on killed; fits 104 killed; fits 105 killed
 say "a container that lays a link there: it is left alone, and that is said"
 pct exec 105 -- sh -c 'umount /dev/nvidia-uvm; rm -f /dev/nvidia-uvm; ln -s /dev/null /dev/nvidia-uvm'; since=$(date '+%F %T'); null=$(stat -c '%Hr:%Lr %a %i' /dev/null)
-within 60 0 qm start 111; another; within 90 0 qm stop 111; comes_home 60 "with a link"
+was=$(number); within 60 0 qm start 111; another "$was"; within 90 0 qm stop 111; comes_home 60 "with a link"
 wait_for 10 logged "$since" "container 105.*see that its nodes fit: failed.*its /dev/nvidia-uvm: something else lies there. Hint: 'pct reboot 105'"
 is "$(stat -c '%Hr:%Lr %a %i' /dev/null)" "$null" "what it leads to"; is "$(pct exec 105 -- readlink /dev/nvidia-uvm)" /dev/null "the link"; fits 104 "beside a link"
 expect_rc 0 pct stop 105; expect_rc 0 pct stop 104; rm /etc/pve/lxc/104.conf /etc/pve/lxc/105.conf
@@ -70,7 +69,7 @@ wait_for 60 sh -c 'qm status 111 | grep -q running'; qm stop 111 >/root/out 2>&1
 say "one that is started again with an old line is named"
 was=$(number); since=$(date '+%F %T')
 printf 'arch: amd64\nlxc.cgroup2.devices.allow: c 195:* rwm\nlxc.cgroup2.devices.allow: c %s:* rwm\nlxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file\nlxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file\nlxc.init.cmd: /usr/local/bin/slow\n' "$was" >/etc/pve/lxc/109.conf
-within 60 0 pct start 109; within 120 0 qm start 111; away "for one with an old line"; another
+within 60 0 pct start 109; within 120 0 qm start 111; away "for one with an old line"; another "$was"
 within 150 0 qm stop 111; comes_home 90 "for one with an old line"; wait_for 30 both_run; [ "$(number)" != "$was" ] || fail "the number is the same"
 wait_for 10 logged "$since" "container 109: it may not open its /dev/nvidia-uvm, since the driver came back with the major number $(number). Hint: let line 3 of /etc/pve/lxc/109.conf"
 expect_rc 0 pct stop 109; rm /etc/pve/lxc/109.conf

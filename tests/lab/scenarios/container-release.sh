@@ -70,7 +70,7 @@ say "the driver comes back with another number for nvidia-uvm than a node has th
 old=$(number)
 printf 'lxc.cgroup2.devices.allow: c %s:* rwm\n' "$old" >>/etc/pve/lxc/104.conf
 within 60 0 pct start 104; wait_for 60 uses; pct exec 104 -- mknod /dev/nvidia-uvm c "$old" 0 || fail "no node"; within 60 0 qm start 111; away "before another number"
-another
+another "$old"
 within 90 0 qm stop 111; comes_home 60 "with another number"; wait_for 20 uses; [ "$(number)" != "$old" ] || fail "the number is the same"
 wait_for 20 sh -c "journalctl -q -b -t gpu-handoff -n 60 | grep -q 'container 104: its /dev/nvidia-uvm has the major number $old, and the driver came back with $(number).*line $(grep -n cgroup2 /etc/pve/lxc/104.conf | cut -d: -f1) of /etc/pve/lxc/104.conf'"
 expect_rc 0 pct stop 104

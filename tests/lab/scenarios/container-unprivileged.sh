@@ -26,7 +26,7 @@ for way in unload unbind; do
 done
 setting 'containers = "release"'
 for round in 1 2 3; do
-	was=$(number); within 60 0 qm start 111; away "round $round"; another
+	was=$(number); within 60 0 qm start 111; away "round $round"; another "$was"
 	within 90 0 qm stop 111; comes_home 60 "round $round"; [ "$(number)" != "$was" ] || fail "the number is the same"
 	wait_for 20 uses; goes_on "round $round"; is "$(inside 104 nvidia-uvm)" "$(number):0 640 0:44" "round $round: the node, as its config has it"
 done

@@ -33,9 +33,13 @@ explain() {
 	echo "-- before:"; echo "$before"; echo "-- now:"; host; ls -l /run/gpu-handoff; cat /run/gpu-handoff/*.json
 	ps -e -o pid,ppid,stat,etimes,args | grep '[g]pu-handoff'; systemctl list-units --all --no-legend 'gpu-handoff*'
 	journalctl -q -n 40 -o short-monotonic -t gpu-handoff -t systemd | cut -c1-200; } 2>&1
-# number: nvidia-uvm's major; another: who loads it next gets another one, since it is the first that is free, and hid takes one as well
+# number: nvidia-uvm's major; first_free: who loads it next gets this one (linux, fs/char_dev.c, find_dynamic_major)
 number() { awk '$2 == "nvidia-uvm" { print $1 }' /proc/devices; }
-another() { if [ -d /sys/module/hid ]; then modprobe -r hid_generic hid; else modprobe hid; fi; }
+first_free() { for _n in $(seq 254 -1 234) $(seq 511 -1 384); do awk -v n="$_n" '/^Block/ { exit } $1 == n { f = 1 } END { exit f }' /proc/devices && { echo "$_n"; return; }; done; }
+# another NUMBER: it gets another one than that, which hid may take in its place; called while it is not loaded
+another() {
+	[ "$(first_free)" != "$1" ] || [ ! -d /sys/module/hid ] || modprobe -r hid_generic hid
+	[ "$(first_free)" != "$1" ] || modprobe hid; [ "$(first_free)" != "$1" ] || fail "nvidia-uvm gets $1 again"; }
 # nobody_listens: QEMU's end calls nobody; as after `systemctl stop` of Proxmox's event daemon
 nobody_listens() { systemctl stop qmeventd.socket qmeventd.service 2>/dev/null; }
 somebody_listens() { systemctl start qmeventd.socket; }
@@ -53,8 +57,8 @@ has_failed() { wait $_start; _rc=$?; cat /root/said; [ $_rc -ne 0 ] || fail "$_o
 killed() { halfway "$@"; kill -KILL $_hooks; has_failed; comes_home 120 "$_of, killed"; }
 # undone WHAT CONDITION...: somebody comes in such a start, and stays: all that was done is undone
 undone() {
-	mknod /root/late c 195 0 2>/dev/null; echo 'gate = "off"' >/etc/gpu-handoff/conf.d/late.toml
-	halfway "$@"; hold /root/late >/run/lab-late.out 2>&1 & _late=$!; wait_for 20 grep -q holding /run/lab-late.out
+	mknod /root/late-comer c 195 0 2>/dev/null; echo 'gate = "off"' >/etc/gpu-handoff/conf.d/late.toml
+	halfway "$@"; hold /root/late-comer >/run/lab-late.out 2>&1 & _late=$!; wait_for 20 grep -q holding /run/lab-late.out
 	kill -CONT $_hooks; has_failed; kill $_late; wait $_late 2>/dev/null; rm /etc/gpu-handoff/conf.d/late.toml
 	comes_home 60 "$_of, undone"; }
 # fails WHAT COMMAND...: a start fails after pre-start, nobody calls us, and the way home begins when the VM's lock is let go
