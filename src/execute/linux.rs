@@ -238,9 +238,11 @@ impl Linux {
             }
         }
         let open = || asked.iter().filter(|a| a.result.is_none());
-        let Some(until) = open().map(|a| a.until).chain(signal_end).chain(at_most).min() else {
+        // Where all have their answer by now, what is left of the time is the undo's.
+        let Some(last) = open().map(|a| a.until).min() else {
             return;
         };
+        let until = signal_end.into_iter().chain(at_most).fold(last, Instant::min);
         let fds: Vec<BorrowedFd<'_>> = open().filter_map(|a| Some(a.worker.as_ref()?.replies())).collect();
         let ready = self.wait(&fds, until.saturating_duration_since(now));
         let waiting = asked.iter_mut().filter(|a| a.result.is_none());
@@ -489,5 +491,18 @@ mod tests {
             ]
         );
         assert_eq!(linux.recorded().1, [""; 0]);
+    }
+
+    /// The few seconds that there are then are for taking back what was done.
+    #[test]
+    fn what_only_waits_is_broken_off_by_a_signal_and_nothing_is_waited_for() {
+        let mut linux = Linux::for_looking();
+        let mut asked = Asked::new(Err(std::io::Error::other("")), Instant::now(), AFTER_SIGNAL * 9, true);
+        (asked.result, asked.ended) = (None, None);
+        linux.interrupted = Some(Instant::now());
+        let answers = linux.answers(vec![asked]);
+        assert!(matches!(&answers[..], [(Err(ActError::Failed(_)), _)]), "{answers:?}");
+        let took = linux.interrupted.unwrap().elapsed();
+        assert!(took < AFTER_SIGNAL / 2, "{took:?}");
     }
 }
