@@ -7,8 +7,8 @@ printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia1 /dev/nvidiactl\n' 
 systemctl daemon-reload; systemctl start jellyfin; pid() { systemctl show -P MainPID jellyfin; }
 uses() { [ -n "$(find "/proc/$(pid)/fd" -lname /dev/nvidia1)" ]; }
 wait_for 20 uses; card_vm; first=$(pid)
-say "not named: in the way, with the line that allows it"
-within 60 255 qm start 111; said "services = \"jellyfin.service\""; is "$(pid)" "$first" "its process"
+say "not named: in the way, since it may use either, with the line that takes that risk"
+within 60 255 qm start 111; said 'and may use this GPU as well. Hint: take the risk with doubt = "go-on"'; is "$(pid)" "$first" "its process"
 say "named"
 setting 'services = "jellyfin"'
 expect_text "it is started again when the other GPU has left" gpu-handoff plan --vm 111
