@@ -196,7 +196,9 @@ def _run_in_one_guest(
                 elif work.waits(boot):
                     say("another boot, for what the failure may have left")
                     break
-                if work.waits(boot) and not _reset(guest, results / one.name):
+                # What is on a disk stays, and what was enabled there is started at the next one's reboot.
+                is_as_new = not boot.persist and _reset(guest, results / one.name)
+                if work.waits(boot) and not is_as_new:
                     say("the guest cannot be made as new: another boot")
                     break
     except LAB_FAILURES as error:

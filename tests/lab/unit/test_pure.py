@@ -617,6 +617,17 @@ class Lanes(unittest.TestCase):
         self.assertEqual(sorted(met), ["one", "two"])
         self.assertTrue(output.endswith("3 passed, 0 failed\n"), output)
 
+    def test_what_leaves_something_on_a_disk_has_a_guest_of_its_own(self) -> None:
+        for persist, boots in ((False, 1), (True, 2)):
+            FakeGuest.freezes, FakeGuest.boots = 0, 0
+            two = [scenarios.Scenario(Path(name), "", "fast", options.Options(persist=persist), 1.0, "", False)
+                   for name in ("one.sh", "two.sh")]
+            output = io.StringIO()
+            with tempfile.TemporaryDirectory() as folder, mock.patch("lab.session.Guest", FakeGuest), \
+                    mock.patch("lab.images.obtain"), contextlib.redirect_stdout(output):
+                self.assertEqual(scenarios.run(two, Path(folder), lambda: None), 0)
+            self.assertEqual(FakeGuest.boots, boots, persist)
+
     def test_a_signal_ends_the_guests_and_what_they_ran_is_no_result(self) -> None:
         ended: list[str] = []
 
