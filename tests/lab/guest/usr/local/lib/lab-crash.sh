@@ -26,9 +26,9 @@ home() {
 	said "is on vfio-pci after"; survived "home $1"; }
 # every RUN MOMENT...: at these moments of every round that such a run has, or of each stride-th, from one on that is another each day
 every() {
-	_run=$1 _n=$(($(date +%s) / 86400 % ${stride:-1} + 1)); shift
-	[ "${stride:-1}" = 1 ] || say "$_run: act $_n, and each ${stride}rd one after it"
-	while :; do for _moment; do $_run $_n:$_moment || return 0; done; _n=$((_n + ${stride:-1})); done; }
+	_run=$1 _act=$(($(date +%s) / 86400 % ${stride:-1} + 1)); shift
+	[ "${stride:-1}" = 1 ] || say "$_run: act $_act, and each ${stride}rd one after it"
+	while :; do for _moment; do $_run $_act:$_moment || return 0; done; _act=$((_act + ${stride:-1})); done; }
 lost_none() {
 	dmesg | grep -e 'BUG:' -e 'Oops' -e 'WARNING:' && fail "the kernel complains"
 	say "$points points, 0 GPUs lost, the longest way home $most ms"

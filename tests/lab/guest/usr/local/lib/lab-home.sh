@@ -15,7 +15,7 @@ before=$(host)
 # quiet: nobody is at it, or about to be, to tell what became of a handoff
 quiet() { [ -z "$(systemctl list-units --no-legend --plain 'gpu-handoff-tell@*')" ]; }
 # settled: the host is as before, and nothing of us is left: no record, no process, no unit that failed; what is cheap comes first
-settled() { _n=0; until quiet || [ $((_n += 1)) -gt 100 ]; do sleep 0.1; done
+settled() { _looks=0; until quiet || [ $((_looks += 1)) -gt 100 ]; do sleep 0.1; done
 	for _r in /run/gpu-handoff/*.json; do [ ! -e "$_r" ] || return 1; done
 	! pgrep -x 'gpu-handoff.*' >/dev/null && [ "$(host)" = "$before" ] &&
 	[ -z "$(systemctl list-units --no-legend --failed 'gpu-handoff*')" ]; }
@@ -35,7 +35,7 @@ explain() {
 	journalctl -q -n 40 -o short-monotonic -t gpu-handoff -t systemd | cut -c1-200; } 2>&1
 # number: nvidia-uvm's major; first_free: who loads it next gets this one (linux, fs/char_dev.c, find_dynamic_major)
 number() { awk '$2 == "nvidia-uvm" { print $1 }' /proc/devices; }
-first_free() { for _n in $(seq 254 -1 234) $(seq 511 -1 384); do awk -v n="$_n" '/^Block/ { exit } $1 == n { f = 1 } END { exit f }' /proc/devices && { echo "$_n"; return; }; done; }
+first_free() { for _major in $(seq 254 -1 234) $(seq 511 -1 384); do awk -v n="$_major" '/^Block/ { exit } $1 == n { f = 1 } END { exit f }' /proc/devices && { echo "$_major"; return; }; done; }
 # another NUMBER: it gets another one than that, which hid may take in its place; called while it is not loaded
 another() {
 	[ "$(first_free)" != "$1" ] || [ ! -d /sys/module/hid ] || modprobe -r hid_generic hid
