@@ -178,8 +178,13 @@ impl Error {
 }
 
 /// The text that a run ends with: an error and its causes on one line, the outermost first.
+///
+/// Not by way of [`anyhow::Error`]: with RUST_BACKTRACE in the environment that looks for the callers, and the package's binary has
+/// no tables to find them by, for which the C compiler's library ends the process (gcc, libgcc/unwind-dw2.c, uw_init_context_1).
 pub fn chain(error: Error) -> String {
-    format!("{:#}", anyhow::Error::new(error))
+    let error: Box<dyn std::error::Error> = error.into();
+    let causes: Vec<String> = anyhow::Chain::new(&*error).map(ToString::to_string).collect();
+    causes.join(": ")
 }
 
 #[cfg(test)]

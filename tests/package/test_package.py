@@ -148,6 +148,15 @@ class Package(unittest.TestCase):
         for text in (str(TOP), str(Path.home() / ".cargo"), "GPU_HANDOFF_TEST"):
             self.assertNotIn(text.encode(), content, text)
 
+    def test_an_error_is_said_where_backtraces_are_asked_for(self) -> None:
+        """It has no tables to find one by: who looks for one is ended."""
+        for value in ("0", "1", "full"):
+            environment = {**os.environ, "RUST_BACKTRACE": value, "RUST_LIB_BACKTRACE": value}
+            for words, status in ((["111"], 2), (["plan", "--vm", "999999999"], 3)):
+                done = subprocess.run([self.binary, *words], env=environment, capture_output=True, text=True, check=False)
+                self.assertEqual(done.returncode, status, done)
+                self.assertIn("gpu-handoff: error: ", done.stderr)
+
     def test_the_binary_lists_its_crates_and_each_direct_one_has_its_reason(self) -> None:
         section = self.folder / "dep-v0"
         # objcopy says what it leaves out; the section holds zlib's form of JSON (cargo-auditable, PARSING.md).
