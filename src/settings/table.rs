@@ -13,8 +13,9 @@
 //!    an enum in `values.rs` with its words as [`Choice`](crate::settings::kinds::Choice); anything else implements
 //!    [`Value`].
 //! 4. Use the field where it is to make a difference.
-//! 5. `UPDATE_GENERATED=1 cargo test --lib settings` and `UPDATE_HOSTS=1 cargo test --test hosts` write the texts that
-//!    show all settings. Read the difference before you commit it.
+//! 5. `UPDATE_GENERATED=1 cargo test --lib settings`, `UPDATE_GENERATED=1 cargo test --test manual` and
+//!    `UPDATE_HOSTS=1 cargo test --test hosts` write the texts that show all settings. Read the difference before you
+//!    commit it.
 
 use toml::de::DeValue;
 
