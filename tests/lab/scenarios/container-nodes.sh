@@ -1,6 +1,6 @@
 #!/bin/sh
 # The driver comes back with another number for nvidia-uvm: nodes in containers that run on are right without a restart, by each kind of line; one that was started without the GPU has it when it is home; two are shut down and started beside each other.
-# lab: --timeout 1200
+# lab: --timeout 1800
 # tier: full
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/lab/ct/104 /etc/pve/lxc; card_vm
