@@ -197,8 +197,7 @@ def _run_in_one_guest(
                     say("another boot, for what the failure may have left")
                     break
                 # What is on a disk stays, and what was enabled there is started at the next one's reboot.
-                is_as_new = not boot.persist and _reset(guest, results / one.name)
-                if work.waits(boot) and not is_as_new:
+                if work.waits(boot) and (boot.persist or not _reset(guest, results / one.name)):
                     say("the guest cannot be made as new: another boot")
                     break
     except LAB_FAILURES as error:
