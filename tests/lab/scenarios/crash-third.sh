@@ -1,6 +1,6 @@
 #!/bin/sh
 # As crash-campaign, at a third of the acts, each day another one.
-# lab: --fault-points --timeout 2400
+# lab: --fault-points --timeout 1800
 # tier: full
 stride=3
 . /usr/local/lib/lab-home.sh
