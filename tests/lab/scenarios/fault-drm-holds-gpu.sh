@@ -5,7 +5,7 @@
 gpu=$(gpus | head -1)
 is "$(cat /proc/fb)" "0 nvidia-drmdrmfb" "/proc/fb"
 echo "$gpu" >/sys/bus/pci/drivers/nvidia/unbind & writer=$!
-sleep 1; is "$(state_of $writer)" D "the unbind while nvidia_drm is loaded"
+sleep 1; is_stuck $writer "the unbind while nvidia_drm is loaded"
 rmmod nvidia_drm; wait_for 5 test ! -e /proc/$writer; say "it ended with rmmod nvidia_drm"
 
 echo "$gpu" >/sys/bus/pci/drivers_probe; modprobe nvidia_drm modeset_ref=0

@@ -10,7 +10,7 @@ for way in "--map /dev/nvidia0" "--attach /dev/nvidiactl"; do
 	ls -l /proc/$holder/fd | grep nvidia
 	! ls -l /proc/$holder/fd | grep -q /dev/nvidia0 || fail "it has a descriptor of the node"
 	echo "$gpu" >/sys/bus/pci/drivers/nvidia/unbind & writer=$!
-	sleep 1; is "$(state_of $writer)" D "the unbind with a user by $way"
+	sleep 1; is_stuck $writer "the unbind with a user by $way"
 	kill $holder; wait_for 5 test ! -e /proc/$writer
 	echo "$gpu" >/sys/bus/pci/drivers_probe; modprobe nvidia_drm
 done

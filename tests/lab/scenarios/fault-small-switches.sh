@@ -21,7 +21,7 @@ sleep 1; expect_rc 0 rmmod nvidia_drm; say "fbcon_pin: unloaded once the console
 
 modprobe nvidia_uvm; echo 1 >/sys/module/nvidia_uvm/parameters/uvm_ref; hold_open /dev/nvidia-uvm
 unbind & writer=$!
-sleep 1; is "$(state_of $writer)" D "the unbind with nvidia-uvm open"
+sleep 1; is_stuck $writer "the unbind with nvidia-uvm open"
 kill $holder; wait_for 5 test ! -e /proc/$writer
 
 stub version 595.45.04; grep -q ' 595.45.04 ' /proc/driver/nvidia/version || fail "version"

@@ -10,7 +10,7 @@ echo "$gpu" >/sys/bus/pci/drivers/nvidia/unbind & writer=$!
 sleep 1
 kill $holder; wait $holder 2>/dev/null
 sleep 5
-is "$(state_of $writer)" D "the writer, five seconds after the user has gone"
+is_stuck $writer "the writer, five seconds after the user has gone"
 expect_rc 1 hold --for 1 /dev/nvidia0
 stub remove_mode none		# the lab's way out; a real host has none
 wait_for 5 test ! -e /proc/$writer

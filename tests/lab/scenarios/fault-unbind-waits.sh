@@ -6,10 +6,9 @@ gpu=$(gpus | head -1)
 modprobe -r nvidia_drm || fail "unload nvidia_drm"
 hold_open /dev/nvidia0
 echo "$gpu" >/sys/bus/pci/drivers/nvidia/unbind & writer=$!
-stuck() { [ "$(state_of $writer)" = D ]; }
-wait_for 5 stuck
+wait_for 5 stuck $writer
 kill -KILL $writer; sleep 2
-is "$(state_of $writer)" D "the writer after SIGKILL"
+is_stuck $writer "the writer after SIGKILL"
 is "$(driver_of "$gpu")" none "the driver link meanwhile"
 [ -e "/proc/driver/nvidia/gpus/$gpu" ] || fail "the /proc entry is gone"
 dmesg | grep "NVRM: Attempting to remove device $gpu with non-zero usage count!" || fail "no line in the log"

@@ -7,8 +7,7 @@
 card_vm
 # Not the stuck function's override: kernel 6.1 takes the device's lock to read it.
 drivers() { echo "$(driver_of "$gpu") $(driver_of "$audio") $(override_of "$audio")"; }
-stuck() { [ "$(state_of $writer)" = D ]; }
-unbind() { sh -c "echo $gpu >/sys/bus/pci/drivers/nvidia/unbind" & writer=$!; wait_for 5 stuck; is "$(drivers)" "none snd_hda_intel (null)" "drivers"; }
+unbind() { sh -c "echo $gpu >/sys/bus/pci/drivers/nvidia/unbind" & writer=$!; wait_for 5 stuck $writer; is "$(drivers)" "none snd_hda_intel (null)" "drivers"; }
 # refused TEXT: whoever asks is told who hangs in what, and that it waits for TEXT
 refused() {
 	who="process $writer (sh" what="hangs in an unbind of $gpu from nvidia"
@@ -19,7 +18,7 @@ refused() {
 	within 5 3 gpu-handoff to_vfio; said "$who"; said "$what"; said "it waits for $1"
 	within 8 255 qm start 111; said "exit code 3"; said "$what"
 	is "$(drivers)" "none snd_hda_intel (null)" "drivers"; is "$(records)" "" "records"
-	is "$(state_of $writer)" D "the writer"; [ -d /sys/module/nvidia ] || fail "nvidia is not loaded"
+	is_stuck $writer "the writer"; [ -d /sys/module/nvidia ] || fail "nvidia is not loaded"
 }
 
 say "nvidia_drm keeps it"; at_home "before"

@@ -24,6 +24,9 @@ bounded() { _limit=$1; shift; case $(command -v "$1") in /*) timeout -k 5 "$_lim
 # wait_for SECONDS CONDITION...: a command that is tried until it succeeds
 wait_for() { _for=$1 _end=$(($(date +%s) + $1)); shift
 	until bounded "$_for" "$@" >/dev/null 2>&1; do [ "$(date +%s)" -le $_end ] || fail "not within $_for s: $*"; sleep 0.1; done; }
+# is_stuck PID WHAT: it sits in the kernel, in D; looked at more than once, as it is in R for a moment whenever it looks itself
+stuck() { [ "$(state_of "$1")" = D ]; }
+is_stuck() { wait_for 2 stuck "$1"; say "$2: D"; }
 # expect_rc N COMMAND...; no limit here: who the hook's caller is, and when it ends, matters to the hook
 expect_rc() { _want=$1; shift; "$@"; _rc=$?; [ $_rc -eq "$_want" ] || fail "exit status $_rc, should be $_want: $*"; }
 # expect_text TEXT COMMAND...: the output contains TEXT
