@@ -132,6 +132,7 @@ impl<'a> Executor<'a> {
     pub fn execute(mut self, plan: &Plan) -> Result<(), Error> {
         self.record.awake.clone_from(&plan.awake);
         self.one_look = one_look(plan);
+        self.kernel.gives_back(plan.direction == Direction::Home);
         let result = match plan.direction {
             Direction::Out => self.way_out(plan),
             Direction::Home => self.way_home(plan),

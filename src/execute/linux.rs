@@ -36,6 +36,9 @@ const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
 /// How long a card may take that holds up the question to the next one. One that answers takes less than a millisecond.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
+/// How long workers that are broken off, and killed, have to be gone before what is to be undone begins.
+const BROKEN_OFF_WITHIN: Duration = Duration::from_millis(300);
+
 /// How long the disk is waited for that has the history, and the names of devices.
 pub(super) const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 
@@ -53,6 +56,8 @@ pub struct Linux {
     signals: Option<SignalFd>,
     /// When the first of them came.
     interrupted: Option<Instant>,
+    /// Acts give back what was taken.
+    gives_back: bool,
     /// The acts so far.
     past: Vec<Past>,
     /// Something was done that changes the host.
@@ -102,6 +107,7 @@ impl Linux {
             gatekeeper: None,
             signals: None,
             interrupted: None,
+            gives_back: false,
             past: Vec::new(),
             has_acted: false,
             fault_points: FaultPoints::from_env(),
@@ -200,9 +206,15 @@ impl Linux {
             None => Worker::start(self.records, perform::serve),
         };
         let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
-        let mut asked = Asked::new(sent, start, within, only_waits(&request));
+        let mut asked = Asked::new(sent, start, within, self.may_be_broken_off(&request));
         asked.what = request.what();
+        asked.tells = matches!(&request, Question::Act(act) if act.tells_who_ended());
         asked
+    }
+
+    /// Whether a signal is the end of it at once.
+    fn may_be_broken_off(&self, request: &Question) -> bool {
+        only_waits(request) && !(self.gives_back && matches!(request, Question::Act(_)))
     }
 
     /// The answers of all of them, and when each had come.
@@ -228,17 +240,23 @@ impl Linux {
     fn gather(&mut self, asked: &mut [Asked], at_most: Option<Instant>) {
         let now = Instant::now();
         let signal_end = self.interrupted.map(|at| at + AFTER_SIGNAL);
+        let mut broken_off: Vec<&mut Asked> = Vec::new();
         for one in asked.iter_mut().filter(|a| a.result.is_none()) {
             if one.only_waits && signal_end.is_some() {
-                one.break_off();
+                if !one.is_telling(now) {
+                    broken_off.push(one);
+                }
             } else if signal_end.is_some_and(|end| now >= end) {
                 one.leave();
             } else if now >= one.until {
                 one.give_up();
             }
         }
+        // All end at once, and not one after the other: what is left of the time is the undo's.
+        broken_off.iter().for_each(|one| one.kill());
+        broken_off.iter_mut().for_each(|one| one.break_off(now + BROKEN_OFF_WITHIN));
         let open = || asked.iter().filter(|a| a.result.is_none());
-        // Where all have their answer by now, what is left of the time is the undo's.
+        // Where all have their answer by now, nothing is waited for.
         let Some(last) = open().map(|a| a.until).min() else {
             return;
         };
@@ -384,6 +402,10 @@ impl Kernel for Linux {
             .map_or_else(|| Err(another_question()), |acted| acted.result)
     }
 
+    fn gives_back(&mut self, does: bool) {
+        self.gives_back = does;
+    }
+
     fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
         let requests = acts.iter().map(|(act, within)| (Question::Act(act.clone()), *within));
         self.fault_points.reached(Point::Before);
@@ -409,8 +431,9 @@ impl Kernel for Linux {
                 Ok(_) => (Err(another_question()), None, Vec::new()),
                 Err(error) => (Err(error), None, Vec::new()),
             };
-            // What was refused, or has not begun, has changed nothing.
-            self.has_acted |= changes(act) && may_have_effect(&result);
+            // What was refused, or has not begun, has changed nothing; what was broken off may have.
+            let broken_off = act.only_waits() && self.interrupted.is_some();
+            self.has_acted |= changes(act) && (broken_off || may_have_effect(&result));
             self.past.push(Past::of(act, took, result.as_ref().err()));
             results.push(Acted {
                 result,
@@ -504,5 +527,25 @@ mod tests {
         assert!(matches!(&answers[..], [(Err(ActError::Failed(_)), _)]), "{answers:?}");
         let took = linux.interrupted.unwrap().elapsed();
         assert!(took < AFTER_SIGNAL / 2, "{took:?}");
+    }
+
+    /// What is stopped then is stopped to be as it was.
+    #[test]
+    fn what_gives_back_is_not_broken_off_and_has_what_time_there_is() {
+        let stop = || Question::Act(Act::stop(&Unit::host("x.service"), Duration::ZERO));
+        let look = || Question::Act(Act::prove_free(Vec::new()));
+        let mut linux = Linux::for_looking();
+        for (gives_back, question, is_broken_off) in [
+            (false, stop(), true),
+            (true, stop(), false),
+            (false, look(), true),
+            (true, look(), false),
+            // Who asks has nothing to give back.
+            (true, Question::Units(Vec::new()), true),
+        ] {
+            linux.gives_back(gives_back);
+            let what = format!("{gives_back} {question:?}");
+            assert_eq!(linux.may_be_broken_off(&question), is_broken_off, "{what}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::base::root::Root;
 use crate::base::text::{harmless, one_line};
@@ -18,6 +18,9 @@ const STDERR_TAIL: usize = 400;
 /// has for its end.
 pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb, within_s: u64) -> Result<(), ActError> {
     let words = unit.command(verb, within_s);
+    // A container that is starting is none that anybody starts anew in the middle.
+    let is_finished = verb != Verb::Stop && unit.is_container();
+    let run_it = || if is_finished { run_to_its_end(root, &words) } else { run(root, &words) };
     // What has ended since, or was stopped in its place, uses the driver again when it runs.
     if let Some(service) = unit.runs_on().filter(|_| verb != Verb::Stop)
         && is_so(root, &service, Verb::Stop)
@@ -32,13 +35,13 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb, within_s: u64) -> Res
     }
     with_patience(unit, verb, || {
         let Unit::Whole { .. } = unit else {
-            return run(root, &words);
+            return run_it();
         };
         await_lock(root, unit);
         if is_so(root, unit, verb) {
             return Ok(());
         }
-        run(root, &words).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
+        run_it().or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
     })
 }
 
@@ -73,9 +76,18 @@ fn is_so(root: &Root, unit: &Unit, verb: Verb) -> bool {
 
 /// Runs a program that only waits for others, to its end or to that of the run; an error quotes the end of what it says.
 fn run(root: &Root, words: &[String]) -> Result<(), ActError> {
+    run_for(root, words, Some(io::stdin().as_fd()))
+}
+
+/// The same of one that goes on where the run does not.
+fn run_to_its_end(root: &Root, words: &[String]) -> Result<(), ActError> {
+    run_for(root, words, None)
+}
+
+fn run_for(root: &Root, words: &[String], asked_by: Option<BorrowedFd<'_>>) -> Result<(), ActError> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let said = root
-        .program_for(&words, Some(io::stdin().as_fd()))
+        .program_for(&words, asked_by)
         .map_err(|e| ActError::Failed(format!("{} does not run: {e}", words[0])))?;
     if said.ok {
         return Ok(());

@@ -33,6 +33,8 @@ struct Undoing {
     dark: Vec<String>,
     /// Services that do not start again, and how that is.
     down: Vec<(Unit, String)>,
+    /// What was started meanwhile and does not end: an act, and why.
+    runs_on: Vec<String>,
     /// Processes that were ended, for nothing now.
     ended: Vec<Named>,
     /// The same of those that were a desktop's.
@@ -81,7 +83,8 @@ impl Undoing {
                 join(&self.of_desktops)
             )
         });
-        down.chain(ended).chain(desktops).collect()
+        let runs_on = self.runs_on.iter().cloned();
+        down.chain(runs_on).chain(ended).chain(desktops).collect()
     }
 
     /// An act that was not done, or did not lead to what it should have.
@@ -107,13 +110,15 @@ impl Executor<'_> {
             why => format!("{failed}: {why}"),
         };
         self.gives_back = true;
+        self.kernel.gives_back(true);
         let until = self.undone_until(done.len().saturating_sub(1));
         let mut undoing = Undoing {
             until,
-            elsewhere: self.elsewhere(),
+            elsewhere: self.elsewhere(until),
             in_use: BTreeSet::new(),
             dark: Vec::new(),
             down: Vec::new(),
+            runs_on: Vec::new(),
             ended: self.ended.clone(),
             of_desktops: self.of_desktops.clone(),
             left: Vec::new(),
@@ -121,7 +126,10 @@ impl Executor<'_> {
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
         let gate: Vec<PciAddr> = self.gate.iter().copied().collect();
         if !gate.is_empty() {
-            if let Err(interrupted) = self.take_back(&[&Act::open_gate(&gate)], &mut undoing) {
+            // In the few seconds after a signal nobody is asked.
+            if self.kernel.interrupted().is_none()
+                && let Err(interrupted) = self.take_back(&[&Act::open_gate(&gate)], &mut undoing)
+            {
                 return interrupted;
             }
             // Where it does not open when asked, it does with the end of who has it shut.
@@ -184,8 +192,12 @@ impl Executor<'_> {
         for ((act, _), result) in begun.iter().zip(results) {
             match result {
                 Ok(()) => {}
+                // Cut short by a signal, it is the next run's to start, and no device waits for it.
+                Err(error @ ActError::Interrupted { .. }) if is_of_others(act) => {
+                    self.left_out(act);
+                    undoing.leave(act, error);
+                }
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
-                // Cut short by a signal, it is the next run's to start.
                 Err(error) if self.kernel.interrupted().is_some() && matches!(error, ActError::Overdue { .. }) => {
                     self.left_out(act);
                     undoing.leave(act, error);
@@ -195,6 +207,10 @@ impl Executor<'_> {
                     say_of_service(act, &error);
                     let down = act.starts().map(|unit| (unit.clone(), not_started(unit, &error)));
                     undoing.down.extend(down);
+                    if let Act::StopUnit { name, .. } = act {
+                        let status = name.by_hand("status");
+                        undoing.runs_on.push(format!("{act}: {error}. Hint: see '{status}'"));
+                    }
                 }
                 Err(_) if matches!(act, Act::SetConsole { .. }) => self.give_console_back(act, undoing)?,
                 Err(error) => {
@@ -281,9 +297,11 @@ impl Executor<'_> {
 
     /// Functions of the record that are on another driver than vfio-pci: they never left theirs, or somebody else has bound
     /// them.
-    fn elsewhere(&mut self) -> BTreeSet<PciAddr> {
+    fn elsewhere(&mut self, until: Duration) -> BTreeSet<PciAddr> {
         let stuck: Vec<PciAddr> = self.record.stuck().collect();
-        let Ok(snapshot) = self.kernel.look(&stuck, self.record.budgets.look) else {
+        // Without it what is elsewhere is named for nothing; without the time that it takes nothing is undone.
+        let left = until.saturating_sub(self.kernel.now());
+        let Ok(snapshot) = self.kernel.look(&stuck, self.record.budgets.look.min(left / 2)) else {
             return BTreeSet::new();
         };
         let addrs = self.record.taken.iter().map(|t| t.addr);

@@ -174,7 +174,8 @@ pub(crate) struct Worker {
     pid: Pid,
     reaped: bool,
     group: Group,
-    requests: PipeWriter,
+    /// None where nobody waits for its answers any more.
+    requests: Option<PipeWriter>,
     replies: PipeReader,
     buffer: Vec<u8>,
 }
@@ -200,7 +201,7 @@ impl Worker {
             group: Group::of_child(&Root::real(), pid.as_raw().unsigned_abs()),
             pid,
             reaped: false,
-            requests,
+            requests: Some(requests),
             replies,
             buffer: Vec::new(),
         })
@@ -213,7 +214,8 @@ impl Worker {
     pub fn send(&mut self, request: &Question) -> io::Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        self.requests.write_all(&line)
+        let requests = self.requests.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        requests.write_all(&line)
     }
 
     /// Its process group: what it starts is in it too, and a call that is stuck is known by it.
@@ -244,22 +246,40 @@ impl Worker {
         Ok(Some(reply?))
     }
 
+    /// Tells it that nobody waits for its answer any more. Whether it has not been told so before.
+    pub fn hang_up(&mut self) -> bool {
+        self.requests.take().is_some()
+    }
+
     /// Kills the worker and what it started (modprobe). Returns their process group if any of it does not end: it is
     /// stuck in the kernel.
-    pub fn abandon(mut self) -> Option<Group> {
+    pub fn abandon(self) -> Option<Group> {
+        self.kill();
         let group = self.group;
-        let end = Instant::now() + AFTER_KILL;
+        let alive = self.ends_by(Instant::now() + AFTER_KILL);
+        if alive.is_empty() {
+            return None;
+        }
+        systemd::take_over(group.number, &alive);
+        Some(group)
+    }
+
+    /// Kills the worker and what it started.
+    pub fn kill(&self) {
         // The worker leads a session of its own; before it has made one, only its own pid works.
         let _ = killpg(self.pid, Signal::SIGKILL);
         let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
+    /// Waits until they have ended, once killed. What is left of them by then.
+    pub fn ends_by(mut self, end: Instant) -> Vec<i32> {
         loop {
-            let alive = group.alive(&Root::real());
-            if self.has_ended() && alive.is_empty() {
-                return None;
+            let mut alive = self.group.alive(&Root::real());
+            if !self.has_ended() && alive.is_empty() {
+                alive.push(self.pid.as_raw()); // between one look and the other
             }
-            if Instant::now() >= end {
-                systemd::take_over(group.number, &alive);
-                return Some(group);
+            if alive.is_empty() || Instant::now() >= end {
+                return alive;
             }
             // There is no event for the end of somebody else's child.
             std::thread::sleep(GROUP_POLL);

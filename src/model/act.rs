@@ -240,13 +240,15 @@ impl Act {
         Some(name)
     }
 
-    /// Whether it only waits until services or processes have ended, and can be broken off at any moment. A start is what gives
-    /// back, and is finished as anything else.
+    /// Whether it only waits until services or processes have ended, or looks for those that use something, and can be broken off at
+    /// any moment. A start is what gives back, and is finished as anything else.
     pub fn only_waits(&self) -> bool {
-        matches!(
-            self,
-            Act::StopUnit { .. } | Act::EndProcesses { .. } | Act::AwaitDesktops { .. }
-        )
+        matches!(self, Act::ProveFree { .. } | Act::StopUnit { .. }) || self.tells_who_ended()
+    }
+
+    /// Whether it is known only by its answer which processes have ended for it.
+    pub fn tells_who_ended(&self) -> bool {
+        matches!(self, Act::EndProcesses { .. } | Act::AwaitDesktops { .. })
     }
 
     /// Whether it is done at the same time as another one, its neighbour in a plan: containers, which have nothing to do with each

@@ -192,6 +192,9 @@ impl Model {
                 continue;
             }
             self.await_exit(&pids, POLL.min(left));
+            if self.is_broken_off() {
+                return Err(broken_off());
+            }
             if self.signal.is_some() {
                 self.spend(POLL); // what waits for a worker's answer does not look for signals before that
             }

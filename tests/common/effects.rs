@@ -216,6 +216,10 @@ impl Kernel for Model {
         results
     }
 
+    fn gives_back(&mut self, does: bool) {
+        self.gives_back = does;
+    }
+
     fn let_gate_go(&mut self) {
         self.gate = None;
     }
@@ -233,6 +237,11 @@ impl Kernel for Model {
 }
 
 impl Model {
+    /// Whether a signal is the end of what only waits.
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.signal.is_some() && !self.gives_back
+    }
+
     fn fault(&self, n: usize) -> Option<Fault> {
         self.faults.0.iter().find(|(at, _)| *at == n).map(|(_, f)| *f)
     }
@@ -258,6 +267,9 @@ impl Model {
             }
             Some(Fault::Signal) => self.signal = self.signal.or(Some(self.time)),
             _ => {}
+        }
+        if act.only_waits() && self.is_broken_off() {
+            return Started::Ended(Err(broken_off()));
         }
         let twist = match fault {
             Some(Fault::Twisted(twist)) => Some(twist),
@@ -446,6 +458,11 @@ pub fn told(number: u32) -> Group {
         number,
         started: Some(1),
     }
+}
+
+/// What only waits, and a signal came.
+pub(super) fn broken_off() -> ActError {
+    ActError::Failed("a signal asked us to end meanwhile".to_owned())
 }
 
 fn failed(act: &Act, errno: Errno) -> ActError {

@@ -332,6 +332,8 @@ pub struct Model {
     pub next_worker: u32,
     /// When the run was asked to end.
     pub signal: Option<Duration>,
+    /// Acts give back what was taken, and a signal breaks none of them off.
+    pub gives_back: bool,
     /// Acts so far.
     pub acts: Vec<Act>,
     pub faults: Faults,
@@ -390,6 +392,7 @@ impl Model {
             workers: Vec::new(),
             next_worker: 4242,
             signal: None,
+            gives_back: false,
             acts: Vec::new(),
             faults: Faults::default(),
             laws: super::laws::Laws::default(),

@@ -392,6 +392,34 @@ fn a_desktop_that_has_ended_for_nothing_is_said() {
     assert!(runs(&kind, &model));
 }
 
+/// What only waits is broken off by a signal, and what it has begun is undone in the seconds that are left: what is stopped then,
+/// so that its socket listens again, is not broken off.
+#[test]
+fn whoever_was_stopped_runs_again_after_a_signal_at_anything_that_waits() {
+    for kind in kinds() {
+        for way in [WayOut::Auto, WayOut::Unbind] {
+            let model = used(&kind, 1);
+            let first = model.acts.len();
+            let acts = {
+                let mut model = model.fork();
+                assert!(matches!(asked(&kind, way).out(&mut model), End::Done));
+                model.acts[first..].to_vec()
+            };
+            let waiting: Vec<usize> = (0..acts.len()).filter(|at| acts[*at].only_waits()).collect();
+            assert!(waiting.len() > 1, "{}: {acts:?}", kind.name);
+            for at in waiting {
+                let mut model = model.fork();
+                model.faults.0 = vec![(first + at, Fault::Signal)];
+                let end = asked(&kind, way).out(&mut model);
+                let what = format!("{}, {way:?}, {}: {end:?}", kind.name, acts[at]);
+                assert!(matches!(end, End::Restored(_) | End::RestoredBut(_)), "{what}");
+                assert!(runs(&kind, &model) && records(&model).is_empty(), "{what}");
+                assert_eq!(model.laws.broken, [""; 0], "{what}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_could_not_be_started_again_is_not_stopped() {
     for (kind, why) in [
