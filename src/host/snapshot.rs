@@ -304,6 +304,30 @@ fn are_counted(snapshot: &Snapshot) -> bool {
         && snapshot.functions.iter().filter(of_nvidia).all(counts)
 }
 
+/// The modules of these drivers, and those above NVIDIA's, which count who has a node of theirs open or mapped.
+const COUNTING: [&str; 6] = [
+    "nvidia",
+    "nvidia_uvm",
+    "nvidia_modeset",
+    "nvidia_drm",
+    "snd_hda_intel",
+    "i2c_nvidia_gpu",
+];
+
+/// Whether nobody has anything of NVIDIA's functions, by the kernel's counts alone: each has a driver that counts, and in no count
+/// is anything but other modules. VFIO's groups count nobody, neither theirs nor those that something beside them is in.
+fn nobody_has_any(snapshot: &Snapshot) -> bool {
+    let of_modules_alone = |module: &Module| {
+        let of_modules = u32::try_from(module.users.len()).ok();
+        module.refs.is_some() && module.refs == of_modules
+    };
+    let mut counting = snapshot.modules.iter().filter(|m| COUNTING.contains(&m.name.as_str()));
+    let of_nvidia = snapshot.functions.iter().filter(|f| f.vendor == VENDOR_NVIDIA);
+    let groups: BTreeSet<u32> = of_nvidia.filter_map(|f| f.group).into_set();
+    let is_lent = |f: &Function| f.is_on_vfio() && (f.vendor == VENDOR_NVIDIA || f.group.is_some_and(|g| groups.contains(&g)));
+    are_counted(snapshot) && counting.all(of_modules_alone) && !snapshot.functions.iter().any(is_lent)
+}
+
 fn read_except(root: &Root, stuck: &dyn Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
     let mut snapshot = read_devices(root, &|_| true, stuck)?;
     snapshot.iommu = !root.names("/sys/class/iommu")?.is_empty();
@@ -348,12 +372,16 @@ fn read_devices(
     })
 }
 
-/// Who uses the functions that were read.
+/// Who uses the functions that were read. Where the kernel's own counts say that nobody does, nobody is looked for: they see more
+/// than a look through processes, and take a hundredth of its time.
 fn read_users(root: &Root, snapshot: &mut Snapshot) -> io::Result<()> {
     snapshot.usb = snapshot
         .usb_controllers()
         .flat_map(|addr| usb::in_use(root, addr))
         .collect();
+    if nobody_has_any(snapshot) {
+        return Ok(());
+    }
     let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
     let mut nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
     nodes.are_counted = are_counted(snapshot);
@@ -521,6 +549,65 @@ mod tests {
             seen(&["0000:00:02.0", "0000:09:00.0"]),
             format!("0000:00:02.0, {of_all}")
         );
+    }
+
+    #[test]
+    fn nobody_is_looked_for_where_the_kernels_counts_say_that_there_is_nobody() {
+        let (nvidia, sound, beside) = ("0000:01:00.0", "0000:01:00.1", "0000:00:1f.3");
+        // A process that has the node open, which the counts know nothing of: whether it is found says whether it was looked for.
+        let looked = |drivers: &[(&str, &str)], modules: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let put = |path: &str, text: &str| {
+                let path = dir.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            };
+            let link = |path: &str, to: &str| {
+                let path = dir.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::os::unix::fs::symlink(to, path).unwrap();
+            };
+            for (addr, driver) in drivers {
+                let function = format!("sys/bus/pci/devices/{addr}");
+                let (vendor, class) = match *addr {
+                    "0000:01:00.0" => ("0x10de\n", "0x030000\n"),
+                    "0000:01:00.1" => ("0x10de\n", "0x040300\n"),
+                    _ => ("0x8086\n", "0x040300\n"),
+                };
+                put(&format!("{function}/vendor"), vendor);
+                put(&format!("{function}/device"), "0x2204\n");
+                put(&format!("{function}/class"), class);
+                link(&format!("{function}/driver"), &format!("../../drivers/{driver}"));
+                link(&format!("{function}/iommu_group"), "../../kernel/iommu_groups/7");
+            }
+            put("proc/modules", modules);
+            put("proc/devices", "Character devices:\n195 nvidia\n");
+            put("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue\n");
+            put(&format!("proc/driver/nvidia/gpus/{nvidia}/information"), "Device Minor: \t 0\n");
+            put("proc/700/stat", "700 (cuda) S 1 700 700 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10");
+            put("proc/700/comm", "cuda\n");
+            link("proc/700/fd/3", "/dev/nvidia0");
+            put("proc/700/fdinfo/3", "pos:\t0\nflags:\t02\n");
+            !read_uses(&Root::at(dir.path())).unwrap().holders.is_empty()
+        };
+        let quiet = "nvidia_drm 1 0 - Live 0x0\nnvidia_modeset 1 1 nvidia_drm, Live 0x0\nnvidia 1 1 nvidia_modeset, Live 0x0\n\
+                     snd_hda_intel 1 0 - Live 0x0\n";
+        let busy = quiet.replace("nvidia 1 1 ", "nvidia 1 2 ");
+        let host = [(nvidia, "nvidia"), (sound, "snd_hda_intel")];
+        for (drivers, modules, is_looked_for) in [
+            (&host[..], quiet.to_owned(), false),
+            (&host, busy.clone(), true),
+            (&host, quiet.replace("nvidia_drm 1 0 ", "nvidia_drm 1 1 "), true),
+            // The host's own sound plays.
+            (&host, quiet.replace("snd_hda_intel 1 0 ", "snd_hda_intel 1 1 "), true),
+            // The kernel counts nothing.
+            (&host, quiet.replace(" 0 -", " - -"), true),
+            (&[(nvidia, "nvidia"), (sound, "vfio-pci")], quiet.to_owned(), true),
+            (&[(nvidia, "nvidia"), (beside, "vfio-pci")], quiet.to_owned(), true),
+            (&[(nvidia, "nvidia"), (sound, "other")], quiet.to_owned(), true),
+        ] {
+            assert_eq!(looked(drivers, &modules), is_looked_for, "{drivers:?} {modules}");
+        }
     }
 
     #[test]
