@@ -12,6 +12,7 @@ use crate::base::systemd;
 use crate::base::text::{are, join};
 use crate::commands::cli::{Cli, Recover};
 use crate::commands::free::{self, Freed};
+use crate::commands::stopped;
 use crate::execute::kernel::Kernel;
 use crate::model::act::Act;
 use crate::model::claim::Claim;
@@ -139,6 +140,9 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
             home: false,
             left: Some(why),
         });
+    }
+    if guard.is_some() && !shutting_down && how.vm.is_none() {
+        stopped::name(host, systemd::is_starting);
     }
     print(cli.json, &outcomes, || text(&outcomes, cli.dry_run))?;
     match first {

@@ -27,7 +27,7 @@ pub(crate) fn answer(root: &Root, question: Question) -> Answer {
         Question::Past => Answer::Past(history::read(root).map_err(|e| format!("reading {}: {e}", history::DIR))),
         Question::Names(ids) => Answer::Names(pci_ids::read(root, &ids)),
         Question::Recorded => Answer::Recorded(keep::kept(root.recorded())),
-        Question::MakeNodes { .. } | Question::Act(_) | Question::Remember(_) => {
+        Question::MakeNodes { .. } | Question::Act(_) | Question::Remember(_) | Question::KeepStopped(..) => {
             failed("nothing is done to a tree of files".to_owned())
         }
     }

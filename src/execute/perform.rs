@@ -39,7 +39,7 @@ use crate::model::act::{Act, Attribute, Expect};
 use crate::model::refusal::{Reason, describe};
 use crate::plan::unseen::nobody_by_count;
 use crate::plan::users;
-use crate::state::history;
+use crate::state::{history, stopped};
 
 /// How long a holder that turned up only now, or a module's last user, gets to let go: a query of a monitoring tool, udev
 /// at its work. Who stays longer is a reason to stop.
@@ -121,6 +121,9 @@ impl Server {
             Question::MakeNodes { paths, load } => Answer::NotMade(made_nodes::make(&self.root, &paths, load)),
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
+            }
+            Question::KeepStopped(boot, text) => {
+                Answer::Remembered(stopped::keep(&self.root, &boot, &text).map_err(|e| e.to_string()))
             }
             Question::Act(act) => {
                 let (mut notes, mut ended) = (Vec::new(), Vec::new());

@@ -42,7 +42,19 @@ impl Linux {
     /// # Errors
     /// Why it has not got it.
     pub fn remember(&mut self, entry: Handoff) -> Result<(), String> {
-        match self.ask(Question::Remember(entry), REMEMBER_WITHIN) {
+        self.have_kept(Question::Remember(entry))
+    }
+
+    /// Keeps this of what is stopped in a boot.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub fn keep_stopped(&mut self, boot: String, text: String) -> Result<(), String> {
+        self.have_kept(Question::KeepStopped(boot, text))
+    }
+
+    fn have_kept(&mut self, what: Question) -> Result<(), String> {
+        match self.ask(what, REMEMBER_WITHIN) {
             Ok(Answer::Remembered(result)) => result,
             Ok(_) => Err(another_question().to_string()),
             Err(e) => Err(e.to_string()),

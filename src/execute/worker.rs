@@ -103,6 +103,8 @@ pub(crate) enum Question {
     Remember(Handoff),
     /// Read the history.
     Past,
+    /// Keep this of what is stopped in a boot.
+    KeepStopped(String, String),
     /// Read what devices are called.
     Names(Vec<Ids>),
     /// What was looked at since this was asked the last time.
@@ -120,7 +122,7 @@ impl Question {
             Question::StaleNodes(_) => "nodes inside containers".to_owned(),
             Question::Find(_) => "files of Proxmox's below /etc/pve".to_owned(),
             Question::Check(part) => format!("what the checks look at ({})", part.covers()),
-            Question::Past | Question::Remember(_) => "the history".to_owned(),
+            Question::Past | Question::Remember(_) | Question::KeepStopped(..) => "the history".to_owned(),
             Question::Names(_) => "the names of devices".to_owned(),
             Question::Recorded => "what a worker has looked at".to_owned(),
             Question::Act(_) | Question::MakeNodes { .. } => "an act".to_owned(),

@@ -1,0 +1,187 @@
+//! What was stopped for a handoff when the host went down, and does not run: named, once.
+//!
+//! A record does not outlive a boot ([`crate::state::stopped`] does). What is enabled is started by the boot itself, and is nobody's
+//! concern here; which that is nobody knows before the boot is over: a service may be started by another one, a container by
+//! pve-guests.service, Docker's by its daemon. So it is not asked what is enabled, with each program's own word for it, but what runs
+//! when all that is started at a boot has been: by `gpu-handoff-stopped.service`, after the targets of the boot and pve-guests, or
+//! by who calls `recover` later. What is still about to start then, as by a job of systemd's, is not called down. Of what gives no
+//! answer it is said that it is not known.
+
+use tracing::warn;
+
+use crate::host::units::{Facts, Unit, is_down, is_starter};
+use crate::model::record::{Owner, Record};
+use crate::run::session::{Session, this_boot};
+use crate::state::stopped;
+
+/// Names those of the boots before this one that do not run, and forgets these boots. `is_too_early`: it is not known yet.
+pub(crate) fn name(host: &mut Session, is_too_early: fn() -> bool) {
+    let Ok(boot) = this_boot() else { return };
+    let all = stopped::read(&host.root);
+    if all.iter().all(|one| one.boot_id == boot) || is_too_early() {
+        return;
+    }
+    let units: Vec<Unit> = owed(&all, &boot).map(|(_, unit)| unit.clone()).collect();
+    let facts = host.facts_of(&units);
+    for line in lines(&all, &boot, &facts) {
+        warn!("{line}");
+    }
+    stopped::forget_before(&host.root, &boot);
+}
+
+/// What was stopped in the boots before, and for whom; not what is stopped again by now.
+fn owed<'a>(all: &'a [Record], boot: &'a str) -> impl Iterator<Item = (Owner, &'a Unit)> {
+    let again = move |unit: &Unit| all.iter().any(|one| one.boot_id == boot && one.units.contains(unit));
+    let before = all.iter().filter(move |one| one.boot_id != boot);
+    before
+        .flat_map(|one| stopped::owed(one).map(|unit| (one.owner, unit)))
+        .filter(move |(_, unit)| !again(unit))
+}
+
+/// A sentence for each that does not run, or of which that is not known.
+fn lines(all: &[Record], boot: &str, facts: &[Facts]) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for (owner, unit) in owed(all, boot) {
+        let whom = match owner {
+            Owner::Vm(_) => owner.to_string(),
+            Owner::ByHand(gpu) => format!("a handoff of {gpu} by hand"),
+        };
+        let said = facts.iter().find(|facts| facts.unit == *unit).map(|facts| &facts.said);
+        let line = match said {
+            Some(Ok(said)) if ended(unit, &said.state) && !waits(unit, facts) => {
+                let start = unit.by_hand("start");
+                format!("{unit} was stopped for {whom} before the host went down, and does not run. Hint: {start}")
+            }
+            Some(Err(why)) => format!(
+                "{unit} was stopped for {whom} before the host went down, and whether it runs is not known: {why}. Hint: {}",
+                unit.by_hand("status")
+            ),
+            _ => continue,
+        };
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+/// Whether nothing of it runs, nor is about to: of a container of a client's by the client's own words (docker-ps(1),
+/// podman-ps(1), `status`).
+fn ended(unit: &Unit, state: &str) -> bool {
+    let is_client = matches!(unit, Unit::Run { .. });
+    is_down(state) || is_client && matches!(state, "exited" | "created" | "configured" | "initialized" | "dead")
+}
+
+/// Whether its socket, path or timer was stopped with it and is back, and starts it when it is used or due.
+fn waits(unit: &Unit, facts: &[Facts]) -> bool {
+    let stem = |name: String| name.rsplit_once('.').map(|(stem, _)| stem.to_owned());
+    facts.iter().any(|other| {
+        let name = other.unit.name();
+        is_starter(&name)
+            && unit.is_beside(&other.unit)
+            && stem(name) == stem(unit.name())
+            && other.said.as_ref().is_ok_and(|said| said.runs())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::base::deadlines::Budgets;
+    use crate::host::units::{Client, Said};
+
+    fn stopped(boot: &str, owner: Owner, units: &[Unit]) -> Record {
+        let mut record = Record::new(owner, boot.to_owned(), Budgets::default());
+        record.units = units.to_vec();
+        record
+    }
+
+    fn is(unit: &Unit, state: &str) -> Facts {
+        let state = state.to_owned();
+        Facts {
+            unit: unit.clone(),
+            said: Ok(Said {
+                state,
+                ..Said::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn what_does_not_run_is_named_once_with_what_starts_it_and_what_runs_is_not() {
+        let vm = Owner::Vm("111".parse().unwrap());
+        let by_hand = Owner::ByHand("0000:01:00.0".parse().unwrap());
+        let host = Unit::host;
+        let whole = Unit::Whole {
+            container: "104".parse().unwrap(),
+        };
+        let inside = Unit::Inside {
+            container: "105".parse().unwrap(),
+            unit: "x.service".to_owned(),
+        };
+        let docker = Unit::Run {
+            client: Client::Docker,
+            id: "ec23".repeat(16),
+        };
+        let before = [
+            host("up.service"),
+            host("down.service"),
+            host("failed.service"),
+            host("coming.service"),
+            host("again.service"),
+            host("sleeps.socket"),
+            host("sleeps.service"),
+            whole.clone(),
+            docker.clone(),
+            inside.clone(),
+        ];
+        let all = [
+            stopped("a", vm, &before),
+            stopped("a", by_hand, &[host("other.service")]),
+            // Twice by the same name for the same VM.
+            stopped("b", vm, &[host("down.service")]),
+            stopped("now", vm, &[host("again.service"), host("new.service")]),
+        ];
+        let facts = [
+            is(&before[0], "active"),
+            is(&before[1], "inactive"),
+            is(&before[2], "failed"),
+            is(&before[3], "activating"),
+            is(&before[5], "active"),
+            is(&before[6], "inactive"),
+            is(&whole, "stopped"),
+            is(&docker, "exited"),
+            Facts::none(&inside, "container '105' not running!"),
+            is(&host("other.service"), "inactive"),
+        ];
+        let asked: Vec<&Unit> = owed(&all, "now").map(|(_, unit)| unit).collect();
+        assert!(!asked.contains(&&host("again.service")) && !asked.contains(&&host("new.service")));
+        let went = "before the host went down";
+        assert_eq!(
+            lines(&all, "now", &facts),
+            [
+                format!(
+                    "down.service was stopped for VM 111 {went}, and does not run. Hint: systemctl start down.service"
+                ),
+                format!(
+                    "failed.service was stopped for VM 111 {went}, and does not run. Hint: systemctl start failed.service"
+                ),
+                format!("container 104 was stopped for VM 111 {went}, and does not run. Hint: pct start 104"),
+                format!(
+                    "Docker container ec23ec23ec23 was stopped for VM 111 {went}, and does not run. Hint: docker start \
+                     ec23ec23ec23"
+                ),
+                format!(
+                    "x.service in container 105 was stopped for VM 111 {went}, and whether it runs is not known: container \
+                     '105' not running!. Hint: pct exec 105 -- systemctl status x.service"
+                ),
+                format!(
+                    "other.service was stopped for a handoff of 0000:01:00.0 by hand {went}, and does not run. Hint: \
+                     systemctl start other.service"
+                ),
+            ]
+        );
+        assert_eq!(lines(&all[3..], "now", &facts), [""; 0]);
+    }
+}
