@@ -399,7 +399,7 @@ fn what_is_stopped_is_kept_for_the_next_boot_until_it_is_given_back() {
             (state("ollama.service").as_str(), state("jellyfin.service").as_str()),
             ("active\n", "inactive\n")
         );
-        let kept = stopped::read(&root);
+        let kept = stopped::read(&root).records;
         let kept: Vec<(Owner, &[Unit])> = kept.iter().map(|one| (one.owner, one.units.as_slice())).collect();
         let jellyfin = [Unit::host("jellyfin.service")];
         let expected = if can_be_written {
@@ -414,7 +414,7 @@ fn what_is_stopped_is_kept_for_the_next_boot_until_it_is_given_back() {
         let output = run(dir.path(), &["recover", "--all"]).unwrap();
         stdout(&output);
         assert_eq!(state("jellyfin.service"), "active\n");
-        assert_eq!(stopped::read(&root), []);
+        assert_eq!(stopped::read(&root), stopped::Stopped::default());
         assert!(
             Store::at(dir.path().join("run/gpu-handoff"))
                 .load()
@@ -448,7 +448,7 @@ fn what_was_stopped_in_an_earlier_boot_and_does_not_run_is_named_once() {
         };
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!said.contains("before the host went down"), "{said}");
-        assert_eq!(stopped::read(&root).len(), 1, "{said}");
+        assert_eq!(stopped::read(&root).records.len(), 1, "{said}");
         fs::remove_dir_all(dir.path().join("run/systemd")).unwrap();
         let Some(output) = run(dir.path(), command) else { return };
         let said = String::from_utf8(output.stderr.clone()).unwrap();
@@ -465,7 +465,7 @@ fn what_was_stopped_in_an_earlier_boot_and_does_not_run_is_named_once() {
         assert_eq!(named.len(), 2, "{command:?}: {said}");
         assert!(named[0].ends_with(&line("down.service")), "{named:?}");
         assert!(named[1].ends_with(&line("broken.service")), "{named:?}");
-        assert_eq!(stopped::read(&root), []);
+        assert_eq!(stopped::read(&root), stopped::Stopped::default());
         let again = run(dir.path(), command).unwrap();
         let said = String::from_utf8_lossy(&again.stderr);
         assert!(!said.contains("before the host went down"), "{said}");

@@ -72,7 +72,7 @@ impl Outcome {
 /// # Errors
 /// The first of what went wrong; the others are tried all the same.
 pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
-    let guard = if cli.dry_run {
+    let mut guard = if cli.dry_run {
         None
     } else {
         must_be_root()?;
@@ -141,10 +141,11 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
             left: Some(why),
         });
     }
-    if guard.is_some() && !shutting_down && how.vm.is_none() {
+    print(cli.json, &outcomes, || text(&outcomes, cli.dry_run))?;
+    if guard.take().is_some() && !shutting_down && how.vm.is_none() {
+        // Others need not wait for what is only said.
         stopped::name(host, systemd::is_starting);
     }
-    print(cli.json, &outcomes, || text(&outcomes, cli.dry_run))?;
     match first {
         None => Ok(()),
         Some((exit, what)) => Err(Error::Recovery { exit, what }),

@@ -10,38 +10,55 @@
 use tracing::warn;
 
 use crate::host::units::{Facts, Unit, is_down, is_starter};
+use crate::model::error::chain;
 use crate::model::record::{Owner, Record};
 use crate::run::session::{Session, this_boot};
 use crate::state::stopped;
 
-/// Names those of the boots before this one that do not run, and forgets these boots. `is_too_early`: it is not known yet.
+/// Names those of the boots before this one that do not run, and forgets these boots. `is_too_early`: it is not known yet. Called
+/// without the host-wide lock: a disk may give no answer, and nobody is to wait for that.
 pub(crate) fn name(host: &mut Session, is_too_early: fn() -> bool) {
     let Ok(boot) = this_boot() else { return };
-    let all = stopped::read(&host.root);
-    if all.iter().all(|one| one.boot_id == boot) || is_too_early() {
+    let all = match host.kernel.stopped() {
+        Ok(all) => all,
+        Err(why) => return warn!("what was stopped when the host went down is not known: {why}"),
+    };
+    let before: Vec<&Record> = all.records.iter().filter(|one| one.boot_id != boot).collect();
+    if before.is_empty() && all.unreadable.is_empty() || is_too_early() {
         return;
     }
-    let units: Vec<Unit> = owed(&all, &boot).map(|(_, unit)| unit.clone()).collect();
+    let units: Vec<Unit> = owed(&before).map(|(_, unit)| unit.clone()).collect();
     let facts = host.facts_of(&units);
-    for line in lines(&all, &boot, &facts) {
+    // Read after the answers: what a handoff has stopped by then is its own to give back.
+    let now = match host.load(None) {
+        Ok((now, _)) => now,
+        Err(why) => return warn!("what was stopped when the host went down is not named: {}", chain(why)),
+    };
+    for line in lines(&before, &now, &facts) {
         warn!("{line}");
     }
-    stopped::forget_before(&host.root, &boot);
+    for path in &all.unreadable {
+        warn!(
+            "what was stopped for handoffs before the host went down is not known: {path} is not readable, and is removed"
+        );
+    }
+    if let Err(why) = host.kernel.forget_stopped(boot) {
+        warn!("what was stopped before the host went down is not forgotten, and is named once more: {why}");
+    }
 }
 
-/// What was stopped in the boots before, and for whom; not what is stopped again by now.
-fn owed<'a>(all: &'a [Record], boot: &'a str) -> impl Iterator<Item = (Owner, &'a Unit)> {
-    let again = move |unit: &Unit| all.iter().any(|one| one.boot_id == boot && one.units.contains(unit));
-    let before = all.iter().filter(move |one| one.boot_id != boot);
+/// What was stopped in the boots before, and for whom.
+fn owed<'a>(before: &'a [&Record]) -> impl Iterator<Item = (Owner, &'a Unit)> {
     before
+        .iter()
         .flat_map(|one| stopped::owed(one).map(|unit| (one.owner, unit)))
-        .filter(move |(_, unit)| !again(unit))
 }
 
-/// A sentence for each that does not run, or of which that is not known.
-fn lines(all: &[Record], boot: &str, facts: &[Facts]) -> Vec<String> {
+/// A sentence for each that does not run, or of which that is not known. `now`: what is stopped at this moment.
+fn lines(before: &[&Record], now: &[Record], facts: &[Facts]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for (owner, unit) in owed(all, boot) {
+    let is_stopped_again = |unit: &Unit| now.iter().flat_map(|one| &one.units).any(|one| one.holds(unit));
+    for (owner, unit) in owed(before).filter(|(_, unit)| !is_stopped_again(unit)) {
         let whom = match owner {
             Owner::Vm(_) => owner.to_string(),
             Owner::ByHand(gpu) => format!("a handoff of {gpu} by hand"),
@@ -120,6 +137,14 @@ mod tests {
             container: "105".parse().unwrap(),
             unit: "x.service".to_owned(),
         };
+        // Of what is in a container that is shut down now nothing is said either.
+        let again_whole = Unit::Whole {
+            container: "106".parse().unwrap(),
+        };
+        let again_inside = Unit::Inside {
+            container: "106".parse().unwrap(),
+            unit: "y.service".to_owned(),
+        };
         let docker = Unit::Run {
             client: Client::Docker,
             id: "ec23".repeat(16),
@@ -135,19 +160,27 @@ mod tests {
             whole.clone(),
             docker.clone(),
             inside.clone(),
+            again_inside.clone(),
         ];
         let all = [
             stopped("a", vm, &before),
             stopped("a", by_hand, &[host("other.service")]),
             // Twice by the same name for the same VM.
             stopped("b", vm, &[host("down.service")]),
-            stopped("now", vm, &[host("again.service"), host("new.service")]),
         ];
+        let all: Vec<&Record> = all.iter().collect();
+        let now = [stopped(
+            "now",
+            vm,
+            &[host("again.service"), host("new.service"), again_whole],
+        )];
         let facts = [
             is(&before[0], "active"),
             is(&before[1], "inactive"),
             is(&before[2], "failed"),
             is(&before[3], "activating"),
+            is(&before[4], "inactive"),
+            Facts::none(&again_inside, "container '106' not running!"),
             is(&before[5], "active"),
             is(&before[6], "inactive"),
             is(&whole, "stopped"),
@@ -155,11 +188,9 @@ mod tests {
             Facts::none(&inside, "container '105' not running!"),
             is(&host("other.service"), "inactive"),
         ];
-        let asked: Vec<&Unit> = owed(&all, "now").map(|(_, unit)| unit).collect();
-        assert!(!asked.contains(&&host("again.service")) && !asked.contains(&&host("new.service")));
         let went = "before the host went down";
         assert_eq!(
-            lines(&all, "now", &facts),
+            lines(&all, &now, &facts),
             [
                 format!(
                     "down.service was stopped for VM 111 {went}, and does not run. Hint: systemctl start down.service"
@@ -182,6 +213,6 @@ mod tests {
                 ),
             ]
         );
-        assert_eq!(lines(&all[3..], "now", &facts), [""; 0]);
+        assert_eq!(lines(&[], &now, &facts), [""; 0]);
     }
 }

@@ -125,6 +125,10 @@ impl Server {
             Question::KeepStopped(boot, text) => {
                 Answer::Remembered(stopped::keep(&self.root, &boot, &text).map_err(|e| e.to_string()))
             }
+            Question::ForgetStopped(boot) => {
+                stopped::forget_before(&self.root, &boot);
+                Answer::Remembered(Ok(()))
+            }
             Question::Act(act) => {
                 let (mut notes, mut ended) = (Vec::new(), Vec::new());
                 let result = match &act {

@@ -13,6 +13,7 @@ use crate::execute::worker::{Answer, Question};
 use crate::host::pci_ids::{Ids, Named};
 use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
+use crate::state::stopped::Stopped;
 
 impl Linux {
     /// Reads files of Proxmox's.
@@ -51,6 +52,26 @@ impl Linux {
     /// Why it is not kept.
     pub fn keep_stopped(&mut self, boot: String, text: String) -> Result<(), String> {
         self.have_kept(Question::KeepStopped(boot, text))
+    }
+
+    /// What was stopped in each boot.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn stopped(&mut self) -> Result<Stopped, String> {
+        match self.ask(Question::Stopped, REMEMBER_WITHIN) {
+            Ok(Answer::Stopped(stopped)) => Ok(stopped),
+            Ok(_) => Err(another_question().to_string()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Forgets what was stopped in the boots before this one.
+    ///
+    /// # Errors
+    /// Why it is remembered still.
+    pub fn forget_stopped(&mut self, boot: String) -> Result<(), String> {
+        self.have_kept(Question::ForgetStopped(boot))
     }
 
     fn have_kept(&mut self, what: Question) -> Result<(), String> {

@@ -47,6 +47,7 @@ use crate::model::act::Act;
 use crate::output::journal;
 use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
+use crate::state::stopped::Stopped;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
 pub const WORKER_ARG: &str = "__worker";
@@ -105,6 +106,10 @@ pub(crate) enum Question {
     Past,
     /// Keep this of what is stopped in a boot.
     KeepStopped(String, String),
+    /// Read what was stopped in each boot.
+    Stopped,
+    /// Forget that of the boots before this one.
+    ForgetStopped(String),
     /// Read what devices are called.
     Names(Vec<Ids>),
     /// What was looked at since this was asked the last time.
@@ -122,7 +127,11 @@ impl Question {
             Question::StaleNodes(_) => "nodes inside containers".to_owned(),
             Question::Find(_) => "files of Proxmox's below /etc/pve".to_owned(),
             Question::Check(part) => format!("what the checks look at ({})", part.covers()),
-            Question::Past | Question::Remember(_) | Question::KeepStopped(..) => "the history".to_owned(),
+            Question::Past
+            | Question::Remember(_)
+            | Question::KeepStopped(..)
+            | Question::Stopped
+            | Question::ForgetStopped(_) => "the history".to_owned(),
             Question::Names(_) => "the names of devices".to_owned(),
             Question::Recorded => "what a worker has looked at".to_owned(),
             Question::Act(_) | Question::MakeNodes { .. } => "an act".to_owned(),
@@ -149,6 +158,8 @@ pub(crate) enum Answer {
     Remembered(Result<(), String>),
     /// The history, the oldest entry first.
     Past(Result<Vec<Handoff>, String>),
+    /// What was stopped in each boot.
+    Stopped(Stopped),
     /// What devices are called.
     Names(Vec<Named>),
     /// What was looked at, as far as it may leave the host.

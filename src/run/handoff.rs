@@ -5,7 +5,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::base::message_ids::{MESSAGE_HOME, MESSAGE_OUT};
 use crate::base::pci::PciAddr;
@@ -397,7 +397,7 @@ impl Session {
         let is_old = |record: &&Record| coming.is_some_and(|coming| coming.owner == record.owner);
         let records = records.iter().filter(|record| !is_old(record)).chain(coming);
         if let Err(why) = self.kernel.keep_stopped(boot, stopped::text(records)) {
-            debug!("what is stopped is not kept for the host's next start: {why}");
+            warn!("what is stopped is not kept for the host's next start: {why}");
         }
     }
 

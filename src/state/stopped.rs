@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::files::replace;
 use crate::base::root::Root;
 use crate::host::units::Unit;
@@ -54,7 +56,10 @@ pub fn keep(root: &Root, boot_id: &str, text: &str) -> io::Result<()> {
         };
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-    replace(&path, text.as_bytes())
+    replace(&path, text.as_bytes()).inspect_err(|_| {
+        // What was true before is not said after the boot: to remove it needs no room.
+        let _ = fs::remove_file(&path);
+    })
 }
 
 /// The files, of all boots.
@@ -64,17 +69,32 @@ fn files(root: &Root) -> Vec<String> {
     names
 }
 
-/// The records of each boot that have stopped something, this one's among them. What is none is left out. It is read here, and not
-/// by a worker: by who has nothing else to do any more.
-pub fn read(root: &Root) -> Vec<Record> {
-    let mut records = Vec::new();
+/// What the files have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// The records of each boot that have stopped something, this one's among them.
+    pub records: Vec<Record>,
+    /// Files that have something else as well, or more.
+    pub unreadable: Vec<String>,
+}
+
+/// What was stopped in each boot.
+pub fn read(root: &Root) -> Stopped {
+    let mut stopped = Stopped::default();
     for name in files(root) {
-        let text = root.bytes_up_to(format!("{DIR}/{name}"), LONGEST).unwrap_or_default();
+        let path = format!("{DIR}/{name}");
+        let text = root.bytes_up_to(&path, LONGEST).unwrap_or_default();
+        let mut is_whole = text.len() < LONGEST;
         for text in String::from_utf8_lossy(&text).split(BETWEEN) {
-            records.extend(serde_json::from_slice::<Record>(text.as_bytes()).ok());
+            let record = serde_json::from_slice(text.as_bytes());
+            is_whole &= record.is_ok();
+            stopped.records.extend(record.ok());
+        }
+        if !is_whole {
+            stopped.unreadable.push(path);
         }
     }
-    records
+    stopped
 }
 
 /// Forgets the boots before this one.
@@ -118,16 +138,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
         let keep = |boot: &str, records: &[&Record]| keep(&root, boot, &text(records.iter().copied())).unwrap();
-        assert_eq!(read(&root), []);
+        assert_eq!(read(&root), Stopped::default());
         keep("a", &[]);
+        let records = || read(&root).records;
         let before = record("a", "111", &["ollama.service", "jellyfin.service"]);
         let other = record("a", "112", &["x.service"]);
         keep("a", &[&before, &other]);
-        assert_eq!(read(&root), [before.clone(), other]);
+        assert_eq!(records(), [before.clone(), other]);
         keep("a", &[&before]);
         let now = record("b", "112", &["y.service"]);
         keep("b", &[&now]);
-        let mut all = read(&root);
+        let mut all = records();
         all.sort_by_key(|one| one.boot_id.clone());
         assert_eq!(all, [before, now.clone()]);
         let mode = |path: &str| fs::metadata(root.path(path)).unwrap().permissions().mode() & 0o777;
@@ -135,10 +156,12 @@ mod tests {
         // What is none of them stays.
         fs::write(root.path("/var/lib/gpu-handoff/history.jsonl"), "").unwrap();
         fs::write(root.path("/var/lib/gpu-handoff/stopped-c.json"), "{\"boot").unwrap();
+        let unreadable = read(&root).unreadable;
+        assert_eq!(unreadable, ["/var/lib/gpu-handoff/stopped-c.json"]);
         forget_before(&root, "b");
-        assert_eq!(read(&root), [now]);
+        assert_eq!((records(), read(&root).unreadable), (vec![now], Vec::new()));
         keep("b", &[]);
-        assert_eq!(read(&root), []);
+        assert_eq!(read(&root), Stopped::default());
         assert_eq!(root.names(DIR).unwrap(), ["history.jsonl"]);
     }
 
@@ -150,7 +173,7 @@ mod tests {
         fs::write(root.path(DIR), "no folder").unwrap();
         let text = text([&record("a", "111", &["ollama.service"])].into_iter());
         assert!(keep(&root, "a", &text).is_err());
-        assert_eq!(read(&root), []);
+        assert_eq!(read(&root), Stopped::default());
         forget_before(&root, "b");
     }
 }
