@@ -24,20 +24,25 @@ pub(crate) fn name(host: &mut Session, is_too_early: fn() -> bool) {
         Err(why) => return warn!("what was stopped when the host went down is not known: {why}"),
     };
     let before: Vec<&Record> = all.records.iter().filter(|one| one.boot_id != boot).collect();
-    if before.is_empty() && all.unreadable.is_empty() || is_too_early() {
+    let unreadable: Vec<&String> = all.unreadable.iter().filter(|path| !path.contains(&boot)).collect();
+    if before.is_empty() && unreadable.is_empty() || is_too_early() {
         return;
     }
     let units: Vec<Unit> = owed(&before).map(|(_, unit)| unit.clone()).collect();
-    let facts = host.facts_of(&units);
-    // Read after the answers: what a handoff has stopped by then is its own to give back.
-    let now = match host.load(None) {
-        Ok((now, _)) => now,
+    // What a handoff has stopped before the answers, or by then, is its own to give back.
+    let asked = host.load(None).and_then(|(mut now, _)| {
+        let facts = host.facts_of(&units);
+        now.extend(host.load(None)?.0);
+        Ok((now, facts))
+    });
+    let (now, facts) = match asked {
+        Ok(asked) => asked,
         Err(why) => return warn!("what was stopped when the host went down is not named: {}", chain(why)),
     };
     for line in lines(&before, &now, &facts) {
         warn!("{line}");
     }
-    for path in &all.unreadable {
+    for path in &unreadable {
         warn!(
             "what was stopped for handoffs before the host went down is not known: {path} is not readable, and is removed"
         );

@@ -399,10 +399,8 @@ impl Watcher {
             join(&groups)
         );
         while !end_of(&fds, Duration::MAX) {}
-        info!(
-            "VM {}: what was stuck in the kernel has ended, late: the way home begins",
-            self.vmid
-        );
+        let vmid = self.vmid;
+        info!("VM {vmid}: what was stuck in the kernel has ended, late: the way home begins");
     }
 
     fn await_change(&self, within: Duration) {

@@ -126,8 +126,7 @@ impl Server {
                 Answer::Remembered(stopped::keep(&self.root, &boot, &text).map_err(|e| e.to_string()))
             }
             Question::ForgetStopped(boot) => {
-                stopped::forget_before(&self.root, &boot);
-                Answer::Remembered(Ok(()))
+                Answer::Remembered(stopped::forget_before(&self.root, &boot).map_err(|e| e.to_string()))
             }
             Question::Act(act) => {
                 let (mut notes, mut ended) = (Vec::new(), Vec::new());

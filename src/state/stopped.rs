@@ -98,11 +98,13 @@ pub fn read(root: &Root) -> Stopped {
 }
 
 /// Forgets the boots before this one.
-pub fn forget_before(root: &Root, boot_id: &str) {
+///
+/// # Errors
+/// Those of removing.
+pub fn forget_before(root: &Root, boot_id: &str) -> io::Result<()> {
     let own = file_name(boot_id);
-    for name in files(root).iter().filter(|name| **name != own) {
-        let _ = fs::remove_file(root.path(DIR).join(name));
-    }
+    let mut old = files(root).into_iter().filter(|name| *name != own);
+    old.try_for_each(|name| fs::remove_file(root.path(DIR).join(name)))
 }
 
 #[cfg(test)]
@@ -158,7 +160,7 @@ mod tests {
         fs::write(root.path("/var/lib/gpu-handoff/stopped-c.json"), "{\"boot").unwrap();
         let unreadable = read(&root).unreadable;
         assert_eq!(unreadable, ["/var/lib/gpu-handoff/stopped-c.json"]);
-        forget_before(&root, "b");
+        forget_before(&root, "b").unwrap();
         assert_eq!((records(), read(&root).unreadable), (vec![now], Vec::new()));
         keep("b", &[]);
         assert_eq!(read(&root), Stopped::default());
@@ -174,6 +176,6 @@ mod tests {
         let text = text([&record("a", "111", &["ollama.service"])].into_iter());
         assert!(keep(&root, "a", &text).is_err());
         assert_eq!(read(&root), Stopped::default());
-        forget_before(&root, "b");
+        forget_before(&root, "b").unwrap();
     }
 }
