@@ -104,8 +104,8 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
 
 /// Whether somebody starts this container: of a record that was read without the lock.
 fn is_started(record: &Record, ctid: VmId) -> bool {
-    let whole = Unit::Whole { container: ctid };
-    record.at_work.is_some() && record.under_way.iter().any(|act| act.starts() == Some(&whole))
+    let is_it = |unit: &Unit| unit.is_whole_of(ctid);
+    record.at_work.is_some() && record.under_way.iter().any(|act| act.starts().is_some_and(is_it))
 }
 
 fn say_there(ctid: VmId, nodes: &[String]) {

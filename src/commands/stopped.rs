@@ -9,6 +9,7 @@
 
 use tracing::warn;
 
+use crate::host::ha::IGNORED;
 use crate::host::units::{Facts, Unit, is_down, is_starter};
 use crate::model::error::chain;
 use crate::model::record::{Owner, Record};
@@ -74,6 +75,10 @@ fn lines(before: &[&Record], now: &[Record], facts: &[Facts]) -> Vec<String> {
                 let start = unit.by_hand("start");
                 format!("{unit} was stopped for {whom} before the host went down, and does not run. Hint: {start}")
             }
+            Some(Ok(said)) if matches!(unit, Unit::OfHa { .. }) && said.state == IGNORED => format!(
+                "{unit} was stopped for {whom} before the host went down, and HA ignores it still. Hint: {}",
+                unit.by_hand("start")
+            ),
             Some(Err(why)) => format!(
                 "{unit} was stopped for {whom} before the host went down, and whether it runs is not known: {why}. Hint: {}",
                 unit.by_hand("status")
@@ -150,6 +155,9 @@ mod tests {
             container: "106".parse().unwrap(),
             unit: "y.service".to_owned(),
         };
+        let of_ha = Unit::OfHa {
+            ha_container: "107".parse().unwrap(),
+        };
         let docker = Unit::Run {
             client: Client::Docker,
             id: "ec23".repeat(16),
@@ -166,6 +174,7 @@ mod tests {
             docker.clone(),
             inside.clone(),
             again_inside.clone(),
+            of_ha.clone(),
         ];
         let all = [
             stopped("a", vm, &before),
@@ -190,6 +199,7 @@ mod tests {
             is(&before[6], "inactive"),
             is(&whole, "stopped"),
             is(&docker, "exited"),
+            is(&of_ha, "ignored"),
             Facts::none(&inside, "container '105' not running!"),
             is(&host("other.service"), "inactive"),
         ];
@@ -211,6 +221,10 @@ mod tests {
                 format!(
                     "x.service in container 105 was stopped for VM 111 {went}, and whether it runs is not known: container \
                      '105' not running!. Hint: pct exec 105 -- systemctl status x.service"
+                ),
+                format!(
+                    "container 107 was stopped for VM 111 {went}, and HA ignores it still. Hint: ha-manager set ct:107 --state \
+                     started"
                 ),
                 format!(
                     "other.service was stopped for a handoff of 0000:01:00.0 by hand {went}, and does not run. Hint: \

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::base::root::Root;
 use crate::base::text::{harmless, one_line};
+use crate::base::vmid::VmId;
 use crate::execute::kernel::ActError;
+use crate::host::ha;
 use crate::host::unit_states;
 use crate::host::units::{Unit, Verb, is_down, runs};
 
@@ -18,9 +20,6 @@ const STDERR_TAIL: usize = 400;
 /// has for its end.
 pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb, within_s: u64) -> Result<(), ActError> {
     let words = unit.command(verb, within_s);
-    // A container that is starting is none that anybody starts anew in the middle.
-    let is_finished = verb != Verb::Stop && unit.is_container();
-    let run_it = || if is_finished { run_to_its_end(root, &words) } else { run(root, &words) };
     // What has ended since, or was stopped in its place, uses the driver again when it runs.
     if let Some(service) = unit.runs_on().filter(|_| verb != Verb::Stop)
         && is_so(root, &service, Verb::Stop)
@@ -33,16 +32,58 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb, within_s: u64) -> Res
     {
         let _ = run(root, &wait);
     }
-    with_patience(unit, verb, || {
-        let Unit::Whole { .. } = unit else {
-            return run_it();
-        };
-        await_lock(root, unit);
-        if is_so(root, unit, verb) {
-            return Ok(());
-        }
-        run_it().or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
+    with_patience(unit, verb, || match unit {
+        Unit::Whole { .. } => switch_whole(root, unit, &words, verb),
+        Unit::OfHa { ha_container } => switch_of_ha(root, *ha_container, &words, verb),
+        _ => run_it(root, unit, &words, verb),
     })
+}
+
+/// A container is not left half started: that goes on where the run does not.
+fn run_it(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Result<(), ActError> {
+    if verb != Verb::Stop && unit.is_container() {
+        return run_for(root, words, None);
+    }
+    run(root, words)
+}
+
+fn switch_whole(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Result<(), ActError> {
+    await_lock(root, unit);
+    if is_so(root, unit, verb) {
+        return Ok(());
+    }
+    run_it(root, unit, words, verb).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
+}
+
+/// The same of a container that the cluster's manager looks after: it lets go of it before, and has it back afterwards, whether it runs
+/// or not. What somebody has told it meanwhile counts.
+fn switch_of_ha(root: &Root, ctid: VmId, words: &[String], verb: Verb) -> Result<(), ActError> {
+    let whole = Unit::Whole { container: ctid };
+    let wanted = ha::wanted(root, ctid).map_err(|e| ActError::Failed(format!("what HA is to do is not known: {e}")))?;
+    match (verb, wanted.as_deref()) {
+        // It is nobody's but ours.
+        (_, None) => switch_whole(root, &whole, words, verb),
+        (Verb::Stop, Some(ha::STARTED | ha::IGNORED)) => {
+            run(root, &ha::request(ctid, ha::IGNORED))?;
+            if !ha::await_ignored(root, ctid, ha::LETS_GO_WITHIN) {
+                return Err(ActError::Failed(format!(
+                    "HA was asked to ignore {whole}, and has not let go of it within {} s",
+                    ha::LETS_GO_WITHIN.as_secs()
+                )));
+            }
+            switch_whole(root, &whole, words, verb)
+        }
+        (_, Some(ha::IGNORED)) => {
+            let started = switch_whole(root, &whole, words, verb);
+            // HA starts what we could not.
+            run(root, &ha::request(ctid, ha::STARTED)).and(started)
+        }
+        // It is HA's, and on its way.
+        (_, Some(ha::STARTED)) => Ok(()),
+        (_, Some(other)) => Err(ActError::Failed(format!(
+            "HA has {whole} \"{other}\" by now, and it is left so"
+        ))),
+    }
 }
 
 /// Starts of containers, and in containers, are tried once more: they fail on a lock that another task has for a moment. systemd's
@@ -77,11 +118,6 @@ fn is_so(root: &Root, unit: &Unit, verb: Verb) -> bool {
 /// Runs a program that only waits for others, to its end or to that of the run; an error quotes the end of what it says.
 fn run(root: &Root, words: &[String]) -> Result<(), ActError> {
     run_for(root, words, Some(io::stdin().as_fd()))
-}
-
-/// The same of one that goes on where the run does not.
-fn run_to_its_end(root: &Root, words: &[String]) -> Result<(), ActError> {
-    run_for(root, words, None)
 }
 
 fn run_for(root: &Root, words: &[String], asked_by: Option<BorrowedFd<'_>>) -> Result<(), ActError> {
@@ -217,6 +253,53 @@ mod tests {
             let dir = host(&[("pct status 104", state)], &failing);
             let result = switch(&Root::at(dir.path()), &whole, verb, 30);
             assert_eq!(result.is_ok(), is_well, "{state} {verb:?}: {result:?}");
+        }
+        // HA lets go of it before, and has it back afterwards; what somebody has told it meanwhile counts.
+        let of_ha = Unit::OfHa {
+            ha_container: "104".parse().unwrap(),
+        };
+        let (ignore, start) = ("ha-manager set ct:104 --state ignored", "pct start 104");
+        let give_back = "ha-manager set ct:104 --state started";
+        let shutdown = "pct shutdown 104 --forceStop 1 --timeout 30";
+        let (up, down) = (
+            ("pct status 104", "status: running\n"),
+            ("pct status 104", "status: stopped\n"),
+        );
+        for (state, answers, verb, why) in [
+            ("started", vec![up, (ignore, ""), (shutdown, "")], Verb::Stop, None),
+            ("started", vec![up, (ignore, "")], Verb::Stop, Some("pct shutdown")),
+            // Without a quorum it is not even asked.
+            ("started", vec![up, (shutdown, "")], Verb::Stop, Some("ha-manager set")),
+            (
+                "disabled",
+                vec![up, (ignore, ""), (shutdown, "")],
+                Verb::Stop,
+                Some("HA has container 104 \"disabled\" by now"),
+            ),
+            ("ignored", vec![down, (start, ""), (give_back, "")], Verb::Start, None),
+            ("ignored", vec![up, (give_back, "")], Verb::Start, None),
+            ("ignored", vec![down, (start, "")], Verb::Start, Some("ha-manager set")),
+            ("ignored", vec![down, (give_back, "")], Verb::Start, Some("pct start")),
+            ("started", vec![], Verb::Start, None),
+            (
+                "disabled",
+                vec![down, (start, "")],
+                Verb::Start,
+                Some("HA has container 104 \"disabled\" by now, and it is left so"),
+            ),
+        ] {
+            let dir = host(&answers, &[]);
+            std::fs::create_dir_all(dir.path().join("etc/pve/ha")).unwrap();
+            let resources = format!("ct: 104\n\tstate {state}\n");
+            std::fs::write(dir.path().join("etc/pve/ha/resources.cfg"), resources).unwrap();
+            let said = switch(&Root::at(dir.path()), &of_ha, verb, 30).map_err(|e| e.to_string());
+            match why {
+                None => assert_eq!(said, Ok(()), "{state} {verb:?}"),
+                Some(why) => assert!(
+                    said.as_ref().is_err_and(|said| said.contains(why)),
+                    "{state} {verb:?}: {said:?}"
+                ),
+            }
         }
         let dir = host(&[], &[("pct start 104", "no quorum\u{1b}\n")]);
         let why = switch(&Root::at(dir.path()), &whole, Verb::Start, 30).unwrap_err();

@@ -10,6 +10,7 @@ pub mod desktop; // the display manager, and who is logged in by it
 pub mod displays; // framebuffers and consoles
 pub mod functions; // PCI functions
 pub mod holders; // who uses a GPU
+pub(crate) mod ha; // containers that the cluster's manager looks after
 pub mod grub_config; // GRUB's settings, as far as they are plain
 pub mod kernel_args; // arguments of a command line, each with its place
 mod memories; // what a process maps, and its threads have open

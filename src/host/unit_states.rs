@@ -12,6 +12,7 @@ use crate::base::root::Root;
 use crate::base::sets::IntoSet as _;
 use crate::base::text::{harmless, one_line};
 use crate::base::vmid::VmId;
+use crate::host::ha;
 use crate::host::units::{Client, Facts, Said, Unit, is_down, is_starter};
 
 /// Through these, in a unit that is stopped, systemd stops others (systemd, src/core/unit-dependency-atom.c,
@@ -84,7 +85,10 @@ pub fn read(root: &Root, units: &[Unit]) -> Vec<Facts> {
         said: match unit {
             Unit::Host(_) | Unit::Inside { .. } | Unit::OfUser { .. } => of_systemd(root, unit),
             Unit::DriverUse { driver_use_of } => of_dcgm(root, driver_use_of),
-            Unit::Whole { container } => of_proxmox(root, unit, *container),
+            Unit::Whole { container }
+            | Unit::OfHa {
+                ha_container: container,
+            } => of_proxmox(root, unit, *container),
             Unit::Run { client, id } => of_client(root, *client, id),
         },
     };
@@ -103,8 +107,8 @@ fn said(root: &Root, words: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Whether a container of Proxmox's runs, which pct(1) prints as `status: running`. One that the cluster's manager looks after
-/// is not to be shut down beside its back: it is moved, or started again.
+/// Whether a container of Proxmox's runs, which pct(1) prints as `status: running`. One that the cluster's manager is about to stop is
+/// left to it.
 fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
     let answer = said(root, &["pct", "status", &ctid.to_string()])?;
     let state = answer.lines().find_map(|line| line.strip_prefix("status: "));
@@ -114,16 +118,23 @@ fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
     let lock = current
         .find_map(|line| line.strip_prefix("lock:"))
         .map(|lock| harmless(lock.trim(), 32));
-    // pve-ha-manager, PVE/HA/Config.pm: sections "ct: 104".
-    let managed = root.text("/etc/pve/ha/resources.cfg").unwrap_or_default();
-    let is_managed = managed.lines().any(|line| line.trim_end() == format!("ct: {ctid}"));
-    let never = match lock {
-        Some(lock) => Some(format!("{unit} is locked ({lock})")),
-        None => is_managed.then(|| format!("{unit} is managed by HA, which answers for where it runs")),
+    let by_ha = ha::wanted(root, ctid).map_err(|e| format!("what HA is to do with it cannot be read: {e}"))?;
+    let by_ha = by_ha.as_deref();
+    let never = match (lock, by_ha) {
+        (Some(lock), _) => Some(format!("{unit} is locked ({lock})")),
+        (None, None | Some(ha::STARTED | ha::IGNORED)) => None,
+        (None, Some(state)) => Some(format!("{unit} is \"{state}\" for HA, which ends it by itself")),
+    };
+    let is_ignored = by_ha == Some(ha::IGNORED);
+    let state = match unit {
+        // It is owed that HA looks after it again, even where it runs.
+        Unit::OfHa { .. } if is_ignored => ha::IGNORED,
+        _ => state.unwrap_or("unknown"),
     };
     Ok(Said {
-        state: harmless(state.unwrap_or("unknown"), 32),
+        state: harmless(state, 32),
         never,
+        is_of_ha: by_ha.is_some() && !is_ignored,
         ..Said::default()
     })
 }
@@ -237,6 +248,7 @@ fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
         started_by,
         never,
         ends_within_s: 0,
+        is_of_ha: false,
     })
 }
 
@@ -309,6 +321,8 @@ pub enum Kept {
     TakesAlong(String),
     /// Something else speaks against it.
     Never(String),
+    /// The cluster's manager looks after it, and the settings do not have that asked.
+    OfHa,
     /// This run was started from it, or from what is stopped with it, and would end in the middle.
     Caller,
 }
@@ -516,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_of_proxmoxs_is_running_or_not_and_locked_or_managed_ones_are_left_alone() {
+    fn a_container_of_proxmoxs_is_running_or_not_and_locked_ones_and_those_that_ha_ends_are_left_alone() {
         let conf = "etc/pve/lxc/104.conf";
         for (status, files, state, never) in [
             ("status: running\n", vec![], "running", None),
@@ -537,13 +551,13 @@ mod tests {
                 "status: running\n",
                 vec![("etc/pve/ha/resources.cfg", "vm: 104\n\nct: 104\n\tstate started\n")],
                 "running",
-                Some("container 104 is managed by HA, which answers for where it runs"),
+                None,
             ),
             (
                 "status: running\n",
-                vec![("etc/pve/ha/resources.cfg", "vm: 104\nct: 1040\n")],
+                vec![("etc/pve/ha/resources.cfg", "ct: 104\n\tstate disabled\n")],
                 "running",
-                None,
+                Some("container 104 is \"disabled\" for HA, which ends it by itself"),
             ),
         ] {
             let dir = answering(&[("pct status 104", status)], &files);
@@ -555,6 +569,12 @@ mod tests {
             assert_eq!(
                 (said.state.as_str(), said.never.as_deref()),
                 (state, never),
+                "{files:?}"
+            );
+            let is_of_ha = files.iter().any(|(path, _)| path.ends_with("resources.cfg"));
+            assert_eq!(
+                (said.is_of_ha, said.ends_within_s > 0),
+                (is_of_ha, is_of_ha),
                 "{files:?}"
             );
         }

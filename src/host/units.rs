@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::text::{foreign, typed};
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
+use crate::host::ha;
 use crate::host::holders::Holder;
 
 /// Such a unit, or container, by its whole name. In JSON one of the host is its name alone.
@@ -43,6 +44,12 @@ pub enum Unit {
         user: u32,
         /// The unit, by a name that [`can_be_stopped`]: the user chooses it.
         unit: String,
+    },
+    /// The same of Proxmox's, where the cluster's manager looks after it: that ignores it as long as it is stopped
+    /// ([`crate::host::ha`]).
+    OfHa {
+        /// The container.
+        ha_container: VmId,
     },
     /// The use that DCGM makes of the driver, which it lets go and takes again while its service runs on.
     DriverUse {
@@ -127,16 +134,19 @@ impl Unit {
     /// The container of Proxmox's that it is, or is inside.
     pub fn container(&self) -> Option<VmId> {
         match self {
-            Unit::Inside { container, .. } | Unit::Whole { container } => Some(*container),
+            Unit::Inside { container, .. }
+            | Unit::Whole { container }
+            | Unit::OfHa {
+                ha_container: container,
+            } => Some(*container),
             Unit::Host(_) | Unit::Run { .. } | Unit::OfUser { .. } | Unit::DriverUse { .. } => None,
         }
     }
 
     /// Whether another one lets go with it, and is given back with it: it is the same, or is inside it, or is what runs on.
     pub fn holds(&self, other: &Unit) -> bool {
-        let is_whole = matches!(self, Unit::Whole { .. });
         self == other
-            || (is_whole && self.container() == other.container())
+            || (self.is_whole() && self.container() == other.container())
             || self.runs_on().is_some_and(|service| service == *other)
     }
 
@@ -164,7 +174,17 @@ impl Unit {
 
     /// Whether it is a container, which takes its time to go down and to come up.
     pub fn is_container(&self) -> bool {
-        matches!(self, Unit::Whole { .. } | Unit::Run { .. })
+        self.is_whole() || matches!(self, Unit::Run { .. })
+    }
+
+    /// Whether it is a container of Proxmox's as a whole, whoever looks after it.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Unit::Whole { .. } | Unit::OfHa { .. })
+    }
+
+    /// Whether it is this container of Proxmox's as a whole.
+    pub fn is_whole_of(&self, container: VmId) -> bool {
+        self.is_whole() && self.container() == Some(container)
     }
 
     /// Its name, if it is one of the host's.
@@ -183,7 +203,10 @@ impl Unit {
             | Unit::Run { id: name, .. }
             | Unit::OfUser { unit: name, .. }
             | Unit::DriverUse { driver_use_of: name } => name.clone(),
-            Unit::Whole { container } => container.to_string(),
+            Unit::Whole { container }
+            | Unit::OfHa {
+                ha_container: container,
+            } => container.to_string(),
         }
     }
 
@@ -211,7 +234,7 @@ impl Unit {
         match self {
             Unit::Host(_) | Unit::Inside { .. } | Unit::OfUser { .. } => "its systemd",
             Unit::DriverUse { .. } => "dcgmi",
-            Unit::Whole { .. } => "Proxmox",
+            Unit::Whole { .. } | Unit::OfHa { .. } => "Proxmox",
             Unit::Run { client, .. } => client.name(),
         }
     }
@@ -228,7 +251,7 @@ impl Unit {
             }
             Unit::OfUser { user, unit } => format!("{} of user {user}", foreign(unit.trim_end_matches(".service"))),
             Unit::DriverUse { driver_use_of } => foreign(driver_use_of.trim_end_matches(".service")),
-            Unit::Whole { .. } | Unit::Run { .. } => self.to_string(),
+            Unit::Whole { .. } | Unit::Run { .. } | Unit::OfHa { .. } => self.to_string(),
         }
     }
 
@@ -273,21 +296,14 @@ impl Unit {
                 };
                 return ["dcgmi", "set", how].map(str::to_owned).to_vec();
             }
-            (Unit::Whole { container }, Verb::Stop) => {
-                let words = [
-                    "pct",
-                    "shutdown",
-                    &container.to_string(),
-                    "--forceStop",
-                    "1",
-                    "--timeout",
-                ];
+            (Unit::Whole { .. } | Unit::OfHa { .. }, Verb::Stop) => {
+                let words = ["pct", "shutdown", &self.name(), "--forceStop", "1", "--timeout"];
                 let mut words = words.map(str::to_owned).to_vec();
                 words.push(within_s.to_string());
                 return words;
             }
-            (Unit::Whole { container }, Verb::Start | Verb::Restart) => {
-                return ["pct", "start", &container.to_string()].map(str::to_owned).to_vec();
+            (Unit::Whole { .. } | Unit::OfHa { .. }, Verb::Start | Verb::Restart) => {
+                return ["pct", "start", &self.name()].map(str::to_owned).to_vec();
             }
             (Unit::Run { client, id }, Verb::Start | Verb::Restart) => {
                 return [client.program(), verb.word(), id].map(str::to_owned).to_vec();
@@ -322,6 +338,11 @@ impl Unit {
                 let verb = if verb == "stop" { "shutdown" } else { verb };
                 format!("pct {verb} {container}")
             }
+            Unit::OfHa { ha_container } => match verb {
+                "stop" => ha::request(*ha_container, "stopped").join(" "),
+                "start" => ha::request(*ha_container, ha::STARTED).join(" "),
+                _ => "ha-manager status".to_owned(),
+            },
             Unit::Run { client, id } => {
                 let verb = if verb == "status" { "inspect" } else { verb };
                 format!("{} {verb} {id:.12}", client.program())
@@ -365,7 +386,10 @@ impl fmt::Display for Unit {
         match self {
             Unit::Host(name) => f.write_str(&foreign(name)),
             Unit::Inside { container, unit } => write!(f, "{} in container {container}", foreign(unit)),
-            Unit::Whole { container } => write!(f, "container {container}"),
+            Unit::Whole { container }
+            | Unit::OfHa {
+                ha_container: container,
+            } => write!(f, "container {container}"),
             Unit::Run { client, id } => write!(f, "{} container {id:.12}", client.name()),
             Unit::OfUser { user, unit } => write!(f, "{} of user {user}", foreign(unit)),
             Unit::DriverUse { driver_use_of } => {
@@ -466,6 +490,9 @@ pub struct Said {
     /// How long it has for its end by its own word, seconds: a container of a client's.
     #[serde(default)]
     pub ends_within_s: u64,
+    /// The cluster's manager looks after it ([`crate::host::ha`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_ha: bool,
 }
 
 impl Said {

@@ -193,6 +193,7 @@ impl Judged {
             (How::Desktop, _) => ("display-manager", ", and all desktops end"),
             (How::Named, Unit::Host(_) | Unit::OfUser { .. } | Unit::DriverUse { .. }) => ("services", ""),
             (How::Named, Unit::Inside { .. }) => ("containers", ", and the container goes on"),
+            (How::Named, Unit::OfHa { .. }) => ("containers", ", and HA ignores it until then"),
             (How::Named, _) => ("containers", ""),
         };
         if let Unit::DriverUse { driver_use_of } = unit {
@@ -202,11 +203,7 @@ impl Judged {
                 join(nodes)
             ));
         } else if *how != How::Own {
-            let is_stopped = if matches!(unit, Unit::Whole { .. }) {
-                "shut down"
-            } else {
-                "stopped"
-            };
+            let is_stopped = if unit.is_whole() { "shut down" } else { "stopped" };
             self.notes.push(format!(
                 "{unit} has {} open and is {is_stopped}, as '{setting}' says; it is started again when {when}{goes_on}",
                 join(nodes)
@@ -275,7 +272,7 @@ fn shut_down(users: &[Reason], ground: &Ground<'_>, settings: &Settings) -> BTre
         _ => None,
     });
     let units = stopped.filter_map(|stop| Some(stop.ok()?.unit));
-    units.filter(|unit| matches!(unit, Unit::Whole { .. })).into_set()
+    units.filter(Unit::is_whole).into_set()
 }
 
 /// The units that may have to be stopped where these GPUs leave, of which systemd has to be asked
@@ -333,7 +330,7 @@ fn place(unit: &Unit) -> u8 {
     match unit {
         Unit::Host(_) | Unit::DriverUse { .. } => 0,
         Unit::OfUser { .. } => 1,
-        Unit::Whole { .. } | Unit::Run { .. } => 2,
+        Unit::Whole { .. } | Unit::Run { .. } | Unit::OfHa { .. } => 2,
         Unit::Inside { .. } => 3,
     }
 }
@@ -390,7 +387,7 @@ pub(crate) fn judge_holders(
     let stop_of = |holder: &Holder| Stop::of(holder, ground, settings, &wholes);
     // For a doubt that the settings accept no container goes down.
     let is_accepted = |reason: &Reason, stop: &Result<Stop<'_>, Vec<Reason>>| {
-        let whole = stop.as_ref().is_ok_and(|stop| matches!(stop.unit, Unit::Whole { .. }));
+        let whole = stop.as_ref().is_ok_and(|stop| stop.unit.is_whole());
         accepts_doubt && whole && matches!(reason, Reason::Doubtful { .. })
     };
     let all = users.into_iter().chain(unseen(snapshot, &unbound));

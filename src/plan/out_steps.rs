@@ -180,10 +180,7 @@ impl WayOut<'_> {
 
     /// The containers that run on and are given nodes of GPUs.
     fn see_the_driver(&self) -> impl Iterator<Item = VmId> {
-        let is_down = |container: &VmId| {
-            let container = *container;
-            self.judged.units.contains(&Unit::Whole { container })
-        };
+        let is_down = |container: &VmId| self.judged.units.iter().any(|unit| unit.is_whole_of(*container));
         let containers = self.ground.snapshot.containers.iter();
         containers.filter(move |c| !is_down(c)).copied()
     }

@@ -14,7 +14,7 @@ use crate::host::units::{Said, Unit, can_be_stopped};
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
 use crate::plan::vendor::nvidia::{is_own_service, lets_go_and_runs_on};
-use crate::settings::values::{Containers, DisplayManager, Services, Settings};
+use crate::settings::values::{Containers, DisplayManager, HaContainers, Services, Settings};
 
 /// Why a unit may be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(crate) fn may_stop(unit: &Unit, settings: &Settings, all_leave: bool) -> Opt
             _ if is_own_service(unit, all_leave) => return Some(How::Own),
             services => unit.word().is_some_and(|word| services.names(&word)),
         },
-        (Unit::Whole { .. }, containers) => containers == Containers::Shutdown,
+        (Unit::Whole { .. } | Unit::OfHa { .. }, containers) => containers == Containers::Shutdown,
         (Unit::Inside { .. } | Unit::Run { .. }, containers) => containers != Containers::Refuse,
     };
     is_allowed.then_some(How::Named)
@@ -115,6 +115,9 @@ impl<'a> Stop<'a> {
         if let Some(why) = &said.never {
             return Err(Kept::Never(why.clone()));
         }
+        if said.is_of_ha && settings.ha_containers == HaContainers::Refuse {
+            return Err(Kept::OfHa);
+        }
         if unit.runs_on().is_none()
             && ground
                 .snapshot
@@ -138,8 +141,9 @@ impl<'a> Stop<'a> {
         });
         let again = !uses(ground, unit, |addr| ground.set.contains(&addr))
             && uses(ground, unit, |addr| ground.stays(Some(addr)));
+        let of_ha = unit.container().filter(|_| said.is_of_ha);
         Ok(Stop {
-            unit: unit.clone(),
+            unit: of_ha.map_or_else(|| unit.clone(), |ha_container| Unit::OfHa { ha_container }),
             said,
             how,
             again: again && how == How::Named,

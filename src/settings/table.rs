@@ -73,6 +73,11 @@ pub static KEYS: &[Key] = &[
         about: "What to do where a process inside a container uses a GPU that leaves.",
     },
     Key {
+        name: "ha-containers",
+        field: |s| &mut s.ha_containers,
+        about: "What to do where 'containers' has a container shut down which the cluster's manager, HA, looks after.",
+    },
+    Key {
         name: "container-start",
         field: |s| &mut s.container_start,
         about: "What to do where a container is started that has gpu-handoff as its hookscript and is given a GPU which a VM has. \

@@ -290,8 +290,31 @@ impl Choice for Containers {
             Containers::Shutdown,
             "shutdown",
             "as \"release\"; and where that cannot be done inside a container of Proxmox's, shut the container down and start \
-             it again when the GPU is home. One that has not shut down after 'deadlines.container' is ended, as by 'pct stop'; one \
-             that HA manages keeps the VM from starting.",
+             it again when the GPU is home. One that has not shut down after 'deadlines.container' is ended, as by 'pct stop'; for \
+             one that HA manages see 'ha-containers'.",
+        ),
+    ];
+}
+
+/// What to do with a container that is to be shut down, and that the cluster's manager looks after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HaContainers {
+    /// Refuse.
+    Refuse,
+    /// Have the manager ignore it for as long as it is stopped.
+    Stop,
+}
+
+impl Choice for HaContainers {
+    const WORDS: &'static [(Self, &'static str, &'static str)] = &[
+        (HaContainers::Refuse, "refuse", "refuse: HA answers for where it runs."),
+        (
+            HaContainers::Stop,
+            "stop",
+            "have HA ignore it ('ha-manager set ct:CTID --state ignored'), shut it down and start it again as any other, and give it back \
+             to HA when the GPU is home ('--state started'). Meanwhile HA does nothing for it: where this node fails, it is not started on \
+             another one; and after a reboot with the GPU away it is named, and HA ignores it until somebody says so.",
         ),
     ];
 }
@@ -440,6 +463,8 @@ pub struct Settings {
     pub container_start: ContainerStart,
     /// What to do with a desktop.
     pub display_manager: DisplayManager,
+    /// What to do with a container of HA's that is to be shut down.
+    pub ha_containers: HaContainers,
     /// What to do with processes of login sessions.
     pub processes: Processes,
     /// Whether others are kept from opening a GPU while it is handed over.
@@ -481,6 +506,7 @@ impl Default for Settings {
             containers: Containers::Refuse,
             container_start: ContainerStart::Refuse,
             display_manager: DisplayManager::Refuse,
+            ha_containers: HaContainers::Refuse,
             processes: Processes::Refuse,
             gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,

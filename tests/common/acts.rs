@@ -139,6 +139,7 @@ impl Model {
                     started_by: starting.map(|u| u.name.name()).collect(),
                     never: self.never.iter().find(|(of, _)| of == unit).map(|(_, why)| why.clone()),
                     ends_within_s: known.ends_within_s,
+                    is_of_ha: self.of_ha.as_ref() == Some(unit),
                 }),
             }
         };
@@ -252,6 +253,10 @@ impl Model {
                 uid: Some(*user),
                 name: unit.clone(),
             },
+            Unit::OfHa { ha_container } => {
+                let container = *ha_container;
+                return self.switch_unit(&Unit::Whole { container }, on);
+            }
             Unit::DriverUse { .. } => return self.switch_driver_use(name, on),
         };
         let Some(at) = self.units.iter().position(|u| u.name == *name) else {

@@ -304,6 +304,8 @@ pub struct Model {
     pub called_from: Vec<Belongs>,
     /// One of the units is not to be stopped, and why.
     pub never: Option<(unit::Unit, String)>,
+    /// One of them is a container that HA looks after.
+    pub of_ha: Option<unit::Unit>,
     pub processes: Vec<Process>,
     /// This host has a gate; and while it is shut, for whom, and whether for the whole driver.
     pub has_gate: bool,
@@ -373,6 +375,7 @@ impl Model {
             desktop: None,
             called_from: Vec::new(),
             never: None,
+            of_ha: None,
             has_gate: true,
             gate: None,
             processes: Vec::new(),

@@ -9,7 +9,7 @@ use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units::{Client, Unit, Verb};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::containers_time;
-use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, Services, Settings, WayOut};
+use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, HaContainers, Services, Settings, WayOut};
 
 use crate::common::hosts::{
     GDM, OLLAMA, PERSISTENCED, SOCKET, WEBUI, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced,
@@ -427,10 +427,7 @@ fn what_could_not_be_started_again_is_not_stopped() {
             "docker",
             "it was started with --rm, and is gone for good once it is stopped",
         ),
-        (
-            "a container as a whole",
-            "container 104 is managed by HA, which answers for where it runs",
-        ),
+        ("a container as a whole", "container 104 is locked (backup)"),
     ] {
         let kind = kinds().into_iter().find(|k| k.name == kind).unwrap();
         let mut model = used(&kind, 1);
@@ -444,6 +441,48 @@ fn what_could_not_be_started_again_is_not_stopped() {
             "{refusal}"
         );
         assert_as_before(&model, &before, kind.name);
+    }
+}
+
+/// By the setting alone: HA lets go of it before, and has it back with its start.
+#[test]
+fn a_container_that_ha_manages_is_shut_down_where_the_settings_say_so() {
+    let kind = kinds()
+        .into_iter()
+        .find(|k| k.name == "a container as a whole")
+        .unwrap();
+    for way in [WayOut::Auto, WayOut::Unbind] {
+        let mut model = used(&kind, 1);
+        model.of_ha = Some(whole());
+        let before = model.state();
+        let refusal = asked(&kind, way).plan_out(&mut model).unwrap_err().to_string();
+        let said = "container 104 may be shut down for it, but HA manages it, and answers for where it runs. Hint: have HA ignore it meanwhile by \
+                    ha-containers = \"stop\" in /etc/gpu-handoff/config.toml, or 'ha-manager set ct:104 --state stopped' before the start";
+        assert!(refusal.contains(said), "{refusal}");
+        let mut session = asked(&kind, way);
+        session.settings.ha_containers = HaContainers::Stop;
+        let plan = session.plan_out(&mut model).unwrap();
+        let note = "and is shut down, as 'containers' says; it is started again when the GPU is home, and HA ignores it until then";
+        assert!(plan.notes.iter().any(|n| n.ends_with(note)), "{:?}", plan.notes);
+        let stop = plan
+            .steps
+            .iter()
+            .find(|s| matches!(s.act, Act::StopUnit { .. }))
+            .unwrap();
+        // HA's rounds come on top of what any container may take.
+        let budgets = &session.settings.budgets;
+        let most = budgets.unit + budgets.container * 2 + Duration::from_secs(40);
+        assert_eq!(stop.deadline, most, "{stop:?}");
+        assert_eq!(
+            plan.units,
+            [Unit::OfHa {
+                ha_container: "104".parse().unwrap()
+            }]
+        );
+        assert!(matches!(session.out(&mut model), End::Done));
+        assert!(!runs(&kind, &model));
+        assert!(matches!(session.home(&mut model), End::Done));
+        assert_as_before(&model, &before, "at home");
     }
 }
 
