@@ -267,9 +267,14 @@ mod tests {
         );
         for (state, answers, verb, why) in [
             ("started", vec![up, (ignore, ""), (shutdown, "")], Verb::Stop, None),
-            ("started", vec![up, (ignore, "")], Verb::Stop, Some("pct shutdown")),
+            ("started", vec![up, (ignore, "")], Verb::Stop, Some("pct does not run")),
             // Without a quorum it is not even asked.
-            ("started", vec![up, (shutdown, "")], Verb::Stop, Some("ha-manager set")),
+            (
+                "started",
+                vec![up, (shutdown, "")],
+                Verb::Stop,
+                Some("ha-manager does not run"),
+            ),
             (
                 "disabled",
                 vec![up, (ignore, ""), (shutdown, "")],
@@ -278,8 +283,18 @@ mod tests {
             ),
             ("ignored", vec![down, (start, ""), (give_back, "")], Verb::Start, None),
             ("ignored", vec![up, (give_back, "")], Verb::Start, None),
-            ("ignored", vec![down, (start, "")], Verb::Start, Some("ha-manager set")),
-            ("ignored", vec![down, (give_back, "")], Verb::Start, Some("pct start")),
+            (
+                "ignored",
+                vec![down, (start, "")],
+                Verb::Start,
+                Some("ha-manager does not run"),
+            ),
+            (
+                "ignored",
+                vec![down, (give_back, "")],
+                Verb::Start,
+                Some("pct does not run"),
+            ),
             ("started", vec![], Verb::Start, None),
             (
                 "disabled",

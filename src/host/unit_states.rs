@@ -572,11 +572,7 @@ mod tests {
                 "{files:?}"
             );
             let is_of_ha = files.iter().any(|(path, _)| path.ends_with("resources.cfg"));
-            assert_eq!(
-                (said.is_of_ha, said.ends_within_s > 0),
-                (is_of_ha, is_of_ha),
-                "{files:?}"
-            );
+            assert_eq!(said.is_of_ha, is_of_ha, "{files:?}");
         }
     }
 
