@@ -10,7 +10,8 @@
 use tracing::warn;
 
 use crate::host::ha::IGNORED;
-use crate::host::units::{Facts, Unit, is_down, is_starter};
+use crate::host::unit_names::is_starter;
+use crate::host::units::{Facts, Unit, is_down};
 use crate::model::error::chain;
 use crate::model::record::{Owner, Record};
 use crate::run::session::{Session, this_boot};

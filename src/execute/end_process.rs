@@ -12,7 +12,7 @@ use crate::base::text::join;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::execute::kernel::ActError;
 use crate::host::snapshot;
-use crate::model::act::Named;
+use crate::model::named::Named;
 use crate::model::plan::DESKTOPS_END;
 use crate::plan::clients;
 

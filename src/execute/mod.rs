@@ -29,6 +29,7 @@ pub(crate) mod linux; // the running kernel
 mod looks; // what is looked at, and changes nothing
 pub mod perform; // the calls themselves
 mod programs; // programs that are run for an act
+mod prove_free; // nobody uses what is about to go
 mod questions; // what else workers are asked
 pub mod inside; // in a container: its nodes made anew
 mod recording; // the record, kept meanwhile

@@ -13,7 +13,8 @@ use crate::base::sets::IntoSet as _;
 use crate::base::text::{harmless, one_line};
 use crate::base::vmid::VmId;
 use crate::host::ha;
-use crate::host::units::{Client, Facts, Said, Unit, is_down, is_starter};
+use crate::host::unit_names::is_starter;
+use crate::host::units::{Client, Facts, Said, Unit, is_down};
 
 /// Through these, in a unit that is stopped, systemd stops others (systemd, src/core/unit-dependency-atom.c,
 /// UNIT_ATOM_PROPAGATE_STOP). One that a version does not know is not in its answer.

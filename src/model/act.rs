@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
-use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
-use crate::host::holders::Holder;
 use crate::host::nvidia::Numbers;
-use crate::host::units::{Unit, is_starter};
+use crate::host::unit_names::is_starter;
+use crate::host::units::Unit;
 pub use crate::model::expect::{Attribute, Expect};
+use crate::model::named::Named;
 
 /// One act on the host: one call that the kernel answers, or one program that is run to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,31 +184,6 @@ pub enum Act {
         /// The driver that must have it afterwards; None: any but vfio-pci.
         driver: Option<String>,
     },
-}
-
-/// A process by its number, and its name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
-    /// Its process id.
-    pub pid: i32,
-    /// Its name, as it chose it.
-    pub comm: String,
-}
-
-impl Named {
-    /// One that uses something.
-    pub(crate) fn of(holder: &Holder) -> Named {
-        Named {
-            pid: holder.pid,
-            comm: holder.comm.clone(),
-        }
-    }
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({})", self.pid, foreign(&self.comm))
-    }
 }
 
 /// Acts in the words in which a plan asks for them.

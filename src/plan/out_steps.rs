@@ -18,7 +18,8 @@ use crate::plan::moving::Ground;
 use crate::plan::steps::{Added, Steps, anew, both};
 use crate::plan::taken::attributes;
 use crate::plan::vendor::nvidia::is_own_service;
-use crate::settings::values::{Gate, Processes, Reset, Settings};
+use crate::settings::reset::Reset;
+use crate::settings::values::{Gate, Processes, Settings};
 
 /// A way out that has been decided on.
 pub(crate) struct WayOut<'a> {

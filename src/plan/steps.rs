@@ -19,7 +19,8 @@ use crate::host::displays::Platform;
 use crate::host::holders::Holder;
 use crate::host::nvidia::Numbers;
 use crate::host::units::{Facts, Unit};
-use crate::model::act::{Act, Attribute, Named};
+use crate::model::act::{Act, Attribute};
+use crate::model::named::Named;
 use crate::model::plan::{Step, deadline};
 
 /// The steps so far.

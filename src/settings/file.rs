@@ -23,7 +23,8 @@ use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::settings::known_gpus::Fact;
 use crate::settings::table::{self, DEVICE, KEYS};
-use crate::settings::values::{Reset, Settings};
+use crate::settings::reset::Reset;
+use crate::settings::values::Settings;
 
 /// The directory of our settings.
 const DIR: &str = "/etc/gpu-handoff";

@@ -7,7 +7,8 @@ use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units::{Client, Facts, Said, Unit};
-use gpu_handoff::model::act::{Act, Attribute, Expect, Named};
+use gpu_handoff::model::act::{Act, Attribute, Expect};
+use gpu_handoff::model::named::Named;
 use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::plan::{clients, users};
 
