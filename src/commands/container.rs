@@ -72,11 +72,17 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     let mut records = host.records(Some(&guard))?;
     if !records.is_empty() && !systemd::is_shutting_down() {
         // It is starting by now, and holds its own lock: nothing of it is started by the way home.
+        let is_its = |unit: &Unit| unit.container() == Some(ctid);
+        let owes_ha = |records: &[Record]| records.iter().flat_map(|r| &r.units).any(|unit| unit.is_of_ha() && is_its(unit));
+        let was_owed = owes_ha(&records);
         for record in &mut records {
-            record.units.retain(|unit| unit.container() != Some(ctid));
+            record.units.retain(|unit| !is_its(unit));
         }
         recover::stranded_home(host, &guard, &records);
         records = host.records(Some(&guard))?;
+        if was_owed && !owes_ha(&records) {
+            have_ha_look_after(host, ctid);
+        }
     }
     let snapshot = host.look(&records)?;
     let missing = make_nodes(host, &nodes, may_load(&records, &snapshot))?;
@@ -100,6 +106,15 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
          \"go-on\" in /etc/gpu-handoff/config.toml"
     )))
     .into())
+}
+
+/// What it was until it was stopped for a handoff that is over now: what starts it here is not the way home.
+fn have_ha_look_after(host: &mut Session, ctid: VmId) {
+    let within = host.budgets.unit;
+    if let Err(why) = host.kernel.give_to_ha(ctid, within) {
+        let by_hand = Unit::OfHa { ha_container: ctid }.by_hand("start");
+        warn!("container {ctid}: HA ignores it still: {why}. Hint: {by_hand}");
+    }
 }
 
 /// Whether somebody starts this container: of a record that was read without the lock.

@@ -9,9 +9,8 @@
 
 use tracing::warn;
 
-use crate::host::ha::IGNORED;
 use crate::host::unit_names::is_starter;
-use crate::host::units::{Facts, Unit, is_down};
+use crate::host::units::{Facts, Ha, Unit, is_down};
 use crate::model::error::chain;
 use crate::model::record::{Owner, Record};
 use crate::run::session::{Session, this_boot};
@@ -72,14 +71,19 @@ fn lines(before: &[&Record], now: &[Record], facts: &[Facts]) -> Vec<String> {
         };
         let said = facts.iter().find(|facts| facts.unit == *unit).map(|facts| &facts.said);
         let line = match said {
+            Some(Ok(said)) if unit.is_of_ha() && said.ha.is_some() => match said.ha {
+                Some(Ha::Ignores) => format!(
+                    "{unit} was stopped for {whom} before the host went down, and HA ignores it still{}. Hint: {}",
+                    if is_down(&said.state) { ", so that it does not run" } else { "" },
+                    unit.by_hand("start")
+                ),
+                // It starts it, or has been told otherwise.
+                _ => continue,
+            },
             Some(Ok(said)) if ended(unit, &said.state) && !waits(unit, facts) => {
                 let start = unit.by_hand("start");
                 format!("{unit} was stopped for {whom} before the host went down, and does not run. Hint: {start}")
             }
-            Some(Ok(said)) if matches!(unit, Unit::OfHa { .. }) && said.state == IGNORED => format!(
-                "{unit} was stopped for {whom} before the host went down, and HA ignores it still. Hint: {}",
-                unit.by_hand("start")
-            ),
             Some(Err(why)) => format!(
                 "{unit} was stopped for {whom} before the host went down, and whether it runs is not known: {why}. Hint: {}",
                 unit.by_hand("status")
@@ -159,6 +163,17 @@ mod tests {
         let of_ha = Unit::OfHa {
             ha_container: "107".parse().unwrap(),
         };
+        let [down_of_ha, taken_back] = ["108", "109"].map(|ctid| Unit::OfHa {
+            ha_container: ctid.parse().unwrap(),
+        });
+        let of_ha_is = |unit: &Unit, state: &str, ha| Facts {
+            unit: unit.clone(),
+            said: Ok(Said {
+                state: state.to_owned(),
+                ha: Some(ha),
+                ..Said::default()
+            }),
+        };
         let docker = Unit::Run {
             client: Client::Docker,
             id: "ec23".repeat(16),
@@ -176,6 +191,8 @@ mod tests {
             inside.clone(),
             again_inside.clone(),
             of_ha.clone(),
+            down_of_ha.clone(),
+            taken_back.clone(),
         ];
         let all = [
             stopped("a", vm, &before),
@@ -200,7 +217,10 @@ mod tests {
             is(&before[6], "inactive"),
             is(&whole, "stopped"),
             is(&docker, "exited"),
-            is(&of_ha, "ignored"),
+            of_ha_is(&of_ha, "running", Ha::Ignores),
+            of_ha_is(&down_of_ha, "stopped", Ha::Ignores),
+            // HA starts it, or has been told otherwise.
+            of_ha_is(&taken_back, "stopped", Ha::LooksAfter),
             Facts::none(&inside, "container '105' not running!"),
             is(&host("other.service"), "inactive"),
         ];
@@ -226,6 +246,10 @@ mod tests {
                 format!(
                     "container 107 was stopped for VM 111 {went}, and HA ignores it still. Hint: ha-manager set ct:107 --state \
                      started"
+                ),
+                format!(
+                    "container 108 was stopped for VM 111 {went}, and HA ignores it still, so that it does not run. Hint: \
+                     ha-manager set ct:108 --state started"
                 ),
                 format!(
                     "other.service was stopped for a handoff of 0000:01:00.0 by hand {went}, and does not run. Hint: \

@@ -30,6 +30,7 @@ pub(crate) fn answer(root: &Root, question: Question) -> Answer {
         Question::Recorded => Answer::Recorded(keep::kept(root.recorded())),
         Question::MakeNodes { .. }
         | Question::Act(_)
+        | Question::GiveToHa(_)
         | Question::Remember(_)
         | Question::KeepStopped(..)
         | Question::ForgetStopped(_) => failed("nothing is done to a tree of files".to_owned()),

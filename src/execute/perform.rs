@@ -21,6 +21,7 @@ use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
 use crate::execute::looks;
 use crate::execute::made_nodes;
+use crate::execute::of_ha;
 use crate::execute::programs::{failed, switch};
 use crate::execute::prove_free::{PATIENCE, POLL, now, prove_free};
 use crate::execute::renew_nodes;
@@ -112,6 +113,7 @@ impl Server {
             Question::ForgetStopped(boot) => {
                 Answer::Remembered(stopped::forget_before(&self.root, &boot).map_err(|e| e.to_string()))
             }
+            Question::GiveToHa(ctid) => Answer::Remembered(of_ha::give_back(&self.root, ctid)),
             Question::Act(act) => {
                 let (mut notes, mut ended) = (Vec::new(), Vec::new());
                 let result = match &act {
@@ -159,7 +161,7 @@ impl Server {
                         self.gate = None;
                         Ok(None)
                     }
-                    act => perform(&self.root, act),
+                    act => perform(&self.root, act, &mut notes),
                 };
                 let (result, moment) = match result {
                     Ok(moment) => (Ok(()), moment),
@@ -178,8 +180,8 @@ impl Server {
 }
 
 /// Carries an act out, unless what it should lead to is so already: every act may be done twice. Returns the moment that
-/// tells how old a proof is ([`crate::execute::kernel::Acted`]).
-fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
+/// tells how old a proof is ([`crate::execute::kernel::Acted`]). `notes`: what is to be said of what went well.
+fn perform(root: &Root, act: &Act, notes: &mut Vec<String>) -> Result<Option<Duration>, ActError> {
     let expect = act.expect();
     // What "default" would read as is not known before it is written.
     let is_default = matches!(&expect, Expect::Attribute(_, Attribute::ResetMethod, value) if value == "default");
@@ -206,8 +208,8 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         Act::SetAttribute { addr, attribute, value } => {
             write_sysfs(root, &device(addr, attribute.name()), &format!("{value}\n"))?;
         }
-        Act::StopUnit { name, within_s } => switch(root, name, Verb::Stop, *within_s)?,
-        Act::StartUnit { name, within_s } => switch(root, name, Verb::Start, *within_s)?,
+        Act::StopUnit { name, within_s } => switch_any(root, name, Verb::Stop, *within_s, notes)?,
+        Act::StartUnit { name, within_s } => switch_any(root, name, Verb::Start, *within_s, notes)?,
         Act::RestartUnit { name } => switch(root, name, Verb::Restart, 0)?,
         Act::SetConsole { name, bound } => set_console(root, name, *bound)?,
         Act::SetPlatform { device, driver, bound } => {
@@ -279,6 +281,13 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         | Act::RenewNodes { .. } => {}
     }
     verify(root, &expect).map(|()| moment)
+}
+
+fn switch_any(root: &Root, unit: &Unit, verb: Verb, within_s: u64, notes: &mut Vec<String>) -> Result<(), ActError> {
+    match unit {
+        Unit::OfHa { ha_container } => of_ha::switch(root, *ha_container, verb, within_s, notes),
+        _ => switch(root, unit, verb, within_s),
+    }
 }
 
 /// A call of somebody else's that has begun since the plan was made: a reset or a removal would wait behind it. Other workers
@@ -466,7 +475,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let act = Act::prove_free(vec!["0000:01:00.0".parse().unwrap()]);
         let before = now();
-        let moment = perform(&Root::at(dir.path()), &act).unwrap();
+        let moment = perform(&Root::at(dir.path()), &act, &mut Vec::new()).unwrap();
         assert!(before.is_some() && before <= moment && moment <= now());
     }
 
@@ -534,7 +543,7 @@ mod tests {
             if file {
                 put("lib/modules/6.12/nvidia.ko", "");
             }
-            let error = perform(&Root::at(dir.path()), &Act::load("nvidia")).unwrap_err();
+            let error = perform(&Root::at(dir.path()), &Act::load("nvidia"), &mut Vec::new()).unwrap_err();
             let expected = match problem {
                 Some(problem) => ActError::CannotLoad(problem),
                 None => ActError::Failed(failed(&["modprobe", "--", "nvidia"], &stderr)),
@@ -561,11 +570,11 @@ mod tests {
             addr,
             bridge: bridge_addr,
         };
-        let error = perform(&root, &act).unwrap_err().to_string();
+        let error = perform(&root, &act, &mut Vec::new()).unwrap_err().to_string();
         assert_eq!(error, "0000:01:00.1 is on vfio-pci by now");
         assert_eq!(std::fs::read_to_string(bridge.join("reset_subordinate")).unwrap(), "");
         std::fs::remove_file(driver).unwrap();
-        perform(&root, &act).unwrap();
+        perform(&root, &act, &mut Vec::new()).unwrap();
         assert_eq!(std::fs::read_to_string(bridge.join("reset_subordinate")).unwrap(), "1");
     }
 
@@ -578,11 +587,11 @@ mod tests {
         let addr = "0000:01:00.0".parse().unwrap();
         std::fs::write(device.join("config"), [0xff; 64]).unwrap();
         std::fs::write(device.join("reset"), "").unwrap();
-        let error = perform(&root, &Act::Reset { addr }).unwrap_err().to_string();
+        let error = perform(&root, &Act::Reset { addr }, &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("reads all ones"), "{error}");
         assert_eq!(std::fs::read_to_string(device.join("reset")).unwrap(), "");
         std::fs::write(device.join("config"), [0xde, 0x10, 0x04, 0x22]).unwrap();
-        perform(&root, &Act::Reset { addr }).unwrap();
+        perform(&root, &Act::Reset { addr }, &mut Vec::new()).unwrap();
         assert_eq!(std::fs::read_to_string(device.join("reset")).unwrap(), "1");
     }
 
@@ -613,7 +622,7 @@ mod tests {
         let root = Root::at(dir.path());
         let addr = "0000:01:00.0".parse().unwrap();
         for (act, file) in [(Act::Reset { addr }, "reset"), (Act::Remove { addr }, "remove")] {
-            let error = perform(&root, &act).unwrap_err().to_string();
+            let error = perform(&root, &act, &mut Vec::new()).unwrap_err().to_string();
             assert!(error.starts_with("process 812 (sh) is in a call"), "{act}: {error}");
             assert_eq!(std::fs::read_to_string(device.join(file)).unwrap(), "", "{act}");
         }

@@ -6,9 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::base::root::Root;
 use crate::base::text::{harmless, one_line};
-use crate::base::vmid::VmId;
 use crate::execute::kernel::ActError;
-use crate::host::ha;
 use crate::host::unit_states;
 use crate::host::units::{Unit, Verb, is_down, runs};
 
@@ -33,8 +31,7 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb, within_s: u64) -> Res
         let _ = run(root, &wait);
     }
     with_patience(unit, verb, || match unit {
-        Unit::Whole { .. } => switch_whole(root, unit, &words, verb),
-        Unit::OfHa { ha_container } => switch_of_ha(root, *ha_container, &words, verb),
+        Unit::Whole { .. } | Unit::OfHa { .. } => switch_whole(root, unit, &words, verb),
         _ => run_it(root, unit, &words, verb),
     })
 }
@@ -47,7 +44,8 @@ fn run_it(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Result<(), 
     run(root, words)
 }
 
-fn switch_whole(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Result<(), ActError> {
+/// A container of Proxmox's, by pct(1).
+pub(crate) fn switch_whole(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Result<(), ActError> {
     await_lock(root, unit);
     if is_so(root, unit, verb) {
         return Ok(());
@@ -55,40 +53,9 @@ fn switch_whole(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Resul
     run_it(root, unit, words, verb).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
 }
 
-/// The same of a container that the cluster's manager looks after: it lets go of it before, and has it back afterwards, whether it runs
-/// or not. What somebody has told it meanwhile counts.
-fn switch_of_ha(root: &Root, ctid: VmId, words: &[String], verb: Verb) -> Result<(), ActError> {
-    let whole = Unit::Whole { container: ctid };
-    let wanted = ha::wanted(root, ctid).map_err(|e| ActError::Failed(format!("what HA is to do is not known: {e}")))?;
-    match (verb, wanted.as_deref()) {
-        // It is nobody's but ours.
-        (_, None) => switch_whole(root, &whole, words, verb),
-        (Verb::Stop, Some(ha::STARTED | ha::IGNORED)) => {
-            run(root, &ha::request(ctid, ha::IGNORED))?;
-            if !ha::await_ignored(root, ctid, ha::LETS_GO_WITHIN) {
-                return Err(ActError::Failed(format!(
-                    "HA was asked to ignore {whole}, and has not let go of it within {} s",
-                    ha::LETS_GO_WITHIN.as_secs()
-                )));
-            }
-            switch_whole(root, &whole, words, verb)
-        }
-        (_, Some(ha::IGNORED)) => {
-            let started = switch_whole(root, &whole, words, verb);
-            // HA starts what we could not.
-            run(root, &ha::request(ctid, ha::STARTED)).and(started)
-        }
-        // It is HA's, and on its way.
-        (_, Some(ha::STARTED)) => Ok(()),
-        (_, Some(other)) => Err(ActError::Failed(format!(
-            "HA has {whole} \"{other}\" by now, and it is left so"
-        ))),
-    }
-}
-
 /// Starts of containers, and in containers, are tried once more: they fail on a lock that another task has for a moment. systemd's
 /// own units say with Restart= what they want. The caller's deadline is for both.
-fn with_patience(unit: &Unit, verb: Verb, mut attempt: impl FnMut() -> Result<(), ActError>) -> Result<(), ActError> {
+pub(crate) fn with_patience(unit: &Unit, verb: Verb, mut attempt: impl FnMut() -> Result<(), ActError>) -> Result<(), ActError> {
     let is_worth_it = verb != Verb::Stop && !unit.is_of_systemd() && unit.runs_on().is_none();
     match attempt() {
         Err(ActError::Failed(_)) if is_worth_it => attempt(),
@@ -116,7 +83,7 @@ fn is_so(root: &Root, unit: &Unit, verb: Verb) -> bool {
 }
 
 /// Runs a program that only waits for others, to its end or to that of the run; an error quotes the end of what it says.
-fn run(root: &Root, words: &[String]) -> Result<(), ActError> {
+pub(crate) fn run(root: &Root, words: &[String]) -> Result<(), ActError> {
     run_for(root, words, Some(io::stdin().as_fd()))
 }
 
@@ -253,68 +220,6 @@ mod tests {
             let dir = host(&[("pct status 104", state)], &failing);
             let result = switch(&Root::at(dir.path()), &whole, verb, 30);
             assert_eq!(result.is_ok(), is_well, "{state} {verb:?}: {result:?}");
-        }
-        // HA lets go of it before, and has it back afterwards; what somebody has told it meanwhile counts.
-        let of_ha = Unit::OfHa {
-            ha_container: "104".parse().unwrap(),
-        };
-        let (ignore, start) = ("ha-manager set ct:104 --state ignored", "pct start 104");
-        let give_back = "ha-manager set ct:104 --state started";
-        let shutdown = "pct shutdown 104 --forceStop 1 --timeout 30";
-        let (up, down) = (
-            ("pct status 104", "status: running\n"),
-            ("pct status 104", "status: stopped\n"),
-        );
-        for (state, answers, verb, why) in [
-            ("started", vec![up, (ignore, ""), (shutdown, "")], Verb::Stop, None),
-            ("started", vec![up, (ignore, "")], Verb::Stop, Some("pct does not run")),
-            // Without a quorum it is not even asked.
-            (
-                "started",
-                vec![up, (shutdown, "")],
-                Verb::Stop,
-                Some("ha-manager does not run"),
-            ),
-            (
-                "disabled",
-                vec![up, (ignore, ""), (shutdown, "")],
-                Verb::Stop,
-                Some("HA has container 104 \"disabled\" by now"),
-            ),
-            ("ignored", vec![down, (start, ""), (give_back, "")], Verb::Start, None),
-            ("ignored", vec![up, (give_back, "")], Verb::Start, None),
-            (
-                "ignored",
-                vec![down, (start, "")],
-                Verb::Start,
-                Some("ha-manager does not run"),
-            ),
-            (
-                "ignored",
-                vec![down, (give_back, "")],
-                Verb::Start,
-                Some("pct does not run"),
-            ),
-            ("started", vec![], Verb::Start, None),
-            (
-                "disabled",
-                vec![down, (start, "")],
-                Verb::Start,
-                Some("HA has container 104 \"disabled\" by now, and it is left so"),
-            ),
-        ] {
-            let dir = host(&answers, &[]);
-            std::fs::create_dir_all(dir.path().join("etc/pve/ha")).unwrap();
-            let resources = format!("ct: 104\n\tstate {state}\n");
-            std::fs::write(dir.path().join("etc/pve/ha/resources.cfg"), resources).unwrap();
-            let said = switch(&Root::at(dir.path()), &of_ha, verb, 30).map_err(|e| e.to_string());
-            match why {
-                None => assert_eq!(said, Ok(()), "{state} {verb:?}"),
-                Some(why) => assert!(
-                    said.as_ref().is_err_and(|said| said.contains(why)),
-                    "{state} {verb:?}: {said:?}"
-                ),
-            }
         }
         let dir = host(&[], &[("pct start 104", "no quorum\u{1b}\n")]);
         let why = switch(&Root::at(dir.path()), &whole, Verb::Start, 30).unwrap_err();

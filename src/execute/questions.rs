@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use crate::base::vmid::VmId;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
@@ -74,8 +75,20 @@ impl Linux {
         self.have_kept(Question::ForgetStopped(boot))
     }
 
+    /// Has the cluster's manager look after a container again, if it ignores it.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn give_to_ha(&mut self, ctid: VmId, within: Duration) -> Result<(), String> {
+        self.have_done(Question::GiveToHa(ctid), within)
+    }
+
     fn have_kept(&mut self, what: Question) -> Result<(), String> {
-        match self.ask(what, REMEMBER_WITHIN) {
+        self.have_done(what, REMEMBER_WITHIN)
+    }
+
+    fn have_done(&mut self, what: Question, within: Duration) -> Result<(), String> {
+        match self.ask(what, within) {
             Ok(Answer::Remembered(result)) => result,
             Ok(_) => Err(another_question().to_string()),
             Err(e) => Err(e.to_string()),

@@ -34,6 +34,7 @@ use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::join;
 use crate::base::unsafe_calls::fork_to;
+use crate::base::vmid::VmId;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
@@ -110,6 +111,8 @@ pub(crate) enum Question {
     Stopped,
     /// Forget that of the boots before this one.
     ForgetStopped(String),
+    /// Have the cluster's manager look after this container again, if it ignores it.
+    GiveToHa(VmId),
     /// Read what devices are called.
     Names(Vec<Ids>),
     /// What was looked at since this was asked the last time.
@@ -134,7 +137,7 @@ impl Question {
             | Question::ForgetStopped(_) => "the history".to_owned(),
             Question::Names(_) => "the names of devices".to_owned(),
             Question::Recorded => "what a worker has looked at".to_owned(),
-            Question::Act(_) | Question::MakeNodes { .. } => "an act".to_owned(),
+            Question::Act(_) | Question::MakeNodes { .. } | Question::GiveToHa(_) => "an act".to_owned(),
         }
     }
 }
@@ -154,7 +157,7 @@ pub(crate) enum Answer {
     Found(Found),
     /// Files that the checks look at.
     Texts(Box<Texts>),
-    /// Whether the history has it now.
+    /// Whether the history has it now, or HA.
     Remembered(Result<(), String>),
     /// The history, the oldest entry first.
     Past(Result<Vec<Handoff>, String>),

@@ -7,19 +7,24 @@
 //! (ha-manager(1), "ignored"): then pct(1) does what it is asked, in its time.
 
 use std::io;
-use std::thread::sleep;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::base::root::Root;
 use crate::base::text::harmless;
 use crate::base::vmid::VmId;
+use crate::base::wait::poll_readable;
 
-/// How long HA may take to let go of one: the rounds of its manager, of some ten seconds, of which one may just have begun
-/// (pve-ha-manager, PVE/HA/CRM.pm, do_one_iteration).
-pub(crate) const LETS_GO_WITHIN: Duration = Duration::from_secs(40);
+/// How long HA may take to let go of one: a round of its manager and one of this node's daemon, of some ten seconds each, of which
+/// one may just have begun (pve-ha-manager, PVE/HA/CRM.pm, do_one_iteration; PVE/HA/LRM.pm, work).
+pub(crate) const LETS_GO_WITHIN: Duration = Duration::from_secs(60);
 
 /// There is no event: its file system reports none (pve-cluster, src/pmxcfs).
 const POLL: Duration = Duration::from_millis(500);
+
+/// What its manager has written in its last round, and what this node's daemon has.
+const MANAGER: &str = "/etc/pve/ha/manager_status";
+const SERVICES: &str = "/etc/pve/local/lrm_status";
 
 /// What it is to do with one that it runs, and with one that it leaves alone.
 pub(crate) const STARTED: &str = "started";
@@ -61,29 +66,68 @@ pub(crate) fn request(ctid: VmId, state: &str) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// Waits until HA does nothing with a container any more: it has no state of its own for one that it ignores (pve-ha-manager,
-/// PVE/HA/Manager.pm, manage, "removing stale service"). Whether it has come to that in time.
-pub(crate) fn await_ignored(root: &Root, ctid: VmId, within: Duration) -> bool {
+/// How a container is for HA's manager by its last round; None where it has no state for it, or none that can be read.
+pub(crate) fn own_state(root: &Root, ctid: VmId) -> Option<String> {
+    let status: serde_json::Value = serde_json::from_str(&root.text(MANAGER).ok()?).ok()?;
+    let state = status["service_status"][format!("ct:{ctid}")]["state"].as_str()?;
+    Some(harmless(state, 32))
+}
+
+/// Waits until HA does nothing with a container any more, of which it has just been told so. Whether it has come to that in time.
+/// `asked_by`: where that can be read or is hung up, nobody waits for it any more.
+pub(crate) fn await_ignored(root: &Root, ctid: VmId, within: Duration, asked_by: BorrowedFd<'_>) -> bool {
     let end = Instant::now() + within;
-    loop {
-        if !is_managed(root, ctid) {
-            return true;
-        }
-        if Instant::now() >= end {
+    let mut rounds = Rounds::from_now_on(root);
+    while !rounds.are_over(root, ctid) {
+        if Instant::now() >= end || poll_readable(&[asked_by], POLL) == [true] {
             return false;
         }
-        sleep(POLL);
+    }
+    true
+}
+
+/// The rounds of HA's daemons that may have begun before they were told. Each writes the time into its status at the end of
+/// one (pve-ha-manager, PVE/HA/Manager.pm, flush_master_status; PVE/HA/LRM.pm, update_lrm_status). The manager has no state for
+/// what it ignores (Manager.pm, manage, "removing stale service"): where it has none in a status that was written since, it has
+/// read what it was told, or never had one, and gets none. This node's daemon goes by the manager's status as it was when its own
+/// round began (LRM.pm, update_service_status).
+struct Rounds {
+    /// The manager's status when it was told; None where it has never run.
+    told: Option<String>,
+    /// This node's when the manager had let go.
+    let_go: Option<Option<String>>,
+}
+
+impl Rounds {
+    fn from_now_on(root: &Root) -> Rounds {
+        let told = match root.text(MANAGER) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            text => Some(text.unwrap_or_default()),
+        };
+        Rounds { told, let_go: None }
+    }
+
+    /// Whether both are over.
+    fn are_over(&mut self, root: &Root, ctid: VmId) -> bool {
+        let Some(told) = &self.told else { return true };
+        let services = || root.text(SERVICES).ok();
+        match &self.let_go {
+            None => {
+                if root.text(MANAGER).is_ok_and(|now| now != *told && !has_one(&now, ctid)) {
+                    self.let_go = Some(services());
+                }
+                // A node without that daemon has nobody who starts anything.
+                self.let_go == Some(None)
+            }
+            Some(before) => services() != *before,
+        }
     }
 }
 
-/// Whether HA's daemons have a state for it. Without a file they have never run.
-fn is_managed(root: &Root, ctid: VmId) -> bool {
-    match root.text("/etc/pve/ha/manager_status") {
-        Ok(text) => serde_json::from_str::<serde_json::Value>(&text).map_or(true, |status| {
-            status["service_status"].get(format!("ct:{ctid}")).is_some()
-        }),
-        Err(e) => e.kind() != io::ErrorKind::NotFound,
-    }
+/// Whether the manager has a state for a container by this status, as far as can be told: it may be being written.
+fn has_one(status: &str, ctid: VmId) -> bool {
+    serde_json::from_str::<serde_json::Value>(status)
+        .map_or(true, |status| status["service_status"].get(format!("ct:{ctid}")).is_some())
 }
 
 #[cfg(test)]
@@ -119,25 +163,74 @@ mod tests {
         assert!(wanted(&Root::at(dir.path()), ctid).is_err());
     }
 
+    /// Files of HA's below a folder.
+    fn put(dir: &tempfile::TempDir, path: &str, text: &str) {
+        let path = dir.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
     #[test]
-    fn ha_has_let_go_of_a_container_when_it_has_no_state_for_it() {
+    fn ha_has_let_go_of_a_container_when_both_its_daemons_have_had_a_round_without_it() {
+        let ctid = "104".parse().unwrap();
+        let status = |time: u32, services: &str| format!(r#"{{"timestamp":{time},"service_status":{{{services}}}}}"#);
+        let ours = r#""ct:104":{"state":"started"}"#;
+        for before in [ours, "", r#""vm:104":{"state":"started"}"#] {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Root::at(dir.path());
+            put(&dir, MANAGER, &status(1, before));
+            put(&dir, SERVICES, r#"{"timestamp":1}"#);
+            let mut rounds = Rounds::from_now_on(&root);
+            let mut next = |path: &str, text: &str| {
+                put(&dir, path, text);
+                rounds.are_over(&root, ctid)
+            };
+            // Not by what was written before it was told, whether that lists it or not.
+            assert!(!next(SERVICES, r#"{"timestamp":2}"#), "{before}");
+            // Its manager had read the old word.
+            assert!(!next(MANAGER, &status(2, ours)));
+            // It is being written.
+            assert!(!next(MANAGER, "") && !next(MANAGER, r#"{"service_status":{"#));
+            assert!(!next(MANAGER, &status(3, r#""vm:104":{}"#)));
+            // What this node's does may go by the status of before.
+            assert!(!next(MANAGER, &status(4, "")));
+            assert!(next(SERVICES, r#"{"timestamp":3}"#));
+        }
+    }
+
+    #[test]
+    fn where_ha_has_never_run_nobody_is_waited_for_and_a_daemon_that_is_silent_not_for_ever() {
         let ctid = "104".parse().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
-        let lets_go = || await_ignored(&root, ctid, Duration::ZERO);
+        let (theirs, ours) = std::io::pipe().unwrap();
+        let lets_go = || await_ignored(&root, ctid, Duration::ZERO, std::os::fd::AsFd::as_fd(&theirs));
         assert!(lets_go());
-        std::fs::create_dir_all(dir.path().join("etc/pve/ha")).unwrap();
-        for (text, has_let_go) in [
-            (r#"{"service_status":{"ct:104":{"state":"started"}}}"#, false),
-            (r#"{"service_status":{"ct:104":{"state":"error"}}}"#, false),
-            (r#"{"service_status":{"vm:104":{"state":"started"}}}"#, true),
-            (r#"{"node_status":{}}"#, true),
-            // It is being written.
-            ("", false),
-            (r#"{"service_status":{"#, false),
+        put(&dir, MANAGER, "{}");
+        assert!(!lets_go());
+        // Nor for one that nobody waits for.
+        drop(ours);
+        assert!(!await_ignored(&root, ctid, LETS_GO_WITHIN, std::os::fd::AsFd::as_fd(&theirs)));
+        // A node that has never had the other daemon.
+        let mut rounds = Rounds::from_now_on(&root);
+        put(&dir, MANAGER, r#"{"timestamp":2}"#);
+        assert!(rounds.are_over(&root, ctid));
+    }
+
+    #[test]
+    fn how_a_container_is_for_ha_is_in_its_managers_status() {
+        let ctid = "104".parse().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        assert_eq!(own_state(&root, ctid), None);
+        for (text, state) in [
+            ("", None),
+            (r#"{"service_status":{"ct:104":{"state":"relo\u001bcate"}}}"#, Some("relo\\u{1b}cate")),
+            (r#"{"service_status":{"ct:1040":{"state":"started"}}}"#, None),
+            (r#"{"service_status":{"ct:104":{}}}"#, None),
         ] {
-            std::fs::write(dir.path().join("etc/pve/ha/manager_status"), text).unwrap();
-            assert_eq!(lets_go(), has_let_go, "{text}");
+            put(&dir, MANAGER, text);
+            assert_eq!(own_state(&root, ctid).as_deref(), state, "{text}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::base::text::{harmless, one_line};
 use crate::base::vmid::VmId;
 use crate::host::ha;
 use crate::host::unit_names::is_starter;
-use crate::host::units::{Client, Facts, Said, Unit, is_down};
+use crate::host::units::{Client, Facts, Ha, Said, Unit, is_down};
 
 /// Through these, in a unit that is stopped, systemd stops others (systemd, src/core/unit-dependency-atom.c,
 /// UNIT_ATOM_PROPAGATE_STOP). One that a version does not know is not in its answer.
@@ -120,22 +120,30 @@ fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
         .find_map(|line| line.strip_prefix("lock:"))
         .map(|lock| harmless(lock.trim(), 32));
     let by_ha = ha::wanted(root, ctid).map_err(|e| format!("what HA is to do with it cannot be read: {e}"))?;
-    let by_ha = by_ha.as_deref();
-    let never = match (lock, by_ha) {
-        (Some(lock), _) => Some(format!("{unit} is locked ({lock})")),
-        (None, None | Some(ha::STARTED | ha::IGNORED)) => None,
-        (None, Some(state)) => Some(format!("{unit} is \"{state}\" for HA, which ends it by itself")),
-    };
-    let is_ignored = by_ha == Some(ha::IGNORED);
-    let state = match unit {
-        // It is owed that HA looks after it again, even where it runs.
-        Unit::OfHa { .. } if is_ignored => ha::IGNORED,
-        _ => state.unwrap_or("unknown"),
+    let for_manager = ha::own_state(root, ctid);
+    let (of_ha, never) = match (by_ha.as_deref(), for_manager.as_deref()) {
+        (None, _) => (None, None),
+        (Some(ha::IGNORED), None) => (Some(Ha::Ignores), None),
+        // It may start it again until it has had its round.
+        (Some(ha::IGNORED), Some(_)) => (
+            Some(Ha::Ignores),
+            Some(format!("HA was told to ignore {unit}, and has not let go of it yet")),
+        ),
+        // New to it, or as it is to be.
+        (Some(ha::STARTED), None | Some(ha::STARTED)) => (Some(Ha::LooksAfter), None),
+        (Some(ha::STARTED), Some(state)) => (
+            Some(Ha::LooksAfter),
+            Some(format!("{unit} is \"{state}\" for HA, which is at work on it, or cannot go on")),
+        ),
+        (Some(state), _) => (
+            Some(Ha::LooksAfter),
+            Some(format!("{unit} is \"{state}\" for HA, which ends it by itself")),
+        ),
     };
     Ok(Said {
-        state: harmless(state, 32),
-        never,
-        is_of_ha: by_ha.is_some() && !is_ignored,
+        state: harmless(state.unwrap_or("unknown"), 32),
+        never: lock.map(|lock| format!("{unit} is locked ({lock})")).or(never),
+        ha: of_ha,
         ..Said::default()
     })
 }
@@ -249,7 +257,7 @@ fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
         started_by,
         never,
         ends_within_s: 0,
-        is_of_ha: false,
+        ha: None,
     })
 }
 
@@ -531,49 +539,64 @@ mod tests {
     }
 
     #[test]
-    fn a_container_of_proxmoxs_is_running_or_not_and_locked_ones_and_those_that_ha_ends_are_left_alone() {
-        let conf = "etc/pve/lxc/104.conf";
-        for (status, files, state, never) in [
-            ("status: running\n", vec![], "running", None),
-            ("status: stopped\n", vec![], "stopped", None),
+    fn a_container_of_proxmoxs_is_running_or_not_and_locked_ones_and_those_that_ha_is_at_are_left_alone() {
+        let (conf, resources, status) = (
+            "etc/pve/lxc/104.conf",
+            "etc/pve/ha/resources.cfg",
+            "etc/pve/ha/manager_status",
+        );
+        let (started, ignored) = ("vm: 104\n\nct: 104\n\tstate started\n", "ct: 104\n\tstate ignored\n");
+        let is_started = r#"{"service_status":{"ct:104":{"state":"started"}}}"#;
+        let (looks_after, ignores) = (Some(Ha::LooksAfter), Some(Ha::Ignores));
+        for (state, files, ha, never) in [
+            ("running", &[][..], None, None),
+            ("stopped", &[], None, None),
             (
-                "status: running\n",
-                vec![(conf, "arch: amd64\nlock: backup\n")],
                 "running",
+                &[(conf, "arch: amd64\nlock: backup\n")],
+                None,
                 Some("container 104 is locked (backup)"),
             ),
+            ("running", &[(conf, "arch: amd64\n[snap]\nlock: backup\n")], None, None),
+            ("running", &[(resources, "vm: 104\n")], None, None),
+            ("running", &[(resources, started), (status, is_started)], looks_after, None),
+            // It is new to HA, or has no manager.
+            ("running", &[(resources, started), (status, "{}")], looks_after, None),
+            ("running", &[(resources, started)], looks_after, None),
             (
-                "status: running\n",
-                vec![(conf, "arch: amd64\n[snap]\nlock: backup\n")],
                 "running",
-                None,
+                &[
+                    (resources, started),
+                    (status, r#"{"service_status":{"ct:104":{"state":"relocate"}}}"#),
+                ],
+                looks_after,
+                Some("container 104 is \"relocate\" for HA, which is at work on it, or cannot go on"),
             ),
             (
-                "status: running\n",
-                vec![("etc/pve/ha/resources.cfg", "vm: 104\n\nct: 104\n\tstate started\n")],
                 "running",
-                None,
-            ),
-            (
-                "status: running\n",
-                vec![("etc/pve/ha/resources.cfg", "ct: 104\n\tstate disabled\n")],
-                "running",
+                &[(resources, "ct: 104\n\tstate disabled\n")],
+                looks_after,
                 Some("container 104 is \"disabled\" for HA, which ends it by itself"),
             ),
+            ("running", &[(resources, ignored), (status, "{}")], ignores, None),
+            (
+                "running",
+                &[(resources, ignored), (status, is_started)],
+                ignores,
+                Some("HA was told to ignore container 104, and has not let go of it yet"),
+            ),
         ] {
-            let dir = answering(&[("pct status 104", status)], &files);
+            let dir = answering(&[("pct status 104", &format!("status: {state}\n"))], files);
             let unit = Unit::Whole {
                 container: "104".parse().unwrap(),
             };
             let facts = read(&Root::at(dir.path()), &[unit]);
             let said = facts[0].said.clone().unwrap();
             assert_eq!(
-                (said.state.as_str(), said.never.as_deref()),
-                (state, never),
+                (said.state.as_str(), said.ha, said.never.as_deref()),
+                (state, ha, never),
                 "{files:?}"
             );
-            let is_of_ha = files.iter().any(|(path, _)| path.ends_with("resources.cfg"));
-            assert_eq!(said.is_of_ha, is_of_ha, "{files:?}");
         }
     }
 

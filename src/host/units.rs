@@ -46,7 +46,7 @@ pub enum Unit {
         /// The unit, by a name that [`can_be_stopped`]: the user chooses it.
         unit: String,
     },
-    /// The same of Proxmox's, where the cluster's manager looks after it: that ignores it as long as it is stopped
+    /// The same as a whole container of Proxmox's, where the cluster's manager looks after it: that ignores it as long as it is stopped
     /// ([`crate::host::ha`]).
     OfHa {
         /// The container.
@@ -181,6 +181,11 @@ impl Unit {
     /// Whether it is a container of Proxmox's as a whole, whoever looks after it.
     pub fn is_whole(&self) -> bool {
         matches!(self, Unit::Whole { .. } | Unit::OfHa { .. })
+    }
+
+    /// Whether it is one that the cluster's manager is owed.
+    pub fn is_of_ha(&self) -> bool {
+        matches!(self, Unit::OfHa { .. })
     }
 
     /// Whether it is this container of Proxmox's as a whole.
@@ -448,9 +453,9 @@ pub struct Said {
     /// How long it has for its end by its own word, seconds: a container of a client's.
     #[serde(default)]
     pub ends_within_s: u64,
-    /// The cluster's manager looks after it ([`crate::host::ha`]).
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_of_ha: bool,
+    /// What the cluster's manager makes of it, if it is one of its containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ha: Option<Ha>,
 }
 
 impl Said {
@@ -458,6 +463,16 @@ impl Said {
     pub fn runs(&self) -> bool {
         runs(&self.state)
     }
+}
+
+/// What the cluster's manager makes of one of its containers ([`crate::host::ha`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ha {
+    /// It has it started, and looks after it.
+    LooksAfter,
+    /// It leaves it alone.
+    Ignores,
 }
 
 /// Whether it has been started and runs, by this state.

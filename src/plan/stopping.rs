@@ -11,7 +11,7 @@ use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::unit_states::Kept;
 use crate::host::unit_names::can_be_stopped;
-use crate::host::units::{Said, Unit};
+use crate::host::units::{Ha, Said, Unit};
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
 use crate::plan::vendor::nvidia::{is_own_service, lets_go_and_runs_on};
@@ -92,7 +92,7 @@ impl<'a> Stop<'a> {
     ) -> Option<Result<Self, Vec<Reason>>> {
         let mut reasons = Vec::new();
         let mut ways = ways_to_stop(holder, ground, settings);
-        ways.retain(|(unit, _)| !wholes.iter().any(|whole| whole != unit && whole.holds(unit)));
+        ways.retain(|(unit, _)| unit.is_whole() || !wholes.iter().any(|whole| whole.holds(unit)));
         for (unit, how) in ways {
             match Stop::of_unit(&unit, how, ground, settings) {
                 Ok(stop) => return Some(Ok(stop)),
@@ -116,7 +116,7 @@ impl<'a> Stop<'a> {
         if let Some(why) = &said.never {
             return Err(Kept::Never(why.clone()));
         }
-        if said.is_of_ha && settings.ha_containers == HaContainers::Refuse {
+        if said.ha == Some(Ha::LooksAfter) && settings.ha_containers == HaContainers::Refuse {
             return Err(Kept::OfHa);
         }
         if unit.runs_on().is_none()
@@ -142,7 +142,7 @@ impl<'a> Stop<'a> {
         });
         let again = !uses(ground, unit, |addr| ground.set.contains(&addr))
             && uses(ground, unit, |addr| ground.stays(Some(addr)));
-        let of_ha = unit.container().filter(|_| said.is_of_ha);
+        let of_ha = unit.container().filter(|_| said.ha == Some(Ha::LooksAfter));
         Ok(Stop {
             unit: of_ha.map_or_else(|| unit.clone(), |ha_container| Unit::OfHa { ha_container }),
             said,

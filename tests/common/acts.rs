@@ -6,7 +6,7 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::host::units::{Client, Facts, Said, Unit};
+use gpu_handoff::host::units::{Client, Facts, Ha, Said, Unit};
 use gpu_handoff::model::act::{Act, Attribute, Expect};
 use gpu_handoff::model::named::Named;
 use gpu_handoff::model::refusal::Reason;
@@ -140,7 +140,7 @@ impl Model {
                     started_by: starting.map(|u| u.name.name()).collect(),
                     never: self.never.iter().find(|(of, _)| of == unit).map(|(_, why)| why.clone()),
                     ends_within_s: known.ends_within_s,
-                    is_of_ha: self.of_ha.as_ref() == Some(unit),
+                    ha: (self.of_ha.as_ref() == Some(unit)).then_some(Ha::LooksAfter),
                 }),
             }
         };

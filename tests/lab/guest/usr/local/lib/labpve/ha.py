@@ -1,16 +1,18 @@
 """The cluster's manager, for containers [HA: pve-ha-manager 5.2.0].
 
 `ha-manager set ct:104 --state stopped` writes what is wanted and ends [HA API2/HA/Resources.pm update]; `crm-command stop`, which
-pct asks for, waits for the manager's next round [HA Manager.pm next_state_started]. `ha-manager run` is both daemons of one node: it
-does what is wanted, round by round, as pve-ha-crm and pve-ha-lrm do, and has a state of each that it does not ignore in
-/etc/pve/ha/manager_status. One that does not end in its time is in `error` from then on, which only `disabled` leads out of
-[HA Manager.pm next_state_request_stop, next_state_error]. lab: no other node, no quorum, no restart policy.
+pct asks for, waits for the manager's next round [HA Manager.pm next_state_started]. `ha-manager run` is both daemons of one node, each
+with rounds of its own. The manager's: what is wanted of each that it does not ignore becomes its state in
+/etc/pve/ha/manager_status. The node's: what that said at the beginning of a round is done some seconds later, also where it has
+changed meanwhile [HA LRM.pm work, run_workers], and lrm_status tells how it went. One that fails is in `error` from then on, which
+only `disabled` leads out of [HA Manager.pm next_state_request_stop, next_state_error]. lab: no other node, no quorum, no restart policy.
 """
 
 import json
 import os
 import re
 import subprocess
+import threading
 import time
 
 from .paths import PVE, Died, read, say, warn, write
@@ -18,7 +20,9 @@ from .paths import PVE, Died, read, say, warn, write
 RESOURCES = f"{PVE}/ha/resources.cfg"
 COMMANDS = f"{PVE}/ha/crm_commands"
 STATUS = f"{PVE}/ha/manager_status"
+NODE = f"{PVE}/local/lrm_status"
 ROUND = 5           # seconds [HA CRM.pm, LRM.pm do_one_iteration]
+LATE = 3            # seconds from what the node's daemon has read to what it does
 SHUTDOWN = "60"     # [HA Resources/PVECT.pm shutdown]
 BY_HA = "LAB_BY_HA"
 
@@ -61,35 +65,51 @@ def status():
 
 
 def run():
+    threading.Thread(target=manager, daemon=True).start()
+    node()
+
+
+def manager():
     while True:
         for ctid in re.findall(r"(?m)^stop ct:(\d+)$", read(COMMANDS, "")):
             want(int(ctid), "stopped")
         if os.path.exists(COMMANDS):
             os.unlink(COMMANDS)
-        known, now = status(), {}
+        known, results = status(), json.loads(read(NODE, "") or "{}").get("results", {})
+        now = {}
         for ctid, state in states().items():
             was = known.get(f"ct:{ctid}", {}).get("state")
+            is_in_error = was == "error" or (was and results.get(f"ct:{ctid}") == [was, False])
             if state != "ignored":
-                now[f"ct:{ctid}"] = {"state": "error" if was == "error" and state != "disabled" else state}
-        write(STATUS, json.dumps({"service_status": now}))
-        for sid, service in now.items():
-            if not bring(sid.removeprefix("ct:"), service["state"]):
-                service["state"] = "error"
-                write(STATUS, json.dumps({"service_status": now}))
+                now[f"ct:{ctid}"] = {"state": "error" if is_in_error and state != "disabled" else state}
+        write(STATUS, json.dumps({"timestamp": time.time_ns(), "service_status": now}))
         time.sleep(ROUND)
 
 
+def node():
+    while True:
+        known = status()
+        time.sleep(LATE)
+        results = {sid: [service["state"], bring(sid.removeprefix("ct:"), service["state"])] for sid, service in known.items()}
+        write(NODE, json.dumps({"timestamp": time.time_ns(), "results": results}))
+        time.sleep(ROUND - LATE)
+
+
 def bring(ctid, state):
-    """Starts or stops it where it is not so; whether that went well."""
-    said = subprocess.run(["pct", "status", ctid], capture_output=True, text=True, check=False).stdout.strip()
-    if state == "started" and said == "status: stopped":
-        words = ["start", ctid]
-    elif state in ("stopped", "disabled") and said == "status: running":
-        words = ["shutdown", ctid, "--timeout", SHUTDOWN]
-    else:
+    """Starts or stops it where it is not so; whether it is so then."""
+    wanted, words = {
+        "started": ("status: running", ["start", ctid]),
+        "stopped": ("status: stopped", ["shutdown", ctid, "--timeout", SHUTDOWN]),
+        "disabled": ("status: stopped", ["shutdown", ctid, "--timeout", SHUTDOWN]),
+    }.get(state, ("", []))
+
+    def is_so():
+        return subprocess.run(["pct", "status", ctid], capture_output=True, text=True, check=False).stdout.strip() == wanted
+
+    if not wanted or is_so():
         return True
-    done = subprocess.run(["pct", *words], env={**os.environ, BY_HA: "1"}, check=False)
-    return done.returncode == 0
+    subprocess.run(["pct", *words], env={**os.environ, BY_HA: "1"}, check=False)
+    return is_so()
 
 
 def main(argv):
