@@ -73,7 +73,12 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     if !records.is_empty() && !systemd::is_shutting_down() {
         // It is starting by now, and holds its own lock: nothing of it is started by the way home.
         let is_its = |unit: &Unit| unit.container() == Some(ctid);
-        let owes_ha = |records: &[Record]| records.iter().flat_map(|r| &r.units).any(|unit| unit.is_of_ha() && is_its(unit));
+        let owes_ha = |records: &[Record]| {
+            records
+                .iter()
+                .flat_map(|r| &r.units)
+                .any(|unit| unit.is_of_ha() && is_its(unit))
+        };
         let was_owed = owes_ha(&records);
         for record in &mut records {
             record.units.retain(|unit| !is_its(unit));

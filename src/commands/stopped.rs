@@ -74,7 +74,11 @@ fn lines(before: &[&Record], now: &[Record], facts: &[Facts]) -> Vec<String> {
             Some(Ok(said)) if unit.is_of_ha() && said.ha.is_some() => match said.ha {
                 Some(Ha::Ignores) => format!(
                     "{unit} was stopped for {whom} before the host went down, and HA ignores it still{}. Hint: {}",
-                    if is_down(&said.state) { ", so that it does not run" } else { "" },
+                    if is_down(&said.state) {
+                        ", so that it does not run"
+                    } else {
+                        ""
+                    },
                     unit.by_hand("start")
                 ),
                 // It starts it, or has been told otherwise.

@@ -254,7 +254,9 @@ impl Linux {
         }
         // All end at once, and not one after the other: what is left of the time is the undo's.
         broken_off.iter().for_each(|one| one.kill());
-        broken_off.iter_mut().for_each(|one| one.break_off(now + BROKEN_OFF_WITHIN));
+        broken_off
+            .iter_mut()
+            .for_each(|one| one.break_off(now + BROKEN_OFF_WITHIN));
         let open = || asked.iter().filter(|a| a.result.is_none());
         // Where all have their answer by now, nothing is waited for.
         let Some(last) = open().map(|a| a.until).min() else {

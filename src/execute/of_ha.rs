@@ -124,7 +124,10 @@ mod tests {
         for (words, answer) in answers {
             put(format!("programs/{words}"), answer);
         }
-        put("etc/pve/ha/resources.cfg".into(), &format!("ct: 104\n\tstate {wanted}\n"));
+        put(
+            "etc/pve/ha/resources.cfg".into(),
+            &format!("ct: 104\n\tstate {wanted}\n"),
+        );
         if is_here {
             put("etc/pve/lxc/104.conf".into(), "arch: amd64\n");
         }
@@ -177,10 +180,19 @@ mod tests {
             );
         }
         let (said, notes) = is("ignored", &[DOWN, START], Verb::Start, true);
-        assert!(said.is_ok() && notes.starts_with("HA ignores it still: ha-manager"), "{said:?} {notes}");
-        assert!(notes.ends_with("Hint: ha-manager set ct:104 --state started"), "{notes}");
+        assert!(
+            said.is_ok() && notes.starts_with("HA ignores it still: ha-manager"),
+            "{said:?} {notes}"
+        );
+        assert!(
+            notes.ends_with("Hint: ha-manager set ct:104 --state started"),
+            "{notes}"
+        );
         let (said, notes) = is("disabled", &[DOWN, START], Verb::Start, true);
-        assert_eq!((said, notes.as_str()), (Ok(()), "HA has it \"disabled\" by now, and it is left so"));
+        assert_eq!(
+            (said, notes.as_str()),
+            (Ok(()), "HA has it \"disabled\" by now, and it is left so")
+        );
     }
 
     #[test]

@@ -587,7 +587,9 @@ mod tests {
         let addr = "0000:01:00.0".parse().unwrap();
         std::fs::write(device.join("config"), [0xff; 64]).unwrap();
         std::fs::write(device.join("reset"), "").unwrap();
-        let error = perform(&root, &Act::Reset { addr }, &mut Vec::new()).unwrap_err().to_string();
+        let error = perform(&root, &Act::Reset { addr }, &mut Vec::new())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("reads all ones"), "{error}");
         assert_eq!(std::fs::read_to_string(device.join("reset")).unwrap(), "");
         std::fs::write(device.join("config"), [0xde, 0x10, 0x04, 0x22]).unwrap();

@@ -55,7 +55,11 @@ pub(crate) fn switch_whole(root: &Root, unit: &Unit, words: &[String], verb: Ver
 
 /// Starts of containers, and in containers, are tried once more: they fail on a lock that another task has for a moment. systemd's
 /// own units say with Restart= what they want. The caller's deadline is for both.
-pub(crate) fn with_patience(unit: &Unit, verb: Verb, mut attempt: impl FnMut() -> Result<(), ActError>) -> Result<(), ActError> {
+pub(crate) fn with_patience(
+    unit: &Unit,
+    verb: Verb,
+    mut attempt: impl FnMut() -> Result<(), ActError>,
+) -> Result<(), ActError> {
     let is_worth_it = verb != Verb::Stop && !unit.is_of_systemd() && unit.runs_on().is_none();
     match attempt() {
         Err(ActError::Failed(_)) if is_worth_it => attempt(),

@@ -17,8 +17,9 @@ use crate::execute::lines::{not_started, say_of_service};
 use crate::execute::schedule::MOST_AT_ONCE;
 use crate::host::functions::VFIO_PCI;
 use crate::host::units::Unit;
-use crate::model::act::{Act, Named};
+use crate::model::act::Act;
 use crate::model::error::Error;
+use crate::model::named::Named;
 use crate::model::plan::{Step, containers_time, deadline};
 
 /// How far the taking back is.

@@ -126,8 +126,9 @@ impl Rounds {
 
 /// Whether the manager has a state for a container by this status, as far as can be told: it may be being written.
 fn has_one(status: &str, ctid: VmId) -> bool {
-    serde_json::from_str::<serde_json::Value>(status)
-        .map_or(true, |status| status["service_status"].get(format!("ct:{ctid}")).is_some())
+    serde_json::from_str::<serde_json::Value>(status).map_or(true, |status| {
+        status["service_status"].get(format!("ct:{ctid}")).is_some()
+    })
 }
 
 #[cfg(test)]
@@ -210,7 +211,12 @@ mod tests {
         assert!(!lets_go());
         // Nor for one that nobody waits for.
         drop(ours);
-        assert!(!await_ignored(&root, ctid, LETS_GO_WITHIN, std::os::fd::AsFd::as_fd(&theirs)));
+        assert!(!await_ignored(
+            &root,
+            ctid,
+            LETS_GO_WITHIN,
+            std::os::fd::AsFd::as_fd(&theirs)
+        ));
         // A node that has never had the other daemon.
         let mut rounds = Rounds::from_now_on(&root);
         put(&dir, MANAGER, r#"{"timestamp":2}"#);
@@ -225,7 +231,10 @@ mod tests {
         assert_eq!(own_state(&root, ctid), None);
         for (text, state) in [
             ("", None),
-            (r#"{"service_status":{"ct:104":{"state":"relo\u001bcate"}}}"#, Some("relo\\u{1b}cate")),
+            (
+                r#"{"service_status":{"ct:104":{"state":"relo\u001bcate"}}}"#,
+                Some("relo\\u{1b}cate"),
+            ),
             (r#"{"service_status":{"ct:1040":{"state":"started"}}}"#, None),
             (r#"{"service_status":{"ct:104":{}}}"#, None),
         ] {

@@ -324,7 +324,8 @@ fn nobody_has_any(snapshot: &Snapshot) -> bool {
     let mut counting = snapshot.modules.iter().filter(|m| COUNTING.contains(&m.name.as_str()));
     let of_nvidia = snapshot.functions.iter().filter(|f| f.vendor == VENDOR_NVIDIA);
     let groups: BTreeSet<u32> = of_nvidia.filter_map(|f| f.group).into_set();
-    let is_lent = |f: &Function| f.is_on_vfio() && (f.vendor == VENDOR_NVIDIA || f.group.is_some_and(|g| groups.contains(&g)));
+    let is_lent =
+        |f: &Function| f.is_on_vfio() && (f.vendor == VENDOR_NVIDIA || f.group.is_some_and(|g| groups.contains(&g)));
     are_counted(snapshot) && counting.all(of_modules_alone) && !snapshot.functions.iter().any(is_lent)
 }
 
@@ -582,9 +583,18 @@ mod tests {
             }
             put("proc/modules", modules);
             put("proc/devices", "Character devices:\n195 nvidia\n");
-            put("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue\n");
-            put(&format!("proc/driver/nvidia/gpus/{nvidia}/information"), "Device Minor: \t 0\n");
-            put("proc/700/stat", "700 (cuda) S 1 700 700 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10");
+            put(
+                "proc/driver/nvidia/version",
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue\n",
+            );
+            put(
+                &format!("proc/driver/nvidia/gpus/{nvidia}/information"),
+                "Device Minor: \t 0\n",
+            );
+            put(
+                "proc/700/stat",
+                "700 (cuda) S 1 700 700 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10",
+            );
             put("proc/700/comm", "cuda\n");
             link("proc/700/fd/3", "/dev/nvidia0");
             put("proc/700/fdinfo/3", "pos:\t0\nflags:\t02\n");

@@ -133,7 +133,9 @@ fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
         (Some(ha::STARTED), None | Some(ha::STARTED)) => (Some(Ha::LooksAfter), None),
         (Some(ha::STARTED), Some(state)) => (
             Some(Ha::LooksAfter),
-            Some(format!("{unit} is \"{state}\" for HA, which is at work on it, or cannot go on")),
+            Some(format!(
+                "{unit} is \"{state}\" for HA, which is at work on it, or cannot go on"
+            )),
         ),
         (Some(state), _) => (
             Some(Ha::LooksAfter),
@@ -559,7 +561,12 @@ mod tests {
             ),
             ("running", &[(conf, "arch: amd64\n[snap]\nlock: backup\n")], None, None),
             ("running", &[(resources, "vm: 104\n")], None, None),
-            ("running", &[(resources, started), (status, is_started)], looks_after, None),
+            (
+                "running",
+                &[(resources, started), (status, is_started)],
+                looks_after,
+                None,
+            ),
             // It is new to HA, or has no manager.
             ("running", &[(resources, started), (status, "{}")], looks_after, None),
             ("running", &[(resources, started)], looks_after, None),

@@ -329,7 +329,12 @@ mod tests {
     #[test]
     fn a_container_of_has_is_on_record_once_and_given_back_to_ha() {
         let container: VmId = "104".parse().unwrap();
-        let (whole, of_ha) = (Unit::Whole { container }, Unit::OfHa { ha_container: container });
+        let (whole, of_ha) = (
+            Unit::Whole { container },
+            Unit::OfHa {
+                ha_container: container,
+            },
+        );
         let inside = Unit::Inside {
             container,
             unit: "x.service".to_owned(),

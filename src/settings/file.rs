@@ -22,8 +22,8 @@ use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::settings::known_gpus::Fact;
-use crate::settings::table::{self, DEVICE, KEYS};
 use crate::settings::reset::Reset;
+use crate::settings::table::{self, DEVICE, KEYS};
 use crate::settings::values::Settings;
 
 /// The directory of our settings.
