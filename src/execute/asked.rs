@@ -52,6 +52,8 @@ pub(crate) struct Asked {
     pub(crate) only_waits: bool,
     /// Which processes have ended for it is known only by its answer.
     pub(crate) tells: bool,
+    /// It is an act, which a signal leaves to its worker; what only looks is left at its deadline as well.
+    pub(crate) is_act: bool,
     /// It was told that nobody waits for it any more, and has until then to say so much.
     told: Option<Instant>,
     within: Duration,
@@ -68,6 +70,7 @@ impl Asked {
             worker: None,
             only_waits,
             tells: false,
+            is_act: false,
             told: None,
             within,
             what: String::new(),
@@ -88,6 +91,7 @@ impl Asked {
             worker: None,
             only_waits: true,
             tells: false,
+            is_act: false,
             told: None,
             within: Duration::ZERO,
             what: String::new(),
@@ -150,13 +154,13 @@ impl Asked {
         self.worker.iter().for_each(Worker::kill);
     }
 
-    /// We have to go, and nothing is left half done by that. Its worker has until then to end: one that does not touches no device,
-    /// and the next run ends it.
-    pub(crate) fn break_off(&mut self, until: Instant) {
-        if let Some(worker) = self.worker.take() {
-            worker.ends_by(until);
-        }
+    /// We have to go, and nothing is left half done by that. Its worker has until then to end; of its group, which is returned,
+    /// something may be in the kernel still.
+    pub(crate) fn break_off(&mut self, until: Instant) -> Option<Group> {
         self.end(Err(broken_off()));
+        let mut worker = self.worker.take()?;
+        worker.is_gone_by(until);
+        Some(worker.group())
     }
 
     /// We have to go. What is under way is better finished than broken off: a modprobe that is killed in the middle

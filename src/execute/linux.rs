@@ -14,6 +14,7 @@ use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process, process, since_boot};
 use crate::base::recording::{self, Entries};
 use crate::base::root::Root;
+use crate::base::systemd;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::execute::asked::{Asked, changes, may_have_effect, only_waits};
 use crate::execute::fault_points::{FaultPoints, Point};
@@ -38,6 +39,9 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// How long workers that are broken off, and killed, have to be gone before what is to be undone begins.
 const BROKEN_OFF_WITHIN: Duration = Duration::from_millis(300);
+
+/// How long whoever has the gate shut has for his end, which opens it.
+const GATE_OPENS_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long the disk is waited for that has the history, and the names of devices.
 pub(super) const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
@@ -68,8 +72,23 @@ pub struct Linux {
     records: bool,
     /// What workers were asked that have not given what they kept.
     lost: Vec<String>,
+    /// Those that were broken off.
+    left_behind: LeftBehind,
     /// A host that is a tree of files: it answers at once, and nothing is done to it.
     tree: Option<Root>,
+}
+
+/// Groups that were killed, and of which something may be in the kernel still. Whose daemon has started this run is not to wait for
+/// them when it is stopped.
+#[derive(Debug, Default)]
+struct LeftBehind(Vec<Group>);
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            systemd::take_over(group.number, &group.alive(&Root::real()));
+        }
+    }
 }
 
 impl Linux {
@@ -113,6 +132,7 @@ impl Linux {
             fault_points: FaultPoints::from_env(),
             records: false,
             lost: Vec::new(),
+            left_behind: LeftBehind::default(),
             tree: None,
         }
     }
@@ -208,8 +228,21 @@ impl Linux {
         let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
         let mut asked = Asked::new(sent, start, within, self.may_be_broken_off(&request));
         asked.what = request.what();
+        asked.is_act = matches!(request, Question::Act(_));
         asked.tells = matches!(&request, Question::Act(act) if act.tells_who_ended());
         asked
+    }
+
+    /// Those that an act has asked to end, where it was broken off without an answer.
+    fn asked_to_end(&self, act: &Act) -> Vec<i32> {
+        match act {
+            Act::EndProcesses { processes, .. } | Act::AwaitDesktops { processes, .. }
+                if self.interrupted.is_some() =>
+            {
+                processes.iter().map(|one| one.pid).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Whether a signal is the end of it at once.
@@ -248,15 +281,17 @@ impl Linux {
                 }
             } else if signal_end.is_some_and(|end| now >= end) {
                 one.leave();
+            } else if now >= one.until && signal_end.is_some() && !one.is_act {
+                one.leave(); // to end one that hangs takes more time than there is
             } else if now >= one.until {
                 one.give_up();
             }
         }
         // All end at once, and not one after the other: what is left of the time is the undo's.
         broken_off.iter().for_each(|one| one.kill());
-        broken_off
-            .iter_mut()
-            .for_each(|one| one.break_off(now + BROKEN_OFF_WITHIN));
+        let groups = broken_off.iter_mut();
+        let groups = groups.filter_map(|one| one.break_off(now + BROKEN_OFF_WITHIN));
+        self.left_behind.0.extend(groups);
         let open = || asked.iter().filter(|a| a.result.is_none());
         // Where all have their answer by now, nothing is waited for.
         let Some(last) = open().map(|a| a.until).min() else {
@@ -431,7 +466,8 @@ impl Kernel for Linux {
                     (result, moment, ended)
                 }
                 Ok(_) => (Err(another_question()), None, Vec::new()),
-                Err(error) => (Err(error), None, Vec::new()),
+                // Who was asked to end goes on with that, and nobody sees it.
+                Err(error) => (Err(error), None, self.asked_to_end(act)),
             };
             // What was refused, or has not begun, has changed nothing; what was broken off may have.
             let broken_off = act.only_waits() && self.interrupted.is_some();
@@ -448,7 +484,11 @@ impl Kernel for Linux {
     }
 
     fn let_gate_go(&mut self) {
-        self.gatekeeper = None; // whose end opens it
+        // Its end opens it; who comes next is not to meet it shut.
+        if let Some(mut keeper) = self.gatekeeper.take() {
+            keeper.hang_up();
+            poll_readable(&[keeper.replies()], GATE_OPENS_WITHIN);
+        }
     }
 
     fn gate_holds(&mut self) -> bool {

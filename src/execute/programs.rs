@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::base::root::Root;
 use crate::base::text::{harmless, one_line};
+use crate::base::wait::poll_readable;
 use crate::execute::kernel::ActError;
 use crate::host::unit_states;
 use crate::host::units::{Unit, Verb, is_down, runs};
@@ -36,12 +38,15 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb, within_s: u64) -> Res
     })
 }
 
-/// A container is not left half started: that goes on where the run does not.
+/// A container is not left half started: that goes on where the run does not, and is not begun then.
 fn run_it(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Result<(), ActError> {
-    if verb != Verb::Stop && unit.is_container() {
-        return run_for(root, words, None);
+    if verb == Verb::Stop || !unit.is_container() {
+        return run(root, words);
     }
-    run(root, words)
+    if root.is_real() && poll_readable(&[io::stdin().as_fd()], Duration::ZERO) == [true] {
+        return Err(ActError::Failed("who has asked for it has gone".to_owned()));
+    }
+    run_for(root, words, None)
 }
 
 /// A container of Proxmox's, by pct(1).

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::base::pci::PciAddr;
 use crate::base::sets::IntoSet as _;
 use crate::base::text::{join, millis};
+use crate::execute::ending::THEN_RECOVER;
 use crate::execute::executor::{Executor, First};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
 use crate::execute::lines::{not_started, say_of_service};
@@ -42,6 +43,8 @@ struct Undoing {
     of_desktops: Vec<Named>,
     /// What else could not be taken back, and why.
     left: Vec<String>,
+    /// An act of it goes on, which a signal has left no time to wait for.
+    goes_on: bool,
 }
 
 impl Undoing {
@@ -123,6 +126,7 @@ impl Executor<'_> {
             ended: self.ended.clone(),
             of_desktops: self.of_desktops.clone(),
             left: Vec::new(),
+            goes_on: false,
         };
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
         let gate: Vec<PciAddr> = self.gate.iter().copied().collect();
@@ -136,6 +140,8 @@ impl Executor<'_> {
             // Where it does not open when asked, it does with the end of who has it shut.
             undoing.left.clear();
             self.kernel.let_gate_go();
+            self.gate.clear();
+            self.free.clear();
         }
         let back: Vec<&Act> = done.iter().rev().flat_map(|step| &step.inverse).collect();
         let beside = back.chunk_by(|one, next| one.goes_beside(next));
@@ -151,6 +157,14 @@ impl Executor<'_> {
             return match undoing.but() {
                 None => Error::Restored { what },
                 Some(but) => Error::RestoredBut { what, but },
+            };
+        }
+        if undoing.goes_on {
+            // The record, as it was written before that act, has all that the next run needs, the process group above all.
+            return Error::NotRestored {
+                what,
+                left: undoing.left.join("; "),
+                hint: THEN_RECOVER.to_owned(),
             };
         }
         let dark = undoing.dark.iter();
@@ -180,7 +194,11 @@ impl Executor<'_> {
         let mut begun = Vec::new();
         for act in acts.iter().copied() {
             if self.may_be_taken_back(act, undoing) {
-                let remaining = undoing.until.saturating_sub(self.kernel.now());
+                let mut remaining = undoing.until.saturating_sub(self.kernel.now());
+                // One that does not end is not to have the time of the devices behind it.
+                if matches!(act, Act::StopUnit { .. }) && self.kernel.interrupted().is_some() {
+                    remaining /= 2;
+                }
                 let within = deadline(act, &self.record.budgets, 1).min(remaining);
                 begun.push((act.clone(), within));
             }
@@ -193,9 +211,10 @@ impl Executor<'_> {
         for ((act, _), result) in begun.iter().zip(results) {
             match result {
                 Ok(()) => {}
-                // Cut short by a signal, it is the next run's to start, and no device waits for it.
+                // It goes on, the time is over, and no device waits for it: nothing more is begun, and what is left is named.
                 Err(error @ ActError::Interrupted { .. }) if is_of_others(act) => {
-                    self.left_out(act);
+                    undoing.goes_on = true;
+                    undoing.until = undoing.until.min(self.kernel.now());
                     undoing.leave(act, error);
                 }
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),

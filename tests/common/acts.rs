@@ -13,6 +13,7 @@ use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::plan::{clients, users};
 
 use super::calls::{Answer, Errno};
+use super::effects::broken_off;
 use super::hosts::PERSISTENCED;
 use super::state::{Device, Model, Process, Stage};
 

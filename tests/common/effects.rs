@@ -269,6 +269,10 @@ impl Model {
             _ => {}
         }
         if act.only_waits() && self.is_broken_off() {
+            // Who was asked to end goes on with that, whoever has asked.
+            if !matches!(act, Act::ProveFree { .. }) {
+                let _ = self.do_at_once(act, end);
+            }
             return Started::Ended(Err(broken_off()));
         }
         let twist = match fault {
@@ -374,8 +378,16 @@ impl Model {
     /// Acts that are no call into the drivers: the twist is all there is to wait for.
     fn without_a_call(&mut self, act: &Act, end: Duration, twist: Option<Twist>, group: u32) -> Result<(), ActError> {
         let within = end.saturating_sub(self.time);
+        let signal_end = self.signal.map(|at| at + AFTER_SIGNAL);
+        let left = signal_end.map_or(within, |at| within.min(at.saturating_sub(self.time)));
         match twist {
-            Some(Twist::Takes(time)) if time < within => self.spend(time),
+            Some(Twist::Takes(time)) if time < left => self.spend(time),
+            // It is left to its worker, in no call on a device.
+            Some(_) if left < within && matches!(act, Act::StopUnit { .. } | Act::StartUnit { .. }) => {
+                self.spend(left);
+                self.workers.retain(|worker| *worker != group);
+                return Err(ActError::Interrupted { group: told(group) });
+            }
             Some(_) => {
                 self.spend(within);
                 // systemctl waits in user space and can be ended; the job goes on.

@@ -15,7 +15,7 @@ use crate::common::hosts::{
     GDM, OLLAMA, PERSISTENCED, SOCKET, WEBUI, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced,
     add_run, add_socket, add_webui, add_whole, inside, of_user, run, whole,
 };
-use crate::common::{End, Fault, Model, Process, Session, addr, host};
+use crate::common::{End, Event, Fault, Model, Process, Session, Twist, When, addr, host};
 use crate::{assert_as_before, records, runs_again_whatever_fails};
 
 /// A kind of user: how it comes into the model, which setting allows what, and what is stopped in which order.
@@ -412,12 +412,57 @@ fn whoever_was_stopped_runs_again_after_a_signal_at_anything_that_waits() {
                 model.faults.0 = vec![(first + at, Fault::Signal)];
                 let end = asked(&kind, way).out(&mut model);
                 let what = format!("{}, {way:?}, {}: {end:?}", kind.name, acts[at]);
-                assert!(matches!(end, End::Restored(_) | End::RestoredBut(_)), "{what}");
+                // A desktop that has ended for nothing is named.
+                let has_ended = matches!(&acts[at], Act::AwaitDesktops { .. });
+                match &end {
+                    End::RestoredBut(but) if has_ended => assert!(but.contains("the desktop has ended"), "{what}"),
+                    end => assert!(matches!(end, End::Restored(_)) && !has_ended, "{what}"),
+                }
                 assert!(runs(&kind, &model) && records(&model).is_empty(), "{what}");
                 assert_eq!(model.laws.broken, [""; 0], "{what}");
             }
         }
     }
+}
+
+/// What gives back goes on after a signal as long as there is time, and then nothing more is begun: the next run does the rest.
+#[test]
+fn a_start_that_a_signal_leaves_no_time_for_is_the_last_act_and_the_next_runs_to_wait_for() {
+    let kind = kinds()
+        .into_iter()
+        .find(|k| k.name.starts_with("two services"))
+        .unwrap();
+    let model = used(&kind, 1);
+    let (before, first) = (model.state(), model.acts.len());
+    let fails = {
+        let mut model = model.fork();
+        assert!(matches!(asked(&kind, WayOut::Unbind).out(&mut model), End::Done));
+        let is_last_look = |act: &Act| matches!(act, Act::ProveFree { .. });
+        first + model.acts[first..].iter().position(is_last_look).unwrap()
+    };
+    let start = {
+        let mut model = model.fork();
+        model.faults.0 = vec![(fails, Fault::Fails)];
+        assert!(matches!(asked(&kind, WayOut::Unbind).out(&mut model), End::Restored(_)));
+        let is_start = |act: &Act| matches!(act, Act::StartUnit { .. });
+        fails + model.acts[fails..].iter().position(is_start).unwrap()
+    };
+    let mut model = model.fork();
+    let slow = Fault::Twisted(Twist::Takes(Duration::from_secs(10)));
+    model.faults.0 = vec![(fails, Fault::Fails), (start, slow)];
+    model.events.push((When::Act(start), Event::Signal));
+    let session = asked(&kind, WayOut::Unbind);
+    let End::NotRestored(said) = session.out(&mut model) else {
+        panic!("it was waited for")
+    };
+    assert!(said.contains("it is left to process group"), "{said}");
+    assert_eq!(model.acts.len(), start + 1, "{:?}", &model.acts[start..]);
+    assert!(
+        !records(&model)[0].workers.is_empty(),
+        "the next run has nobody to wait for"
+    );
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert_as_before(&model, &before, "at home");
 }
 
 #[test]
