@@ -70,27 +70,35 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     let end = host.kernel.now() + host.budgets.way_home;
     let guard = host.lock(&format!("container {ctid} pre-start"), end)?;
     let mut records = host.records(Some(&guard))?;
+    // Whose records had it that HA is to have this container back, and are gone now.
+    let mut owed_by: Vec<Owner> = Vec::new();
     if !records.is_empty() && !systemd::is_shutting_down() {
         // It is starting by now, and holds its own lock: nothing of it is started by the way home.
         let is_its = |unit: &Unit| unit.container() == Some(ctid);
-        let owes_ha = |records: &[Record]| {
-            records
-                .iter()
-                .flat_map(|r| &r.units)
-                .any(|unit| unit.is_of_ha() && is_its(unit))
-        };
-        let was_owed = owes_ha(&records);
+        let owes_ha = |record: &Record| record.units.iter().any(|unit| unit.is_of_ha() && is_its(unit));
+        owed_by = records.iter().filter(|r| owes_ha(r)).map(|r| r.owner).collect();
         for record in &mut records {
             record.units.retain(|unit| !is_its(unit));
         }
         recover::stranded_home(host, &guard, &records);
         records = host.records(Some(&guard))?;
-        if was_owed && !owes_ha(&records) {
-            have_ha_look_after(host, ctid);
+        // What has not come home owes it to HA as before.
+        for record in records.iter_mut().filter(|r| owed_by.contains(&r.owner) && !owes_ha(r)) {
+            record.units.push(Unit::OfHa { ha_container: ctid });
+            if let Err(why) = guard.save(record) {
+                warn!(
+                    "{}: that HA is to have container {ctid} back could not be written down: {why}",
+                    record.owner
+                );
+            }
         }
+        owed_by.retain(|owner| records.iter().all(|r| r.owner != *owner));
     }
     let snapshot = host.look(&records)?;
     let missing = make_nodes(host, &nodes, may_load(&records, &snapshot))?;
+    if !owed_by.is_empty() {
+        have_ha_look_after(host, ctid, missing.is_empty());
+    }
     if missing.is_empty() {
         say_there(ctid, &nodes);
         return Ok(());
@@ -113,10 +121,15 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     .into())
 }
 
-/// What it was until it was stopped for a handoff that is over now: what starts it here is not the way home.
-fn have_ha_look_after(host: &mut Session, ctid: VmId) {
+/// It was stopped for a handoff that is over now, and HA ignores it: what starts it here is not the way home. HA has it back where it
+/// can start; it would carry it off otherwise.
+fn have_ha_look_after(host: &mut Session, ctid: VmId, can_start: bool) {
     let within = host.budgets.unit;
-    if let Err(why) = host.kernel.give_to_ha(ctid, within) {
+    let given = match can_start {
+        true => host.kernel.give_to_ha(ctid, within),
+        false => Err("it cannot start here by now".to_owned()),
+    };
+    if let Err(why) = given {
         let by_hand = Unit::OfHa { ha_container: ctid }.by_hand("start");
         warn!("container {ctid}: HA ignores it still: {why}. Hint: {by_hand}");
     }

@@ -71,7 +71,7 @@ fn lines(before: &[&Record], now: &[Record], facts: &[Facts]) -> Vec<String> {
         };
         let said = facts.iter().find(|facts| facts.unit == *unit).map(|facts| &facts.said);
         let line = match said {
-            Some(Ok(said)) if unit.is_of_ha() && said.ha.is_some() => match said.ha {
+            Some(Ok(said)) if unit.is_of_ha() && said.ha.is_some() => match &said.ha {
                 Some(Ha::Ignores) => format!(
                     "{unit} was stopped for {whom} before the host went down, and HA ignores it still{}. Hint: {}",
                     if is_down(&said.state) {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use crate::base::root::Root;
 use crate::base::vmid::VmId;
 use crate::execute::kernel::ActError;
-use crate::execute::programs::{run, switch_whole, with_patience};
+use crate::execute::programs::{is_so, run, switch_whole, with_patience};
 use crate::host::ha;
 use crate::host::units::{Unit, Verb};
 
@@ -34,6 +34,11 @@ pub(crate) fn switch(
             // It is nobody's but ours by now.
             None => {}
             Some(ha::STARTED) => let_go(root, ctid)?,
+            Some(ha::IGNORED) => {
+                return Err(ActError::Failed(format!(
+                    "HA was told to ignore {whole} meanwhile, and is given it back"
+                )));
+            }
             Some(other) => {
                 return Err(ActError::Failed(format!(
                     "HA has {whole} \"{other}\" by now, and it is left so"
@@ -60,12 +65,16 @@ pub(crate) fn switch(
             }
             Ok(())
         }
-        // Somebody has given it back, and HA starts it, where it can.
+        // It was not stopped, or somebody has given it back.
+        Some(ha::STARTED) if is_so(root, &whole, verb) => Ok(()),
         Some(ha::STARTED) => match ha::own_state(root, ctid).as_deref() {
             Some("error") => Err(ActError::Failed(format!(
                 "{whole} is in \"error\" for HA, which only 'ha-manager set ct:{ctid} --state disabled' leads out of"
             ))),
-            _ => Ok(()),
+            _ => {
+                notes.push("HA has it \"started\" by now, and starts it itself".to_owned());
+                Ok(())
+            }
         },
         Some(other) => {
             notes.push(format!("HA has it \"{other}\" by now, and it is left so"));
@@ -148,14 +157,14 @@ mod tests {
             ("ignored", &[UP, GIVE_BACK], Verb::Start, true),
             // It was moved meanwhile.
             ("ignored", &[GIVE_BACK], Verb::Start, false),
-            // Somebody has given it back.
-            ("started", &[], Verb::Start, true),
+            // It was not stopped.
+            ("started", &[UP], Verb::Start, true),
         ] {
             let said = is(wanted, answers, verb, is_here);
             assert_eq!(said, (Ok(()), String::new()), "{wanted} {verb:?} {answers:?}");
         }
         for (wanted, answers, verb, why) in [
-            ("started", &[UP, IGNORE][..], Verb::Stop, "pct shutdown"),
+            ("started", &[UP, IGNORE][..], Verb::Stop, "pct does not run"),
             // Without a quorum it is not even asked.
             ("started", &[UP, SHUTDOWN], Verb::Stop, "ha-manager does not run"),
             (
@@ -168,7 +177,7 @@ mod tests {
                 "ignored",
                 &[UP, IGNORE, SHUTDOWN],
                 Verb::Stop,
-                "HA has container 104 \"ignored\" by now",
+                "HA was told to ignore container 104 meanwhile",
             ),
             // One that does not start is not HA's to carry off.
             ("ignored", &[DOWN, GIVE_BACK], Verb::Start, ", and HA ignores it still"),
@@ -187,6 +196,11 @@ mod tests {
         assert!(
             notes.ends_with("Hint: ha-manager set ct:104 --state started"),
             "{notes}"
+        );
+        let (said, notes) = is("started", &[DOWN, START], Verb::Start, true);
+        assert_eq!(
+            (said, notes.as_str()),
+            (Ok(()), "HA has it \"started\" by now, and starts it itself")
         );
         let (said, notes) = is("disabled", &[DOWN, START], Verb::Start, true);
         assert_eq!(

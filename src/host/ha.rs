@@ -19,7 +19,7 @@ use crate::base::wait::poll_readable;
 /// one may just have begun (pve-ha-manager, PVE/HA/CRM.pm, do_one_iteration; PVE/HA/LRM.pm, work).
 pub(crate) const LETS_GO_WITHIN: Duration = Duration::from_secs(60);
 
-/// There is no event: its file system reports none (pve-cluster, src/pmxcfs).
+/// There is no event: its file system reports none (pve-cluster, pmxcfs).
 const POLL: Duration = Duration::from_millis(500);
 
 /// What its manager has written in its last round, and what this node's daemon has.
@@ -92,8 +92,8 @@ pub(crate) fn await_ignored(root: &Root, ctid: VmId, within: Duration, asked_by:
 /// read what it was told, or never had one, and gets none. This node's daemon goes by the manager's status as it was when its own
 /// round began (LRM.pm, update_service_status).
 struct Rounds {
-    /// The manager's status when it was told; None where it has never run.
-    told: Option<String>,
+    /// The manager's status when it was told, or the first that could be read since; None where it has never run.
+    told: Option<Option<String>>,
     /// This node's when the manager had let go.
     let_go: Option<Option<String>>,
 }
@@ -102,24 +102,26 @@ impl Rounds {
     fn from_now_on(root: &Root) -> Rounds {
         let told = match root.text(MANAGER) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            text => Some(text.unwrap_or_default()),
+            text => Some(text.ok()),
         };
         Rounds { told, let_go: None }
     }
 
     /// Whether both are over.
     fn are_over(&mut self, root: &Root, ctid: VmId) -> bool {
-        let Some(told) = &self.told else { return true };
+        let Some(told) = &mut self.told else { return true };
         let services = || root.text(SERVICES).ok();
-        match &self.let_go {
-            None => {
-                if root.text(MANAGER).is_ok_and(|now| now != *told && !has_one(&now, ctid)) {
+        match (&self.let_go, root.text(MANAGER)) {
+            (Some(before), _) => services().is_some_and(|now| before.as_ref() != Some(&now)),
+            (None, Err(_)) => false,
+            (None, Ok(now)) => {
+                let before = told.get_or_insert_with(|| now.clone());
+                if now != *before && !has_one(&now, ctid) {
                     self.let_go = Some(services());
                 }
                 // A node without that daemon has nobody who starts anything.
                 self.let_go == Some(None)
             }
-            Some(before) => services() != *before,
         }
     }
 }

@@ -121,30 +121,25 @@ fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
         .map(|lock| harmless(lock.trim(), 32));
     let by_ha = ha::wanted(root, ctid).map_err(|e| format!("what HA is to do with it cannot be read: {e}"))?;
     let for_manager = ha::own_state(root, ctid);
-    let (of_ha, never) = match (by_ha.as_deref(), for_manager.as_deref()) {
-        (None, _) => (None, None),
-        (Some(ha::IGNORED), None) => (Some(Ha::Ignores), None),
-        // It may start it again until it has had its round.
-        (Some(ha::IGNORED), Some(_)) => (
-            Some(Ha::Ignores),
-            Some(format!("HA was told to ignore {unit}, and has not let go of it yet")),
-        ),
+    let of_ha = match (by_ha.as_deref(), for_manager.as_deref()) {
+        (None, _) => None,
+        // It may start it again until it has had its round; one that it is owed is not asked about to be stopped.
+        (Some(ha::IGNORED), Some(_)) if !unit.is_of_ha() => Some(Ha::IsAtIt(format!(
+            "HA was told to ignore {unit}, and has not let go of it yet"
+        ))),
+        (Some(ha::IGNORED), _) => Some(Ha::Ignores),
         // New to it, or as it is to be.
-        (Some(ha::STARTED), None | Some(ha::STARTED)) => (Some(Ha::LooksAfter), None),
-        (Some(ha::STARTED), Some(state)) => (
-            Some(Ha::LooksAfter),
-            Some(format!(
-                "{unit} is \"{state}\" for HA, which is at work on it, or cannot go on"
-            )),
-        ),
-        (Some(state), _) => (
-            Some(Ha::LooksAfter),
-            Some(format!("{unit} is \"{state}\" for HA, which ends it by itself")),
-        ),
+        (Some(ha::STARTED), None | Some(ha::STARTED)) => Some(Ha::LooksAfter),
+        (Some(ha::STARTED), Some(state)) => Some(Ha::IsAtIt(format!(
+            "{unit} is \"{state}\" for HA, which is at work on it, or cannot go on"
+        ))),
+        (Some(state), _) => Some(Ha::IsAtIt(format!(
+            "{unit} is \"{state}\" for HA, which ends it by itself"
+        ))),
     };
     Ok(Said {
         state: harmless(state.unwrap_or("unknown"), 32),
-        never: lock.map(|lock| format!("{unit} is locked ({lock})")).or(never),
+        never: lock.map(|lock| format!("{unit} is locked ({lock})")),
         ha: of_ha,
         ..Said::default()
     })
@@ -334,14 +329,20 @@ pub enum Kept {
     Never(String),
     /// The cluster's manager looks after it, and the settings do not have that asked.
     OfHa,
+    /// That is at work on it, or cannot go on; how.
+    HaIsAtIt(String),
     /// This run was started from it, or from what is stopped with it, and would end in the middle.
     Caller,
 }
 
 impl Kept {
-    /// Whether it may pass: a unit on its way up can be stopped in a moment, and one on its way down has ended.
+    /// Whether it may pass: a unit on its way up can be stopped in a moment, and one on its way down has ended; and HA gets on.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Kept::State(now) if ["activating", "deactivating", "reloading"].contains(&now.as_str()))
+        match self {
+            Kept::State(now) => ["activating", "deactivating", "reloading"].contains(&now.as_str()),
+            Kept::HaIsAtIt(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -550,6 +551,7 @@ mod tests {
         let (started, ignored) = ("vm: 104\n\nct: 104\n\tstate started\n", "ct: 104\n\tstate ignored\n");
         let is_started = r#"{"service_status":{"ct:104":{"state":"started"}}}"#;
         let (looks_after, ignores) = (Some(Ha::LooksAfter), Some(Ha::Ignores));
+        let is_at_it = |why: &str| Some(Ha::IsAtIt(why.to_owned()));
         for (state, files, ha, never) in [
             ("running", &[][..], None, None),
             ("stopped", &[], None, None),
@@ -568,29 +570,39 @@ mod tests {
                 None,
             ),
             // It is new to HA, or has no manager.
-            ("running", &[(resources, started), (status, "{}")], looks_after, None),
-            ("running", &[(resources, started)], looks_after, None),
+            (
+                "running",
+                &[(resources, started), (status, "{}")],
+                looks_after.clone(),
+                None,
+            ),
+            ("running", &[(resources, started)], looks_after.clone(), None),
             (
                 "running",
                 &[
                     (resources, started),
                     (status, r#"{"service_status":{"ct:104":{"state":"relocate"}}}"#),
                 ],
-                looks_after,
-                Some("container 104 is \"relocate\" for HA, which is at work on it, or cannot go on"),
+                is_at_it("container 104 is \"relocate\" for HA, which is at work on it, or cannot go on"),
+                None,
             ),
             (
                 "running",
                 &[(resources, "ct: 104\n\tstate disabled\n")],
-                looks_after,
-                Some("container 104 is \"disabled\" for HA, which ends it by itself"),
+                is_at_it("container 104 is \"disabled\" for HA, which ends it by itself"),
+                None,
             ),
-            ("running", &[(resources, ignored), (status, "{}")], ignores, None),
+            (
+                "running",
+                &[(resources, ignored), (status, "{}")],
+                ignores.clone(),
+                None,
+            ),
             (
                 "running",
                 &[(resources, ignored), (status, is_started)],
-                ignores,
-                Some("HA was told to ignore container 104, and has not let go of it yet"),
+                is_at_it("HA was told to ignore container 104, and has not let go of it yet"),
+                None,
             ),
         ] {
             let dir = answering(&[("pct status 104", &format!("status: {state}\n"))], files);
@@ -600,8 +612,8 @@ mod tests {
             let facts = read(&Root::at(dir.path()), &[unit]);
             let said = facts[0].said.clone().unwrap();
             assert_eq!(
-                (said.state.as_str(), said.ha, said.never.as_deref()),
-                (state, ha, never),
+                (said.state.as_str(), said.ha.clone(), said.never.as_deref()),
+                (state, ha.clone(), never),
                 "{files:?}"
             );
         }

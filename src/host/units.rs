@@ -263,11 +263,12 @@ impl Unit {
 
     /// What a person does where it does not start again.
     pub(crate) fn start_by_hand(&self) -> String {
-        format!(
-            "see '{}' for why, then '{}'",
-            self.by_hand("status"),
-            self.by_hand("start")
-        )
+        let (status, start) = (self.by_hand("status"), self.by_hand("start"));
+        match self {
+            // It starts here before it is HA's again.
+            Unit::OfHa { ha_container } => format!("see '{status}', then 'pct start {ha_container}' and '{start}'"),
+            _ => format!("see '{status}' for why, then '{start}'"),
+        }
     }
 
     /// systemctl(1) for its systemd, by Proxmox's own way in, as the container's root (pve-container, PVE/CLI/pct.pm, exec:
@@ -347,7 +348,7 @@ impl Unit {
             Unit::OfHa { ha_container } => match verb {
                 "stop" => ha::request(*ha_container, "stopped").join(" "),
                 "start" => ha::request(*ha_container, ha::STARTED).join(" "),
-                _ => "ha-manager status".to_owned(),
+                _ => format!("pct {verb} {ha_container}"),
             },
             Unit::Run { client, id } => {
                 let verb = if verb == "status" { "inspect" } else { verb };
@@ -466,13 +467,15 @@ impl Said {
 }
 
 /// What the cluster's manager makes of one of its containers ([`crate::host::ha`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ha {
     /// It has it started, and looks after it.
     LooksAfter,
     /// It leaves it alone.
     Ignores,
+    /// It is at work on it, or cannot go on: a clause.
+    IsAtIt(String),
 }
 
 /// Whether it has been started and runs, by this state.

@@ -132,6 +132,10 @@ pub(crate) fn kept(unit: &Unit, why: &Kept) -> (String, Remedy) {
             )
             .into(),
         ),
+        Kept::HaIsAtIt(why) => (
+            format!("{unit} may be shut down for it, but {}", harmless(why, 200)),
+            "see 'ha-manager status', and try again when HA has done with it".into(),
+        ),
         Kept::Never(why) => (
             format!("{unit} may be stopped for it, but {}", harmless(why, 200)),
             format!("where that does no harm, '{stop}' before the start").into(),

@@ -15,7 +15,7 @@ use crate::plan::awake::{bridges, sleepers};
 use crate::plan::clients::{Judged, start_order};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
-use crate::plan::steps::{Added, Steps, anew, both};
+use crate::plan::steps::{Added, Steps, anew, both, both_units};
 use crate::plan::taken::attributes;
 use crate::plan::vendor::nvidia::is_own_service;
 use crate::settings::reset::Reset;
@@ -313,7 +313,7 @@ impl WayOut<'_> {
         let mut gpus = self.ground.snapshot.gpus();
         if gpus.any(|f| self.ground.stays(Some(f.addr))) {
             // Others come back when all that they had is home.
-            let units = both(self.earlier.map(|r| &r.units), &self.judged.units);
+            let units = both_units(self.earlier.map(|r| &r.units), &self.judged.units);
             let Judged { again, with_own, .. } = self.judged;
             // Its GPU is there again, or has been all the time.
             let is_others = |unit: &Unit| again.contains(unit) || with_own.contains(unit);

@@ -116,8 +116,10 @@ impl<'a> Stop<'a> {
         if let Some(why) = &said.never {
             return Err(Kept::Never(why.clone()));
         }
-        if said.ha == Some(Ha::LooksAfter) && settings.ha_containers == HaContainers::Refuse {
-            return Err(Kept::OfHa);
+        match &said.ha {
+            Some(Ha::IsAtIt(how)) => return Err(Kept::HaIsAtIt(how.clone())),
+            Some(Ha::LooksAfter) if settings.ha_containers == HaContainers::Refuse => return Err(Kept::OfHa),
+            _ => {}
         }
         if unit.runs_on().is_none()
             && ground

@@ -40,7 +40,7 @@ is_ignored() { grep -q ignored /etc/pve/ha/resources.cfg; }
 for signal in KILL TERM; do for moment in is_ignored "has none" is_down; do
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 	until eval "$moment"; do sleep 0.1; done; kill -$signal $run; wait $run 2>/dev/null; cat /root/said
-	[ $signal = TERM ] || within 180 0 gpu-handoff 111 post-stop; comes_home 120 "$signal: $moment"; back "$signal: $moment"
+	within 180 0 gpu-handoff 111 post-stop; comes_home 120 "$signal: $moment"; back "$signal: $moment"
 done; done
 say "somebody has told HA to leave it stopped: it stays so, and that is said"
 mark; within 180 0 qm start 111; away "for that"; told disabled

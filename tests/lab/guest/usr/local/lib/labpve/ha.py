@@ -76,14 +76,15 @@ def manager():
         if os.path.exists(COMMANDS):
             os.unlink(COMMANDS)
         known, results = status(), json.loads(read(NODE, "") or "{}").get("results", {})
-        now = {}
-        for ctid, state in states().items():
+        wanted, now = states(), {}
+        time.sleep(1)           # what it writes is of what it has read before
+        for ctid, state in wanted.items():
             was = known.get(f"ct:{ctid}", {}).get("state")
             is_in_error = was == "error" or (was and results.get(f"ct:{ctid}") == [was, False])
             if state != "ignored":
                 now[f"ct:{ctid}"] = {"state": "error" if is_in_error and state != "disabled" else state}
         write(STATUS, json.dumps({"timestamp": time.time_ns(), "service_status": now}))
-        time.sleep(ROUND)
+        time.sleep(ROUND - 1)
 
 
 def node():
