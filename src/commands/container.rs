@@ -20,6 +20,7 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::owners;
 use crate::run::session::{Session, must_be_root};
 use crate::settings::values::ContainerStart;
+use crate::state::store::Ledger;
 
 /// Brings home what is stranded, makes the nodes that the container is given, and refuses where a VM has the GPU, or where that
 /// cannot be told; with `container-start = "go-on"` nothing keeps the container from starting.

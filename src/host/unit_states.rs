@@ -566,7 +566,7 @@ mod tests {
             (
                 "running",
                 &[(resources, started), (status, is_started)],
-                looks_after,
+                looks_after.clone(),
                 None,
             ),
             // It is new to HA, or has no manager.
