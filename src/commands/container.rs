@@ -67,7 +67,6 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         );
         return Ok(());
     }
-    let policy = host.settings.container_start;
     let end = host.kernel.now() + host.budgets.way_home;
     let guard = host.lock(&format!("container {ctid} pre-start"), end)?;
     let mut records = host.records(Some(&guard))?;
@@ -95,16 +94,24 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         }
         owed_by.retain(|owner| records.iter().all(|r| r.owner != *owner));
     }
-    let snapshot = host.look(&records)?;
-    let missing = make_nodes(host, &nodes, may_load(&records, &snapshot))?;
+    let result = see_nodes(host, ctid, &nodes, &records);
     if !owed_by.is_empty() {
-        have_ha_look_after(host, ctid, missing.is_empty());
+        let starts = result.is_ok() || host.settings.container_start == ContainerStart::GoOn;
+        have_ha_look_after(host, ctid, starts);
     }
+    result
+}
+
+/// Its nodes are made where that can be done; whether it may start.
+fn see_nodes(host: &mut Session, ctid: VmId, nodes: &[String], records: &[Record]) -> Result<(), Error> {
+    let policy = host.settings.container_start;
+    let snapshot = host.look(records)?;
+    let missing = make_nodes(host, nodes, may_load(records, &snapshot))?;
     if missing.is_empty() {
-        say_there(ctid, &nodes);
+        say_there(ctid, nodes);
         return Ok(());
     }
-    let away = away(&records, &snapshot);
+    let away = away(records, &snapshot);
     let who = match away.as_slice() {
         [] => "NVIDIA's driver does not list a GPU for it".to_owned(),
         away => join(away),

@@ -282,7 +282,7 @@ impl Linux {
             } else if signal_end.is_some_and(|end| now >= end) {
                 one.leave();
             } else if now >= one.until && signal_end.is_some() && !one.is_act {
-                one.leave(); // to end one that hangs takes more time than there is
+                broken_off.push(one); // to wait for the end of one that hangs takes more time than there is
             } else if now >= one.until {
                 one.give_up();
             }

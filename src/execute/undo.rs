@@ -159,6 +159,12 @@ impl Executor<'_> {
                 Some(but) => Error::RestoredBut { what, but },
             };
         }
+        let dark = undoing.dark.iter();
+        undoing
+            .left
+            .extend(dark.map(|name| format!("{name}: the console is dark")));
+        let others = undoing.others();
+        undoing.left.extend(others);
         if undoing.goes_on {
             // The record, as it was written before that act, has all that the next run needs, the process group above all.
             return Error::NotRestored {
@@ -167,12 +173,6 @@ impl Executor<'_> {
                 hint: THEN_RECOVER.to_owned(),
             };
         }
-        let dark = undoing.dark.iter();
-        undoing
-            .left
-            .extend(dark.map(|name| format!("{name}: the console is dark")));
-        let others = undoing.others();
-        undoing.left.extend(others);
         self.stranded(what, undoing.left.join("; "), &First::See)
     }
 
@@ -191,6 +191,10 @@ impl Executor<'_> {
 
     /// Does inverse acts, all at once. What they do not lead to is noted; an error is only that a signal ended the waiting.
     fn take_back(&mut self, acts: &[&Act], undoing: &mut Undoing) -> Result<(), Error> {
+        // A signal may have come in the middle.
+        if let Some(at) = self.kernel.interrupted() {
+            undoing.until = undoing.until.min(at + AFTER_SIGNAL);
+        }
         let mut begun = Vec::new();
         for act in acts.iter().copied() {
             if self.may_be_taken_back(act, undoing) {

@@ -110,14 +110,18 @@ impl Rounds {
     /// Whether both are over.
     fn are_over(&mut self, root: &Root, ctid: VmId) -> bool {
         let Some(told) = &mut self.told else { return true };
-        let services = || root.text(SERVICES).ok();
+        // What cannot be read now is not what is not there.
+        let services = || match root.text(SERVICES) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Some(None),
+            text => Some(Some(text.ok()?)),
+        };
         match (&self.let_go, root.text(MANAGER)) {
-            (Some(before), _) => services().is_some_and(|now| before.as_ref() != Some(&now)),
+            (Some(before), _) => services().is_some_and(|now| now != *before),
             (None, Err(_)) => false,
             (None, Ok(now)) => {
                 let before = told.get_or_insert_with(|| now.clone());
                 if now != *before && !has_one(&now, ctid) {
-                    self.let_go = Some(services());
+                    self.let_go = services();
                 }
                 // A node without that daemon has nobody who starts anything.
                 self.let_go == Some(None)

@@ -314,19 +314,35 @@ const COUNTING: [&str; 6] = [
     "i2c_nvidia_gpu",
 ];
 
-/// Whether nobody has anything of NVIDIA's functions, by the kernel's counts alone: each has a driver that counts, and in no count
-/// is anything but other modules. VFIO's groups count nobody, neither theirs nor those that something beside them is in.
-fn nobody_has_any(snapshot: &Snapshot) -> bool {
+/// Whether nobody has anything of NVIDIA's functions, by the kernel's counts alone: each has a driver that counts, in no count is
+/// anything but other modules, and no group of VFIO's has any of them, which counts nobody, and is there until the last of its
+/// users has let go (linux, drivers/vfio/group.c, vfio_device_remove_group), longer than the driver's link.
+fn nobody_has_any(root: &Root, snapshot: &Snapshot) -> bool {
+    let of_nvidia = || snapshot.functions.iter().filter(|f| f.vendor == VENDOR_NVIDIA);
+    // All of the list is there, as far as can be told.
     let of_modules_alone = |module: &Module| {
         let of_modules = u32::try_from(module.users.len()).ok();
-        module.refs.is_some() && module.refs == of_modules
+        let are_there = module.users.iter().all(|user| snapshot.module(user).is_some());
+        module.refs.is_some() && module.refs == of_modules && are_there
+    };
+    // A driver that is a part of the kernel has no module, and counts nobody.
+    let is_idle = |name: &str| snapshot.module(name).is_some_and(of_modules_alone);
+    let has_idle_driver = |f: &Function| match f.driver.as_deref() {
+        Some("nvidia-gpu") => is_idle("i2c_nvidia_gpu"),
+        Some(driver @ ("nvidia" | "snd_hda_intel")) => is_idle(driver),
+        _ => true,
     };
     let mut counting = snapshot.modules.iter().filter(|m| COUNTING.contains(&m.name.as_str()));
-    let of_nvidia = snapshot.functions.iter().filter(|f| f.vendor == VENDOR_NVIDIA);
-    let groups: BTreeSet<u32> = of_nvidia.filter_map(|f| f.group).into_set();
-    let is_lent =
-        |f: &Function| f.is_on_vfio() && (f.vendor == VENDOR_NVIDIA || f.group.is_some_and(|g| groups.contains(&g)));
-    are_counted(snapshot) && counting.all(of_modules_alone) && !snapshot.functions.iter().any(is_lent)
+    let has_group = |groups: &[String]| {
+        of_nvidia().any(|f| {
+            let is_there = |group: u32| groups.contains(&group.to_string());
+            f.noiommu || !f.vfio_devices.is_empty() || f.group.is_some_and(is_there)
+        })
+    };
+    are_counted(snapshot)
+        && of_nvidia().all(has_idle_driver)
+        && counting.all(of_modules_alone)
+        && root.names("/sys/class/vfio").is_ok_and(|groups| !has_group(&groups))
 }
 
 fn read_except(root: &Root, stuck: &dyn Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
@@ -350,6 +366,14 @@ fn read_except(root: &Root, stuck: &dyn Fn(PciAddr) -> bool) -> io::Result<Snaps
     Ok(snapshot)
 }
 
+/// The list of modules; a kernel without modules has none.
+fn modules_of(root: &Root) -> io::Result<String> {
+    match root.text("/proc/modules") {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text,
+    }
+}
+
 /// The functions that are wanted, the modules, and what NVIDIA's driver says.
 fn read_devices(
     root: &Root,
@@ -367,20 +391,25 @@ fn read_devices(
     }
     Ok(Snapshot {
         functions: in_order(functions.into_iter(), |f: &Function| f.addr),
-        modules: parse_modules(&root.text("/proc/modules").unwrap_or_default()),
+        modules: parse_modules(&modules_of(root)?),
         nvidia: nvidia::read(root)?,
         ..Snapshot::default()
     })
 }
 
-/// Who uses the functions that were read. Where the kernel's own counts say that nobody does, nobody is looked for: they see more
-/// than a look through processes, and take a hundredth of its time.
+/// Who uses the functions that were read. Where the kernel's own counts say that nobody does, nobody is looked for: what a process
+/// has is in them, whatever it has it by.
 fn read_users(root: &Root, snapshot: &mut Snapshot) -> io::Result<()> {
     snapshot.usb = snapshot
         .usb_controllers()
         .flat_map(|addr| usb::in_use(root, addr))
         .collect();
-    if nobody_has_any(snapshot) {
+    // Who has a disk open that hangs below a card is in no count.
+    let has_disks = snapshot
+        .usb_controllers()
+        .flat_map(|addr| usb::attached(root, addr))
+        .any(|one| one.number.is_some());
+    if !has_disks && nobody_has_any(root, snapshot) {
         return Ok(());
     }
     let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
@@ -402,7 +431,7 @@ fn read_users(root: &Root, snapshot: &mut Snapshot) -> io::Result<()> {
     snapshot.unseen = scan.unseen;
     snapshot.open = scan.open.into_iter().collect();
     // What was opened or closed in the middle of the look is no reference that nobody has.
-    let now = parse_modules(&root.text("/proc/modules").unwrap_or_default());
+    let now = parse_modules(&modules_of(root)?);
     for module in &mut snapshot.modules {
         let refs = now.iter().find(|m| m.name == module.name).and_then(|m| m.refs);
         module.refs = module.refs.min(refs);
@@ -556,7 +585,7 @@ mod tests {
     fn nobody_is_looked_for_where_the_kernels_counts_say_that_there_is_nobody() {
         let (nvidia, sound, beside) = ("0000:01:00.0", "0000:01:00.1", "0000:00:1f.3");
         // A process that has the node open, which the counts know nothing of: whether it is found says whether it was looked for.
-        let looked = |drivers: &[(&str, &str)], modules: &str| {
+        let looked = |drivers: &[(&str, &str)], modules: &str, more: &[&str]| {
             let dir = tempfile::tempdir().unwrap();
             let put = |path: &str, text: &str| {
                 let path = dir.path().join(path);
@@ -578,7 +607,9 @@ mod tests {
                 put(&format!("{function}/vendor"), vendor);
                 put(&format!("{function}/device"), "0x2204\n");
                 put(&format!("{function}/class"), class);
-                link(&format!("{function}/driver"), &format!("../../drivers/{driver}"));
+                if !driver.is_empty() {
+                    link(&format!("{function}/driver"), &format!("../../drivers/{driver}"));
+                }
                 link(&format!("{function}/iommu_group"), "../../kernel/iommu_groups/7");
             }
             put("proc/modules", modules);
@@ -596,7 +627,12 @@ mod tests {
                 "700 (cuda) S 1 700 700 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10",
             );
             put("proc/700/comm", "cuda\n");
-            link("proc/700/fd/3", "/dev/nvidia0");
+            // A node that each host has, taken for the GPU's.
+            link("proc/700/fd/3", "/dev/null");
+            put(&format!("sys/bus/pci/devices/{nvidia}/drm/card0/dev"), "1:3\n");
+            for path in more {
+                put(path, "");
+            }
             put("proc/700/fdinfo/3", "pos:\t0\nflags:\t02\n");
             !read_uses(&Root::at(dir.path())).unwrap().holders.is_empty()
         };
@@ -604,19 +640,50 @@ mod tests {
                      snd_hda_intel 1 0 - Live 0x0\n";
         let busy = quiet.replace("nvidia 1 1 ", "nvidia 1 2 ");
         let host = [(nvidia, "nvidia"), (sound, "snd_hda_intel")];
-        for (drivers, modules, is_looked_for) in [
-            (&host[..], quiet.to_owned(), false),
-            (&host, busy.clone(), true),
-            (&host, quiet.replace("nvidia_drm 1 0 ", "nvidia_drm 1 1 "), true),
+        let vfio = "sys/class/vfio/7/dev";
+        for (drivers, modules, more, is_looked_for) in [
+            (&host[..], quiet.to_owned(), &[][..], false),
+            (&host, busy, &[], true),
+            (&host, quiet.replace("nvidia_drm 1 0 ", "nvidia_drm 1 1 "), &[], true),
             // The host's own sound plays.
-            (&host, quiet.replace("snd_hda_intel 1 0 ", "snd_hda_intel 1 1 "), true),
-            // The kernel counts nothing.
-            (&host, quiet.replace(" 0 -", " - -"), true),
-            (&[(nvidia, "nvidia"), (sound, "vfio-pci")], quiet.to_owned(), true),
-            (&[(nvidia, "nvidia"), (beside, "vfio-pci")], quiet.to_owned(), true),
-            (&[(nvidia, "nvidia"), (sound, "other")], quiet.to_owned(), true),
+            (
+                &host,
+                quiet.replace("snd_hda_intel 1 0 ", "snd_hda_intel 1 1 "),
+                &[],
+                true,
+            ),
+            // The kernel counts nothing, or a driver is a part of it, or a line was missed.
+            (&host, quiet.replace(" 0 -", " - -"), &[], true),
+            (&host, quiet.replace("snd_hda_intel 1 0 - Live 0x0\n", ""), &[], true),
+            (
+                &host,
+                quiet.replace("nvidia 1 1 nvidia_modeset, Live 0x0\n", ""),
+                &[],
+                true,
+            ),
+            (&host, quiet.replace("nvidia_drm 1 0 - Live 0x0\n", ""), &[], true),
+            (&[(nvidia, "nvidia"), (sound, "other")], quiet.to_owned(), &[], true),
+            // A guest has its sound, or what is in a group with it, or is seen to have it by the group alone.
+            (
+                &[(nvidia, "nvidia"), (sound, "vfio-pci")],
+                quiet.to_owned(),
+                &[vfio],
+                true,
+            ),
+            (
+                &[(nvidia, "nvidia"), (beside, "vfio-pci")],
+                quiet.to_owned(),
+                &[vfio],
+                true,
+            ),
+            (&[(nvidia, "")], quiet.to_owned(), &[vfio], true),
+            (&[(nvidia, "")], quiet.to_owned(), &["sys/class/vfio/8/dev"], false),
         ] {
-            assert_eq!(looked(drivers, &modules), is_looked_for, "{drivers:?} {modules}");
+            assert_eq!(
+                looked(drivers, &modules, more),
+                is_looked_for,
+                "{drivers:?} {modules} {more:?}"
+            );
         }
     }
 
