@@ -6,6 +6,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::base::process::Group;
+use crate::base::root::Root;
+use crate::base::systemd;
 use crate::base::wait::LONGEST_WAIT;
 use crate::execute::kernel::ActError;
 use crate::execute::worker::{Answer, Question, Worker};
@@ -36,6 +38,29 @@ pub(crate) fn may_have_effect(result: &Result<(), ActError>) -> bool {
         result,
         Err(ActError::Failed(_) | ActError::CannotLoad(_) | ActError::NotBegun(_))
     )
+}
+
+/// Those that an act has asked to end, where that was broken off without an answer: they go on to end, and nobody sees it.
+pub(crate) fn asked_to_end(act: &Act, is_interrupted: bool) -> Vec<i32> {
+    match act {
+        Act::EndProcesses { processes, .. } | Act::AwaitDesktops { processes, .. } if is_interrupted => {
+            processes.iter().map(|one| one.pid).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Groups that were killed, and of which something may be in the kernel still. Whose daemon has started this run is not to wait for
+/// them when it is stopped.
+#[derive(Debug, Default)]
+pub(crate) struct LeftBehind(pub(crate) Vec<Group>);
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            systemd::take_over(group.number, &group.alive(&Root::real()));
+        }
+    }
 }
 
 /// How long a worker has to tell which processes have ended by then: it waits for that, too, and answers at once.

@@ -12,11 +12,9 @@ use tracing::warn;
 
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process, process, since_boot};
-use crate::base::recording::{self, Entries};
 use crate::base::root::Root;
-use crate::base::systemd;
 use crate::base::wait::{pidfds, poll_readable};
-use crate::execute::asked::{Asked, changes, may_have_effect, only_waits};
+use crate::execute::asked::{Asked, LeftBehind, asked_to_end, changes, may_have_effect, only_waits};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::execute::worker::{Answer, Question, Worker};
@@ -53,7 +51,7 @@ pub struct Linux {
     /// This process.
     us: Option<Process>,
     /// Those that wait for a request.
-    idle: Vec<Worker>,
+    pub(super) idle: Vec<Worker>,
     /// The one that has the gate shut: it does nothing else, so that nothing can hold up its end, which opens the gate.
     gatekeeper: Option<Worker>,
     /// TERM, INT and HUP, which are blocked and come here instead.
@@ -71,24 +69,11 @@ pub struct Linux {
     /// Workers keep what they look at.
     records: bool,
     /// What workers were asked that have not given what they kept.
-    lost: Vec<String>,
+    pub(super) lost: Vec<String>,
     /// Those that were broken off.
     left_behind: LeftBehind,
     /// A host that is a tree of files: it answers at once, and nothing is done to it.
-    tree: Option<Root>,
-}
-
-/// Groups that were killed, and of which something may be in the kernel still. Whose daemon has started this run is not to wait for
-/// them when it is stopped.
-#[derive(Debug, Default)]
-struct LeftBehind(Vec<Group>);
-
-impl Drop for LeftBehind {
-    fn drop(&mut self) {
-        for group in &self.0 {
-            systemd::take_over(group.number, &group.alive(&Root::real()));
-        }
-    }
+    pub(super) tree: Option<Root>,
 }
 
 impl Linux {
@@ -188,7 +173,7 @@ impl Linux {
     }
 
     /// Asks as many workers as there are requests, at once.
-    fn ask_all(&mut self, requests: Vec<(Question, Duration)>) -> Vec<(Result<Answer, ActError>, Duration)> {
+    pub(super) fn ask_all(&mut self, requests: Vec<(Question, Duration)>) -> Vec<(Result<Answer, ActError>, Duration)> {
         let start = Instant::now();
         let acts = requests.iter().any(|(request, _)| matches!(request, Question::Act(_)));
         let mut asked: Vec<Asked> = Vec::new();
@@ -200,20 +185,6 @@ impl Linux {
         }
         let answers = self.answers(asked).into_iter();
         answers.map(|(result, at)| (result, at.duration_since(start))).collect()
-    }
-
-    /// What was looked at since this was asked the last time, as far as it may leave the host; and what of it is lost with the
-    /// workers that have given no answer, a sentence each.
-    pub fn recorded(&mut self) -> (Entries, Vec<String>) {
-        let asked = if self.tree.is_some() { 1 } else { self.idle.len() };
-        let requests = (0..asked).map(|_| (Question::Recorded, REMEMBER_WITHIN)).collect();
-        let mut entries = Entries::new();
-        for (answer, _) in self.ask_all(requests) {
-            if let Ok(Answer::Recorded(more)) = answer {
-                recording::add(&mut entries, more);
-            }
-        }
-        (entries, std::mem::take(&mut self.lost))
     }
 
     /// Gives a request to a worker that is idle, or to a new one.
@@ -231,18 +202,6 @@ impl Linux {
         asked.is_act = matches!(request, Question::Act(_));
         asked.tells = matches!(&request, Question::Act(act) if act.tells_who_ended());
         asked
-    }
-
-    /// Those that an act has asked to end, where it was broken off without an answer.
-    fn asked_to_end(&self, act: &Act) -> Vec<i32> {
-        match act {
-            Act::EndProcesses { processes, .. } | Act::AwaitDesktops { processes, .. }
-                if self.interrupted.is_some() =>
-            {
-                processes.iter().map(|one| one.pid).collect()
-            }
-            _ => Vec::new(),
-        }
     }
 
     /// Whether a signal is the end of it at once.
@@ -467,7 +426,7 @@ impl Kernel for Linux {
                 }
                 Ok(_) => (Err(another_question()), None, Vec::new()),
                 // Who was asked to end goes on with that, and nobody sees it.
-                Err(error) => (Err(error), None, self.asked_to_end(act)),
+                Err(error) => (Err(error), None, asked_to_end(act, self.interrupted.is_some())),
             };
             // What was refused, or has not begun, has changed nothing; what was broken off may have.
             let broken_off = act.only_waits() && self.interrupted.is_some();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use crate::base::recording::{self, Entries};
 use crate::base::vmid::VmId;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
@@ -17,6 +18,20 @@ use crate::state::history::Handoff;
 use crate::state::stopped::Stopped;
 
 impl Linux {
+    /// What was looked at since this was asked the last time, as far as it may leave the host; and what of it is lost with the
+    /// workers that have given no answer, a sentence each.
+    pub fn recorded(&mut self) -> (Entries, Vec<String>) {
+        let asked = if self.tree.is_some() { 1 } else { self.idle.len() };
+        let requests = (0..asked).map(|_| (Question::Recorded, REMEMBER_WITHIN)).collect();
+        let mut entries = Entries::new();
+        for (answer, _) in self.ask_all(requests) {
+            if let Ok(Answer::Recorded(more)) = answer {
+                recording::add(&mut entries, more);
+            }
+        }
+        (entries, std::mem::take(&mut self.lost))
+    }
+
     /// Reads files of Proxmox's.
     ///
     /// # Errors

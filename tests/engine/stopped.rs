@@ -413,7 +413,7 @@ fn whoever_was_stopped_runs_again_after_a_signal_at_anything_that_waits() {
                 let end = asked(&kind, way).out(&mut model);
                 let what = format!("{}, {way:?}, {}: {end:?}", kind.name, acts[at]);
                 // A desktop that has ended for nothing is named.
-                let has_ended = matches!(&acts[at], Act::AwaitDesktops { .. });
+                let has_ended = acts[..=at].iter().any(|act| matches!(act, Act::AwaitDesktops { .. }));
                 match &end {
                     End::RestoredBut(but) if has_ended => assert!(but.contains("the desktop has ended"), "{what}"),
                     end => assert!(matches!(end, End::Restored(_)) && !has_ended, "{what}"),
