@@ -358,6 +358,6 @@ mod tests {
         ] {
             assert_eq!(both_units(Some(&earlier), &new), all);
         }
-        assert_eq!(both_units(None, &[whole.clone()]), [whole]);
+        assert_eq!(both_units(None, std::slice::from_ref(&whole)), [whole]);
     }
 }
