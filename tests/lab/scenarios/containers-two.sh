@@ -15,14 +15,14 @@ say "refused, and both are named"
 setting 'containers = "release"' 'deadlines.holder-wait = 2'
 within 60 255 qm start 111; said "Hint: pct shutdown 104, or containers"; said "Hint: pct shutdown 105, or containers"; settled || fail "not as before"; use || fail "one was stopped"
 for way in unload unbind; do
-	setting 'containers = "shutdown"' 'deadlines.container = 5' "way = \"$way\""
-	within 120 0 qm start 111; said "container 104"; said "container 105"; away "$way"; are_down || fail "$way: one runs"
+	setting 'containers = "shutdown"' 'deadlines.container = 15' "way = \"$way\""
+	within 180 0 qm start 111; said "container 104"; said "container 105"; away "$way"; are_down || fail "$way: one runs"
 	within 120 0 qm stop 111; comes_home 90 "$way"; wait_for 60 use
 	qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 60 use
 	undone "$way" are_down; wait_for 60 use; killed "$way" are_down; wait_for 60 use
 done
 say "one does not start again: it is named, and the GPU is home and the other one runs"
-setting 'containers = "shutdown"' 'deadlines.container = 5'; within 120 0 qm start 111; away "before that"; echo "lock: backup" >>/etc/pve/lxc/105.conf
+setting 'containers = "shutdown"' 'deadlines.container = 15'; within 120 0 qm start 111; away "before that"; echo "lock: backup" >>/etc/pve/lxc/105.conf
 within 180 0 qm stop 111; comes_home 120 "without one of them"; wait_for 60 has 104; is "$(pct status 105)" "status: stopped" "the other one"
 named() { journalctl -q -b -o cat -t gpu-handoff | grep -q "container 105 was stopped for the handoff and does not start again"; }
 wait_for 20 named
