@@ -14,10 +14,11 @@ host() {
 before=$(host)
 # quiet: nobody is at it, or about to be, to tell what became of a handoff
 quiet() { [ -z "$(systemctl list-units --no-legend --plain 'gpu-handoff-tell@*')" ]; }
+# unrecorded: no handoff is on record, which costs no process to see
+unrecorded() { for _r in /run/gpu-handoff/*.json; do [ ! -e "$_r" ] || return 1; done; }
 # settled: the host is as before, and nothing of us is left: no record, no process, no unit that failed; what is cheap comes first
-settled() { _looks=0; until quiet || [ $((_looks += 1)) -gt 100 ]; do sleep 0.1; done
-	for _r in /run/gpu-handoff/*.json; do [ ! -e "$_r" ] || return 1; done
-	! pgrep -x 'gpu-handoff.*' >/dev/null && [ "$(host)" = "$before" ] &&
+settled() { unrecorded || return 1; _looks=0; until quiet || [ $((_looks += 1)) -gt 100 ]; do sleep 0.1; done
+	unrecorded && ! pgrep -x 'gpu-handoff.*' >/dev/null && [ "$(host)" = "$before" ] &&
 	[ -z "$(systemctl list-units --no-legend --failed 'gpu-handoff*')" ]; }
 ticks() { read -r _up _ </proc/uptime; echo "${_up%.*}${_up#*.}"; } # hundredths of a second since the boot
 # comes_home SECONDS WHEN: it does so by itself in that time; how long it took is in $took, ms

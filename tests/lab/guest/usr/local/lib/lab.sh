@@ -23,7 +23,7 @@ is() { [ "$1" = "$2" ] || fail "$3: is '$1', should be '$2'"; say "$3: $1"; }
 bounded() { _limit=$1; shift; case $(command -v "$1") in /*) timeout -k 5 "$_limit" "$@" ;; *) "$@" ;; esac; }
 # wait_for SECONDS CONDITION...: a command that is tried until it succeeds
 wait_for() { _for=$1 _end=$(($(date +%s) + $1)); shift
-	until bounded "$_for" "$@" >/dev/null 2>&1; do [ "$(date +%s)" -le $_end ] || fail "not within $_for s: $*"; sleep 0.1; done; }
+	until bounded "$_for" "$@" >/dev/null 2>&1; do [ "$(date +%s)" -le $_end ] || fail "not within $_for s: $*"; sleep 0.2; done; }
 # is_stuck PID WHAT: it sits in the kernel, in D; looked at more than once, as it is in R for a moment whenever it looks itself
 stuck() { [ "$(state_of "$1")" = D ]; }
 is_stuck() { wait_for 2 stuck "$1"; say "$2: D"; }
