@@ -6,7 +6,6 @@ import fcntl
 import os
 import re
 import time
-import urllib.parse
 
 from . import propstring
 from .paths import LOCKS, Died, config_path, node_name, read, say, unlink, warn, write
@@ -36,6 +35,7 @@ class Config:
         if not line.strip() or re.search(r"snapstate:\s*\S+$", line):
             return
         if line.startswith("#"):
+            import urllib.parse
             self.description += urllib.parse.unquote(line[1:].rstrip()) + "\n"
             return
         match = LINE.fullmatch(line)
@@ -50,6 +50,8 @@ class Config:
             section[key] = value
 
     def text(self):
+        if self.description:
+            import urllib.parse
         head = "".join(f"#{urllib.parse.quote(line, safe=' /:,.=()')}\n" for line in self.description.splitlines())
         parts = [head + "".join(f"{key}: {self.values[key]}\n" for key in sorted(self.values))]
         if self.pending:

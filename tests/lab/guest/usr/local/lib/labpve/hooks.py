@@ -1,9 +1,6 @@
 """Calling a hookscript [GC GuestHelpers.pm exec_hookscript, COM Cmd.pm run]."""
 
 import os
-import selectors
-import shlex
-import subprocess
 import sys
 
 from .paths import Died, warn
@@ -25,6 +22,8 @@ def exec_hookscript(config, vmid, phase, stop_on_error=False):
 
 
 def _run(argv):
+    import shlex
+    import subprocess
     text = " ".join(map(shlex.quote, argv))
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              env=dict(os.environ, LC_ALL="C", LVM_SUPPRESS_FD_WARNINGS="1"))
@@ -41,6 +40,7 @@ def _run(argv):
 
 
 def _copy_until_eof(child):
+    import selectors
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ, sys.stdout)
         selector.register(child.stderr, selectors.EVENT_READ, sys.stderr)

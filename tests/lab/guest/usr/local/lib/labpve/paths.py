@@ -1,7 +1,6 @@
 """Where Proxmox keeps things, and the one exception that ends a task."""
 
 import os
-import socket
 import sys
 
 PVE = "/etc/pve"
@@ -16,7 +15,7 @@ class Died(Exception):
 
 def node_name():
     """The host name up to the first dot [COM INotify.pm nodename]."""
-    return socket.gethostname().split(".", 1)[0]
+    return os.uname().nodename.split(".", 1)[0]
 
 
 def config_path(vmid):

@@ -5,7 +5,6 @@ It never uses driver_override, and nothing here has a deadline: an unbind that b
 
 import errno
 import os
-import subprocess
 
 from .paths import SYS_PCI, Died, read, warn
 
@@ -27,6 +26,7 @@ def prepare(id_):
 
 def _bind_group(device):
     if not os.path.isdir(VFIO):
+        import subprocess
         subprocess.run(["/sbin/modprobe", "vfio-pci"], check=False)
         if not os.path.isdir(VFIO):
             raise Died("Cannot find vfio-pci module!")

@@ -1,10 +1,7 @@
 """The real QEMU of a VM: its command line, its systemd scope, its monitor, and whether it runs."""
 
-import json
 import os
 import shlex
-import socket
-import subprocess
 import time
 
 from . import propstring
@@ -87,6 +84,7 @@ def start_timeout(config):
 
 def start(vmid, config, devices):
     """Start it in the scope qemu.slice/VMID.scope [QS9 vm_start_nolock, PVE::Systemd::enter_systemd_scope]."""
+    import subprocess
     subprocess.run(["systemctl", "reset-failed", f"{vmid}.scope"], stderr=subprocess.DEVNULL, check=False)
     scope = ["systemd-run", "--quiet", "--scope", "--collect", "--unit", str(vmid), "--slice", "qemu",
              "--description", f"Proxmox VE VM {vmid}", "--property", "KillMode=process",
@@ -103,6 +101,8 @@ def start(vmid, config, devices):
 
 def monitor(vmid, execute, timeout=5):
     """One QMP command on the VM's own socket [QS9 Monitor.pm mon_cmd]."""
+    import json
+    import socket
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
         connection.connect(run_path(vmid, "qmp"))
@@ -116,6 +116,7 @@ def monitor(vmid, execute, timeout=5):
 
 
 def _answer(stream):
+    import json
     for line in stream:
         message = json.loads(line)
         if "error" in message:
