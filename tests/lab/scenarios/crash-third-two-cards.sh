@@ -1,7 +1,7 @@
 #!/bin/sh
 # As crash-campaign-two-cards, at a third of the acts, each day another one.
 # lab: --fault-points --cards 2 --timeout 1800
-# tier: full
+# tier: named
 stride=3
 . /usr/local/lib/lab-home.sh
 . /usr/local/lib/lab-crash.sh

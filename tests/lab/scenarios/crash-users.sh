@@ -1,7 +1,7 @@
 #!/bin/sh
 # The hook is killed in every third act of a start and of a stop while the persistence daemon, a service, a service in a container and a whole container use the GPU: each time the GPU comes home by itself, and all of them have it again.
 # lab: --fault-points --timeout 2400
-# tier: full
+# tier: named
 stride=3
 . /usr/local/lib/lab-home.sh
 . /usr/local/lib/lab-crash.sh
