@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 from types import SimpleNamespace
 
@@ -180,7 +181,6 @@ def showcmd(argv):
     """Never reserves [QS9, dry run]."""
     vmid = arguments(argv, "pretty").vmid
     loaded = vmconfig.load(vmid)
-    import shlex
     say(shlex.join(qemu.command(vmid, loaded, hostpci.parse(loaded, vmid, lambda id_: False))))
     return 0
 
