@@ -76,7 +76,7 @@ def _run(rest: list[str]) -> int:
                         help="with --tool: a snippet of its own for the VMs")
     parser.add_argument("--list", action="store_true",
                         help="list every switch and scenario")
-    parser.add_argument("--tier", choices=("fast", "full", "all"), default="fast",
+    parser.add_argument("--tier", choices=("fast", "full", "all", "long"), default="fast",
                         help="which scenarios, where none are named")
     parser.add_argument("--guests", type=int, default=1, metavar="N",
                         help="how many guests at a time, at most (1)")

@@ -5,8 +5,9 @@ what it is:
 
     # What it shows, in one line.
     # lab: --cards 2 --stub remove_wait=forever     (switches; optional)
-    # tier: full                                    (fast where absent; named
-                                                     is run by its name only)
+    # tier: full                                    (fast where absent; long:
+                                                     a campaign; named is run
+                                                     by its name only)
     # may-skip: why                                 (exit 77 is no failure)
 
 Exit status 0 is a pass. Those with equal switches share a boot; between two
@@ -39,8 +40,8 @@ RESET_TIMEOUT = 60.0
 TIMEOUT = 600.0
 SKIPPED = 77
 TAIL = 30  # lines of a failed scenario's output on the terminal
-# What takes hours is run by its name only.
-TIERS = ("fast", "full", "named")
+# What takes minutes each is a campaign, what takes hours is run by its name only.
+TIERS = ("fast", "full", "long", "named")
 # What is no fault of a scenario, but of the lab or of its disk.
 LAB_FAILURES = (cache.LabError, sandbox.CommandFailed, OSError)
 
@@ -101,7 +102,7 @@ def select(names: list[str], tier: str) -> list[Scenario]:
     known = {one.name: one for one in all_of_them()}
     if not names:
         return [one for one in known.values()
-                if one.tier == tier or tier == "all" and one.tier != "named"]
+                if one.tier == tier or tier == "all" and one.tier in ("fast", "full")]
     for name in names:
         if name not in known:
             raise cache.LabError(
@@ -141,7 +142,7 @@ def run(
 
         def lane() -> None:
             while boots := work.boots():
-                _run_in_one_guest(boots[0], work, results, made)
+                _run_in_one_guest(boots[0], work, results, made, guests)
 
         lanes.run(work, guests, lane)
         conclude()
@@ -164,14 +165,15 @@ def _prepare(boots: list[options.Options]) -> None:
 
 
 def _run_in_one_guest(
-    boot: options.Options, work: lanes.Work, results: Path, package: Path | None
+    boot: options.Options, work: lanes.Work, results: Path, package: Path | None,
+    guests: int,
 ) -> None:
     """Run as many of what waits for this boot as one guest can.
 
     One that the guest froze under waits again, the first time.
     """
     try:
-        guest = session.Guest(boot, package)
+        guest = session.Guest(boot, package, guests)
     except cache.NoSuchBoot as error:
         while one := work.take(boot):
             _report(work, one, "FAILED", 0.0, f"the lab: {error}")

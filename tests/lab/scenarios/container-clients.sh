@@ -1,7 +1,7 @@
 #!/bin/sh
 # Containers of Podman's (the real one) and of Docker's (a stand-in) use the GPU: refused, or stopped and started again by their own client, by both ways; one of --rm is left alone.
 # lab: --timeout 1500
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 printf '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/run/containers/graph"\n' >/etc/containers/storage.conf
 root=/run/lab-pod/root; mkdir -p /run/lab-pod/root /run/lab-pod/upper /run/lab-pod/work

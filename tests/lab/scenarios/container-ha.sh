@@ -1,7 +1,7 @@
 #!/bin/sh
 # A container that HA manages is refused, and by the setting ignored by HA while it is stopped, by both ways, after a failed start, a start undone in the middle and a killed hook; a deaf one is ended, one that does not start again is named and not given back; without a manager that answers all is as before; what somebody has told HA meanwhile counts.
 # lab: --timeout 2400
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 conf=/etc/pve/lxc/104.conf; mkdir -p /etc/pve/lxc /etc/pve/ha
 printf 'arch: amd64\nhostname: cuda\nhookscript: local:snippets/gpu-handoff\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: hold /dev/nvidia0 /dev/nvidiactl\n' >$conf

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The driver comes back with another number for nvidia-uvm: nodes in containers that run on are right without a restart, by each kind of line; one that was started without the GPU has it when it is home; two are shut down and started beside each other.
 # lab: --timeout 1800
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/lab/ct/104 /etc/pve/lxc; card_vm
 inside() { pct exec "$1" -- stat -c '%Hr:%Lr %a %u' "/dev/$2" 2>/dev/null; }

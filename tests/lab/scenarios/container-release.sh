@@ -1,7 +1,7 @@
 #!/bin/sh
 # A container with a systemd of its own uses the GPU: that service alone is stopped inside and started again, ten times; a shell of it, and one that gives no answer, keep the GPU.
 # lab: --timeout 1200
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/lab/ct/104 /etc/pve/lxc
 unit() { printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=%s\n' "$2" >"/etc/lab/ct/104/$1.service"; }

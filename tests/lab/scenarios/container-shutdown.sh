@@ -1,7 +1,7 @@
 #!/bin/sh
 # A container in which no service holds the GPU is shut down and started again, with our own hook as its hookscript, by both ways, after a failed start and a killed hook; one that does not shut down is ended.
 # lab: --timeout 1500
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/pve/lxc
 # A process that no service has: the container's own init starts it. Its hook is ours.

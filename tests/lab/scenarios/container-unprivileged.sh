@@ -1,7 +1,7 @@
 #!/bin/sh
 # As Proxmox makes containers: an unprivileged one, of which a service alone is stopped inside, also when the driver comes back with another number; and one made from an OCI image, whose only program is asked to end by the image's signal, and started again.
 # lab: --timeout 1500
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/lab/ct/104 /etc/pve/lxc; card_vm
 inside() { pct exec "$1" -- stat -c '%Hr:%Lr %a %u:%g' "/dev/$2" 2>/dev/null; }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Two containers of Proxmox's use the GPU, one of them deaf to its shutdown: both go down beside each other and run again, by both ways, after a failed start, a start undone in the middle and a killed hook; one that does not start again is named, and strands nothing.
 # lab: --timeout 1500
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/pve/lxc
 printf 'arch: amd64\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: hold /dev/nvidia0 /dev/nvidiactl\n' >/etc/pve/lxc/104.conf

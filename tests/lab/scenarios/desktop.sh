@@ -1,7 +1,7 @@
 #!/bin/sh
 # A desktop uses the GPU: refused, or its display manager is stopped and started again; and a service that its socket starts whenever it is used.
 # lab: --timeout 900
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 # The display manager of this lab: it has the GPU open, and so has a session of its own, which ends with it as one of gdm's does, and
 # a service of that user's systemd, which ends some seconds later, as logind has it.

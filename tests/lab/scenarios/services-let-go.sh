@@ -1,7 +1,7 @@
 #!/bin/sh
 # A user's own service, by its name; DCGM, which from driver 590 on lets the driver go and runs on; NVIDIA's MPS, refused or stopped with its service.
 # lab: --timeout 1800
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 # The systemd of a user, without the PAM that this guest has not; each of his services uses the GPU where there is one.
 useradd -u 1000 -M lab 2>/dev/null; mkdir -p /etc/systemd/system/user@.service.d /etc/systemd/user

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The persistence daemon, nvidia-powerd, the fabric manager where all GPUs leave, and MPS by the name of its service: stopped, and given back at home, after a failed start, after one that was undone, and after a run that was killed; deaf to TERM; refused.
 # lab: --timeout 1500
-# tier: full
+# tier: long
 . /usr/local/lib/lab-home.sh
 unit=
 holds() { [ -n "$(find "/proc/$(systemctl show -P MainPID "$unit")/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }

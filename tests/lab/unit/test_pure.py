@@ -230,8 +230,11 @@ class Header(unittest.TestCase):
 
     def test_what_is_run_by_its_name_only_is_in_no_tier(self) -> None:
         named = {one.name for one in scenarios.all_of_them() if one.tier == "named"}
+        long = {one.name for one in scenarios.select([], "long")}
         self.assertIn("soak", named)
-        for tier in ("fast", "full", "all"):
+        self.assertIn("desktop", long)
+        self.assertFalse(long & {one.name for one in scenarios.select([], "all")})
+        for tier in ("fast", "full", "all", "long"):
             self.assertFalse(named & {one.name for one in scenarios.select([], tier)}, tier)
         self.assertEqual([one.name for one in scenarios.select(["soak"], "fast")], ["soak"])
 
@@ -314,6 +317,11 @@ class CommandLine(unittest.TestCase):
             found = [json.loads(word) for word in self.words(iommu=iommu) if "southbridge" in word]
             self.assertEqual([one["addr"] for one in found], ["0x14.0"] * count)
         self.assertEqual(functions.southbridge().read_config(pci.PCI_CLASS_REVISION + 2, 2), b"\x05\x0c")
+
+    def test_a_guest_has_its_share_of_the_processors_or_what_it_asks_for(self) -> None:
+        for asked, share, count in ((0, 1, "1"), (2, 1, "2"), (0, 2, "2")):
+            words = qemu.command(options.Options(cpus=asked), IMAGES, Path("/c"), "tcg", cpus=share)
+            self.assertEqual(words[words.index("-smp") + 1], count)
 
     def test_no_iommu_device_without_iommu(self) -> None:
         self.assertNotIn("iommu", " ".join(self.words(iommu="none")))

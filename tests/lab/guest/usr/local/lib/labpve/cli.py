@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 from types import SimpleNamespace
 
@@ -180,7 +181,6 @@ def showcmd(argv):
     """Never reserves [QS9, dry run]."""
     vmid = arguments(argv, "pretty").vmid
     loaded = vmconfig.load(vmid)
-    import shlex
     say(shlex.join(qemu.command(vmid, loaded, hostpci.parse(loaded, vmid, lambda id_: False))))
     return 0
 
@@ -203,9 +203,9 @@ def vzdump(argv):
     lab: of stopped VMs only.
     """
     make_directories()
-    parser = argparse.ArgumentParser(prog="vzdump", allow_abbrev=False)
-    parser.add_argument("vmids", type=int, nargs="+")
-    vmids = parser.parse_args(argv[1:]).vmids
+    if not argv[1:] or not all(word.isdigit() for word in argv[1:]):
+        raise Died("lab: vzdump takes the numbers of VMs alone")
+    vmids = [int(word) for word in argv[1:]]
     if any(qemu.running_pid(vmid) for vmid in vmids):
         raise Died("lab: vzdump of a running VM is not modelled")
     return task.run(vmids[0], lambda: _back_up(vmids))

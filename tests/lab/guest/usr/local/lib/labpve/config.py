@@ -16,6 +16,16 @@ HOSTPCI_KEY = re.compile(r"hostpci(\d|1[0-5])")
 FAST_PLUG = {"name", "onboot", "startup", "description", "protection", "hookscript", "tags", "lock"}
 
 
+def _text_of(comment):
+    from urllib.parse import unquote
+    return unquote(comment[1:].rstrip())
+
+
+def _comment(text):
+    from urllib.parse import quote
+    return f"#{quote(text, safe=' /:,.=()')}\n"
+
+
 class Config:
     """The current section, [PENDING], and all further sections as raw text."""
 
@@ -35,8 +45,7 @@ class Config:
         if not line.strip() or re.search(r"snapstate:\s*\S+$", line):
             return
         if line.startswith("#"):
-            import urllib.parse
-            self.description += urllib.parse.unquote(line[1:].rstrip()) + "\n"
+            self.description += _text_of(line) + "\n"
             return
         match = LINE.fullmatch(line)
         if not match:
@@ -50,9 +59,7 @@ class Config:
             section[key] = value
 
     def text(self):
-        if self.description:
-            import urllib.parse
-        head = "".join(f"#{urllib.parse.quote(line, safe=' /:,.=()')}\n" for line in self.description.splitlines())
+        head = "".join(map(_comment, self.description.splitlines()))
         parts = [head + "".join(f"{key}: {self.values[key]}\n" for key in sorted(self.values))]
         if self.pending:
             parts.append("[PENDING]\n" + "".join(f"{key}: {self.pending[key]}\n" for key in sorted(self.pending)))

@@ -1,6 +1,7 @@
 """Calling a hookscript [GC GuestHelpers.pm exec_hookscript, COM Cmd.pm run]."""
 
 import os
+import shlex
 import sys
 
 from .paths import Died, warn
@@ -22,7 +23,6 @@ def exec_hookscript(config, vmid, phase, stop_on_error=False):
 
 
 def _run(argv):
-    import shlex
     import subprocess
     text = " ".join(map(shlex.quote, argv))
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
