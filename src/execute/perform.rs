@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::kmod::DeleteModuleFlags;
 
+use crate::base::json;
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::text::{foreign, join};
@@ -67,7 +68,7 @@ pub fn serve(records: bool) -> io::Result<()> {
         let Some(line) = next_line(&mut requests, within)? else {
             return Ok(()); // and what it has shut is open
         };
-        let reply = worker.answer(serde_json::from_slice(line.as_bytes())?);
+        let reply = worker.answer(json::from_slice(line.as_bytes())?);
         let mut line = serde_json::to_vec(&reply)?;
         line.push(b'\n');
         replies.write_all(&line)?;

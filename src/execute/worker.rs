@@ -26,6 +26,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::base::json;
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, open_flags};
 use crate::base::program::PATH;
@@ -257,7 +258,7 @@ impl Worker {
             _ if self.buffer.last() != Some(&b'\n') => return Ok(None),
             _ => {}
         }
-        let reply = serde_json::from_slice(&self.buffer);
+        let reply = json::from_slice(&self.buffer);
         self.buffer.clear();
         Ok(Some(reply?))
     }

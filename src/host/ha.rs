@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use crate::base::json;
 use crate::base::root::Root;
 use crate::base::text::harmless;
 use crate::base::vmid::VmId;
@@ -68,7 +69,7 @@ pub(crate) fn request(ctid: VmId, state: &str) -> Vec<String> {
 
 /// How a container is for HA's manager by its last round; None where it has no state for it, or none that can be read.
 pub(crate) fn own_state(root: &Root, ctid: VmId) -> Option<String> {
-    let status: serde_json::Value = serde_json::from_str(&root.text(MANAGER).ok()?).ok()?;
+    let status: serde_json::Value = json::from_slice(root.text(MANAGER).ok()?.as_bytes()).ok()?;
     let state = status["service_status"][format!("ct:{ctid}")]["state"].as_str()?;
     Some(harmless(state, 32))
 }
@@ -132,7 +133,7 @@ impl Rounds {
 
 /// Whether the manager has a state for a container by this status, as far as can be told: it may be being written.
 fn has_one(status: &str, ctid: VmId) -> bool {
-    serde_json::from_str::<serde_json::Value>(status).map_or(true, |status| {
+    json::from_slice::<serde_json::Value>(status.as_bytes()).map_or(true, |status| {
         status["service_status"].get(format!("ct:{ctid}")).is_some()
     })
 }

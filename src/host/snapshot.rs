@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::json;
 use crate::base::pci::{PciAddr, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex};
 use crate::base::process::ancestors;
 use crate::base::root::Root;
@@ -223,7 +224,7 @@ impl Told {
     /// None: the host itself can be asked, or the tree does not say.
     fn of(root: &Root) -> Option<Told> {
         let text = (!root.is_real()).then(|| root.bytes(TOLD).ok())??;
-        serde_json::from_slice(&text).ok()
+        json::from_slice(&text).ok()
     }
 
     fn from(snapshot: &Snapshot) -> Told {

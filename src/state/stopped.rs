@@ -11,6 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::files::replace;
+use crate::base::json;
 use crate::base::root::Root;
 use crate::host::units::Unit;
 use crate::model::record::Record;
@@ -86,7 +87,7 @@ pub fn read(root: &Root) -> Stopped {
         let text = root.bytes_up_to(&path, LONGEST).unwrap_or_default();
         let mut is_whole = text.len() < LONGEST;
         for text in String::from_utf8_lossy(&text).split(BETWEEN) {
-            let record = serde_json::from_slice(text.as_bytes());
+            let record = json::from_slice(text.as_bytes());
             is_whole &= record.is_ok();
             stopped.records.extend(record.ok());
         }
