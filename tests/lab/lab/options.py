@@ -44,7 +44,6 @@ class Options:
     kernel: str = kernels.DEFAULT
     iommu: str = "intel"
     group: str = "own"
-    cpus: int = 0
     stub: tuple[str, ...] = ()
     display: str = "none"
     append: str = ""
@@ -74,8 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the kernel that a suite of Debian has now: " + _table(kernels.SUITES))
     add("--iommu", default=standard.iommu, choices=IOMMUS, help=_table(IOMMUS))
     add("--group", default=standard.group, choices=GROUPS, help=_table(GROUPS))
-    add("--cpus", type=int, metavar="N", default=standard.cpus, choices=range(1, 3),
-        help="processors of the guest (its share of ours, 1 or 2)")
     add("--stub", action="append", default=[], metavar="KEY=VALUE",
         help="module parameter of the stub; nvidia-drm.KEY=VALUE for another "
         "of its modules than nvidia")

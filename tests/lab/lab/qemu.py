@@ -25,7 +25,7 @@ SLOT_TOP = 0x19
 SLOT_SERIAL = 0x1A
 SLOTS_LAYERS = (0x16, 0x17, 0x18)
 SLOT_SHARE = 0x1D
-MOST_CPUS = 2
+CPUS = 2
 
 # IOMMU -> its device, the machine's chip set option, kernel arguments.
 # Interrupt remapping of Intel and AMD asks for a split interrupt controller.
@@ -75,18 +75,14 @@ FIRMWARE = "vga=0x318 modprobe.blacklist=bochs"
 
 
 def command(
-    options: Options, images: Images, cache: Path, accel: str, from_disk: bool = False,
-    cpus: int = MOST_CPUS,
+    options: Options, images: Images, cache: Path, accel: str, from_disk: bool = False
 ) -> list[str]:
-    """The words of the command line; from_disk: the firmware is to find what boots on the boot disk.
-
-    `cpus`: how many processors, where the options do not say.
-    """
+    """The words of the command line; from_disk: the firmware is to find what boots on the boot disk."""
     iommu, irqchip, arguments = IOMMUS[options.iommu]
     words = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config",
         "-display", "none", "-vga", "none",
-        "-accel", accel, "-cpu", "max", *_processors(options, cpus),
+        "-accel", accel, "-cpu", "max", *_processors(options),
         "-m", f"{options.memory}M",
         # share=on: the device server reads and writes the guest's memory.
         "-object", f"memory-backend-memfd,id=mem,size={options.memory}M,share=on",
@@ -135,9 +131,9 @@ def command(
     return words + _cards(options)
 
 
-def _processors(options: Options, cpus: int) -> list[str]:
+def _processors(options: Options) -> list[str]:
     if options.clock == "wall":
-        return ["-smp", str(options.cpus or cpus)]
+        return ["-smp", str(CPUS)]
     # One instruction is 2^0 ns, and who waits for a timer is there at once.
     return ["-smp", "1", "-icount", "shift=0,sleep=off"]
 

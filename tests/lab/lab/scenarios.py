@@ -142,7 +142,7 @@ def run(
 
         def lane() -> None:
             while boots := work.boots():
-                _run_in_one_guest(boots[0], work, results, made, guests)
+                _run_in_one_guest(boots[0], work, results, made)
 
         lanes.run(work, guests, lane)
         conclude()
@@ -165,15 +165,14 @@ def _prepare(boots: list[options.Options]) -> None:
 
 
 def _run_in_one_guest(
-    boot: options.Options, work: lanes.Work, results: Path, package: Path | None,
-    guests: int,
+    boot: options.Options, work: lanes.Work, results: Path, package: Path | None
 ) -> None:
     """Run as many of what waits for this boot as one guest can.
 
     One that the guest froze under waits again, the first time.
     """
     try:
-        guest = session.Guest(boot, package, guests)
+        guest = session.Guest(boot, package)
     except cache.NoSuchBoot as error:
         while one := work.take(boot):
             _report(work, one, "FAILED", 0.0, f"the lab: {error}")

@@ -47,17 +47,11 @@ TIMED_OUT, LAB_FAILED, GUEST_DIED = 124, 125, 126  # or froze
 Sink = Callable[[bytes], None]
 
 
-def _processors() -> int:
-    return os.cpu_count() or 1
-
-
 class Guest:
     """A running guest; use it in a `with` statement."""
 
-    def __init__(self, options: Options, package: Path | None, beside: int = 1) -> None:
-        """`beside`: so many guests are there at a time, of which each has its share of our processors."""
+    def __init__(self, options: Options, package: Path | None) -> None:
         self.options = options
-        self._cpus = max(1, min(qemu.MOST_CPUS, _processors() // beside))
         self._package = package
         self._images = images.obtain(options)
         self.folder, self._alive = cache.new_run()
@@ -74,7 +68,7 @@ class Guest:
     def __enter__(self) -> Guest:
         try:
             # More guests than cores are each so slow that their deadlines pass.
-            self._turn = cache.take_turn("guest", _processors())
+            self._turn = cache.take_turn("guest", os.cpu_count() or 1)
             self._start()
         except BaseException:
             self.__exit__()
@@ -114,11 +108,10 @@ class Guest:
         chosen = accel.choose(
             self.options.accel, self.options.clock, self._images, root)
         words = qemu.command(self.options, self._images, root, chosen,
-                             from_disk=self.options.boot_disk and self.boots > 0,
-                             cpus=self._cpus)
+                             from_disk=self.options.boot_disk and self.boots > 0)
         binds = {qemu.RUN: self.folder, qemu.CACHE: root}
-        # A boot keeps its processors busy: more at once take longer than one after the other.
-        with cache.take_turn("boot", max(1, _processors() // (self.options.cpus or self._cpus))):
+        # A boot keeps both of its processors busy: two at once take longer than one after the other.
+        with cache.take_turn("boot", (os.cpu_count() or 1) // 2):
             self._qemu = sandbox.start(
                 sandbox.in_chroot(self._images.toolbox, words, binds),
                 stdout=self._log("qemu.log"), stderr=subprocess.STDOUT,

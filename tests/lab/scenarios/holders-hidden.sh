@@ -1,6 +1,6 @@
 #!/bin/sh
 # Who has the GPU where a plain look does not see it is found; who only has its name, or a million other files, is in nobody's way.
-# lab: --cards 2 --cpus 2 --driver stub --timeout 900
+# lab: --cards 2 --driver stub --timeout 900
 # tier: full
 . /usr/local/lib/lab-home.sh
 setting 'way = "unbind"' 'deadlines.holder-wait = 1'

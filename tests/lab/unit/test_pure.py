@@ -318,11 +318,6 @@ class CommandLine(unittest.TestCase):
             self.assertEqual([one["addr"] for one in found], ["0x14.0"] * count)
         self.assertEqual(functions.southbridge().read_config(pci.PCI_CLASS_REVISION + 2, 2), b"\x05\x0c")
 
-    def test_a_guest_has_its_share_of_the_processors_or_what_it_asks_for(self) -> None:
-        for asked, share, count in ((0, 1, "1"), (2, 1, "2"), (0, 2, "2")):
-            words = qemu.command(options.Options(cpus=asked), IMAGES, Path("/c"), "tcg", cpus=share)
-            self.assertEqual(words[words.index("-smp") + 1], count)
-
     def test_no_iommu_device_without_iommu(self) -> None:
         self.assertNotIn("iommu", " ".join(self.words(iommu="none")))
 

@@ -5,10 +5,11 @@ watch=gpu-handoff-watch@111.service home=gpu-handoff-home@111.service
 STARTING=7d4958e842da4a758f6c1cdc7b36dcc5 # systemd's SD_MESSAGE_UNIT_STARTING
 
 # host: all that must be after as it was before: each function's driver, override, power and ways to reset, the modules, the nodes
-# with their numbers (nvidia-uvm's is another one after each load) and who may open them, who has which console
+# with their numbers (nvidia-uvm's is another one after each load) and who may open them, who has which console. Whether a reset of
+# the bus is among the ways depends on which function of the card was found last (linux, pci_parent_bus_reset, which is asked only then)
 host() {
 	for _f in $(grep -l 0x10de $devices/*/vendor); do _f=${_f%/vendor}; _f=${_f##*/}; echo "$_f $(driver_of "$_f") $(override_of "$_f")"
-		(cd "$devices/$_f" && grep -s . power/control d3cold_allowed reset_method); done
+		(cd "$devices/$_f" && grep -s . power/control d3cold_allowed reset_method) | sed '/^reset_method:/s/ bus$//'; done
 	grep -o '^nvidia[a-z_]*' /proc/modules | sort; grep -s . /sys/class/vtconsole/*/bind
 	stat -c '%n %t:%T %a %u:%g' /dev/nvidia* /dev/dri/[cr]* | sed '/^.dev.nvidia-uvm/s/ [0-9a-f]*:/ -:/'; } 2>&1
 before=$(host)
