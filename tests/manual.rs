@@ -39,7 +39,7 @@ fn ends() -> Vec<(Exit, &'static str)> {
     all.into_iter().map(|exit| (exit, says(&exit))).collect()
 }
 
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 15] = [
     ("/etc/gpu-handoff/config.toml", "Settings, see gpu-handoff.toml(5)."),
     (
         "/etc/gpu-handoff/conf.d/*.toml",
@@ -92,6 +92,10 @@ const FILES: [(&str, &str); 14] = [
     (
         "gpu-handoff-recover.service",
         "Does the same for all at boot, after a soft reboot.",
+    ),
+    (
+        "gpu-handoff-stopped.service",
+        "Names at the end of a boot what was stopped for a VM when the host went down, and does not run.",
     ),
 ];
 

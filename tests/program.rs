@@ -12,6 +12,7 @@ mod tree;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Output};
 use std::sync::mpsc::{Receiver, channel};
@@ -20,9 +21,11 @@ use std::time::{Duration, Instant};
 use gpu_handoff::base::deadlines::Budgets;
 use gpu_handoff::base::process::boot_id;
 use gpu_handoff::base::root::Root;
+use gpu_handoff::host::units::Unit;
 use gpu_handoff::model::plan::Direction;
 use gpu_handoff::model::record::{Owner, Record, State, Taken};
 use gpu_handoff::state::history::{self, Handoff};
+use gpu_handoff::state::stopped;
 use gpu_handoff::state::store::{Ledger, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -67,12 +70,14 @@ fn as_described(text: &str, schema: &str) -> Value {
 
 /// VM 111 has the first GPU, as a handoff writes it down.
 fn lend(tree: &Path) {
-    let mut record = Record::new(
-        Owner::Vm("111".parse().unwrap()),
-        boot_id().unwrap(),
-        Budgets::default(),
-    );
-    for (function, driver) in [("0000:01:00.0", "nvidia"), ("0000:01:00.1", "snd_hda_intel")] {
+    let owner = Owner::Vm("111".parse().unwrap());
+    write_down(tree, owner, &["0000:01:00.0", "0000:01:00.1"], &[]);
+}
+
+/// A GPU and its sound are away, and these services are stopped for it.
+fn write_down(tree: &Path, owner: Owner, functions: &[&str], services: &[&str]) {
+    let mut record = Record::new(owner, boot_id().unwrap(), Budgets::default());
+    for (function, driver) in functions.iter().zip(["nvidia", "snd_hda_intel"]) {
         record.taken.push(Taken {
             addr: function.parse().unwrap(),
             driver: Some(driver.to_owned()),
@@ -83,6 +88,7 @@ fn lend(tree: &Path) {
             parent: None,
         });
     }
+    record.units = services.iter().map(|name| Unit::host(name)).collect();
     record.state = State::Away;
     let store = Store::at(tree.join("run/gpu-handoff"));
     let guard = store.lock("a test", PATIENCE).unwrap();
@@ -337,4 +343,131 @@ fn a_watch_ends_when_its_reader_has_gone() {
     drop(stdout);
     let (_, lines) = channel();
     assert_eq!(Watched { child, lines }.end(), Some(0));
+}
+
+/// A host of two GPUs whose systemd knows what /etc/units says of each service.
+fn host_with_services(services: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = host(2);
+    let systemctl = "#!/bin/sh
+        for unit; do :; done
+        case $1 in
+        show) echo \"ActiveState=$(cat \"/etc/units/$unit\")\" ;;
+        is-active) cat \"/etc/units/$unit\" ;;
+        is-system-running) echo starting ;;
+        start) echo active >\"/etc/units/$unit\" ;;
+        esac\n";
+    let path = dir.path().join("usr/bin/systemctl");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, systemctl).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all(dir.path().join("etc/units")).unwrap();
+    for (name, state) in services {
+        fs::write(dir.path().join("etc/units").join(name), format!("{state}\n")).unwrap();
+    }
+    dir
+}
+
+/// One run brings home what is stranded, and what was taken by hand stays away; with the next one that comes home as well.
+#[test]
+fn what_is_stopped_is_kept_for_the_next_boot_until_it_is_given_back() {
+    let by_hand = Owner::ByHand("0000:03:00.0".parse().unwrap());
+    for can_be_written in [true, false] {
+        let dir = host_with_services(&[("ollama.service", "inactive"), ("jellyfin.service", "inactive")]);
+        let root = Root::at(dir.path());
+        if !can_be_written {
+            fs::create_dir_all(dir.path().join("var/lib")).unwrap();
+            fs::write(dir.path().join("var/lib/gpu-handoff"), "no folder").unwrap();
+        }
+        let vm = Owner::Vm("111".parse().unwrap());
+        write_down(dir.path(), vm, &["0000:01:00.0", "0000:01:00.1"], &["ollama.service"]);
+        write_down(
+            dir.path(),
+            by_hand,
+            &["0000:03:00.0", "0000:03:00.1"],
+            &["jellyfin.service"],
+        );
+        let state = |name: &str| fs::read_to_string(dir.path().join("etc/units").join(name)).unwrap();
+        let Some(output) = run(dir.path(), &["recover"]) else {
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            stdout(&output).contains("VM 111: 0000:01:00.0, 0000:01:00.1 are home\n"),
+            "{said}"
+        );
+        assert_eq!(
+            (state("ollama.service").as_str(), state("jellyfin.service").as_str()),
+            ("active\n", "inactive\n")
+        );
+        let kept = stopped::read(&root).records;
+        let kept: Vec<(Owner, &[Unit])> = kept.iter().map(|one| (one.owner, one.units.as_slice())).collect();
+        let jellyfin = [Unit::host("jellyfin.service")];
+        let expected = if can_be_written {
+            vec![(by_hand, &jellyfin[..])]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(kept, expected, "{said}");
+        // It is of this boot.
+        assert!(!said.contains("before the host went down"), "{said}");
+
+        let output = run(dir.path(), &["recover", "--all"]).unwrap();
+        stdout(&output);
+        assert_eq!(state("jellyfin.service"), "active\n");
+        assert_eq!(stopped::read(&root), stopped::Stopped::default());
+        assert!(
+            Store::at(dir.path().join("run/gpu-handoff"))
+                .load()
+                .unwrap()
+                .0
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn what_was_stopped_in_an_earlier_boot_and_does_not_run_is_named_once() {
+    for command in [&["recover"][..], &["tell", "booted"]] {
+        let states = [
+            ("up.service", "active"),
+            ("down.service", "inactive"),
+            ("broken.service", "failed"),
+        ];
+        let dir = host_with_services(&states);
+        let root = Root::at(dir.path());
+        let owner = Owner::Vm("111".parse().unwrap());
+        let mut before = Record::new(owner, "another".to_owned(), Budgets::default());
+        before.units = ["up.service", "down.service", "broken.service"]
+            .map(Unit::host)
+            .to_vec();
+        stopped::keep(&root, "another", &stopped::text([&before].into_iter())).unwrap();
+        // What this boot is about to start is not known while it goes on.
+        fs::create_dir_all(dir.path().join("run/systemd/system")).unwrap();
+        let Some(output) = run(dir.path(), &["recover"]) else {
+            return;
+        };
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!said.contains("before the host went down"), "{said}");
+        assert_eq!(stopped::read(&root).records.len(), 1, "{said}");
+        fs::remove_dir_all(dir.path().join("run/systemd")).unwrap();
+        let Some(output) = run(dir.path(), command) else { return };
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        stdout(&output);
+        let line = |unit: &str| {
+            format!(
+                "{unit} was stopped for VM 111 before the host went down, and does not run. Hint: systemctl start {unit}"
+            )
+        };
+        let named: Vec<&str> = said
+            .lines()
+            .filter(|line| line.contains("before the host went down"))
+            .collect();
+        assert_eq!(named.len(), 2, "{command:?}: {said}");
+        assert!(named[0].ends_with(&line("down.service")), "{named:?}");
+        assert!(named[1].ends_with(&line("broken.service")), "{named:?}");
+        assert_eq!(stopped::read(&root), stopped::Stopped::default());
+        let again = run(dir.path(), command).unwrap();
+        let said = String::from_utf8_lossy(&again.stderr);
+        assert!(!said.contains("before the host went down"), "{said}");
+    }
 }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::attach::guest::Name;
+use crate::base::json;
 use crate::base::pci::PciAddr;
 use crate::base::text::foreign;
 
@@ -67,7 +68,7 @@ pub fn text(lines: &[Line]) -> String {
 /// # Errors
 /// Why it is none that is understood.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Line>, String> {
-    let kept: Kept = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let kept: Kept = json::from_slice(bytes).map_err(|e| e.to_string())?;
     match kept.version {
         VERSION => Ok(kept.lines),
         other => Err(format!("it has the form {other}, of a later version")),

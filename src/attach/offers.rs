@@ -218,7 +218,7 @@ fn containers(units: &[Unit]) -> Option<Offer> {
         Unit::Inside { container, unit } => format!("container {container}, unit {}", foreign(unit)),
         unit => unit.to_string(),
     };
-    let is_shut_down = units.iter().any(|unit| matches!(unit, Unit::Whole { .. }));
+    let is_shut_down = units.iter().any(|unit| unit.is_whole());
     let question = match (units.len(), is_shut_down) {
         (0, _) => return None,
         (1, false) => "stop it {}, start it again",

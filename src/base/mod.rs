@@ -7,6 +7,7 @@ pub(crate) mod bytes; // bytes that are mostly text, in JSON
 pub mod clock; // moments as people write them
 pub mod deadlines; // how long each kind of act may take
 pub mod files; // replacing a file whole or not at all
+pub(crate) mod json; // JSON read into our types: a struct is an object
 pub mod message_ids; // the journal's names for what happens
 pub mod pci; // addresses, ids, classes
 pub mod process; // /proc/PID/stat: who lives, since when

@@ -102,6 +102,15 @@ pub fn is_home(vmid: VmId) {
 /// (systemctl(1), is-system-running, which asks for the same property: systemd, src/systemctl/systemctl-is-system-running.c;
 /// src/core/manager.c, manager_state).
 pub fn is_shutting_down() -> bool {
+    is_running_as(&["stopping"])
+}
+
+/// Whether the host is starting still: there is a job that the boot waits for.
+pub fn is_starting() -> bool {
+    is_running_as(&["initializing", "starting"])
+}
+
+fn is_running_as(states: &[&str]) -> bool {
     if !is_there() {
         return false;
     }
@@ -115,9 +124,9 @@ pub fn is_shutting_down() -> bool {
         }
     };
     match state {
-        Ok(state) => state.trim() == "stopping",
+        Ok(state) => states.contains(&state.trim()),
         Err(why) => {
-            debug!("whether the host is shutting down is not known: {why}");
+            debug!("whether the host is starting or shutting down is not known: {why}");
             false
         }
     }

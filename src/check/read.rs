@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use rustix::fs::{Dir, StatVfsMountFlags, statvfs};
 use serde::{Deserialize, Serialize};
 
+use crate::base::json;
 use crate::base::root::Root;
 use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
@@ -346,7 +347,7 @@ fn containers(root: &Root, texts: &mut Texts) {
     if !root.is_real()
         && let Ok(told) = root.bytes(INSIDE)
     {
-        texts.inside = serde_json::from_slice(&told).unwrap_or_default();
+        texts.inside = json::from_slice(&told).unwrap_or_default();
         return;
     }
     let names = root.names("/sys/fs/cgroup/lxc").unwrap_or_default();

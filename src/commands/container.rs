@@ -20,6 +20,7 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::owners;
 use crate::run::session::{Session, must_be_root};
 use crate::settings::values::ContainerStart;
+use crate::state::store::Ledger;
 
 /// Brings home what is stranded, makes the nodes that the container is given, and refuses where a VM has the GPU, or where that
 /// cannot be told; with `container-start = "go-on"` nothing keeps the container from starting.
@@ -66,25 +67,51 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         );
         return Ok(());
     }
-    let policy = host.settings.container_start;
     let end = host.kernel.now() + host.budgets.way_home;
     let guard = host.lock(&format!("container {ctid} pre-start"), end)?;
     let mut records = host.records(Some(&guard))?;
+    // Whose records had it that HA is to have this container back, and are gone now.
+    let mut owed_by: Vec<Owner> = Vec::new();
     if !records.is_empty() && !systemd::is_shutting_down() {
         // It is starting by now, and holds its own lock: nothing of it is started by the way home.
+        let is_its = |unit: &Unit| unit.container() == Some(ctid);
+        let owes_ha = |record: &Record| record.units.iter().any(|unit| unit.is_of_ha() && is_its(unit));
+        owed_by = records.iter().filter(|r| owes_ha(r)).map(|r| r.owner).collect();
         for record in &mut records {
-            record.units.retain(|unit| unit.container() != Some(ctid));
+            record.units.retain(|unit| !is_its(unit));
         }
         recover::stranded_home(host, &guard, &records);
         records = host.records(Some(&guard))?;
+        // What has not come home owes it to HA as before.
+        for record in records.iter_mut().filter(|r| owed_by.contains(&r.owner) && !owes_ha(r)) {
+            record.units.push(Unit::OfHa { ha_container: ctid });
+            if let Err(why) = guard.save(record) {
+                warn!(
+                    "{}: that HA is to have container {ctid} back could not be written down: {why}",
+                    record.owner
+                );
+            }
+        }
+        owed_by.retain(|owner| records.iter().all(|r| r.owner != *owner));
     }
-    let snapshot = host.look(&records)?;
-    let missing = make_nodes(host, &nodes, may_load(&records, &snapshot))?;
+    let result = see_nodes(host, ctid, &nodes, &records);
+    if !owed_by.is_empty() {
+        let starts = result.is_ok() || host.settings.container_start == ContainerStart::GoOn;
+        have_ha_look_after(host, ctid, starts);
+    }
+    result
+}
+
+/// Its nodes are made where that can be done; whether it may start.
+fn see_nodes(host: &mut Session, ctid: VmId, nodes: &[String], records: &[Record]) -> Result<(), Error> {
+    let policy = host.settings.container_start;
+    let snapshot = host.look(records)?;
+    let missing = make_nodes(host, nodes, may_load(records, &snapshot))?;
     if missing.is_empty() {
-        say_there(ctid, &nodes);
+        say_there(ctid, nodes);
         return Ok(());
     }
-    let away = away(&records, &snapshot);
+    let away = away(records, &snapshot);
     let who = match away.as_slice() {
         [] => "NVIDIA's driver does not list a GPU for it".to_owned(),
         away => join(away),
@@ -102,10 +129,24 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     .into())
 }
 
+/// It was stopped for a handoff that is over now, and HA ignores it: what starts it here is not the way home. HA has it back where it
+/// can start; it would carry it off otherwise.
+fn have_ha_look_after(host: &mut Session, ctid: VmId, can_start: bool) {
+    let within = host.budgets.unit;
+    let given = match can_start {
+        true => host.kernel.give_to_ha(ctid, within),
+        false => Err("it cannot start here by now".to_owned()),
+    };
+    if let Err(why) = given {
+        let by_hand = Unit::OfHa { ha_container: ctid }.by_hand("start");
+        warn!("container {ctid}: HA ignores it still: {why}. Hint: {by_hand}");
+    }
+}
+
 /// Whether somebody starts this container: of a record that was read without the lock.
 fn is_started(record: &Record, ctid: VmId) -> bool {
-    let whole = Unit::Whole { container: ctid };
-    record.at_work.is_some() && record.under_way.iter().any(|act| act.starts() == Some(&whole))
+    let is_it = |unit: &Unit| unit.is_whole_of(ctid);
+    record.at_work.is_some() && record.under_way.iter().any(|act| act.starts().is_some_and(is_it))
 }
 
 fn say_there(ctid: VmId, nodes: &[String]) {

@@ -15,6 +15,7 @@ use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::commands::check;
 use crate::commands::cli::Cli;
+use crate::execute::linux::Linux;
 use crate::host::snapshot::Snapshot;
 use crate::model::error::Error;
 use crate::model::refusal::{Reason, Refusal};
@@ -102,11 +103,9 @@ impl Host for Real {
     }
 
     fn configs(&mut self) -> Texts {
-        // By a session of its own: one that a signal has reached asks nothing any more, and what became of a command is to be
-        // known all the same.
-        let mut session = Session::real();
-        session
-            .kernel
+        // By workers of its own, which no signal ends: one that a signal has reached asks nothing any more, and what became of a
+        // command is to be known all the same.
+        Linux::for_looking()
             .texts(Part::Proxmox, CONFIGS)
             .unwrap_or_else(|why| Texts {
                 missed: vec![(Part::Proxmox.covers().to_owned(), why.to_string())],

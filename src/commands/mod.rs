@@ -20,6 +20,7 @@ pub mod report; // one archive for a bug report
 pub mod recover; // every stranded GPU home
 mod status; // what is
 mod status_watch; // the same, whenever it changes
+mod stopped; // what a boot has not started again
 mod target; // which GPU is meant
 mod tell; // what people have to hear of
 pub mod watch; // nobody to call back

@@ -12,6 +12,7 @@ use crate::base::systemd;
 use crate::base::text::{are, join};
 use crate::commands::cli::{Cli, Recover};
 use crate::commands::free::{self, Freed};
+use crate::commands::stopped;
 use crate::execute::kernel::Kernel;
 use crate::model::act::Act;
 use crate::model::claim::Claim;
@@ -71,7 +72,7 @@ impl Outcome {
 /// # Errors
 /// The first of what went wrong; the others are tried all the same.
 pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
-    let guard = if cli.dry_run {
+    let mut guard = if cli.dry_run {
         None
     } else {
         must_be_root()?;
@@ -141,6 +142,10 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
         });
     }
     print(cli.json, &outcomes, || text(&outcomes, cli.dry_run))?;
+    if guard.take().is_some() && !shutting_down && how.vm.is_none() {
+        // Others need not wait for what is only said.
+        stopped::name(host, systemd::is_starting);
+    }
     match first {
         None => Ok(()),
         Some((exit, what)) => Err(Error::Recovery { exit, what }),

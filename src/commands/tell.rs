@@ -10,6 +10,7 @@ use crate::base::files::replace_as;
 use crate::base::systemd::ABANDONED;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
+use crate::commands::stopped;
 use crate::execute::linux::Linux;
 use crate::host::snapshot::Snapshot;
 use crate::model::error::{Error, chain};
@@ -28,13 +29,20 @@ use crate::tell::told::{DIR, Told};
 /// How long whoever tells just now is waited for.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Who asks when all is started that a boot starts: `gpu-handoff-stopped.service`.
+const BOOTED: &str = "booted";
+
 /// Tells what is news, and writes the metrics. `asked_by` is the unit's instance: who asks, and the VM whose watcher has tried
-/// in vain.
+/// in vain; or that a boot is over.
 ///
 /// # Errors
 /// Where the records cannot be read, or somebody else tells all the time.
 pub(crate) fn run(asked_by: &str) -> Result<(), Error> {
     must_be_root()?;
+    if asked_by == BOOTED {
+        stopped::name(&mut Session::with(Linux::for_looking()), || false);
+        return Ok(());
+    }
     let abandoned = asked_by.split_once(ABANDONED).and_then(|(_, vmid)| vmid.parse().ok());
     let mut host = Session::with(Linux::for_looking());
     let guard = Store::at(DIR).lock("tell", PATIENCE);

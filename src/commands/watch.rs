@@ -37,7 +37,7 @@ use crate::base::vmid::VmId;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::host::vms;
 use crate::model::error::Error;
-use crate::model::plan::deadline;
+use crate::model::plan::{containers_time, deadline};
 use crate::model::record::{Owner, Record, State};
 use crate::proxmox::files;
 use crate::run::afterwards::tell;
@@ -399,10 +399,8 @@ impl Watcher {
             join(&groups)
         );
         while !end_of(&fds, Duration::MAX) {}
-        info!(
-            "VM {}: what was stuck in the kernel has ended, late: the way home begins",
-            self.vmid
-        );
+        let vmid = self.vmid;
+        info!("VM {vmid}: what was stuck in the kernel has ended, late: the way home begins");
     }
 
     fn await_change(&self, within: Duration) {
@@ -427,7 +425,8 @@ impl Watcher {
             (false, _) => "the start is over and no QEMU runs",
         };
         info!(device = devices, "VM {vmid}: {why}: bringing {devices} home");
-        let within = record.budgets.way_home + record.budgets.lock + UNIT_START;
+        let starts = containers_time(&record.units, &record.budgets);
+        let within = record.budgets.way_home + starts + record.budgets.lock + UNIT_START;
         let again = format!(
             "it is tried again in {} s, or when a record changes",
             watch.pause().as_secs()

@@ -17,8 +17,9 @@ use crate::execute::kernel::{ActError, Acted};
 use crate::execute::lines::{Count, Gap, say};
 use crate::execute::schedule::one_proof;
 use crate::host::functions::VFIO_PCI;
-use crate::model::act::{Act, Named};
+use crate::model::act::Act;
 use crate::model::error::chain;
+use crate::model::named::Named;
 use crate::model::plan::{Step, deadline};
 
 impl Executor<'_> {

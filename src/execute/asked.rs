@@ -6,6 +6,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::base::process::Group;
+use crate::base::root::Root;
+use crate::base::systemd;
 use crate::base::wait::LONGEST_WAIT;
 use crate::execute::kernel::ActError;
 use crate::execute::worker::{Answer, Question, Worker};
@@ -38,11 +40,47 @@ pub(crate) fn may_have_effect(result: &Result<(), ActError>) -> bool {
     )
 }
 
+/// Those that an act has asked to end, where that was broken off without an answer: they go on to end, and nobody sees it.
+pub(crate) fn asked_to_end(act: &Act, is_interrupted: bool) -> Vec<i32> {
+    match act {
+        Act::EndProcesses { processes, .. } | Act::AwaitDesktops { processes, .. } if is_interrupted => {
+            processes.iter().map(|one| one.pid).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Groups that were killed, and of which something may be in the kernel still. Whose daemon has started this run is not to wait for
+/// them when it is stopped.
+#[derive(Debug, Default)]
+pub(crate) struct LeftBehind(pub(crate) Vec<Group>);
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            systemd::take_over(group.number, &group.alive(&Root::real()));
+        }
+    }
+}
+
+/// How long a worker has to tell which processes have ended by then: it waits for that, too, and answers at once.
+const TO_TELL: Duration = Duration::from_millis(300);
+
+fn broken_off() -> ActError {
+    ActError::Failed("a signal asked us to end meanwhile".to_owned())
+}
+
 /// A worker that has a request, and what came of it.
 pub(crate) struct Asked {
     pub(crate) worker: Option<Worker>,
     /// It waits for others and is in no call of the kernel's: it can be broken off at any moment.
     pub(crate) only_waits: bool,
+    /// Which processes have ended for it is known only by its answer.
+    pub(crate) tells: bool,
+    /// It is an act, which a signal leaves to its worker; what only looks is left at its deadline as well.
+    pub(crate) is_act: bool,
+    /// It was told that nobody waits for it any more, and has until then to say so much.
+    told: Option<Instant>,
     within: Duration,
     /// What it was asked, in words.
     pub(crate) what: String,
@@ -56,6 +94,9 @@ impl Asked {
         let mut asked = Asked {
             worker: None,
             only_waits,
+            tells: false,
+            is_act: false,
+            told: None,
             within,
             what: String::new(),
             until: start + within.min(LONGEST_WAIT),
@@ -74,6 +115,9 @@ impl Asked {
         Asked {
             worker: None,
             only_waits: true,
+            tells: false,
+            is_act: false,
+            told: None,
             within: Duration::ZERO,
             what: String::new(),
             until: start,
@@ -91,7 +135,17 @@ impl Asked {
         let Some(worker) = &mut self.worker else { return };
         match worker.receive() {
             Ok(None) => {}
-            Ok(Some(reply)) => self.end(Ok(reply)),
+            Ok(Some(mut reply)) => {
+                if self.told.is_some() {
+                    self.worker = None; // it takes no request any more, and ends
+                    if let Answer::Acted { result, .. } = &mut reply
+                        && result.is_err()
+                    {
+                        *result = Err(broken_off());
+                    }
+                }
+                self.end(Ok(reply));
+            }
             Err(e) => {
                 let stuck = self.worker.take().and_then(Worker::abandon);
                 let stuck = stuck.map_or(String::new(), |group| format!(", process group {group} is stuck"));
@@ -107,10 +161,31 @@ impl Asked {
         self.end(Err(ActError::Overdue { within, stuck }));
     }
 
-    /// We have to go, and nothing is left half done by that.
-    pub(crate) fn break_off(&mut self) {
-        let _ = self.worker.take().and_then(Worker::abandon);
-        self.end(Err(ActError::Failed("a signal asked us to end meanwhile".to_owned())));
+    /// We have to go. Whether what it has to tell by now is waited for: it is told to.
+    pub(crate) fn is_telling(&mut self, now: Instant) -> bool {
+        if let Some(until) = self.told {
+            return now < until;
+        }
+        let asked = self.tells && self.worker.as_mut().is_some_and(Worker::hang_up);
+        if asked {
+            self.told = Some(now + TO_TELL);
+            self.until = self.until.min(now + TO_TELL);
+        }
+        asked
+    }
+
+    /// Its worker is ended, which takes a moment.
+    pub(crate) fn kill(&self) {
+        self.worker.iter().for_each(Worker::kill);
+    }
+
+    /// We have to go, and nothing is left half done by that. Its worker has until then to end; of its group, which is returned,
+    /// something may be in the kernel still.
+    pub(crate) fn break_off(&mut self, until: Instant) -> Option<Group> {
+        self.end(Err(broken_off()));
+        let mut worker = self.worker.take()?;
+        worker.is_gone_by(until);
+        Some(worker.group())
     }
 
     /// We have to go. What is under way is better finished than broken off: a modprobe that is killed in the middle

@@ -12,7 +12,7 @@ use crate::base::text::join;
 use crate::base::wait::{pidfds, poll_readable};
 use crate::execute::kernel::ActError;
 use crate::host::snapshot;
-use crate::model::act::Named;
+use crate::model::named::Named;
 use crate::model::plan::DESKTOPS_END;
 use crate::plan::clients;
 
@@ -31,7 +31,7 @@ pub(crate) struct Request<'a> {
 /// What came of it.
 pub(crate) struct Outcome {
     pub(crate) result: Result<(), ActError>,
-    /// Who has ended for it.
+    /// Who has ended for it, or was asked to and is not waited for.
     pub(crate) ended: Vec<i32>,
     /// Who was left alone.
     pub(crate) notes: Vec<String>,
@@ -91,6 +91,8 @@ pub(crate) fn end_processes(root: &Root, request: &Request<'_>) -> Outcome {
             return outcome;
         }
         if nobody_asks {
+            // They go on to end, and nobody sees it.
+            outcome.ended.extend(left.iter().map(|(one, _)| one.pid));
             outcome.result = Err(ActError::Failed("who has asked for it has gone".to_owned()));
             return outcome;
         }
@@ -139,6 +141,7 @@ pub(crate) fn await_desktops(root: &Root, processes: &[Named], addrs: &[PciAddr]
         asked_by,
     };
     if await_all(&mut meant, &request, &mut outcome.ended) {
+        outcome.ended.extend(meant.iter().map(|(one, _)| one.pid));
         outcome.result = Err(ActError::Failed("who has asked for it has gone".to_owned()));
         return outcome;
     }

@@ -8,6 +8,9 @@ use crate::model::error::{Error, chain};
 use crate::model::particulars::loading_remedy;
 use crate::model::record::State;
 
+/// What is to be done where an act goes on that a signal has left no time to wait for.
+pub(super) const THEN_RECOVER: &str = "'gpu-handoff recover' finishes the way home once that act is over";
+
 impl Executor<'_> {
     /// Not everything could be put where it belongs: that is written down. `what` went wrong, what is `left`, and what
     /// helps where nothing is stuck.
@@ -29,7 +32,7 @@ impl Executor<'_> {
         Error::NotRestored {
             what: format!("a signal asked us to end during '{act}'"),
             left: join(self.record.functions()),
-            hint: "'gpu-handoff recover' finishes the way home once that act is over".to_owned(),
+            hint: THEN_RECOVER.to_owned(),
         }
     }
 

@@ -23,8 +23,9 @@ use crate::execute::schedule::rounds;
 use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
 use crate::host::units::Unit;
-use crate::model::act::{Act, Named};
+use crate::model::act::Act;
 use crate::model::error::{Error, chain};
+use crate::model::named::Named;
 use crate::model::plan::{Direction, Plan, Step};
 use crate::model::record::{Record, State};
 use crate::state::store::Ledger;
@@ -132,6 +133,7 @@ impl<'a> Executor<'a> {
     pub fn execute(mut self, plan: &Plan) -> Result<(), Error> {
         self.record.awake.clone_from(&plan.awake);
         self.one_look = one_look(plan);
+        self.kernel.gives_back(plan.direction == Direction::Home);
         let result = match plan.direction {
             Direction::Out => self.way_out(plan),
             Direction::Home => self.way_home(plan),

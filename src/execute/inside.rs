@@ -26,6 +26,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, mkdira
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use serde::{Deserialize, Serialize};
 
+use crate::base::json;
 use crate::base::root::Root;
 use crate::base::vmid::VmId;
 use crate::base::wait::{pidfds, poll_readable};
@@ -98,7 +99,7 @@ pub(crate) type Outcome = Vec<Result<(), String>>;
 /// # Errors
 /// Where the container could not be entered at all.
 pub fn serve(job: Option<&OsStr>) -> io::Result<()> {
-    let job: Job = serde_json::from_slice(job.unwrap_or_default().as_encoded_bytes())?;
+    let job: Job = json::from_slice(job.unwrap_or_default().as_encoded_bytes())?;
     let outcome = match enter(&job) {
         Ok(outcome) => outcome,
         Err(why) => vec![Err(why); job.nodes.len()],

@@ -51,7 +51,7 @@ pub enum ActError {
     },
     /// A signal asked us to end, and the act did not answer in the time that was left. It goes on in the process group,
     /// which ends after it.
-    #[error("a signal asked us to end before it answered; process group {group} finishes it")]
+    #[error("a signal asked us to end before it answered; it is left to process group {group}")]
     Interrupted {
         /// What the next run has to wait for.
         group: Group,
@@ -129,6 +129,10 @@ pub trait Kernel {
     fn units_of(&mut self, places: &[&[Unit]], within: Duration) -> Vec<Result<Vec<Facts>, ActError>> {
         places.iter().map(|units| self.units(units, within)).collect()
     }
+
+    /// Whether acts from now on give back what was taken: these are finished as far as a signal leaves time for it, and others that
+    /// only wait are broken off by one.
+    fn gives_back(&mut self, _does: bool) {}
 
     /// Carries out an act and reads its post-condition back.
     ///

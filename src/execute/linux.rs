@@ -12,10 +12,9 @@ use tracing::warn;
 
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process, process, since_boot};
-use crate::base::recording::{self, Entries};
 use crate::base::root::Root;
 use crate::base::wait::{pidfds, poll_readable};
-use crate::execute::asked::{Asked, changes, may_have_effect, only_waits};
+use crate::execute::asked::{Asked, LeftBehind, asked_to_end, changes, may_have_effect, only_waits};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::execute::worker::{Answer, Question, Worker};
@@ -36,6 +35,12 @@ const AUTOPSY_WITHIN: Duration = Duration::from_secs(3);
 /// How long a card may take that holds up the question to the next one. One that answers takes less than a millisecond.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
+/// How long workers that are broken off, and killed, have to be gone before what is to be undone begins.
+const BROKEN_OFF_WITHIN: Duration = Duration::from_millis(300);
+
+/// How long whoever has the gate shut has for his end, which opens it.
+const GATE_OPENS_WITHIN: Duration = Duration::from_millis(100);
+
 /// How long the disk is waited for that has the history, and the names of devices.
 pub(super) const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 
@@ -46,13 +51,15 @@ pub struct Linux {
     /// This process.
     us: Option<Process>,
     /// Those that wait for a request.
-    idle: Vec<Worker>,
+    pub(super) idle: Vec<Worker>,
     /// The one that has the gate shut: it does nothing else, so that nothing can hold up its end, which opens the gate.
     gatekeeper: Option<Worker>,
     /// TERM, INT and HUP, which are blocked and come here instead.
     signals: Option<SignalFd>,
     /// When the first of them came.
     interrupted: Option<Instant>,
+    /// Acts give back what was taken.
+    gives_back: bool,
     /// The acts so far.
     past: Vec<Past>,
     /// Something was done that changes the host.
@@ -62,9 +69,11 @@ pub struct Linux {
     /// Workers keep what they look at.
     records: bool,
     /// What workers were asked that have not given what they kept.
-    lost: Vec<String>,
+    pub(super) lost: Vec<String>,
+    /// Those that were broken off.
+    left_behind: LeftBehind,
     /// A host that is a tree of files: it answers at once, and nothing is done to it.
-    tree: Option<Root>,
+    pub(super) tree: Option<Root>,
 }
 
 impl Linux {
@@ -102,11 +111,13 @@ impl Linux {
             gatekeeper: None,
             signals: None,
             interrupted: None,
+            gives_back: false,
             past: Vec::new(),
             has_acted: false,
             fault_points: FaultPoints::from_env(),
             records: false,
             lost: Vec::new(),
+            left_behind: LeftBehind::default(),
             tree: None,
         }
     }
@@ -162,7 +173,7 @@ impl Linux {
     }
 
     /// Asks as many workers as there are requests, at once.
-    fn ask_all(&mut self, requests: Vec<(Question, Duration)>) -> Vec<(Result<Answer, ActError>, Duration)> {
+    pub(super) fn ask_all(&mut self, requests: Vec<(Question, Duration)>) -> Vec<(Result<Answer, ActError>, Duration)> {
         let start = Instant::now();
         let acts = requests.iter().any(|(request, _)| matches!(request, Question::Act(_)));
         let mut asked: Vec<Asked> = Vec::new();
@@ -176,20 +187,6 @@ impl Linux {
         answers.map(|(result, at)| (result, at.duration_since(start))).collect()
     }
 
-    /// What was looked at since this was asked the last time, as far as it may leave the host; and what of it is lost with the
-    /// workers that have given no answer, a sentence each.
-    pub fn recorded(&mut self) -> (Entries, Vec<String>) {
-        let asked = if self.tree.is_some() { 1 } else { self.idle.len() };
-        let requests = (0..asked).map(|_| (Question::Recorded, REMEMBER_WITHIN)).collect();
-        let mut entries = Entries::new();
-        for (answer, _) in self.ask_all(requests) {
-            if let Ok(Answer::Recorded(more)) = answer {
-                recording::add(&mut entries, more);
-            }
-        }
-        (entries, std::mem::take(&mut self.lost))
-    }
-
     /// Gives a request to a worker that is idle, or to a new one.
     fn begin(&mut self, request: Question, start: Instant, within: Duration) -> Asked {
         if let Some(tree) = &self.tree {
@@ -200,9 +197,16 @@ impl Linux {
             None => Worker::start(self.records, perform::serve),
         };
         let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
-        let mut asked = Asked::new(sent, start, within, only_waits(&request));
+        let mut asked = Asked::new(sent, start, within, self.may_be_broken_off(&request));
         asked.what = request.what();
+        asked.is_act = matches!(request, Question::Act(_));
+        asked.tells = matches!(&request, Question::Act(act) if act.tells_who_ended());
         asked
+    }
+
+    /// Whether a signal is the end of it at once.
+    fn may_be_broken_off(&self, request: &Question) -> bool {
+        only_waits(request) && !(self.gives_back && matches!(request, Question::Act(_)))
     }
 
     /// The answers of all of them, and when each had come.
@@ -228,17 +232,27 @@ impl Linux {
     fn gather(&mut self, asked: &mut [Asked], at_most: Option<Instant>) {
         let now = Instant::now();
         let signal_end = self.interrupted.map(|at| at + AFTER_SIGNAL);
+        let mut broken_off: Vec<&mut Asked> = Vec::new();
         for one in asked.iter_mut().filter(|a| a.result.is_none()) {
             if one.only_waits && signal_end.is_some() {
-                one.break_off();
+                if !one.is_telling(now) {
+                    broken_off.push(one);
+                }
             } else if signal_end.is_some_and(|end| now >= end) {
                 one.leave();
+            } else if now >= one.until && signal_end.is_some() && !one.is_act {
+                broken_off.push(one); // to wait for the end of one that hangs takes more time than there is
             } else if now >= one.until {
                 one.give_up();
             }
         }
+        // All end at once, and not one after the other: what is left of the time is the undo's.
+        broken_off.iter().for_each(|one| one.kill());
+        let groups = broken_off.iter_mut();
+        let groups = groups.filter_map(|one| one.break_off(now + BROKEN_OFF_WITHIN));
+        self.left_behind.0.extend(groups);
         let open = || asked.iter().filter(|a| a.result.is_none());
-        // Where all have their answer by now, what is left of the time is the undo's.
+        // Where all have their answer by now, nothing is waited for.
         let Some(last) = open().map(|a| a.until).min() else {
             return;
         };
@@ -384,6 +398,10 @@ impl Kernel for Linux {
             .map_or_else(|| Err(another_question()), |acted| acted.result)
     }
 
+    fn gives_back(&mut self, does: bool) {
+        self.gives_back = does;
+    }
+
     fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
         let requests = acts.iter().map(|(act, within)| (Question::Act(act.clone()), *within));
         self.fault_points.reached(Point::Before);
@@ -407,10 +425,12 @@ impl Kernel for Linux {
                     (result, moment, ended)
                 }
                 Ok(_) => (Err(another_question()), None, Vec::new()),
-                Err(error) => (Err(error), None, Vec::new()),
+                // Who was asked to end goes on with that, and nobody sees it.
+                Err(error) => (Err(error), None, asked_to_end(act, self.interrupted.is_some())),
             };
-            // What was refused, or has not begun, has changed nothing.
-            self.has_acted |= changes(act) && may_have_effect(&result);
+            // What was refused, or has not begun, has changed nothing; what was broken off may have.
+            let broken_off = act.only_waits() && self.interrupted.is_some();
+            self.has_acted |= changes(act) && (broken_off || may_have_effect(&result));
             self.past.push(Past::of(act, took, result.as_ref().err()));
             results.push(Acted {
                 result,
@@ -423,7 +443,11 @@ impl Kernel for Linux {
     }
 
     fn let_gate_go(&mut self) {
-        self.gatekeeper = None; // whose end opens it
+        // Its end opens it; who comes next is not to meet it shut.
+        if let Some(mut keeper) = self.gatekeeper.take() {
+            keeper.hang_up();
+            poll_readable(&[keeper.replies()], GATE_OPENS_WITHIN);
+        }
     }
 
     fn gate_holds(&mut self) -> bool {
@@ -504,5 +528,25 @@ mod tests {
         assert!(matches!(&answers[..], [(Err(ActError::Failed(_)), _)]), "{answers:?}");
         let took = linux.interrupted.unwrap().elapsed();
         assert!(took < AFTER_SIGNAL / 2, "{took:?}");
+    }
+
+    /// What is stopped then is stopped to be as it was.
+    #[test]
+    fn what_gives_back_is_not_broken_off_and_has_what_time_there_is() {
+        let stop = || Question::Act(Act::stop(&Unit::host("x.service"), Duration::ZERO));
+        let look = || Question::Act(Act::prove_free(Vec::new()));
+        let mut linux = Linux::for_looking();
+        for (gives_back, question, is_broken_off) in [
+            (false, stop(), true),
+            (true, stop(), false),
+            (false, look(), true),
+            (true, look(), false),
+            // Who asks has nothing to give back.
+            (true, Question::Units(Vec::new()), true),
+        ] {
+            linux.gives_back(gives_back);
+            let what = format!("{gives_back} {question:?}");
+            assert_eq!(linux.may_be_broken_off(&question), is_broken_off, "{what}");
+        }
     }
 }

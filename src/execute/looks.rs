@@ -9,7 +9,7 @@ use crate::host::functions::read_details;
 use crate::host::{modules, pci_ids, snapshot, unit_states};
 use crate::proxmox::files;
 use crate::report::keep;
-use crate::state::history;
+use crate::state::{history, stopped};
 
 /// The answer. To who asks for an act it is that there is none: an act is not a look.
 pub(crate) fn answer(root: &Root, question: Question) -> Answer {
@@ -25,11 +25,15 @@ pub(crate) fn answer(root: &Root, question: Question) -> Answer {
         Question::Find(wanted) => Answer::Found(files::find(root, &wanted)),
         Question::Check(part) => Answer::Texts(Box::new(read::read(root, part))),
         Question::Past => Answer::Past(history::read(root).map_err(|e| format!("reading {}: {e}", history::DIR))),
+        Question::Stopped => Answer::Stopped(stopped::read(root)),
         Question::Names(ids) => Answer::Names(pci_ids::read(root, &ids)),
         Question::Recorded => Answer::Recorded(keep::kept(root.recorded())),
-        Question::MakeNodes { .. } | Question::Act(_) | Question::Remember(_) => {
-            failed("nothing is done to a tree of files".to_owned())
-        }
+        Question::MakeNodes { .. }
+        | Question::Act(_)
+        | Question::GiveToHa(_)
+        | Question::Remember(_)
+        | Question::KeepStopped(..)
+        | Question::ForgetStopped(_) => failed("nothing is done to a tree of files".to_owned()),
     }
 }
 

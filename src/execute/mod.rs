@@ -28,7 +28,9 @@ mod lines; // what is said of each act
 pub(crate) mod linux; // the running kernel
 mod looks; // what is looked at, and changes nothing
 pub mod perform; // the calls themselves
+mod of_ha; // containers that the cluster's manager looks after
 mod programs; // programs that are run for an act
+mod prove_free; // nobody uses what is about to go
 mod questions; // what else workers are asked
 pub mod inside; // in a container: its nodes made anew
 mod recording; // the record, kept meanwhile

@@ -3,58 +3,44 @@
 //! Everything here may be held up by the kernel for as long as it likes; the deadline is the parent's
 //! ([`crate::execute::worker`]).
 
-use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use nix::kmod::DeleteModuleFlags;
-use rustix::time::{ClockId, clock_gettime};
 
+use crate::base::json;
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
-use crate::base::sets::IntoSet as _;
 use crate::base::text::{foreign, join};
-use crate::base::wait::{await_one, poll_readable};
+use crate::base::wait::poll_readable;
 use crate::execute::end_process::{Request, await_desktops, end_processes};
 use crate::execute::gate::Gate;
 use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
 use crate::execute::looks;
 use crate::execute::made_nodes;
+use crate::execute::of_ha;
 use crate::execute::programs::{failed, switch};
+use crate::execute::prove_free::{PATIENCE, POLL, now, prove_free};
 use crate::execute::renew_nodes;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question, close_those};
 use crate::host::displays;
 use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
-use crate::host::snapshot::{Snapshot, is_on_vfio};
 use crate::host::units::{Unit, Verb};
 use crate::host::{modules, snapshot, stuck_calls};
 use crate::model::act::{Act, Attribute, Expect};
-use crate::model::refusal::{Reason, describe};
-use crate::plan::unseen::nobody_by_count;
+use crate::model::refusal::describe;
 use crate::plan::users;
-use crate::state::history;
-
-/// How long a holder that turned up only now, or a module's last user, gets to let go: a query of a monitoring tool, udev
-/// at its work. Who stays longer is a reason to stop.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a VFIO group that nobody is seen to hold is waited for: who is ending closes it, with a reset of the device.
-/// Shorter than the default deadline of a look, so that the reason is said.
-const GROUP_PATIENCE: Duration = Duration::from_secs(7);
+use crate::state::{history, stopped};
 
 /// How long a gate stays shut that nobody asks to be opened. A run takes some minutes at most; one that has been stopped,
 /// or hangs, is not to keep the host from its GPU.
 const GATE_AT_MOST: Duration = Duration::from_secs(600);
-
-/// How often it is looked again where there is no event to wait for.
-const POLL: Duration = Duration::from_millis(50);
 
 /// What ps(1) and the kernel's log call a worker: at most 15 bytes (prctl(2), PR_SET_NAME).
 const NAME: &CStr = c"gpu-handoff-wrk";
@@ -82,7 +68,7 @@ pub fn serve(records: bool) -> io::Result<()> {
         let Some(line) = next_line(&mut requests, within)? else {
             return Ok(()); // and what it has shut is open
         };
-        let reply = worker.answer(serde_json::from_slice(line.as_bytes())?);
+        let reply = worker.answer(json::from_slice(line.as_bytes())?);
         let mut line = serde_json::to_vec(&reply)?;
         line.push(b'\n');
         replies.write_all(&line)?;
@@ -122,6 +108,13 @@ impl Server {
             Question::Remember(entry) => {
                 Answer::Remembered(history::add(&self.root, &entry).map_err(|e| format!("{}: {e}", history::DIR)))
             }
+            Question::KeepStopped(boot, text) => {
+                Answer::Remembered(stopped::keep(&self.root, &boot, &text).map_err(|e| e.to_string()))
+            }
+            Question::ForgetStopped(boot) => {
+                Answer::Remembered(stopped::forget_before(&self.root, &boot).map_err(|e| e.to_string()))
+            }
+            Question::GiveToHa(ctid) => Answer::Remembered(of_ha::give_back(&self.root, ctid)),
             Question::Act(act) => {
                 let (mut notes, mut ended) = (Vec::new(), Vec::new());
                 let result = match &act {
@@ -169,7 +162,7 @@ impl Server {
                         self.gate = None;
                         Ok(None)
                     }
-                    act => perform(&self.root, act),
+                    act => perform(&self.root, act, &mut notes),
                 };
                 let (result, moment) = match result {
                     Ok(moment) => (Ok(()), moment),
@@ -187,15 +180,9 @@ impl Server {
     }
 }
 
-/// CLOCK_MONOTONIC, which all processes read alike (clock_gettime(2)): what one worker notes compares with what another
-/// does.
-fn now() -> Option<Duration> {
-    Duration::try_from(clock_gettime(ClockId::Monotonic)).ok()
-}
-
 /// Carries an act out, unless what it should lead to is so already: every act may be done twice. Returns the moment that
-/// tells how old a proof is ([`crate::execute::kernel::Acted`]).
-fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
+/// tells how old a proof is ([`crate::execute::kernel::Acted`]). `notes`: what is to be said of what went well.
+fn perform(root: &Root, act: &Act, notes: &mut Vec<String>) -> Result<Option<Duration>, ActError> {
     let expect = act.expect();
     // What "default" would read as is not known before it is written.
     let is_default = matches!(&expect, Expect::Attribute(_, Attribute::ResetMethod, value) if value == "default");
@@ -222,8 +209,8 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
         Act::SetAttribute { addr, attribute, value } => {
             write_sysfs(root, &device(addr, attribute.name()), &format!("{value}\n"))?;
         }
-        Act::StopUnit { name, within_s } => switch(root, name, Verb::Stop, *within_s)?,
-        Act::StartUnit { name, within_s } => switch(root, name, Verb::Start, *within_s)?,
+        Act::StopUnit { name, within_s } => switch_any(root, name, Verb::Stop, *within_s, notes)?,
+        Act::StartUnit { name, within_s } => switch_any(root, name, Verb::Start, *within_s, notes)?,
         Act::RestartUnit { name } => switch(root, name, Verb::Restart, 0)?,
         Act::SetConsole { name, bound } => set_console(root, name, *bound)?,
         Act::SetPlatform { device, driver, bound } => {
@@ -297,83 +284,11 @@ fn perform(root: &Root, act: &Act) -> Result<Option<Duration>, ActError> {
     verify(root, &expect).map(|()| moment)
 }
 
-/// Looks until nobody uses the functions, twice in a row, or once where the kernel's own counts say the same: with the gate
-/// shut, what two looks do not see cannot have come in between. Processes that are ending are waited for, one after the other:
-/// on a busy host some process always is, for a moment. Others have a moment to let go. The caller's deadline ends a wait that
-/// does not. Returns when the scan that found nobody was over.
-fn prove_free(
-    root: &Root,
-    addrs: &[PciAddr],
-    despite: &[i32],
-    despite_unseen: bool,
-) -> Result<Option<Duration>, ActError> {
-    let begun = Instant::now();
-    let mut clean_before = false;
-    loop {
-        let snapshot =
-            snapshot::read_uses_of(root, addrs).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
-        let looked = now();
-        let patient = begun.elapsed() < PATIENCE;
-        let mut reasons = users::use_of(&snapshot, addrs);
-        reasons.extend(users::drm_holds(&snapshot, addrs));
-        let (mut pids, mut wait) = (Vec::new(), false);
-        for reason in &reasons {
-            match reason {
-                Reason::Ending(holder) => pids.push(holder.pid),
-                Reason::Doubtful { holder, .. } if despite.contains(&holder.pid) => {}
-                Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } if patient => pids.push(holder.pid),
-                Reason::Unseen(_) | Reason::Uncounted { .. } if despite_unseen => {}
-                Reason::Unseen(_) | Reason::Uncounted { .. } if patient => wait = true,
-                reason => return Err(ActError::Failed(reason.to_string())),
-            }
-        }
-        if pids.is_empty() && !wait {
-            match held_group(root, &snapshot, addrs) {
-                None if clean_before || nobody_by_count(&snapshot, addrs) => return Ok(looked),
-                None => {
-                    clean_before = true;
-                    continue;
-                }
-                Some(_) if begun.elapsed() < GROUP_PATIENCE => {}
-                Some(reason) => return Err(ActError::Failed(reason.to_string())),
-            }
-        }
-        clean_before = false;
-        if pids.is_empty() {
-            std::thread::sleep(POLL); // counters have no event
-        } else {
-            // One that lets go without ending gives no sign.
-            await_one(&pids, POLL * 4);
-        }
+fn switch_any(root: &Root, unit: &Unit, verb: Verb, within_s: u64, notes: &mut Vec<String>) -> Result<(), ActError> {
+    match unit {
+        Unit::OfHa { ha_container } => of_ha::switch(root, *ha_container, verb, within_s, notes),
+        _ => switch(root, unit, verb, within_s),
     }
-}
-
-/// A group of these functions that is held, or that cannot be asked, in the kernel's own word: a second opening of one is refused with EBUSY (linux,
-/// drivers/vfio/group.c, vfio_group_fops_open). A QEMU that is ending closes it out of everybody's sight. For reading alone,
-/// since the gate is shut for everything else, and for no longer than this call: nobody else may open it meanwhile.
-fn held_group(root: &Root, snapshot: &Snapshot, addrs: &[PciAddr]) -> Option<Reason> {
-    let on_vfio = |a: &&PciAddr| is_on_vfio(snapshot, **a);
-    let groups: BTreeSet<u32> = addrs
-        .iter()
-        .filter(on_vfio)
-        .filter_map(|a| snapshot.function(*a)?.group)
-        .into_set();
-    groups.into_iter().find_map(|group| {
-        let node = format!("/dev/vfio/{group}");
-        let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
-        let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(root.path(&node));
-        let error = opened.err()?;
-        if error.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32) {
-            return Some(Reason::GroupHeld(group));
-        }
-        // Somebody has removed the node of a group that the kernel has; a kernel without groups has none.
-        let number = root.line(format!("/sys/class/vfio/{group}/dev"));
-        let (major, minor) = number.as_deref().filter(|_| error.kind() == io::ErrorKind::NotFound)?.split_once(':')?;
-        Some(Reason::Other(format!(
-            "{node} is not there, so that the kernel cannot be asked whether somebody has that group open. Hint: 'mknod -m \
-             600 {node} c {major} {minor}' makes it again"
-        )))
-    })
 }
 
 /// A call of somebody else's that has begun since the plan was made: a reset or a removal would wait behind it. Other workers
@@ -494,40 +409,6 @@ fn unload_module(root: &Root, name: &str) -> Result<(), ActError> {
 mod tests {
     use super::*;
 
-    use crate::base::pci::{PciClass, VENDOR_NVIDIA};
-    use crate::host::functions::Function;
-
-    #[test]
-    fn a_group_whose_node_is_gone_cannot_be_asked_and_a_kernel_without_groups_has_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::at(dir.path());
-        let mut function = Function::new(
-            "0000:01:00.0".parse().unwrap(),
-            VENDOR_NVIDIA,
-            0x2204,
-            PciClass(0x03_0000),
-        );
-        (function.driver, function.group) = (Some(VFIO_PCI.to_owned()), Some(21));
-        let addrs = [function.addr];
-        let snapshot = Snapshot {
-            functions: vec![function],
-            ..Snapshot::default()
-        };
-        assert_eq!(held_group(&root, &snapshot, &addrs), None);
-        for (path, text) in [("sys/class/vfio/21/dev", "242:3\n"), ("dev/vfio/21", "")] {
-            std::fs::create_dir_all(dir.path().join(path).parent().unwrap()).unwrap();
-            std::fs::write(dir.path().join(path), text).unwrap();
-            let said = held_group(&root, &snapshot, &addrs).map(|reason| reason.to_string());
-            match text {
-                "" => assert_eq!(said, None),
-                _ => assert!(
-                    said.unwrap()
-                        .ends_with("'mknod -m 600 /dev/vfio/21 c 242 3' makes it again")
-                ),
-            }
-        }
-    }
-
     #[test]
     fn a_console_that_the_kernel_does_not_bind_is_bound_by_taking_the_dummy_off() {
         for (taken, dummy_after) in [(false, "0\n"), (true, "1\n")] {
@@ -595,7 +476,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let act = Act::prove_free(vec!["0000:01:00.0".parse().unwrap()]);
         let before = now();
-        let moment = perform(&Root::at(dir.path()), &act).unwrap();
+        let moment = perform(&Root::at(dir.path()), &act, &mut Vec::new()).unwrap();
         assert!(before.is_some() && before <= moment && moment <= now());
     }
 
@@ -663,7 +544,7 @@ mod tests {
             if file {
                 put("lib/modules/6.12/nvidia.ko", "");
             }
-            let error = perform(&Root::at(dir.path()), &Act::load("nvidia")).unwrap_err();
+            let error = perform(&Root::at(dir.path()), &Act::load("nvidia"), &mut Vec::new()).unwrap_err();
             let expected = match problem {
                 Some(problem) => ActError::CannotLoad(problem),
                 None => ActError::Failed(failed(&["modprobe", "--", "nvidia"], &stderr)),
@@ -690,11 +571,11 @@ mod tests {
             addr,
             bridge: bridge_addr,
         };
-        let error = perform(&root, &act).unwrap_err().to_string();
+        let error = perform(&root, &act, &mut Vec::new()).unwrap_err().to_string();
         assert_eq!(error, "0000:01:00.1 is on vfio-pci by now");
         assert_eq!(std::fs::read_to_string(bridge.join("reset_subordinate")).unwrap(), "");
         std::fs::remove_file(driver).unwrap();
-        perform(&root, &act).unwrap();
+        perform(&root, &act, &mut Vec::new()).unwrap();
         assert_eq!(std::fs::read_to_string(bridge.join("reset_subordinate")).unwrap(), "1");
     }
 
@@ -707,11 +588,13 @@ mod tests {
         let addr = "0000:01:00.0".parse().unwrap();
         std::fs::write(device.join("config"), [0xff; 64]).unwrap();
         std::fs::write(device.join("reset"), "").unwrap();
-        let error = perform(&root, &Act::Reset { addr }).unwrap_err().to_string();
+        let error = perform(&root, &Act::Reset { addr }, &mut Vec::new())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("reads all ones"), "{error}");
         assert_eq!(std::fs::read_to_string(device.join("reset")).unwrap(), "");
         std::fs::write(device.join("config"), [0xde, 0x10, 0x04, 0x22]).unwrap();
-        perform(&root, &Act::Reset { addr }).unwrap();
+        perform(&root, &Act::Reset { addr }, &mut Vec::new()).unwrap();
         assert_eq!(std::fs::read_to_string(device.join("reset")).unwrap(), "1");
     }
 
@@ -742,7 +625,7 @@ mod tests {
         let root = Root::at(dir.path());
         let addr = "0000:01:00.0".parse().unwrap();
         for (act, file) in [(Act::Reset { addr }, "reset"), (Act::Remove { addr }, "remove")] {
-            let error = perform(&root, &act).unwrap_err().to_string();
+            let error = perform(&root, &act, &mut Vec::new()).unwrap_err().to_string();
             assert!(error.starts_with("process 812 (sh) is in a call"), "{act}: {error}");
             assert_eq!(std::fs::read_to_string(device.join(file)).unwrap(), "", "{act}");
         }

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::base::root::Root;
 use crate::base::text::{harmless, one_line};
+use crate::base::wait::poll_readable;
 use crate::execute::kernel::ActError;
 use crate::host::unit_states;
 use crate::host::units::{Unit, Verb, is_down, runs};
@@ -30,21 +32,39 @@ pub(crate) fn switch(root: &Root, unit: &Unit, verb: Verb, within_s: u64) -> Res
     {
         let _ = run(root, &wait);
     }
-    with_patience(unit, verb, || {
-        let Unit::Whole { .. } = unit else {
-            return run(root, &words);
-        };
-        await_lock(root, unit);
-        if is_so(root, unit, verb) {
-            return Ok(());
-        }
-        run(root, &words).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
+    with_patience(unit, verb, || match unit {
+        Unit::Whole { .. } | Unit::OfHa { .. } => switch_whole(root, unit, &words, verb),
+        _ => run_it(root, unit, &words, verb),
     })
+}
+
+/// A container is not left half started: that goes on where the run does not, and is not begun then.
+fn run_it(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Result<(), ActError> {
+    if verb == Verb::Stop || !unit.is_container() {
+        return run(root, words);
+    }
+    if root.is_real() && poll_readable(&[io::stdin().as_fd()], Duration::ZERO) == [true] {
+        return Err(ActError::Failed("who has asked for it has gone".to_owned()));
+    }
+    run_for(root, words, None)
+}
+
+/// A container of Proxmox's, by pct(1).
+pub(crate) fn switch_whole(root: &Root, unit: &Unit, words: &[String], verb: Verb) -> Result<(), ActError> {
+    await_lock(root, unit);
+    if is_so(root, unit, verb) {
+        return Ok(());
+    }
+    run_it(root, unit, words, verb).or_else(|why| if is_so(root, unit, verb) { Ok(()) } else { Err(why) })
 }
 
 /// Starts of containers, and in containers, are tried once more: they fail on a lock that another task has for a moment. systemd's
 /// own units say with Restart= what they want. The caller's deadline is for both.
-fn with_patience(unit: &Unit, verb: Verb, mut attempt: impl FnMut() -> Result<(), ActError>) -> Result<(), ActError> {
+pub(crate) fn with_patience(
+    unit: &Unit,
+    verb: Verb,
+    mut attempt: impl FnMut() -> Result<(), ActError>,
+) -> Result<(), ActError> {
     let is_worth_it = verb != Verb::Stop && !unit.is_of_systemd() && unit.runs_on().is_none();
     match attempt() {
         Err(ActError::Failed(_)) if is_worth_it => attempt(),
@@ -62,7 +82,7 @@ fn await_lock(root: &Root, unit: &Unit) {
 }
 
 /// Whether a container is down already, or runs.
-fn is_so(root: &Root, unit: &Unit, verb: Verb) -> bool {
+pub(crate) fn is_so(root: &Root, unit: &Unit, verb: Verb) -> bool {
     let facts = unit_states::read(root, std::slice::from_ref(unit));
     let mut states = facts.iter().filter_map(|f| f.said.as_ref().ok());
     states.any(|said| match verb {
@@ -72,10 +92,14 @@ fn is_so(root: &Root, unit: &Unit, verb: Verb) -> bool {
 }
 
 /// Runs a program that only waits for others, to its end or to that of the run; an error quotes the end of what it says.
-fn run(root: &Root, words: &[String]) -> Result<(), ActError> {
+pub(crate) fn run(root: &Root, words: &[String]) -> Result<(), ActError> {
+    run_for(root, words, Some(io::stdin().as_fd()))
+}
+
+fn run_for(root: &Root, words: &[String], asked_by: Option<BorrowedFd<'_>>) -> Result<(), ActError> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let said = root
-        .program_for(&words, Some(io::stdin().as_fd()))
+        .program_for(&words, asked_by)
         .map_err(|e| ActError::Failed(format!("{} does not run: {e}", words[0])))?;
     if said.ok {
         return Ok(());

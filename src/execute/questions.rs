@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use crate::base::recording::{self, Entries};
+use crate::base::vmid::VmId;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
@@ -13,8 +15,23 @@ use crate::execute::worker::{Answer, Question};
 use crate::host::pci_ids::{Ids, Named};
 use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
+use crate::state::stopped::Stopped;
 
 impl Linux {
+    /// What was looked at since this was asked the last time, as far as it may leave the host; and what of it is lost with the
+    /// workers that have given no answer, a sentence each.
+    pub fn recorded(&mut self) -> (Entries, Vec<String>) {
+        let asked = if self.tree.is_some() { 1 } else { self.idle.len() };
+        let requests = (0..asked).map(|_| (Question::Recorded, REMEMBER_WITHIN)).collect();
+        let mut entries = Entries::new();
+        for (answer, _) in self.ask_all(requests) {
+            if let Ok(Answer::Recorded(more)) = answer {
+                recording::add(&mut entries, more);
+            }
+        }
+        (entries, std::mem::take(&mut self.lost))
+    }
+
     /// Reads files of Proxmox's.
     ///
     /// # Errors
@@ -42,7 +59,51 @@ impl Linux {
     /// # Errors
     /// Why it has not got it.
     pub fn remember(&mut self, entry: Handoff) -> Result<(), String> {
-        match self.ask(Question::Remember(entry), REMEMBER_WITHIN) {
+        self.have_kept(Question::Remember(entry))
+    }
+
+    /// Keeps this of what is stopped in a boot.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub fn keep_stopped(&mut self, boot: String, text: String) -> Result<(), String> {
+        self.have_kept(Question::KeepStopped(boot, text))
+    }
+
+    /// What was stopped in each boot.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn stopped(&mut self) -> Result<Stopped, String> {
+        match self.ask(Question::Stopped, REMEMBER_WITHIN) {
+            Ok(Answer::Stopped(stopped)) => Ok(stopped),
+            Ok(_) => Err(another_question().to_string()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Forgets what was stopped in the boots before this one.
+    ///
+    /// # Errors
+    /// Why it is remembered still.
+    pub fn forget_stopped(&mut self, boot: String) -> Result<(), String> {
+        self.have_kept(Question::ForgetStopped(boot))
+    }
+
+    /// Has the cluster's manager look after a container again, if it ignores it.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn give_to_ha(&mut self, ctid: VmId, within: Duration) -> Result<(), String> {
+        self.have_done(Question::GiveToHa(ctid), within)
+    }
+
+    fn have_kept(&mut self, what: Question) -> Result<(), String> {
+        self.have_done(what, REMEMBER_WITHIN)
+    }
+
+    fn have_done(&mut self, what: Question, within: Duration) -> Result<(), String> {
+        match self.ask(what, within) {
             Ok(Answer::Remembered(result)) => result,
             Ok(_) => Err(another_question().to_string()),
             Err(e) => Err(e.to_string()),

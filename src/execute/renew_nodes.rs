@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use nix::sys::stat::{major, minor};
 
+use crate::base::json;
 use crate::base::root::{Root, Said};
 use crate::base::sets::IntoSet as _;
 use crate::base::vmid::VmId;
@@ -295,7 +296,7 @@ impl Running<'_> {
         let job = serde_json::to_string(&job).map_err(|e| e.to_string());
         let said = job.and_then(|job| run(self.root, &["/proc/self/exe", WORKER_ARG, INSIDE_ARG, &job]));
         let no_answer = |_| "the process that enters the container gave no answer".to_owned();
-        let outcome = said.and_then(|said| serde_json::from_str::<Outcome>(&said.stdout).map_err(no_answer));
+        let outcome = said.and_then(|said| json::from_slice::<Outcome>(said.stdout.as_bytes()).map_err(no_answer));
         let outcome = outcome.unwrap_or_else(all);
         let said = |(place, result): (&String, Result<(), String>)| {
             let why = match result {

@@ -11,14 +11,16 @@ use tracing::{info, warn};
 use crate::base::pci::PciAddr;
 use crate::base::sets::IntoSet as _;
 use crate::base::text::{join, millis};
+use crate::execute::ending::THEN_RECOVER;
 use crate::execute::executor::{Executor, First};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError};
 use crate::execute::lines::{not_started, say_of_service};
 use crate::execute::schedule::MOST_AT_ONCE;
 use crate::host::functions::VFIO_PCI;
 use crate::host::units::Unit;
-use crate::model::act::{Act, Named};
+use crate::model::act::Act;
 use crate::model::error::Error;
+use crate::model::named::Named;
 use crate::model::plan::{Step, containers_time, deadline};
 
 /// How far the taking back is.
@@ -33,12 +35,16 @@ struct Undoing {
     dark: Vec<String>,
     /// Services that do not start again, and how that is.
     down: Vec<(Unit, String)>,
+    /// What was started meanwhile and does not end: an act, and why.
+    runs_on: Vec<String>,
     /// Processes that were ended, for nothing now.
     ended: Vec<Named>,
     /// The same of those that were a desktop's.
     of_desktops: Vec<Named>,
     /// What else could not be taken back, and why.
     left: Vec<String>,
+    /// An act of it goes on, which a signal has left no time to wait for.
+    goes_on: bool,
 }
 
 impl Undoing {
@@ -81,7 +87,8 @@ impl Undoing {
                 join(&self.of_desktops)
             )
         });
-        down.chain(ended).chain(desktops).collect()
+        let runs_on = self.runs_on.iter().cloned();
+        down.chain(runs_on).chain(ended).chain(desktops).collect()
     }
 
     /// An act that was not done, or did not lead to what it should have.
@@ -107,26 +114,34 @@ impl Executor<'_> {
             why => format!("{failed}: {why}"),
         };
         self.gives_back = true;
+        self.kernel.gives_back(true);
         let until = self.undone_until(done.len().saturating_sub(1));
         let mut undoing = Undoing {
             until,
-            elsewhere: self.elsewhere(),
+            elsewhere: self.elsewhere(until),
             in_use: BTreeSet::new(),
             dark: Vec::new(),
             down: Vec::new(),
+            runs_on: Vec::new(),
             ended: self.ended.clone(),
             of_desktops: self.of_desktops.clone(),
             left: Vec::new(),
+            goes_on: false,
         };
         // What is undone binds drivers and starts services, and takes nothing that somebody could hold up.
         let gate: Vec<PciAddr> = self.gate.iter().copied().collect();
         if !gate.is_empty() {
-            if let Err(interrupted) = self.take_back(&[&Act::open_gate(&gate)], &mut undoing) {
+            // In the few seconds after a signal nobody is asked.
+            if self.kernel.interrupted().is_none()
+                && let Err(interrupted) = self.take_back(&[&Act::open_gate(&gate)], &mut undoing)
+            {
                 return interrupted;
             }
             // Where it does not open when asked, it does with the end of who has it shut.
             undoing.left.clear();
             self.kernel.let_gate_go();
+            self.gate.clear();
+            self.free.clear();
         }
         let back: Vec<&Act> = done.iter().rev().flat_map(|step| &step.inverse).collect();
         let beside = back.chunk_by(|one, next| one.goes_beside(next));
@@ -150,6 +165,14 @@ impl Executor<'_> {
             .extend(dark.map(|name| format!("{name}: the console is dark")));
         let others = undoing.others();
         undoing.left.extend(others);
+        if undoing.goes_on {
+            // The record, as it was written before that act, has all that the next run needs, the process group above all.
+            return Error::NotRestored {
+                what,
+                left: undoing.left.join("; "),
+                hint: THEN_RECOVER.to_owned(),
+            };
+        }
         self.stranded(what, undoing.left.join("; "), &First::See)
     }
 
@@ -168,10 +191,18 @@ impl Executor<'_> {
 
     /// Does inverse acts, all at once. What they do not lead to is noted; an error is only that a signal ended the waiting.
     fn take_back(&mut self, acts: &[&Act], undoing: &mut Undoing) -> Result<(), Error> {
+        // A signal may have come in the middle.
+        if let Some(at) = self.kernel.interrupted() {
+            undoing.until = undoing.until.min(at + AFTER_SIGNAL);
+        }
         let mut begun = Vec::new();
         for act in acts.iter().copied() {
             if self.may_be_taken_back(act, undoing) {
-                let remaining = undoing.until.saturating_sub(self.kernel.now());
+                let mut remaining = undoing.until.saturating_sub(self.kernel.now());
+                // One that does not end is not to have the time of the devices behind it.
+                if matches!(act, Act::StopUnit { .. }) && self.kernel.interrupted().is_some() {
+                    remaining /= 2;
+                }
                 let within = deadline(act, &self.record.budgets, 1).min(remaining);
                 begun.push((act.clone(), within));
             }
@@ -184,8 +215,13 @@ impl Executor<'_> {
         for ((act, _), result) in begun.iter().zip(results) {
             match result {
                 Ok(()) => {}
+                // It goes on, the time is over, and no device waits for it: nothing more is begun, and what is left is named.
+                Err(error @ ActError::Interrupted { .. }) if is_of_others(act) => {
+                    undoing.goes_on = true;
+                    undoing.until = undoing.until.min(self.kernel.now());
+                    undoing.leave(act, error);
+                }
                 Err(ActError::Interrupted { .. }) => return Err(self.interrupted(act)),
-                // Cut short by a signal, it is the next run's to start.
                 Err(error) if self.kernel.interrupted().is_some() && matches!(error, ActError::Overdue { .. }) => {
                     self.left_out(act);
                     undoing.leave(act, error);
@@ -195,6 +231,10 @@ impl Executor<'_> {
                     say_of_service(act, &error);
                     let down = act.starts().map(|unit| (unit.clone(), not_started(unit, &error)));
                     undoing.down.extend(down);
+                    if let Act::StopUnit { name, .. } = act {
+                        let status = name.by_hand("status");
+                        undoing.runs_on.push(format!("{act}: {error}. Hint: see '{status}'"));
+                    }
                 }
                 Err(_) if matches!(act, Act::SetConsole { .. }) => self.give_console_back(act, undoing)?,
                 Err(error) => {
@@ -281,9 +321,11 @@ impl Executor<'_> {
 
     /// Functions of the record that are on another driver than vfio-pci: they never left theirs, or somebody else has bound
     /// them.
-    fn elsewhere(&mut self) -> BTreeSet<PciAddr> {
+    fn elsewhere(&mut self, until: Duration) -> BTreeSet<PciAddr> {
         let stuck: Vec<PciAddr> = self.record.stuck().collect();
-        let Ok(snapshot) = self.kernel.look(&stuck, self.record.budgets.look) else {
+        // Without it what is elsewhere is named for nothing; without the time that it takes nothing is undone.
+        let left = until.saturating_sub(self.kernel.now());
+        let Ok(snapshot) = self.kernel.look(&stuck, self.record.budgets.look.min(left / 2)) else {
             return BTreeSet::new();
         };
         let addrs = self.record.taken.iter().map(|t| t.addr);

@@ -26,6 +26,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::base::json;
 use crate::base::pci::PciAddr;
 use crate::base::process::{Group, open_flags};
 use crate::base::program::PATH;
@@ -34,6 +35,7 @@ use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::join;
 use crate::base::unsafe_calls::fork_to;
+use crate::base::vmid::VmId;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
 use crate::execute::kernel::ActError;
@@ -47,6 +49,7 @@ use crate::model::act::Act;
 use crate::output::journal;
 use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
+use crate::state::stopped::Stopped;
 
 /// The first argument that makes the binary a worker. Not a command: no help lists it.
 pub const WORKER_ARG: &str = "__worker";
@@ -103,6 +106,14 @@ pub(crate) enum Question {
     Remember(Handoff),
     /// Read the history.
     Past,
+    /// Keep this of what is stopped in a boot.
+    KeepStopped(String, String),
+    /// Read what was stopped in each boot.
+    Stopped,
+    /// Forget that of the boots before this one.
+    ForgetStopped(String),
+    /// Have the cluster's manager look after this container again, if it ignores it.
+    GiveToHa(VmId),
     /// Read what devices are called.
     Names(Vec<Ids>),
     /// What was looked at since this was asked the last time.
@@ -120,10 +131,14 @@ impl Question {
             Question::StaleNodes(_) => "nodes inside containers".to_owned(),
             Question::Find(_) => "files of Proxmox's below /etc/pve".to_owned(),
             Question::Check(part) => format!("what the checks look at ({})", part.covers()),
-            Question::Past | Question::Remember(_) => "the history".to_owned(),
+            Question::Past
+            | Question::Remember(_)
+            | Question::KeepStopped(..)
+            | Question::Stopped
+            | Question::ForgetStopped(_) => "the history".to_owned(),
             Question::Names(_) => "the names of devices".to_owned(),
             Question::Recorded => "what a worker has looked at".to_owned(),
-            Question::Act(_) | Question::MakeNodes { .. } => "an act".to_owned(),
+            Question::Act(_) | Question::MakeNodes { .. } | Question::GiveToHa(_) => "an act".to_owned(),
         }
     }
 }
@@ -143,10 +158,12 @@ pub(crate) enum Answer {
     Found(Found),
     /// Files that the checks look at.
     Texts(Box<Texts>),
-    /// Whether the history has it now.
+    /// Whether the history has it now, or HA.
     Remembered(Result<(), String>),
     /// The history, the oldest entry first.
     Past(Result<Vec<Handoff>, String>),
+    /// What was stopped in each boot.
+    Stopped(Stopped),
     /// What devices are called.
     Names(Vec<Named>),
     /// What was looked at, as far as it may leave the host.
@@ -174,7 +191,8 @@ pub(crate) struct Worker {
     pid: Pid,
     reaped: bool,
     group: Group,
-    requests: PipeWriter,
+    /// None where nobody waits for its answers any more.
+    requests: Option<PipeWriter>,
     replies: PipeReader,
     buffer: Vec<u8>,
 }
@@ -200,7 +218,7 @@ impl Worker {
             group: Group::of_child(&Root::real(), pid.as_raw().unsigned_abs()),
             pid,
             reaped: false,
-            requests,
+            requests: Some(requests),
             replies,
             buffer: Vec::new(),
         })
@@ -213,7 +231,8 @@ impl Worker {
     pub fn send(&mut self, request: &Question) -> io::Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        self.requests.write_all(&line)
+        let requests = self.requests.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        requests.write_all(&line)
     }
 
     /// Its process group: what it starts is in it too, and a call that is stuck is known by it.
@@ -239,30 +258,56 @@ impl Worker {
             _ if self.buffer.last() != Some(&b'\n') => return Ok(None),
             _ => {}
         }
-        let reply = serde_json::from_slice(&self.buffer);
+        let reply = json::from_slice(&self.buffer);
         self.buffer.clear();
         Ok(Some(reply?))
     }
 
+    /// Tells it that nobody waits for its answer any more. Whether it has not been told so before.
+    pub fn hang_up(&mut self) -> bool {
+        self.requests.take().is_some()
+    }
+
     /// Kills the worker and what it started (modprobe). Returns their process group if any of it does not end: it is
     /// stuck in the kernel.
-    pub fn abandon(mut self) -> Option<Group> {
+    pub fn abandon(self) -> Option<Group> {
+        self.kill();
         let group = self.group;
-        let end = Instant::now() + AFTER_KILL;
+        let alive = self.ends_by(Instant::now() + AFTER_KILL);
+        if alive.is_empty() {
+            return None;
+        }
+        systemd::take_over(group.number, &alive);
+        Some(group)
+    }
+
+    /// Kills the worker and what it started.
+    pub fn kill(&self) {
         // The worker leads a session of its own; before it has made one, only its own pid works.
         let _ = killpg(self.pid, Signal::SIGKILL);
         let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
+    /// Waits until they have ended, once killed. What is left of them by then.
+    fn ends_by(mut self, end: Instant) -> Vec<i32> {
         loop {
-            let alive = group.alive(&Root::real());
-            if self.has_ended() && alive.is_empty() {
-                return None;
+            let mut alive = self.group.alive(&Root::real());
+            if !self.has_ended() && alive.is_empty() {
+                alive.push(self.pid.as_raw()); // between one look and the other
             }
-            if Instant::now() >= end {
-                systemd::take_over(group.number, &alive);
-                return Some(group);
+            if alive.is_empty() || Instant::now() >= end {
+                return alive;
             }
             // There is no event for the end of somebody else's child.
             std::thread::sleep(GROUP_POLL);
+        }
+    }
+
+    /// Waits until it has ended itself, once killed, no longer than that. What it has started is not looked for, which on a full host
+    /// takes its time.
+    pub fn is_gone_by(&mut self, end: Instant) {
+        while !self.has_ended() && Instant::now() < end {
+            std::thread::sleep(GROUP_POLL); // as above
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::root::Root;
 use crate::host::belongs::{Belongs, display_manager, is_graphical, is_of_manager};
-use crate::host::units::can_be_stopped;
+use crate::host::unit_names::can_be_stopped;
 
 /// The display manager of a host that has one, and whose desktops end with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

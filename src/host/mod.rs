@@ -10,6 +10,7 @@ pub mod desktop; // the display manager, and who is logged in by it
 pub mod displays; // framebuffers and consoles
 pub mod functions; // PCI functions
 pub mod holders; // who uses a GPU
+pub(crate) mod ha; // containers that the cluster's manager looks after
 pub mod grub_config; // GRUB's settings, as far as they are plain
 pub mod kernel_args; // arguments of a command line, each with its place
 mod memories; // what a process maps, and its threads have open
@@ -23,6 +24,7 @@ pub mod pci_ids; // what a device is called
 pub mod snapshot; // all of it in one value
 pub mod stuck_calls; // calls of others that hold a function's lock
 mod tables; // what a process has open
+pub mod unit_names; // which units of systemd's may be stopped at all
 pub mod unit_states; // whether these run, and what goes down with them
 pub mod units; // what can be stopped and started again: units of systemd's, containers
 pub mod usb; // what hangs below a card's USB controller

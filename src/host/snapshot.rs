@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::json;
 use crate::base::pci::{PciAddr, PciSlot, VENDOR_NVIDIA, parse_sysfs_hex};
 use crate::base::process::ancestors;
 use crate::base::root::Root;
@@ -223,7 +224,7 @@ impl Told {
     /// None: the host itself can be asked, or the tree does not say.
     fn of(root: &Root) -> Option<Told> {
         let text = (!root.is_real()).then(|| root.bytes(TOLD).ok())??;
-        serde_json::from_slice(&text).ok()
+        json::from_slice(&text).ok()
     }
 
     fn from(snapshot: &Snapshot) -> Told {
@@ -304,6 +305,47 @@ fn are_counted(snapshot: &Snapshot) -> bool {
         && snapshot.functions.iter().filter(of_nvidia).all(counts)
 }
 
+/// The modules of these drivers, and those above NVIDIA's, which count who has a node of theirs open or mapped.
+const COUNTING: [&str; 6] = [
+    "nvidia",
+    "nvidia_uvm",
+    "nvidia_modeset",
+    "nvidia_drm",
+    "snd_hda_intel",
+    "i2c_nvidia_gpu",
+];
+
+/// Whether nobody has anything of NVIDIA's functions, by the kernel's counts alone: each has a driver that counts, in no count is
+/// anything but other modules, and no group of VFIO's has any of them, which counts nobody, and is there until the last of its
+/// users has let go (linux, drivers/vfio/group.c, vfio_device_remove_group), longer than the driver's link.
+fn nobody_has_any(root: &Root, snapshot: &Snapshot) -> bool {
+    let of_nvidia = || snapshot.functions.iter().filter(|f| f.vendor == VENDOR_NVIDIA);
+    // All of the list is there, as far as can be told.
+    let of_modules_alone = |module: &Module| {
+        let of_modules = u32::try_from(module.users.len()).ok();
+        let are_there = module.users.iter().all(|user| snapshot.module(user).is_some());
+        module.refs.is_some() && module.refs == of_modules && are_there
+    };
+    // A driver that is a part of the kernel has no module, and counts nobody.
+    let is_idle = |name: &str| snapshot.module(name).is_some_and(of_modules_alone);
+    let has_idle_driver = |f: &Function| match f.driver.as_deref() {
+        Some("nvidia-gpu") => is_idle("i2c_nvidia_gpu"),
+        Some(driver @ ("nvidia" | "snd_hda_intel")) => is_idle(driver),
+        _ => true,
+    };
+    let mut counting = snapshot.modules.iter().filter(|m| COUNTING.contains(&m.name.as_str()));
+    let has_group = |groups: &[String]| {
+        of_nvidia().any(|f| {
+            let is_there = |group: u32| groups.contains(&group.to_string());
+            f.noiommu || !f.vfio_devices.is_empty() || f.group.is_some_and(is_there)
+        })
+    };
+    are_counted(snapshot)
+        && of_nvidia().all(has_idle_driver)
+        && counting.all(of_modules_alone)
+        && root.names("/sys/class/vfio").is_ok_and(|groups| !has_group(&groups))
+}
+
 fn read_except(root: &Root, stuck: &dyn Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
     let mut snapshot = read_devices(root, &|_| true, stuck)?;
     snapshot.iommu = !root.names("/sys/class/iommu")?.is_empty();
@@ -325,6 +367,14 @@ fn read_except(root: &Root, stuck: &dyn Fn(PciAddr) -> bool) -> io::Result<Snaps
     Ok(snapshot)
 }
 
+/// The list of modules; a kernel without modules has none.
+fn modules_of(root: &Root) -> io::Result<String> {
+    match root.text("/proc/modules") {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text,
+    }
+}
+
 /// The functions that are wanted, the modules, and what NVIDIA's driver says.
 fn read_devices(
     root: &Root,
@@ -342,18 +392,27 @@ fn read_devices(
     }
     Ok(Snapshot {
         functions: in_order(functions.into_iter(), |f: &Function| f.addr),
-        modules: parse_modules(&root.text("/proc/modules").unwrap_or_default()),
+        modules: parse_modules(&modules_of(root)?),
         nvidia: nvidia::read(root)?,
         ..Snapshot::default()
     })
 }
 
-/// Who uses the functions that were read.
+/// Who uses the functions that were read. Where the kernel's own counts say that nobody does, nobody is looked for: what a process
+/// has is in them, whatever it has it by.
 fn read_users(root: &Root, snapshot: &mut Snapshot) -> io::Result<()> {
     snapshot.usb = snapshot
         .usb_controllers()
         .flat_map(|addr| usb::in_use(root, addr))
         .collect();
+    // Who has a disk open that hangs below a card is in no count.
+    let has_disks = snapshot
+        .usb_controllers()
+        .flat_map(|addr| usb::attached(root, addr))
+        .any(|one| one.number.is_some());
+    if !has_disks && nobody_has_any(root, snapshot) {
+        return Ok(());
+    }
     let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
     let mut nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
     nodes.are_counted = are_counted(snapshot);
@@ -373,7 +432,7 @@ fn read_users(root: &Root, snapshot: &mut Snapshot) -> io::Result<()> {
     snapshot.unseen = scan.unseen;
     snapshot.open = scan.open.into_iter().collect();
     // What was opened or closed in the middle of the look is no reference that nobody has.
-    let now = parse_modules(&root.text("/proc/modules").unwrap_or_default());
+    let now = parse_modules(&modules_of(root)?);
     for module in &mut snapshot.modules {
         let refs = now.iter().find(|m| m.name == module.name).and_then(|m| m.refs);
         module.refs = module.refs.min(refs);
@@ -521,6 +580,112 @@ mod tests {
             seen(&["0000:00:02.0", "0000:09:00.0"]),
             format!("0000:00:02.0, {of_all}")
         );
+    }
+
+    #[test]
+    fn nobody_is_looked_for_where_the_kernels_counts_say_that_there_is_nobody() {
+        let (nvidia, sound, beside) = ("0000:01:00.0", "0000:01:00.1", "0000:00:1f.3");
+        // A process that has the node open, which the counts know nothing of: whether it is found says whether it was looked for.
+        let looked = |drivers: &[(&str, &str)], modules: &str, more: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            let put = |path: &str, text: &str| {
+                let path = dir.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            };
+            let link = |path: &str, to: &str| {
+                let path = dir.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::os::unix::fs::symlink(to, path).unwrap();
+            };
+            for (addr, driver) in drivers {
+                let function = format!("sys/bus/pci/devices/{addr}");
+                let (vendor, class) = match *addr {
+                    "0000:01:00.0" => ("0x10de\n", "0x030000\n"),
+                    "0000:01:00.1" => ("0x10de\n", "0x040300\n"),
+                    _ => ("0x8086\n", "0x040300\n"),
+                };
+                put(&format!("{function}/vendor"), vendor);
+                put(&format!("{function}/device"), "0x2204\n");
+                put(&format!("{function}/class"), class);
+                if !driver.is_empty() {
+                    link(&format!("{function}/driver"), &format!("../../drivers/{driver}"));
+                }
+                link(&format!("{function}/iommu_group"), "../../kernel/iommu_groups/7");
+            }
+            put("proc/modules", modules);
+            put("proc/devices", "Character devices:\n195 nvidia\n");
+            put(
+                "proc/driver/nvidia/version",
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue\n",
+            );
+            put(
+                &format!("proc/driver/nvidia/gpus/{nvidia}/information"),
+                "Device Minor: \t 0\n",
+            );
+            put(
+                "proc/700/stat",
+                "700 (cuda) S 1 700 700 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 10",
+            );
+            put("proc/700/comm", "cuda\n");
+            // A node that each host has, taken for the GPU's.
+            link("proc/700/fd/3", "/dev/null");
+            put(&format!("sys/bus/pci/devices/{nvidia}/drm/card0/dev"), "1:3\n");
+            for path in more {
+                put(path, "");
+            }
+            put("proc/700/fdinfo/3", "pos:\t0\nflags:\t02\n");
+            !read_uses(&Root::at(dir.path())).unwrap().holders.is_empty()
+        };
+        let quiet = "nvidia_drm 1 0 - Live 0x0\nnvidia_modeset 1 1 nvidia_drm, Live 0x0\nnvidia 1 1 nvidia_modeset, Live 0x0\n\
+                     snd_hda_intel 1 0 - Live 0x0\n";
+        let busy = quiet.replace("nvidia 1 1 ", "nvidia 1 2 ");
+        let host = [(nvidia, "nvidia"), (sound, "snd_hda_intel")];
+        let vfio = "sys/class/vfio/7/dev";
+        for (drivers, modules, more, is_looked_for) in [
+            (&host[..], quiet.to_owned(), &[][..], false),
+            (&host, busy, &[], true),
+            (&host, quiet.replace("nvidia_drm 1 0 ", "nvidia_drm 1 1 "), &[], true),
+            // The host's own sound plays.
+            (
+                &host,
+                quiet.replace("snd_hda_intel 1 0 ", "snd_hda_intel 1 1 "),
+                &[],
+                true,
+            ),
+            // The kernel counts nothing, or a driver is a part of it, or a line was missed.
+            (&host, quiet.replace(" 0 -", " - -"), &[], true),
+            (&host, quiet.replace("snd_hda_intel 1 0 - Live 0x0\n", ""), &[], true),
+            (
+                &host,
+                quiet.replace("nvidia 1 1 nvidia_modeset, Live 0x0\n", ""),
+                &[],
+                true,
+            ),
+            (&host, quiet.replace("nvidia_drm 1 0 - Live 0x0\n", ""), &[], true),
+            (&[(nvidia, "nvidia"), (sound, "other")], quiet.to_owned(), &[], true),
+            // A guest has its sound, or what is in a group with it, or is seen to have it by the group alone.
+            (
+                &[(nvidia, "nvidia"), (sound, "vfio-pci")],
+                quiet.to_owned(),
+                &[vfio],
+                true,
+            ),
+            (
+                &[(nvidia, "nvidia"), (beside, "vfio-pci")],
+                quiet.to_owned(),
+                &[vfio],
+                true,
+            ),
+            (&[(nvidia, "")], quiet.to_owned(), &[vfio], true),
+            (&[(nvidia, "")], quiet.to_owned(), &["sys/class/vfio/8/dev"], false),
+        ] {
+            assert_eq!(
+                looked(drivers, &modules, more),
+                is_looked_for,
+                "{drivers:?} {modules} {more:?}"
+            );
+        }
     }
 
     #[test]

@@ -12,7 +12,9 @@ use crate::base::root::Root;
 use crate::base::sets::IntoSet as _;
 use crate::base::text::{harmless, one_line};
 use crate::base::vmid::VmId;
-use crate::host::units::{Client, Facts, Said, Unit, is_down, is_starter};
+use crate::host::ha;
+use crate::host::unit_names::is_starter;
+use crate::host::units::{Client, Facts, Ha, Said, Unit, is_down};
 
 /// Through these, in a unit that is stopped, systemd stops others (systemd, src/core/unit-dependency-atom.c,
 /// UNIT_ATOM_PROPAGATE_STOP). One that a version does not know is not in its answer.
@@ -84,7 +86,10 @@ pub fn read(root: &Root, units: &[Unit]) -> Vec<Facts> {
         said: match unit {
             Unit::Host(_) | Unit::Inside { .. } | Unit::OfUser { .. } => of_systemd(root, unit),
             Unit::DriverUse { driver_use_of } => of_dcgm(root, driver_use_of),
-            Unit::Whole { container } => of_proxmox(root, unit, *container),
+            Unit::Whole { container }
+            | Unit::OfHa {
+                ha_container: container,
+            } => of_proxmox(root, unit, *container),
             Unit::Run { client, id } => of_client(root, *client, id),
         },
     };
@@ -103,8 +108,8 @@ fn said(root: &Root, words: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Whether a container of Proxmox's runs, which pct(1) prints as `status: running`. One that the cluster's manager looks after
-/// is not to be shut down beside its back: it is moved, or started again.
+/// Whether a container of Proxmox's runs, which pct(1) prints as `status: running`. One that the cluster's manager is about to stop is
+/// left to it.
 fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
     let answer = said(root, &["pct", "status", &ctid.to_string()])?;
     let state = answer.lines().find_map(|line| line.strip_prefix("status: "));
@@ -114,16 +119,28 @@ fn of_proxmox(root: &Root, unit: &Unit, ctid: VmId) -> Result<Said, String> {
     let lock = current
         .find_map(|line| line.strip_prefix("lock:"))
         .map(|lock| harmless(lock.trim(), 32));
-    // pve-ha-manager, PVE/HA/Config.pm: sections "ct: 104".
-    let managed = root.text("/etc/pve/ha/resources.cfg").unwrap_or_default();
-    let is_managed = managed.lines().any(|line| line.trim_end() == format!("ct: {ctid}"));
-    let never = match lock {
-        Some(lock) => Some(format!("{unit} is locked ({lock})")),
-        None => is_managed.then(|| format!("{unit} is managed by HA, which answers for where it runs")),
+    let by_ha = ha::wanted(root, ctid).map_err(|e| format!("what HA is to do with it cannot be read: {e}"))?;
+    let for_manager = ha::own_state(root, ctid);
+    let of_ha = match (by_ha.as_deref(), for_manager.as_deref()) {
+        (None, _) => None,
+        // It may start it again until it has had its round; one that it is owed is not asked about to be stopped.
+        (Some(ha::IGNORED), Some(_)) if !unit.is_of_ha() => Some(Ha::IsAtIt(format!(
+            "HA was told to ignore {unit}, and has not let go of it yet"
+        ))),
+        (Some(ha::IGNORED), _) => Some(Ha::Ignores),
+        // New to it, or as it is to be.
+        (Some(ha::STARTED), None | Some(ha::STARTED)) => Some(Ha::LooksAfter),
+        (Some(ha::STARTED), Some(state)) => Some(Ha::IsAtIt(format!(
+            "{unit} is \"{state}\" for HA, which is at work on it, or cannot go on"
+        ))),
+        (Some(state), _) => Some(Ha::IsAtIt(format!(
+            "{unit} is \"{state}\" for HA, which ends it by itself"
+        ))),
     };
     Ok(Said {
         state: harmless(state.unwrap_or("unknown"), 32),
-        never,
+        never: lock.map(|lock| format!("{unit} is locked ({lock})")),
+        ha: of_ha,
         ..Said::default()
     })
 }
@@ -237,6 +254,7 @@ fn of_systemd(root: &Root, unit: &Unit) -> Result<Said, String> {
         started_by,
         never,
         ends_within_s: 0,
+        ha: None,
     })
 }
 
@@ -309,14 +327,22 @@ pub enum Kept {
     TakesAlong(String),
     /// Something else speaks against it.
     Never(String),
+    /// The cluster's manager looks after it, and the settings do not have that asked.
+    OfHa,
+    /// That is at work on it, or cannot go on; how.
+    HaIsAtIt(String),
     /// This run was started from it, or from what is stopped with it, and would end in the middle.
     Caller,
 }
 
 impl Kept {
-    /// Whether it may pass: a unit on its way up can be stopped in a moment, and one on its way down has ended.
+    /// Whether it may pass: a unit on its way up can be stopped in a moment, and one on its way down has ended; and HA gets on.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Kept::State(now) if ["activating", "deactivating", "reloading"].contains(&now.as_str()))
+        match self {
+            Kept::State(now) => ["activating", "deactivating", "reloading"].contains(&now.as_str()),
+            Kept::HaIsAtIt(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -516,45 +542,78 @@ mod tests {
     }
 
     #[test]
-    fn a_container_of_proxmoxs_is_running_or_not_and_locked_or_managed_ones_are_left_alone() {
-        let conf = "etc/pve/lxc/104.conf";
-        for (status, files, state, never) in [
-            ("status: running\n", vec![], "running", None),
-            ("status: stopped\n", vec![], "stopped", None),
+    fn a_container_of_proxmoxs_is_running_or_not_and_locked_ones_and_those_that_ha_is_at_are_left_alone() {
+        let (conf, resources, status) = (
+            "etc/pve/lxc/104.conf",
+            "etc/pve/ha/resources.cfg",
+            "etc/pve/ha/manager_status",
+        );
+        let (started, ignored) = ("vm: 104\n\nct: 104\n\tstate started\n", "ct: 104\n\tstate ignored\n");
+        let is_started = r#"{"service_status":{"ct:104":{"state":"started"}}}"#;
+        let (looks_after, ignores) = (Some(Ha::LooksAfter), Some(Ha::Ignores));
+        let is_at_it = |why: &str| Some(Ha::IsAtIt(why.to_owned()));
+        for (state, files, ha, never) in [
+            ("running", &[][..], None, None),
+            ("stopped", &[], None, None),
             (
-                "status: running\n",
-                vec![(conf, "arch: amd64\nlock: backup\n")],
                 "running",
+                &[(conf, "arch: amd64\nlock: backup\n")],
+                None,
                 Some("container 104 is locked (backup)"),
             ),
+            ("running", &[(conf, "arch: amd64\n[snap]\nlock: backup\n")], None, None),
+            ("running", &[(resources, "vm: 104\n")], None, None),
             (
-                "status: running\n",
-                vec![(conf, "arch: amd64\n[snap]\nlock: backup\n")],
                 "running",
+                &[(resources, started), (status, is_started)],
+                looks_after.clone(),
+                None,
+            ),
+            // It is new to HA, or has no manager.
+            (
+                "running",
+                &[(resources, started), (status, "{}")],
+                looks_after.clone(),
+                None,
+            ),
+            ("running", &[(resources, started)], looks_after.clone(), None),
+            (
+                "running",
+                &[
+                    (resources, started),
+                    (status, r#"{"service_status":{"ct:104":{"state":"relocate"}}}"#),
+                ],
+                is_at_it("container 104 is \"relocate\" for HA, which is at work on it, or cannot go on"),
                 None,
             ),
             (
-                "status: running\n",
-                vec![("etc/pve/ha/resources.cfg", "vm: 104\n\nct: 104\n\tstate started\n")],
                 "running",
-                Some("container 104 is managed by HA, which answers for where it runs"),
+                &[(resources, "ct: 104\n\tstate disabled\n")],
+                is_at_it("container 104 is \"disabled\" for HA, which ends it by itself"),
+                None,
             ),
             (
-                "status: running\n",
-                vec![("etc/pve/ha/resources.cfg", "vm: 104\nct: 1040\n")],
                 "running",
+                &[(resources, ignored), (status, "{}")],
+                ignores.clone(),
+                None,
+            ),
+            (
+                "running",
+                &[(resources, ignored), (status, is_started)],
+                is_at_it("HA was told to ignore container 104, and has not let go of it yet"),
                 None,
             ),
         ] {
-            let dir = answering(&[("pct status 104", status)], &files);
+            let dir = answering(&[("pct status 104", &format!("status: {state}\n"))], files);
             let unit = Unit::Whole {
                 container: "104".parse().unwrap(),
             };
             let facts = read(&Root::at(dir.path()), &[unit]);
             let said = facts[0].said.clone().unwrap();
             assert_eq!(
-                (said.state.as_str(), said.never.as_deref()),
-                (state, never),
+                (said.state.as_str(), said.ha.clone(), said.never.as_deref()),
+                (state, ha.clone(), never),
                 "{files:?}"
             );
         }

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::base::text::{foreign, typed};
 use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
+use crate::host::ha;
 use crate::host::holders::Holder;
+use crate::host::unit_names::{can_be_stopped, service};
 
 /// Such a unit, or container, by its whole name. In JSON one of the host is its name alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,6 +45,12 @@ pub enum Unit {
         user: u32,
         /// The unit, by a name that [`can_be_stopped`]: the user chooses it.
         unit: String,
+    },
+    /// The same as a whole container of Proxmox's, where the cluster's manager looks after it: that ignores it as long as it is stopped
+    /// ([`crate::host::ha`]).
+    OfHa {
+        /// The container.
+        ha_container: VmId,
     },
     /// The use that DCGM makes of the driver, which it lets go and takes again while its service runs on.
     DriverUse {
@@ -127,16 +135,19 @@ impl Unit {
     /// The container of Proxmox's that it is, or is inside.
     pub fn container(&self) -> Option<VmId> {
         match self {
-            Unit::Inside { container, .. } | Unit::Whole { container } => Some(*container),
+            Unit::Inside { container, .. }
+            | Unit::Whole { container }
+            | Unit::OfHa {
+                ha_container: container,
+            } => Some(*container),
             Unit::Host(_) | Unit::Run { .. } | Unit::OfUser { .. } | Unit::DriverUse { .. } => None,
         }
     }
 
     /// Whether another one lets go with it, and is given back with it: it is the same, or is inside it, or is what runs on.
     pub fn holds(&self, other: &Unit) -> bool {
-        let is_whole = matches!(self, Unit::Whole { .. });
         self == other
-            || (is_whole && self.container() == other.container())
+            || (self.is_whole() && self.container() == other.container())
             || self.runs_on().is_some_and(|service| service == *other)
     }
 
@@ -164,7 +175,22 @@ impl Unit {
 
     /// Whether it is a container, which takes its time to go down and to come up.
     pub fn is_container(&self) -> bool {
-        matches!(self, Unit::Whole { .. } | Unit::Run { .. })
+        self.is_whole() || matches!(self, Unit::Run { .. })
+    }
+
+    /// Whether it is a container of Proxmox's as a whole, whoever looks after it.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Unit::Whole { .. } | Unit::OfHa { .. })
+    }
+
+    /// Whether it is one that the cluster's manager is owed.
+    pub fn is_of_ha(&self) -> bool {
+        matches!(self, Unit::OfHa { .. })
+    }
+
+    /// Whether it is this container of Proxmox's as a whole.
+    pub fn is_whole_of(&self, container: VmId) -> bool {
+        self.is_whole() && self.container() == Some(container)
     }
 
     /// Its name, if it is one of the host's.
@@ -183,7 +209,10 @@ impl Unit {
             | Unit::Run { id: name, .. }
             | Unit::OfUser { unit: name, .. }
             | Unit::DriverUse { driver_use_of: name } => name.clone(),
-            Unit::Whole { container } => container.to_string(),
+            Unit::Whole { container }
+            | Unit::OfHa {
+                ha_container: container,
+            } => container.to_string(),
         }
     }
 
@@ -211,7 +240,7 @@ impl Unit {
         match self {
             Unit::Host(_) | Unit::Inside { .. } | Unit::OfUser { .. } => "its systemd",
             Unit::DriverUse { .. } => "dcgmi",
-            Unit::Whole { .. } => "Proxmox",
+            Unit::Whole { .. } | Unit::OfHa { .. } => "Proxmox",
             Unit::Run { client, .. } => client.name(),
         }
     }
@@ -228,17 +257,18 @@ impl Unit {
             }
             Unit::OfUser { user, unit } => format!("{} of user {user}", foreign(unit.trim_end_matches(".service"))),
             Unit::DriverUse { driver_use_of } => foreign(driver_use_of.trim_end_matches(".service")),
-            Unit::Whole { .. } | Unit::Run { .. } => self.to_string(),
+            Unit::Whole { .. } | Unit::Run { .. } | Unit::OfHa { .. } => self.to_string(),
         }
     }
 
     /// What a person does where it does not start again.
     pub(crate) fn start_by_hand(&self) -> String {
-        format!(
-            "see '{}' for why, then '{}'",
-            self.by_hand("status"),
-            self.by_hand("start")
-        )
+        let (status, start) = (self.by_hand("status"), self.by_hand("start"));
+        match self {
+            // It starts here before it is HA's again.
+            Unit::OfHa { ha_container } => format!("see '{status}', then 'pct start {ha_container}' and '{start}'"),
+            _ => format!("see '{status}' for why, then '{start}'"),
+        }
     }
 
     /// systemctl(1) for its systemd, by Proxmox's own way in, as the container's root (pve-container, PVE/CLI/pct.pm, exec:
@@ -273,21 +303,14 @@ impl Unit {
                 };
                 return ["dcgmi", "set", how].map(str::to_owned).to_vec();
             }
-            (Unit::Whole { container }, Verb::Stop) => {
-                let words = [
-                    "pct",
-                    "shutdown",
-                    &container.to_string(),
-                    "--forceStop",
-                    "1",
-                    "--timeout",
-                ];
+            (Unit::Whole { .. } | Unit::OfHa { .. }, Verb::Stop) => {
+                let words = ["pct", "shutdown", &self.name(), "--forceStop", "1", "--timeout"];
                 let mut words = words.map(str::to_owned).to_vec();
                 words.push(within_s.to_string());
                 return words;
             }
-            (Unit::Whole { container }, Verb::Start | Verb::Restart) => {
-                return ["pct", "start", &container.to_string()].map(str::to_owned).to_vec();
+            (Unit::Whole { .. } | Unit::OfHa { .. }, Verb::Start | Verb::Restart) => {
+                return ["pct", "start", &self.name()].map(str::to_owned).to_vec();
             }
             (Unit::Run { client, id }, Verb::Start | Verb::Restart) => {
                 return [client.program(), verb.word(), id].map(str::to_owned).to_vec();
@@ -322,6 +345,11 @@ impl Unit {
                 let verb = if verb == "stop" { "shutdown" } else { verb };
                 format!("pct {verb} {container}")
             }
+            Unit::OfHa { ha_container } => match verb {
+                "stop" => ha::request(*ha_container, "stopped").join(" "),
+                "start" => ha::request(*ha_container, ha::STARTED).join(" "),
+                _ => format!("pct {verb} {ha_container}"),
+            },
             Unit::Run { client, id } => {
                 let verb = if verb == "status" { "inspect" } else { verb };
                 format!("{} {verb} {id:.12}", client.program())
@@ -365,7 +393,10 @@ impl fmt::Display for Unit {
         match self {
             Unit::Host(name) => f.write_str(&foreign(name)),
             Unit::Inside { container, unit } => write!(f, "{} in container {container}", foreign(unit)),
-            Unit::Whole { container } => write!(f, "container {container}"),
+            Unit::Whole { container }
+            | Unit::OfHa {
+                ha_container: container,
+            } => write!(f, "container {container}"),
             Unit::Run { client, id } => write!(f, "{} container {id:.12}", client.name()),
             Unit::OfUser { user, unit } => write!(f, "{} of user {user}", foreign(unit)),
             Unit::DriverUse { driver_use_of } => {
@@ -373,36 +404,6 @@ impl fmt::Display for Unit {
             }
         }
     }
-}
-
-/// What no host should be without: stopped, it takes the host's management, its sessions or its network along.
-fn is_needed(unit: &str) -> bool {
-    let starts = [
-        "pve",
-        "systemd-",
-        "dbus",
-        "ssh",
-        "user@",
-        "gpu-handoff",
-        "lxc",
-        "corosync",
-        "ceph",
-    ];
-    starts.iter().any(|start| unit.starts_with(start))
-}
-
-/// The name of a service as systemd has it (systemd.unit(5)), from one without its suffix or with it; no longer than what is
-/// shown of one, and none that the host needs, or a container.
-pub fn service(word: &str) -> Option<String> {
-    let name = word.strip_suffix(".service").unwrap_or(word);
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-    let other = [".socket", ".timer", ".target", ".scope", ".slice", ".mount"];
-    let is_good = !name.is_empty()
-        && name.len() <= 56
-        && name.chars().all(is_allowed)
-        && !name.starts_with(['-', '.'])
-        && !other.iter().any(|suffix| name.ends_with(suffix));
-    (is_good && !is_needed(name)).then(|| format!("{name}.service"))
 }
 
 /// A service as 'services' names it: one of the host, or `user-UID/` and one of that user's systemd. In the form of [`Unit::word`].
@@ -415,19 +416,6 @@ pub fn named(word: &str) -> Option<String> {
     // No user has the last number (setresuid(2)).
     let unit = service(name).filter(|_| user != u32::MAX)?;
     Unit::OfUser { user, unit }.word()
-}
-
-/// Whether a unit is a service that may be stopped at all.
-pub fn can_be_stopped(unit: &str) -> bool {
-    unit.ends_with(".service") && service(unit).as_deref() == Some(unit)
-}
-
-/// Whether a unit starts others when they are used or due, and may be stopped.
-pub fn is_starter(unit: &str) -> bool {
-    let stem = [".socket", ".path", ".timer"]
-        .iter()
-        .find_map(|suffix| unit.strip_suffix(suffix));
-    stem.is_some_and(|stem| service(stem).is_some_and(|service| service.strip_suffix(".service") == Some(stem)))
 }
 
 /// What systemd says of a unit.
@@ -466,6 +454,9 @@ pub struct Said {
     /// How long it has for its end by its own word, seconds: a container of a client's.
     #[serde(default)]
     pub ends_within_s: u64,
+    /// What the cluster's manager makes of it, if it is one of its containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ha: Option<Ha>,
 }
 
 impl Said {
@@ -473,6 +464,18 @@ impl Said {
     pub fn runs(&self) -> bool {
         runs(&self.state)
     }
+}
+
+/// What the cluster's manager makes of one of its containers ([`crate::host::ha`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ha {
+    /// It has it started, and looks after it.
+    LooksAfter,
+    /// It leaves it alone.
+    Ignores,
+    /// It is at work on it, or cannot go on: a clause.
+    IsAtIt(String),
 }
 
 /// Whether it has been started and runs, by this state.

@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
-use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::host::displays::Platform;
-use crate::host::holders::Holder;
 use crate::host::nvidia::Numbers;
-use crate::host::units::{Unit, is_starter};
+use crate::host::unit_names::is_starter;
+use crate::host::units::Unit;
 pub use crate::model::expect::{Attribute, Expect};
+use crate::model::named::Named;
 
 /// One act on the host: one call that the kernel answers, or one program that is run to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,31 +186,6 @@ pub enum Act {
     },
 }
 
-/// A process by its number, and its name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
-    /// Its process id.
-    pub pid: i32,
-    /// Its name, as it chose it.
-    pub comm: String,
-}
-
-impl Named {
-    /// One that uses something.
-    pub(crate) fn of(holder: &Holder) -> Named {
-        Named {
-            pid: holder.pid,
-            comm: holder.comm.clone(),
-        }
-    }
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({})", self.pid, foreign(&self.comm))
-    }
-}
-
 /// Acts in the words in which a plan asks for them.
 impl Act {
     pub(crate) fn load(module: &str) -> Act {
@@ -240,13 +215,15 @@ impl Act {
         Some(name)
     }
 
-    /// Whether it only waits until services or processes have ended, and can be broken off at any moment. A start is what gives
-    /// back, and is finished as anything else.
+    /// Whether it only waits until services or processes have ended, or looks for those that use something, and can be broken off at
+    /// any moment. A start is what gives back, and is finished as anything else.
     pub fn only_waits(&self) -> bool {
-        matches!(
-            self,
-            Act::StopUnit { .. } | Act::EndProcesses { .. } | Act::AwaitDesktops { .. }
-        )
+        matches!(self, Act::ProveFree { .. } | Act::StopUnit { .. }) || self.tells_who_ended()
+    }
+
+    /// Whether it is known only by its answer which processes have ended for it.
+    pub fn tells_who_ended(&self) -> bool {
+        matches!(self, Act::EndProcesses { .. } | Act::AwaitDesktops { .. })
     }
 
     /// Whether it is done at the same time as another one, its neighbour in a plan: containers, which have nothing to do with each

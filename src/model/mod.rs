@@ -9,6 +9,7 @@ pub mod doubt; // a process that may use another GPU
 pub mod error; // exit codes and the error the administrator reads
 pub mod expect; // what must be true after an act
 pub mod hang; // a call of somebody else's, for a sentence
+pub mod named; // a process as an act and a record know it
 pub(crate) mod particulars; // longer sentences of a refusal
 pub mod plan; // acts in their order, with deadlines and inverses
 pub mod record; // what was taken from where

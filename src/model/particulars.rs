@@ -123,6 +123,19 @@ pub(crate) fn kept(unit: &Unit, why: &Kept) -> (String, Remedy) {
             format!("{unit} may be stopped for it, but this run was started from it, or from what ends with it"),
             "start it from another place: by SSH, or from Proxmox's web page".into(),
         ),
+        Kept::OfHa => (
+            format!("{unit} may be shut down for it, but HA manages it, and answers for where it runs"),
+            format!(
+                "have HA ignore it meanwhile by ha-containers = \"stop\" in /etc/gpu-handoff/config.toml, or 'ha-manager set \
+                 ct:{} --state stopped' before the start",
+                unit.name()
+            )
+            .into(),
+        ),
+        Kept::HaIsAtIt(why) => (
+            format!("{unit} may be shut down for it, but {}", harmless(why, 200)),
+            "see 'ha-manager status', and try again when HA has done with it".into(),
+        ),
         Kept::Never(why) => (
             format!("{unit} may be stopped for it, but {}", harmless(why, 200)),
             format!("where that does no harm, '{stop}' before the start").into(),

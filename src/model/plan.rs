@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::deadlines::Budgets;
 use crate::base::pci::PciAddr;
 use crate::host::displays::Platform;
+use crate::host::ha;
 use crate::host::nvidia::Numbers;
 use crate::host::units::Unit;
 use crate::model::act::Act;
@@ -127,7 +128,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::ShutGate { .. }
         | Act::OpenGate { .. } => budgets.attribute,
         Act::StopUnit { name, within_s } | Act::StartUnit { name, within_s } if name.is_container() => {
-            container_time(budgets, Duration::from_secs(*within_s))
+            container_time(budgets, Duration::from_secs(*within_s)) + ha_time(name)
         }
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,
         Act::RestartUnit { .. } => budgets.unit * 2,
@@ -156,9 +157,18 @@ fn container_time(budgets: &Budgets, ends: Duration) -> Duration {
 
 /// What containers among these add to the time of a whole way: they go down, and come up, all at once.
 pub fn containers_time(units: &[Unit], budgets: &Budgets) -> Duration {
-    match units.iter().any(Unit::is_container) {
+    let own = match units.iter().any(Unit::is_container) {
         true => container_time(budgets, Duration::ZERO),
         false => Duration::ZERO,
+    };
+    own + units.iter().map(ha_time).max().unwrap_or_default()
+}
+
+/// What the cluster's manager adds to that, which is asked first.
+fn ha_time(unit: &Unit) -> Duration {
+    match unit {
+        Unit::OfHa { .. } => ha::LETS_GO_WITHIN,
+        _ => Duration::ZERO,
     }
 }
 

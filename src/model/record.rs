@@ -1,8 +1,9 @@
 //! The record of what was taken from where: versioned JSON below /run/gpu-handoff, one file per owner.
 //!
 //! It is written before each act and is all that the way home is decided from. The directory is on tmpfs (a
-//! reboot gives every device back to its own driver, and forgets the record with it), 0700, made by tmpfiles.d
-//! or by the first run. Holding the host-wide lock is the right to write: only [`crate::state::store::Guard`] can.
+//! reboot gives every device back to its own driver, and forgets the record with it, but for what was stopped, see
+//! [`crate::state::stopped`]), 0700, made by tmpfiles.d or by the first run. Holding the host-wide lock is the right to
+//! write: only [`crate::state::store::Guard`] can.
 
 use std::collections::BTreeSet;
 use std::fmt;

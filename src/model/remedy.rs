@@ -8,7 +8,8 @@ use crate::base::vmid::VmId;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
-use crate::host::units::{Unit, can_be_stopped};
+use crate::host::unit_names::can_be_stopped;
+use crate::host::units::Unit;
 use crate::host::usb::{How, InUse};
 use crate::settings::values::Processes;
 

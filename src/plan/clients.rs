@@ -15,9 +15,10 @@ use crate::host::functions::Function;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
-use crate::host::units::{Unit, is_starter};
-use crate::model::act::Named;
+use crate::host::unit_names::is_starter;
+use crate::host::units::Unit;
 use crate::model::doubt::Risk;
+use crate::model::named::Named;
 use crate::model::plan::Way;
 use crate::model::record::Beside;
 use crate::model::refusal::Reason;
@@ -193,6 +194,7 @@ impl Judged {
             (How::Desktop, _) => ("display-manager", ", and all desktops end"),
             (How::Named, Unit::Host(_) | Unit::OfUser { .. } | Unit::DriverUse { .. }) => ("services", ""),
             (How::Named, Unit::Inside { .. }) => ("containers", ", and the container goes on"),
+            (How::Named, Unit::OfHa { .. }) => ("containers", ", and HA ignores it until then"),
             (How::Named, _) => ("containers", ""),
         };
         if let Unit::DriverUse { driver_use_of } = unit {
@@ -202,11 +204,7 @@ impl Judged {
                 join(nodes)
             ));
         } else if *how != How::Own {
-            let is_stopped = if matches!(unit, Unit::Whole { .. }) {
-                "shut down"
-            } else {
-                "stopped"
-            };
+            let is_stopped = if unit.is_whole() { "shut down" } else { "stopped" };
             self.notes.push(format!(
                 "{unit} has {} open and is {is_stopped}, as '{setting}' says; it is started again when {when}{goes_on}",
                 join(nodes)
@@ -275,7 +273,7 @@ fn shut_down(users: &[Reason], ground: &Ground<'_>, settings: &Settings) -> BTre
         _ => None,
     });
     let units = stopped.filter_map(|stop| Some(stop.ok()?.unit));
-    units.filter(|unit| matches!(unit, Unit::Whole { .. })).into_set()
+    units.filter(Unit::is_whole).into_set()
 }
 
 /// The units that may have to be stopped where these GPUs leave, of which systemd has to be asked
@@ -333,7 +331,7 @@ fn place(unit: &Unit) -> u8 {
     match unit {
         Unit::Host(_) | Unit::DriverUse { .. } => 0,
         Unit::OfUser { .. } => 1,
-        Unit::Whole { .. } | Unit::Run { .. } => 2,
+        Unit::Whole { .. } | Unit::Run { .. } | Unit::OfHa { .. } => 2,
         Unit::Inside { .. } => 3,
     }
 }
@@ -390,7 +388,7 @@ pub(crate) fn judge_holders(
     let stop_of = |holder: &Holder| Stop::of(holder, ground, settings, &wholes);
     // For a doubt that the settings accept no container goes down.
     let is_accepted = |reason: &Reason, stop: &Result<Stop<'_>, Vec<Reason>>| {
-        let whole = stop.as_ref().is_ok_and(|stop| matches!(stop.unit, Unit::Whole { .. }));
+        let whole = stop.as_ref().is_ok_and(|stop| stop.unit.is_whole());
         accepts_doubt && whole && matches!(reason, Reason::Doubtful { .. })
     };
     let all = users.into_iter().chain(unseen(snapshot, &unbound));

@@ -5,7 +5,8 @@
 use crate::base::pci::{PciAddr, PciSlot};
 use crate::host::functions::{Function, VFIO_PCI};
 use crate::host::snapshot::Snapshot;
-use crate::host::units::{Unit, is_starter};
+use crate::host::unit_names::is_starter;
+use crate::host::units::Unit;
 use crate::model::act::Act;
 use crate::model::plan::Step;
 use crate::model::record::{Beside, Record, State, Taken};

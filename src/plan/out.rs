@@ -19,7 +19,7 @@ use crate::plan::obstacles::{
 };
 use crate::plan::out_steps::WayOut;
 use crate::plan::owners;
-use crate::plan::steps::both;
+use crate::plan::steps::{both, both_units};
 use crate::plan::taken::{recorded_override, taken_from};
 use crate::plan::unseen;
 use crate::settings::known_gpus;
@@ -138,7 +138,7 @@ pub fn plan(snapshot: &Snapshot, wanted: Wanted<'_>, records: &[Record], setting
         taken,
         beside,
         modules: both(earlier.map(|r| &r.modules), &modules),
-        units: both(earlier.map(|r| &r.units), &judged.units),
+        units: both_units(earlier.map(|r| &r.units), &judged.units),
         again: judged.again.clone(),
         consoles: both(earlier.map(|r| &r.consoles), &displays.consoles),
         platforms: both(earlier.map(|r| &r.platforms), &displays.platforms),

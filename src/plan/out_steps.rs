@@ -15,10 +15,11 @@ use crate::plan::awake::{bridges, sleepers};
 use crate::plan::clients::{Judged, start_order};
 use crate::plan::consoles::Displays;
 use crate::plan::moving::Ground;
-use crate::plan::steps::{Added, Steps, anew, both};
+use crate::plan::steps::{Added, Steps, anew, both, both_units};
 use crate::plan::taken::attributes;
 use crate::plan::vendor::nvidia::is_own_service;
-use crate::settings::values::{Gate, Processes, Reset, Settings};
+use crate::settings::reset::Reset;
+use crate::settings::values::{Gate, Processes, Settings};
 
 /// A way out that has been decided on.
 pub(crate) struct WayOut<'a> {
@@ -180,10 +181,7 @@ impl WayOut<'_> {
 
     /// The containers that run on and are given nodes of GPUs.
     fn see_the_driver(&self) -> impl Iterator<Item = VmId> {
-        let is_down = |container: &VmId| {
-            let container = *container;
-            self.judged.units.contains(&Unit::Whole { container })
-        };
+        let is_down = |container: &VmId| self.judged.units.iter().any(|unit| unit.is_whole_of(*container));
         let containers = self.ground.snapshot.containers.iter();
         containers.filter(move |c| !is_down(c)).copied()
     }
@@ -315,7 +313,7 @@ impl WayOut<'_> {
         let mut gpus = self.ground.snapshot.gpus();
         if gpus.any(|f| self.ground.stays(Some(f.addr))) {
             // Others come back when all that they had is home.
-            let units = both(self.earlier.map(|r| &r.units), &self.judged.units);
+            let units = both_units(self.earlier.map(|r| &r.units), &self.judged.units);
             let Judged { again, with_own, .. } = self.judged;
             // Its GPU is there again, or has been all the time.
             let is_others = |unit: &Unit| again.contains(unit) || with_own.contains(unit);

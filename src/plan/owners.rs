@@ -18,7 +18,7 @@ use crate::model::claim::Claim;
 use crate::model::record::{Beside, Owner, Record, State, found_again};
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
-use crate::plan::steps::both;
+use crate::plan::steps::{both, both_units};
 
 /// What a snapshot does not show of an owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -267,7 +267,7 @@ pub fn take_over(own: Record, from: &Record, slots: &BTreeSet<PciSlot>) -> (Reco
     own.sort_taken();
     own.beside = both(Some(&own.beside), &from.beside);
     own.modules = both(Some(&own.modules), &from.modules);
-    own.units = both(Some(&own.units), &from.units);
+    own.units = both_units(Some(&own.units), &from.units);
     own.consoles = both(Some(&own.consoles), &from.consoles);
     own.platforms = both(Some(&own.platforms), &from.platforms);
     own.numbers = from.numbers.clone().noted_before(&own.numbers);

@@ -19,7 +19,8 @@ use crate::host::displays::Platform;
 use crate::host::holders::Holder;
 use crate::host::nvidia::Numbers;
 use crate::host::units::{Facts, Unit};
-use crate::model::act::{Act, Attribute, Named};
+use crate::model::act::{Act, Attribute};
+use crate::model::named::Named;
 use crate::model::plan::{Step, deadline};
 
 /// The steps so far.
@@ -301,6 +302,14 @@ pub(crate) fn anew(unit: &Unit) -> Vec<Vec<Act>> {
     service.map(|name| vec![Act::RestartUnit { name }]).collect()
 }
 
+/// What an earlier run has stopped, and what this one stops as well: a container of HA's once, as what it is owed to be.
+pub(crate) fn both_units(earlier: Option<&Vec<Unit>>, new: &[Unit]) -> Vec<Unit> {
+    let mut all = both(earlier, new);
+    let of_ha: Vec<Unit> = all.iter().filter(|unit| unit.is_of_ha()).cloned().collect();
+    all.retain(|unit| unit.is_of_ha() || !unit.is_whole() || !of_ha.iter().any(|one| one.holds(unit)));
+    all
+}
+
 /// What an earlier run has taken, and what this one takes as well.
 pub(crate) fn both<T: Clone + PartialEq>(earlier: Option<&Vec<T>>, new: &[T]) -> Vec<T> {
     let mut all = earlier.cloned().unwrap_or_default();
@@ -310,4 +319,45 @@ pub(crate) fn both<T: Clone + PartialEq>(earlier: Option<&Vec<T>>, new: &[T]) ->
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run that was killed has had HA ignore it, and the next one finds it so.
+    #[test]
+    fn a_container_of_has_is_on_record_once_and_given_back_to_ha() {
+        let container: VmId = "104".parse().unwrap();
+        let (whole, of_ha) = (
+            Unit::Whole { container },
+            Unit::OfHa {
+                ha_container: container,
+            },
+        );
+        let inside = Unit::Inside {
+            container,
+            unit: "x.service".to_owned(),
+        };
+        let other = Unit::Whole {
+            container: "105".parse().unwrap(),
+        };
+        for (earlier, new, all) in [
+            (vec![of_ha.clone()], vec![whole.clone()], vec![of_ha.clone()]),
+            (vec![whole.clone()], vec![of_ha.clone()], vec![of_ha.clone()]),
+            (
+                vec![inside.clone(), whole.clone()],
+                vec![other.clone()],
+                vec![inside.clone(), whole.clone(), other.clone()],
+            ),
+            (
+                vec![inside.clone(), of_ha.clone()],
+                vec![other.clone()],
+                vec![inside, of_ha, other],
+            ),
+        ] {
+            assert_eq!(both_units(Some(&earlier), &new), all);
+        }
+        assert_eq!(both_units(None, std::slice::from_ref(&whole)), [whole]);
+    }
 }

@@ -9,12 +9,13 @@ use crate::base::pci::PciAddr;
 use crate::host::belongs::Belongs;
 use crate::host::holders::Holder;
 use crate::host::nodes::Node;
+use crate::host::unit_names::can_be_stopped;
 use crate::host::unit_states::Kept;
-use crate::host::units::{Said, Unit, can_be_stopped};
+use crate::host::units::{Ha, Said, Unit};
 use crate::model::refusal::Reason;
 use crate::plan::moving::Ground;
 use crate::plan::vendor::nvidia::{is_own_service, lets_go_and_runs_on};
-use crate::settings::values::{Containers, DisplayManager, Services, Settings};
+use crate::settings::values::{Containers, DisplayManager, HaContainers, Services, Settings};
 
 /// Why a unit may be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub(crate) fn may_stop(unit: &Unit, settings: &Settings, all_leave: bool) -> Opt
             _ if is_own_service(unit, all_leave) => return Some(How::Own),
             services => unit.word().is_some_and(|word| services.names(&word)),
         },
-        (Unit::Whole { .. }, containers) => containers == Containers::Shutdown,
+        (Unit::Whole { .. } | Unit::OfHa { .. }, containers) => containers == Containers::Shutdown,
         (Unit::Inside { .. } | Unit::Run { .. }, containers) => containers != Containers::Refuse,
     };
     is_allowed.then_some(How::Named)
@@ -91,7 +92,7 @@ impl<'a> Stop<'a> {
     ) -> Option<Result<Self, Vec<Reason>>> {
         let mut reasons = Vec::new();
         let mut ways = ways_to_stop(holder, ground, settings);
-        ways.retain(|(unit, _)| !wholes.iter().any(|whole| whole != unit && whole.holds(unit)));
+        ways.retain(|(unit, _)| unit.is_whole() || !wholes.iter().any(|whole| whole.holds(unit)));
         for (unit, how) in ways {
             match Stop::of_unit(&unit, how, ground, settings) {
                 Ok(stop) => return Some(Ok(stop)),
@@ -114,6 +115,11 @@ impl<'a> Stop<'a> {
         }
         if let Some(why) = &said.never {
             return Err(Kept::Never(why.clone()));
+        }
+        match &said.ha {
+            Some(Ha::IsAtIt(how)) => return Err(Kept::HaIsAtIt(how.clone())),
+            Some(Ha::LooksAfter) if settings.ha_containers == HaContainers::Refuse => return Err(Kept::OfHa),
+            _ => {}
         }
         if unit.runs_on().is_none()
             && ground
@@ -138,8 +144,9 @@ impl<'a> Stop<'a> {
         });
         let again = !uses(ground, unit, |addr| ground.set.contains(&addr))
             && uses(ground, unit, |addr| ground.stays(Some(addr)));
+        let of_ha = unit.container().filter(|_| said.ha == Some(Ha::LooksAfter));
         Ok(Stop {
-            unit: unit.clone(),
+            unit: of_ha.map_or_else(|| unit.clone(), |ha_container| Unit::OfHa { ha_container }),
             said,
             how,
             again: again && how == How::Named,

@@ -6,7 +6,8 @@ use crate::host::snapshot::Snapshot;
 use crate::model::act::Attribute;
 use crate::model::record::{Record, Taken};
 use crate::settings::known_gpus;
-use crate::settings::values::{Reset, Settings};
+use crate::settings::reset::Reset;
+use crate::settings::values::Settings;
 
 /// The override that a function has on the host, as any of the records has it whose run may have changed it; None: none of
 /// them has.

@@ -8,6 +8,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::json;
 use crate::base::root::Root;
 use crate::model::error::Error;
 use crate::model::refusal::{Reason, Refusal};
@@ -123,12 +124,12 @@ impl Journal {
         struct Form {
             version: u32,
         }
-        let Form { version } = serde_json::from_slice(&bytes).map_err(|e| refused(e.to_string()))?;
+        let Form { version } = json::from_slice(&bytes).map_err(|e| refused(e.to_string()))?;
         if version > VERSION {
             let why = format!("its form is {version}, of a later version of gpu-handoff; this one knows {VERSION}");
             return Err(refused(why));
         }
-        let on_disk: OnDisk = serde_json::from_slice(&bytes).map_err(|e| refused(e.to_string()))?;
+        let on_disk: OnDisk = json::from_slice(&bytes).map_err(|e| refused(e.to_string()))?;
         let mut journal = Journal {
             doing: on_disk.doing,
             due: on_disk.due,

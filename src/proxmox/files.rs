@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::now_on;
+use crate::base::json;
 use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
@@ -255,7 +256,7 @@ impl Locks {
     /// Of a tree of files that says it.
     pub fn told(root: &Root) -> Option<Locks> {
         let text = (!root.is_real()).then(|| root.bytes(LOCKS).ok())??;
-        serde_json::from_slice(&text).ok()
+        json::from_slice(&text).ok()
     }
 
     /// Tells a tree that is made of this host.

@@ -30,8 +30,10 @@ use crate::plan::{clients, home, owners};
 use crate::proxmox::files::{self, Found};
 use crate::run::owners::{Settled, write_over};
 use crate::run::session::{Session, this_boot};
-use crate::settings::values::{Gate, Reset};
+use crate::settings::reset::Reset;
+use crate::settings::values::Gate;
 use crate::state::history;
+use crate::state::stopped;
 use crate::state::store::Guard;
 
 /// How often holders are looked for while they are waited for: a look costs a few milliseconds of one CPU.
@@ -78,9 +80,12 @@ impl Session {
     /// itself, all at once. Without an answer they are not.
     pub fn ask_for_units(&mut self, snapshot: &mut Snapshot, gpus: &[PciAddr], given: &[PciAddr]) {
         let units = clients::to_ask(snapshot, gpus, given, &self.settings);
-        snapshot
-            .units
-            .extend(facts_of(&mut self.kernel, &units, self.budgets.unit));
+        snapshot.units.extend(self.facts_of(&units));
+    }
+
+    /// What is said of units, or why nothing is.
+    pub(crate) fn facts_of(&mut self, units: &[Unit]) -> Vec<Facts> {
+        facts_of(&mut self.kernel, units, self.budgets.unit)
     }
 
     /// The containers that run and are given nodes of GPUs. Without an answer none are looked after: a GPU does not wait for that.
@@ -325,12 +330,19 @@ impl Session {
         for note in &plan.notes {
             info!("note: {note}");
         }
+        let stops = plan.direction == Direction::Out && !record.units.is_empty();
+        if stops {
+            self.keep_stopped(Some(&record));
+        }
         let run = Executor::new(&mut self.kernel, guard, record, rest, end);
         let began = SystemTime::now();
         let result = run.execute(plan);
         let took = self.kernel.now().saturating_sub(start);
         if steps > 0 {
             self.remember(plan, began, took, &result);
+        }
+        if stops || plan.direction == Direction::Home {
+            self.keep_stopped(None);
         }
         result?;
         let message_id = match plan.direction {
@@ -375,6 +387,18 @@ impl Session {
                 );
                 Vec::new()
             }
+        }
+    }
+
+    /// Keeps what the records have stopped for whoever starts the host anew. `coming`: the record that is about to be written.
+    fn keep_stopped(&mut self, coming: Option<&Record>) {
+        let (Ok(boot), Ok((records, _))) = (this_boot(), self.store.load()) else {
+            return;
+        };
+        let is_old = |record: &&Record| coming.is_some_and(|coming| coming.owner == record.owner);
+        let records = records.iter().filter(|record| !is_old(record)).chain(coming);
+        if let Err(why) = self.kernel.keep_stopped(boot, stopped::text(records)) {
+            warn!("what is stopped is not kept for the host's next start: {why}");
         }
     }
 

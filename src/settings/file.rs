@@ -22,8 +22,9 @@ use crate::base::root::Root;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
 use crate::settings::known_gpus::Fact;
+use crate::settings::reset::Reset;
 use crate::settings::table::{self, DEVICE, KEYS};
-use crate::settings::values::{Reset, Settings};
+use crate::settings::values::Settings;
 
 /// The directory of our settings.
 const DIR: &str = "/etc/gpu-handoff";

@@ -13,5 +13,6 @@ pub mod file; // where they are read
 pub mod kinds; // what kinds of values there are
 pub mod known_gpus; // what is known of some models
 pub mod messages; // what is said to people and to monitoring
+pub mod reset; // by which methods a GPU may be reset
 pub mod table; // what there is to set
 pub mod values; // the values in force

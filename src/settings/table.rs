@@ -10,12 +10,14 @@
 //!    `section.key` stands in the section `[section]`, as every deadline does in `[deadlines]`; a new section needs a row
 //!    in [`SECTIONS`] as well.
 //! 3. The field's type says what is allowed. Deadlines (`Duration`) and switches (`bool`) are there. A choice of words is
-//!    an enum in `values.rs` with its words as [`Choice`](crate::settings::kinds::Choice); anything else implements
-//!    [`Value`].
-//! 4. Use the field where it is to make a difference.
+//!    an enum in `values.rs` with its words as [`Choice`](crate::settings::kinds::Choice), also where there are two and
+//!    neither is a mere "on"; anything else implements [`Value`]. Where that file is full (500 lines before its tests), a
+//!    type has one of its own, as [`Reset`](crate::settings::reset::Reset) has.
+//! 4. Use the field where it is to make a difference. One that makes another plan is drawn in `tests/engine_props/world.rs`
+//!    and `tests/crash_campaign/hosts.rs`, and is explained in `docs/policies.md` if it is about who uses a GPU.
 //! 5. `UPDATE_GENERATED=1 cargo test --lib settings`, `UPDATE_GENERATED=1 cargo test --test manual` and
-//!    `UPDATE_HOSTS=1 cargo test --test hosts` write the texts that show all settings. Read the difference before you
-//!    commit it.
+//!    `UPDATE_HOSTS=1 cargo test --test hosts` write the texts that show all settings: `debian/config.toml`, the manual
+//!    page, a plan. Read the difference before you commit it.
 
 use toml::de::DeValue;
 
@@ -71,6 +73,11 @@ pub static KEYS: &[Key] = &[
         name: "containers",
         field: |s| &mut s.containers,
         about: "What to do where a process inside a container uses a GPU that leaves.",
+    },
+    Key {
+        name: "ha-containers",
+        field: |s| &mut s.ha_containers,
+        about: "What to do where 'containers' has a container shut down which the cluster's manager, HA, looks after.",
     },
     Key {
         name: "container-start",

@@ -15,6 +15,7 @@ use crate::host::units::named;
 use crate::settings::kinds::{Choice, Value};
 use crate::settings::known_gpus::{self, Fact};
 use crate::settings::messages::{Metrics, Notify};
+use crate::settings::reset::Reset;
 
 /// What to do when a VM is started for the backup of its stopped self (`lock: backup`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -290,8 +291,31 @@ impl Choice for Containers {
             Containers::Shutdown,
             "shutdown",
             "as \"release\"; and where that cannot be done inside a container of Proxmox's, shut the container down and start \
-             it again when the GPU is home. One that has not shut down after 'deadlines.container' is ended, as by 'pct stop'; one \
-             that HA manages keeps the VM from starting.",
+             it again when the GPU is home. One that has not shut down after 'deadlines.container' is ended, as by 'pct stop'; for \
+             one that HA manages see 'ha-containers'.",
+        ),
+    ];
+}
+
+/// What to do with a container that is to be shut down, and that the cluster's manager looks after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HaContainers {
+    /// Refuse.
+    Refuse,
+    /// Have the manager ignore it for as long as it is stopped.
+    Stop,
+}
+
+impl Choice for HaContainers {
+    const WORDS: &'static [(Self, &'static str, &'static str)] = &[
+        (HaContainers::Refuse, "refuse", "refuse: HA answers for where it runs."),
+        (
+            HaContainers::Stop,
+            "stop",
+            "have HA ignore it ('ha-manager set ct:CTID --state ignored'), shut it down and start it again as any other, and give it back \
+             to HA when the GPU is home ('--state started'). Meanwhile HA does nothing for it: where this node fails, it is not started on \
+             another one; and after a reboot with the GPU away it is named, and HA ignores it until somebody says so.",
         ),
     ];
 }
@@ -344,83 +368,6 @@ impl Choice for ContainerStart {
     ];
 }
 
-/// How a GPU may be reset while it is away.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reset {
-    /// As the kernel has it, or as [`crate::settings::known_gpus`] knows better.
-    Auto,
-    /// We never ask for a reset ourselves, and change nothing about those of VFIO.
-    Never,
-    /// By these methods only, in this order.
-    By(String),
-}
-
-/// The reset methods of the kernel (linux, drivers/pci/pci.c, pci_reset_fn_methods).
-const RESET_METHODS: [&str; 7] = ["device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"];
-
-impl Reset {
-    /// From a setting.
-    ///
-    /// # Errors
-    /// What it must be.
-    pub fn read(value: &DeValue<'_>) -> Result<Self, String> {
-        let mut reset = Reset::Auto;
-        let taken = reset.take(value);
-        taken.ok_or_else(|| format!("it must be {}", reset.allowed()))?;
-        Ok(reset)
-    }
-}
-
-impl Value for Reset {
-    fn take(&mut self, value: &DeValue<'_>) -> Option<()> {
-        let DeValue::String(text) = value else { return None };
-        let words: Vec<&str> = text.split_ascii_whitespace().collect();
-        *self = match words.as_slice() {
-            [] => return None,
-            ["auto"] => Reset::Auto,
-            ["never"] => Reset::Never,
-            words if words.iter().all(|w| RESET_METHODS.contains(w)) => Reset::By(words.join(" ")),
-            _ => return None,
-        };
-        Some(())
-    }
-
-    fn allowed(&self) -> String {
-        format!("\"auto\", \"never\", or methods out of: {}", RESET_METHODS.join(" "))
-    }
-
-    fn shown(&self) -> String {
-        match self {
-            Reset::Auto => "auto",
-            Reset::Never => "never",
-            Reset::By(methods) => methods,
-        }
-        .to_owned()
-    }
-
-    fn toml(&self) -> String {
-        format!("\"{}\"", self.shown())
-    }
-
-    fn words(&self) -> Vec<(&'static str, String)> {
-        let only = format!(
-            "only by these of the kernel's reset methods, in this order. All there are: {}.",
-            RESET_METHODS.join(" ")
-        );
-        vec![
-            (
-                "auto",
-                "as the kernel has it, but for models of which something better is known.".to_owned(),
-            ),
-            (
-                "never",
-                "gpu-handoff asks for no reset. What VFIO resets stays as it is.".to_owned(),
-            ),
-            ("flr bus", only),
-        ]
-    }
-}
-
 /// The settings in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -440,6 +387,8 @@ pub struct Settings {
     pub container_start: ContainerStart,
     /// What to do with a desktop.
     pub display_manager: DisplayManager,
+    /// What to do with a container of HA's that is to be shut down.
+    pub ha_containers: HaContainers,
     /// What to do with processes of login sessions.
     pub processes: Processes,
     /// Whether others are kept from opening a GPU while it is handed over.
@@ -481,6 +430,7 @@ impl Default for Settings {
             containers: Containers::Refuse,
             container_start: ContainerStart::Refuse,
             display_manager: DisplayManager::Refuse,
+            ha_containers: HaContainers::Refuse,
             processes: Processes::Refuse,
             gate: Gate::Auto,
             unknown_keys: UnknownKeys::Refuse,
@@ -499,7 +449,7 @@ mod tests {
 
     use toml::de::DeTable;
 
-    use crate::host::units::can_be_stopped;
+    use crate::host::unit_names::can_be_stopped;
 
     fn services(text: &str) -> Option<Services> {
         let file = format!("key = {text}");

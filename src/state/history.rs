@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::files::replace;
+use crate::base::json;
 use crate::base::root::Root;
 use crate::model::act::Act;
 use crate::model::plan::Direction;
@@ -204,7 +205,7 @@ fn shorten(path: &Path, longest: usize) -> io::Result<Option<Counts>> {
     let mut counts = Some(Counts::of(&entries(older)));
     let mut bytes = Vec::new();
     for line in newer.split_inclusive(|b| *b == b'\n') {
-        match serde_json::from_slice::<Handoff>(line) {
+        match json::from_slice::<Handoff>(line) {
             Ok(mut entry) if counts.is_some() => {
                 entry.forgotten = counts.take();
                 bytes.extend(serde_json::to_vec(&entry)?);
@@ -220,7 +221,7 @@ fn shorten(path: &Path, longest: usize) -> io::Result<Option<Counts>> {
 /// The entries in some lines; a line that is none is left out.
 fn entries(text: &[u8]) -> Vec<Handoff> {
     let lines = text.split(|b| *b == b'\n');
-    lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    lines.filter_map(|line| json::from_slice(line).ok()).collect()
 }
 
 /// All entries, the oldest first; a line that is none is left out.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::files::{exchange, replace, write};
+use crate::base::json;
 use crate::base::sets::in_order;
 use crate::base::threads;
 use crate::base::wait::poll_readable;
@@ -263,13 +264,13 @@ struct Form {
 fn read_record(path: &Path) -> Result<Record, String> {
     let bytes = fs::read(path).map_err(|e| e.to_string())?;
     // Twice from the text, not by way of a value: each source that a record is read from has code of its own.
-    let form: Form = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    let form: Form = json::from_slice(&bytes).map_err(|e| e.to_string())?;
     match form.version.as_ref().and_then(serde_json::Value::as_u64) {
         Some(version) if version == u64::from(VERSION) => {}
         Some(version) => return Err(format!("it has version {version}, this program writes {VERSION}")),
         None => return Err("it has no version".to_owned()),
     }
-    serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+    json::from_slice(&bytes).map_err(|e| e.to_string())
 }
 
 /// Room that is kept for records, bytes, in each of two files: a record of sixteen cards has some 30 kB. The first one changes

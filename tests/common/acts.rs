@@ -6,12 +6,14 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::host::units::{Client, Facts, Said, Unit};
-use gpu_handoff::model::act::{Act, Attribute, Expect, Named};
+use gpu_handoff::host::units::{Client, Facts, Ha, Said, Unit};
+use gpu_handoff::model::act::{Act, Attribute, Expect};
+use gpu_handoff::model::named::Named;
 use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::plan::{clients, users};
 
 use super::calls::{Answer, Errno};
+use super::effects::broken_off;
 use super::hosts::PERSISTENCED;
 use super::state::{Device, Model, Process, Stage};
 
@@ -139,6 +141,7 @@ impl Model {
                     started_by: starting.map(|u| u.name.name()).collect(),
                     never: self.never.iter().find(|(of, _)| of == unit).map(|(_, why)| why.clone()),
                     ends_within_s: known.ends_within_s,
+                    ha: (self.of_ha.as_ref() == Some(unit)).then_some(Ha::LooksAfter),
                 }),
             }
         };
@@ -192,6 +195,9 @@ impl Model {
                 continue;
             }
             self.await_exit(&pids, POLL.min(left));
+            if self.is_broken_off() {
+                return Err(broken_off());
+            }
             if self.signal.is_some() {
                 self.spend(POLL); // what waits for a worker's answer does not look for signals before that
             }
@@ -249,6 +255,10 @@ impl Model {
                 uid: Some(*user),
                 name: unit.clone(),
             },
+            Unit::OfHa { ha_container } => {
+                let container = *ha_container;
+                return self.switch_unit(&Unit::Whole { container }, on);
+            }
             Unit::DriverUse { .. } => return self.switch_driver_use(name, on),
         };
         let Some(at) = self.units.iter().position(|u| u.name == *name) else {

@@ -216,6 +216,10 @@ impl Kernel for Model {
         results
     }
 
+    fn gives_back(&mut self, does: bool) {
+        self.gives_back = does;
+    }
+
     fn let_gate_go(&mut self) {
         self.gate = None;
     }
@@ -233,6 +237,11 @@ impl Kernel for Model {
 }
 
 impl Model {
+    /// Whether a signal is the end of what only waits.
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.signal.is_some() && !self.gives_back
+    }
+
     fn fault(&self, n: usize) -> Option<Fault> {
         self.faults.0.iter().find(|(at, _)| *at == n).map(|(_, f)| *f)
     }
@@ -258,6 +267,13 @@ impl Model {
             }
             Some(Fault::Signal) => self.signal = self.signal.or(Some(self.time)),
             _ => {}
+        }
+        if act.only_waits() && self.is_broken_off() {
+            // Who was asked to end goes on with that, whoever has asked.
+            if !matches!(act, Act::ProveFree { .. }) {
+                let _ = self.do_at_once(act, end);
+            }
+            return Started::Ended(Err(broken_off()));
         }
         let twist = match fault {
             Some(Fault::Twisted(twist)) => Some(twist),
@@ -362,8 +378,16 @@ impl Model {
     /// Acts that are no call into the drivers: the twist is all there is to wait for.
     fn without_a_call(&mut self, act: &Act, end: Duration, twist: Option<Twist>, group: u32) -> Result<(), ActError> {
         let within = end.saturating_sub(self.time);
+        let signal_end = self.signal.map(|at| at + AFTER_SIGNAL);
+        let left = signal_end.map_or(within, |at| within.min(at.saturating_sub(self.time)));
         match twist {
-            Some(Twist::Takes(time)) if time < within => self.spend(time),
+            Some(Twist::Takes(time)) if time < left => self.spend(time),
+            // It is left to its worker, in no call on a device.
+            Some(_) if left < within && matches!(act, Act::StopUnit { .. } | Act::StartUnit { .. }) => {
+                self.spend(left);
+                self.workers.retain(|worker| *worker != group);
+                return Err(ActError::Interrupted { group: told(group) });
+            }
             Some(_) => {
                 self.spend(within);
                 // systemctl waits in user space and can be ended; the job goes on.
@@ -446,6 +470,11 @@ pub fn told(number: u32) -> Group {
         number,
         started: Some(1),
     }
+}
+
+/// What only waits, and a signal came.
+pub(super) fn broken_off() -> ActError {
+    ActError::Failed("a signal asked us to end meanwhile".to_owned())
 }
 
 fn failed(act: &Act, errno: Errno) -> ActError {

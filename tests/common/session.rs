@@ -21,7 +21,8 @@ use gpu_handoff::plan::owners::{self, First, Over, Signs};
 use gpu_handoff::plan::{clients, home};
 use gpu_handoff::run::look::look;
 use gpu_handoff::run::owners::{Host, settle, write_over};
-use gpu_handoff::settings::values::{Gate, Reset, Settings};
+use gpu_handoff::settings::reset::Reset;
+use gpu_handoff::settings::values::{Gate, Settings};
 
 use super::effects::Killed;
 use super::ledger::MemLedger;

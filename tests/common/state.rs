@@ -304,6 +304,8 @@ pub struct Model {
     pub called_from: Vec<Belongs>,
     /// One of the units is not to be stopped, and why.
     pub never: Option<(unit::Unit, String)>,
+    /// One of them is a container that HA looks after.
+    pub of_ha: Option<unit::Unit>,
     pub processes: Vec<Process>,
     /// This host has a gate; and while it is shut, for whom, and whether for the whole driver.
     pub has_gate: bool,
@@ -332,6 +334,8 @@ pub struct Model {
     pub next_worker: u32,
     /// When the run was asked to end.
     pub signal: Option<Duration>,
+    /// Acts give back what was taken, and a signal breaks none of them off.
+    pub gives_back: bool,
     /// Acts so far.
     pub acts: Vec<Act>,
     pub faults: Faults,
@@ -371,6 +375,7 @@ impl Model {
             desktop: None,
             called_from: Vec::new(),
             never: None,
+            of_ha: None,
             has_gate: true,
             gate: None,
             processes: Vec::new(),
@@ -390,6 +395,7 @@ impl Model {
             workers: Vec::new(),
             next_worker: 4242,
             signal: None,
+            gives_back: false,
             acts: Vec::new(),
             faults: Faults::default(),
             laws: super::laws::Laws::default(),

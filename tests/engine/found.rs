@@ -6,7 +6,8 @@ use gpu_handoff::host::displays::Framebuffer;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::State;
-use gpu_handoff::settings::values::{Doubt, Reset, Settings, WayOut};
+use gpu_handoff::settings::reset::Reset;
+use gpu_handoff::settings::values::{Doubt, Settings, WayOut};
 
 use crate::common::hosts::{add_card, add_consoles, add_persistenced};
 use crate::common::{

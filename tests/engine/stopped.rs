@@ -9,13 +9,13 @@ use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units::{Client, Unit, Verb};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::containers_time;
-use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, Services, Settings, WayOut};
+use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, HaContainers, Services, Settings, WayOut};
 
 use crate::common::hosts::{
     GDM, OLLAMA, PERSISTENCED, SOCKET, WEBUI, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced,
     add_run, add_socket, add_webui, add_whole, inside, of_user, run, whole,
 };
-use crate::common::{End, Fault, Model, Process, Session, addr, host};
+use crate::common::{End, Event, Fault, Model, Process, Session, Twist, When, addr, host};
 use crate::{assert_as_before, records, runs_again_whatever_fails};
 
 /// A kind of user: how it comes into the model, which setting allows what, and what is stopped in which order.
@@ -392,6 +392,79 @@ fn a_desktop_that_has_ended_for_nothing_is_said() {
     assert!(runs(&kind, &model));
 }
 
+/// What only waits is broken off by a signal, and what it has begun is undone in the seconds that are left: what is stopped then,
+/// so that its socket listens again, is not broken off.
+#[test]
+fn whoever_was_stopped_runs_again_after_a_signal_at_anything_that_waits() {
+    for kind in kinds() {
+        for way in [WayOut::Auto, WayOut::Unbind] {
+            let model = used(&kind, 1);
+            let first = model.acts.len();
+            let acts = {
+                let mut model = model.fork();
+                assert!(matches!(asked(&kind, way).out(&mut model), End::Done));
+                model.acts[first..].to_vec()
+            };
+            let waiting: Vec<usize> = (0..acts.len()).filter(|at| acts[*at].only_waits()).collect();
+            assert!(waiting.len() > 1, "{}: {acts:?}", kind.name);
+            for at in waiting {
+                let mut model = model.fork();
+                model.faults.0 = vec![(first + at, Fault::Signal)];
+                let end = asked(&kind, way).out(&mut model);
+                let what = format!("{}, {way:?}, {}: {end:?}", kind.name, acts[at]);
+                // A desktop that has ended for nothing is named.
+                let has_ended = acts[..=at].iter().any(|act| matches!(act, Act::AwaitDesktops { .. }));
+                match &end {
+                    End::RestoredBut(but) if has_ended => assert!(but.contains("the desktop has ended"), "{what}"),
+                    end => assert!(matches!(end, End::Restored(_)) && !has_ended, "{what}"),
+                }
+                assert!(runs(&kind, &model) && records(&model).is_empty(), "{what}");
+                assert_eq!(model.laws.broken, [""; 0], "{what}");
+            }
+        }
+    }
+}
+
+/// What gives back goes on after a signal as long as there is time, and then nothing more is begun: the next run does the rest.
+#[test]
+fn a_start_that_a_signal_leaves_no_time_for_is_the_last_act_and_the_next_runs_to_wait_for() {
+    let kind = kinds()
+        .into_iter()
+        .find(|k| k.name.starts_with("two services"))
+        .unwrap();
+    let model = used(&kind, 1);
+    let (before, first) = (model.state(), model.acts.len());
+    let fails = {
+        let mut model = model.fork();
+        assert!(matches!(asked(&kind, WayOut::Unbind).out(&mut model), End::Done));
+        let is_last_look = |act: &Act| matches!(act, Act::ProveFree { .. });
+        first + model.acts[first..].iter().position(is_last_look).unwrap()
+    };
+    let start = {
+        let mut model = model.fork();
+        model.faults.0 = vec![(fails, Fault::Fails)];
+        assert!(matches!(asked(&kind, WayOut::Unbind).out(&mut model), End::Restored(_)));
+        let is_start = |act: &Act| matches!(act, Act::StartUnit { .. });
+        fails + model.acts[fails..].iter().position(is_start).unwrap()
+    };
+    let mut model = model.fork();
+    let slow = Fault::Twisted(Twist::Takes(Duration::from_secs(10)));
+    model.faults.0 = vec![(fails, Fault::Fails), (start, slow)];
+    model.events.push((When::Act(start), Event::Signal));
+    let session = asked(&kind, WayOut::Unbind);
+    let End::NotRestored(said) = session.out(&mut model) else {
+        panic!("it was waited for")
+    };
+    assert!(said.contains("it is left to process group"), "{said}");
+    assert_eq!(model.acts.len(), start + 1, "{:?}", &model.acts[start..]);
+    assert!(
+        !records(&model)[0].workers.is_empty(),
+        "the next run has nobody to wait for"
+    );
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert_as_before(&model, &before, "at home");
+}
+
 #[test]
 fn what_could_not_be_started_again_is_not_stopped() {
     for (kind, why) in [
@@ -399,10 +472,7 @@ fn what_could_not_be_started_again_is_not_stopped() {
             "docker",
             "it was started with --rm, and is gone for good once it is stopped",
         ),
-        (
-            "a container as a whole",
-            "container 104 is managed by HA, which answers for where it runs",
-        ),
+        ("a container as a whole", "container 104 is locked (backup)"),
     ] {
         let kind = kinds().into_iter().find(|k| k.name == kind).unwrap();
         let mut model = used(&kind, 1);
@@ -416,6 +486,48 @@ fn what_could_not_be_started_again_is_not_stopped() {
             "{refusal}"
         );
         assert_as_before(&model, &before, kind.name);
+    }
+}
+
+/// By the setting alone: HA lets go of it before, and has it back with its start.
+#[test]
+fn a_container_that_ha_manages_is_shut_down_where_the_settings_say_so() {
+    let kind = kinds()
+        .into_iter()
+        .find(|k| k.name == "a container as a whole")
+        .unwrap();
+    for way in [WayOut::Auto, WayOut::Unbind] {
+        let mut model = used(&kind, 1);
+        model.of_ha = Some(whole());
+        let before = model.state();
+        let refusal = asked(&kind, way).plan_out(&mut model).unwrap_err().to_string();
+        let said = "container 104 may be shut down for it, but HA manages it, and answers for where it runs. Hint: have HA ignore it meanwhile by \
+                    ha-containers = \"stop\" in /etc/gpu-handoff/config.toml, or 'ha-manager set ct:104 --state stopped' before the start";
+        assert!(refusal.contains(said), "{refusal}");
+        let mut session = asked(&kind, way);
+        session.settings.ha_containers = HaContainers::Stop;
+        let plan = session.plan_out(&mut model).unwrap();
+        let note = "and is shut down, as 'containers' says; it is started again when the GPU is home, and HA ignores it until then";
+        assert!(plan.notes.iter().any(|n| n.ends_with(note)), "{:?}", plan.notes);
+        let stop = plan
+            .steps
+            .iter()
+            .find(|s| matches!(s.act, Act::StopUnit { .. }))
+            .unwrap();
+        // HA's rounds come on top of what any container may take.
+        let budgets = &session.settings.budgets;
+        let most = budgets.unit + budgets.container * 2 + Duration::from_secs(60);
+        assert_eq!(stop.deadline, most, "{stop:?}");
+        assert_eq!(
+            plan.units[..1],
+            [Unit::OfHa {
+                ha_container: "104".parse().unwrap()
+            }]
+        );
+        assert!(matches!(session.out(&mut model), End::Done));
+        assert!(!runs(&kind, &model));
+        assert!(matches!(session.home(&mut model), End::Done));
+        assert_as_before(&model, &before, "at home");
     }
 }
 

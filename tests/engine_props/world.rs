@@ -7,9 +7,8 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units as unit;
-use gpu_handoff::settings::values::{
-    Containers, DisplayManager, Doubt, Gate, Processes, Reset, Services, Settings, WayOut,
-};
+use gpu_handoff::settings::reset::Reset;
+use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, Gate, Processes, Services, Settings, WayOut};
 use proptest::prelude::*;
 use proptest::sample::select;
 

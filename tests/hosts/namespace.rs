@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 /// Folders of the tree that take the place of the machine's.
 const FOLDERS: &str = "sys run var/lib usr/share/misc proc/driver etc";
 
-/// Files of procfs that do, where the machine has them.
-const FILES: &str = "proc/modules proc/cmdline";
+/// Files that do, where the machine has them: of procfs, and a program that the tree has another one of.
+const FILES: &str = "proc/modules proc/cmdline usr/bin/systemctl";
 
 /// What the shell ends with where there can be no such namespace.
 pub const CANNOT: i32 = 77;

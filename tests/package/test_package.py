@@ -30,6 +30,7 @@ EXPOSED_AT_MOST = {
     "gpu-handoff-watch@.service": 1.5,
     "gpu-handoff-home@.service": 9.7,
     "gpu-handoff-recover.service": 9.7,
+    "gpu-handoff-stopped.service": 9.7,
     "gpu-handoff-tell@.service": 7.0,
     "gpu-to-nvidia.service": 9.7,
     "gpu-to-vfio.service": 9.7,
@@ -38,6 +39,7 @@ FILES = """
 /etc/gpu-handoff/config.toml 644
 /usr/lib/systemd/system/gpu-handoff-home@.service 644
 /usr/lib/systemd/system/gpu-handoff-recover.service 644
+/usr/lib/systemd/system/gpu-handoff-stopped.service 644
 /usr/lib/systemd/system/gpu-handoff-tell@.service 644
 /usr/lib/systemd/system/gpu-handoff-watch@.service 644
 /usr/lib/systemd/system/gpu-to-nvidia.service 644

@@ -46,6 +46,8 @@ for client in podman docker; do
 done
 say "a client that is not there, or gives no answer"
 setting 'containers = "release"' 'deadlines.unit = 5' 'deadlines.holder-wait = 2'
+id=$(pod); wait_for 60 uses podman "$id"; mv /usr/bin/podman /root/podman; printf '#!/bin/sh\nsleep 1000\n' >/usr/bin/podman; chmod 755 /usr/bin/podman
+within 60 255 qm start 111; said "since Podman gives no answer"; uses podman "$id" || fail "it was stopped"; mv /root/podman /usr/bin/podman; podman stop "$id" >/dev/null
 id=$(docker run /usr/local/bin/hold /dev/nvidia0); wait_for 60 uses docker "$id"; mv /usr/bin/docker /root/docker
 within 60 255 qm start 111; said "since Docker gives no answer: docker cannot be run"
 printf '#!/bin/sh\nsleep 1000\n' >/usr/bin/docker; chmod 755 /usr/bin/docker

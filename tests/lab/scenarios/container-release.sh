@@ -62,6 +62,13 @@ for how in KILL TERM; do
 	case $(cat "/proc/$deaf/cgroup") in 0::/lxc/104*) ;; *) fail "$how: it was moved: $(cat "/proc/$deaf/cgroup")" ;; esac
 	kill -KILL "$deaf"
 done
+say "the service is deaf to TERM: the start fails in time, and it runs again when its systemd has ended it"
+deaf=/run/lab-ct/104/root/run/systemd/system/ollama.service.d; mkdir -p $deaf
+printf '[Service]\nExecStart=\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses deaf\nTimeoutStopSec=15\n' >$deaf/deaf.conf
+pct exec 104 -- systemctl daemon-reload; pct exec 104 -- systemctl restart ollama; wait_for 20 uses
+setting 'containers = "release"' 'deadlines.unit = 3'; within 60 255 qm start 111; said "ollama in container 104: stop the service"
+comes_home 120 "a deaf one"; wait_for 60 uses; goes_on "a deaf one"
+rm -r $deaf; pct exec 104 -- systemctl daemon-reload; pct exec 104 -- systemctl kill -s KILL ollama; pct exec 104 -- systemctl restart ollama; wait_for 20 uses
 say "the container is stopped while the VM runs: the GPU is home, and that is said"
 setting 'containers = "release"'; within 60 0 qm start 111; away "before its end"; expect_rc 0 pct stop 104
 within 90 0 qm stop 111; comes_home 60 "without it"

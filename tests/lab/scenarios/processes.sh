@@ -56,6 +56,10 @@ stays 12; lives "12 s later"; within 90 0 gpu-handoff 111 post-stop; comes_home 
 gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 wait_for 30 sh -c "gpu-handoff status | grep -q 'ask it to end'"; kill -TERM $run; wait $run; is $? 1 "status of a run that was asked to end"
 said "a signal asked us to end meanwhile"; stays 12; lives "12 s after it"; at_home "asked to end"; kill -KILL $user; wait $user 2>/dev/null; prompt -
+say "a signal when one of two has ended: who has ended for nothing is named"
+setting 'processes = "terminate"' 'deadlines.process = 15'; first=$user; prompt deaf
+gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!; wait "$first" 2>/dev/null; wait_for 30 sh -c "gpu-handoff status | grep -q 'ask them to end'"; kill -TERM $run; wait $run; is $? 1 "status of a run that was asked to end"
+said "process $first (python3) was asked to end, and nobody starts it again"; lives "the deaf one"; at_home "one of two"; kill -KILL $user; wait $user 2>/dev/null; prompt -
 
 say "nobody else's, and not who has started the run"
 setting 'processes = "kill"' 'deadlines.holder-wait = 1'

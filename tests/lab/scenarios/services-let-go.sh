@@ -49,6 +49,14 @@ service -; printf '[Unit]\nRequires=ollama.service\n[Service]\nExecStart=/usr/bi
 within 60 255 qm start 111; said "exporter.service needs it and would be stopped as well"; said "name user-1000/exporter.service in 'services' as well"; is "$(pid_of ollama)" "$pid" "its process"
 setting 'services = "user-1000/ollama user-1000/exporter"'; within 60 0 qm start 111; away "with what needs it"; is "$(state exporter)" inactive exporter
 within 90 0 qm stop 111; comes_home 60 "with what needs it"; wait_for 20 uses; wait_for 20 his -q is-active exporter; his stop exporter
+say "a signal while what needs it takes its time to end, with a socket that was stopped before: what gives back is finished"
+printf '[Socket]\nListenStream=/run/user/1000/ollama.sock\n' >/etc/systemd/user/ollama.socket; his stop ollama
+printf '[Unit]\nRequires=ollama.service\n[Service]\nExecStart=/usr/bin/sleep 1000\nExecStop=/usr/bin/sleep 1\n' >/etc/systemd/user/exporter.service
+his daemon-reload; his start ollama.socket; his start ollama exporter; wait_for 20 uses
+listens_not() { [ "$(state ollama.socket) $(state exporter)" = "inactive deactivating" ]; }
+gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!; wait_for 30 listens_not; kill -TERM $run; wait $run; is $? 1 "status of a run that was asked to end"; cat /root/said
+settled || fail "not as before"; wait_for 20 uses; is "$(state ollama.socket) $(state ollama) $(state exporter)" "active active active" "his units"
+his stop ollama.socket exporter ollama; rm /etc/systemd/user/ollama.socket; his daemon-reload; his start ollama; wait_for 20 uses
 say "his systemd gives no answer: refused in time, and nothing was stopped"
 setting 'services = "user-1000/ollama"' 'deadlines.unit = 4'; pid=$(pid_of ollama); manager=$(systemctl show -P MainPID user@1000)
 kill -STOP "$manager"; within 60 255 qm start 111; kill -CONT "$manager"

@@ -25,10 +25,13 @@ for unit in nvidia-persistenced nvidia-powerd nvidia-fabricmanager mps; do
 	say "$unit, refused"
 	setting 'services = "refuse"' 'deadlines.holder-wait = 1'; pid=$(systemctl show -P MainPID $unit)
 	within 60 255 qm start 111; said "services = \"$unit.service\""; settled || fail "not as before"; is "$(systemctl show -P MainPID $unit)" "$pid" "$unit: its process"
-	if [ $unit != nvidia-persistenced ]; then
-		say "$unit, deaf to TERM: the start fails in time, and it runs again when systemd has ended it"
-		setting 'deadlines.unit = 3' "$named"; service deaf TimeoutStopSec=15
-		within 60 255 qm start 111; said "$unit: stop the service"; comes_home 120 "$unit, deaf"; wait_for 60 holds
-	fi
-	systemctl kill -s KILL $unit; systemctl stop $unit; setting
+	say "$unit, deaf to TERM: the start fails in time, and it runs again when systemd has ended it"
+	setting 'deadlines.unit = 3' "$named"
+	if [ $unit = nvidia-persistenced ]; then
+		mkdir -p /run/systemd/system/$unit.service.d
+		printf '[Service]\nType=simple\nExecStart=\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses deaf\nTimeoutStopSec=15\n' >/run/systemd/system/$unit.service.d/deaf.conf
+		systemctl daemon-reload; systemctl restart $unit; wait_for 20 holds
+	else service deaf TimeoutStopSec=15; fi
+	within 60 255 qm start 111; said "$unit: stop the service"; comes_home 120 "$unit, deaf"; wait_for 60 holds
+	systemctl kill -s KILL $unit; systemctl stop $unit; rm -rf /run/systemd/system/$unit.service.d; systemctl daemon-reload; setting
 done

@@ -1,10 +1,11 @@
 #!/bin/sh
-# The host's user space, and then the host, starts anew while what used the GPU is stopped for a VM: what was owed runs again after the first, what is enabled after both, and the GPU is home.
+# The host's user space, and then the host, starts anew while what used the GPU is stopped for a VM: what was owed runs again after the first, what is enabled after both, what is not is named after the second, and the GPU is home.
 # lab: --persist --timeout 1500
 # tier: full
 . /usr/local/lib/lab-home.sh
 boot=gpu-handoff-recover.service
 told() { journalctl -q -b -o cat -u $boot; }
+named() { journalctl -q -b -o cat -u gpu-handoff-stopped.service | grep -q "$1 was stopped for VM 111 before the host went down, and $2"; }
 holds() { [ -n "$(find "/proc/$(systemctl show -P MainPID "$1")/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
 container() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null); do
 	[ -n "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] && return 0; done; return 1; }
@@ -37,6 +38,8 @@ case $LAB_BOOT in
 	wait_for 60 holds lab-dm # the alias display-manager is what graphical.target wants
 	is "$(systemctl is-active by-hand)" inactive "what nothing starts at boot"
 	is "$(pct status 104)" "status: stopped" "the container, which nothing starts at boot"; is "$(docker_pids)" "" "Docker's, likewise"
+	wait_for 120 named by-hand.service "does not run. Hint: systemctl start by-hand.service"
+	named "container 104" "does not run. Hint: pct start 104" || fail "the container is not named"; named enabled.service "" && fail "what runs is named"
 	up; within 120 0 qm start 111; away "at the end"; within 120 0 qm stop 111; wait_for 60 all_use; comes_home 60 "at the end"
 	within 60 0 pct stop 104; docker stop "$(cat /root/id)" ;;
 esac

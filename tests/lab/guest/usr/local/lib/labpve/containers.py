@@ -19,6 +19,7 @@ import subprocess
 import time
 
 from . import config as vmconfig
+from . import ha
 from .cli import arguments
 from .hooks import exec_hookscript
 from .paths import PVE, Died, node_name, read, say, warn, write
@@ -249,7 +250,11 @@ def main(argv):
         if verb == "set":
             return set_(int(rest[0]), rest[1:])
         options = arguments(rest, "timeout", "forceStop", "skiplock") if verb != "list" else None
-        if verb == "start":
+        if verb in ("start", "stop", "shutdown") and ha.manages(options.vmid):
+            if bool(init_pid(options.vmid)) == (verb == "start"):
+                raise Died(f"CT {options.vmid} {'already' if verb == 'start' else 'not'} running")
+            ha.request(options.vmid, verb)
+        elif verb == "start":
             start(options.vmid)
         elif verb in ("stop", "shutdown"):
             stop(options.vmid, verb == "shutdown", int(options.timeout or 60), options.forceStop == "1")
