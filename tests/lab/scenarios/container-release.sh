@@ -63,7 +63,7 @@ for how in KILL TERM; do
 	kill -KILL "$deaf"
 done
 say "the service is deaf to TERM: the start fails in time, and it runs again when its systemd has ended it"
-deaf=/run/lab-ct/104/root/run/systemd/system/ollama.service.d; mkdir -p $deaf
+deaf=/run/lab-ct/104/root/etc/systemd/system/ollama.service.d; mkdir -p $deaf
 printf '[Service]\nExecStart=\nExecStart=/usr/bin/python3 /usr/local/lib/lab-uses deaf\nTimeoutStopSec=15\n' >$deaf/deaf.conf
 pct exec 104 -- systemctl daemon-reload; pct exec 104 -- systemctl restart ollama; wait_for 20 uses
 setting 'containers = "release"' 'deadlines.unit = 3'; within 60 255 qm start 111; said "ollama in container 104: stop the service"
