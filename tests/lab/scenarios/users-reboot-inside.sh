@@ -1,7 +1,7 @@
 #!/bin/sh
 # The host's user space, and then the host, starts anew while the persistence daemon, MPS, a service inside a container and a container of Podman's are stopped for a VM: what was owed runs again after the first where it can, what is enabled after both, and what is not is named; once more after a hook that was killed.
 # lab: --persist --timeout 1500
-# tier: long
+# tier: named
 . /usr/local/lib/lab-home.sh
 told() { journalctl -q -b -o cat -u gpu-handoff-recover.service; }
 named() { journalctl -q -b -o cat -u gpu-handoff-stopped.service | grep -q "$1 was stopped for VM 111 before the host went down, and $2"; }
