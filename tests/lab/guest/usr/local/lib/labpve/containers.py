@@ -184,9 +184,22 @@ def lxc_config(ctid, config, init, halt):
         file.write("\n".join(lines) + "\n")
 
 
+def clear_leftovers(ctid):
+    """What a container leaves whose lxc-start was killed with all of it, as a soft reboot does: mounts, cgroups."""
+    for name in ("root", "passthrough"):
+        folder = f"{FILES}/{ctid}/{name}"
+        while os.path.ismount(folder) and subprocess.run(["umount", "-l", folder], check=False).returncode == 0:
+            pass
+    for top in (f"{CGROUP}.monitor/{ctid}", f"{CGROUP}/{ctid}"):
+        for folder, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):      # in use: lxc-start says so
+                os.rmdir(folder)
+
+
 def run(ctid):
     """The body of pve-container@CTID.service [lxc-start -F -n CTID]: returns when the container has ended."""
     config = load(ctid)
+    clear_leftovers(ctid)
     root = f"{FILES}/{ctid}/root"
     for name in ("root", "upper", "work"):
         os.makedirs(f"{FILES}/{ctid}/{name}", exist_ok=True)
