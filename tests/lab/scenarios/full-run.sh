@@ -15,6 +15,12 @@ for round in 1 2 3; do
 	$hook 111 pre-start >/root/said 2>&1; rc=$?; kill $filler; wait $filler; cat /root/said
 	case $rc in 0) away "round $round"; $hook 111 post-stop || fail "post-stop"; at_home "round $round" ;; 1 | 3) at_home "round $round" ;; *) fail "exit status $rc" ;; esac
 done
+say "full from a moment on at which it is half away: all is undone"
+room; $hook 111 pre-start >/root/said 2>&1 & run=$!
+hooks=$(/usr/local/lib/lab-when "$gpu") || fail "it was not halted"
+[ -e /run/gpu-handoff/vm-111.json ] || fail "there is no record"
+rm -f /run/gpu-handoff/reserve*; fill; kill -CONT $hooks; wait $run; rc=$?; cat /root/said
+is "$rc" 1 "exit status"; said "No space left on device"; at_home "half away"
 say "full while it is away: it comes home"
 room; within 60 0 $hook 111 pre-start; away "away"; fill; rm -f /run/gpu-handoff/reserve*; fill
 within 60 0 $hook 111 post-stop; at_home "home"

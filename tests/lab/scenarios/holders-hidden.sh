@@ -1,6 +1,6 @@
 #!/bin/sh
 # Who has the GPU where a plain look does not see it is found; who only has its name, or a million other files, is in nobody's way.
-# lab: --cards 2 --driver stub --timeout 900
+# lab: --cards 2 --driver stub --timeout 1200
 # tier: full
 . /usr/local/lib/lab-home.sh
 setting 'way = "unbind"' 'deadlines.holder-wait = 1'
@@ -53,6 +53,17 @@ if ring < 0 or call(427, ring, 2, (ctypes.c_int * 1)(node), 1): raise SystemExit
 os.close(node); print("open", flush=True); time.sleep(600)
 END
 
+say "one that is stuck in mmap, whose maps cannot be read meanwhile"
+stub delay_mmap_ms 30000
+python3 -c '
+import mmap, os
+node = os.open("/dev/nvidia0", os.O_RDWR); print("open", flush=True); mmap.mmap(node, 4096)' >/root/mmap 2>&1 & pid=$!
+wait_for 30 grep -q open /root/mmap; is_stuck $pid "in mmap"
+refused "stuck in mmap"; said "in use by process $pid (python3"
+stub delay_mmap_ms 0; wait_for 60 test ! -e "/proc/$pid/fd"; wait $pid 2>/dev/null; free "after it"
+
+# From here on the other card's user is counted in the driver: nobody can be ruled out by counts alone, and all are looked at.
+hold_open /dev/nvidia1
 say "a name of the node and no use of it (O_PATH)"
 python3 -c 'import os, time; os.open("/dev/nvidia0", os.O_PATH); print("open", flush=True); time.sleep(600)' >/root/path & pid=$!
 wait_for 30 grep -q open /root/path
@@ -67,5 +78,6 @@ for _ in range(50000): os.dup(f)
 print("open", flush=True); time.sleep(600)' >/root/many$n & pids="$pids $!"; done
 for n in $(seq 20); do wait_for 120 grep -q open "/root/many$n"; done
 free "a million descriptors"
-kill $pids; wait 2>/dev/null
+mine=$holder; hold_open /dev/nvidia0; refused "who has it beside them"; said "in use by process $holder (hold"
+kill $holder $mine $pids; wait 2>/dev/null
 setting; at_home "in the end"

@@ -109,6 +109,7 @@ static const struct vm_operations_struct nv_vm_ops = { .fault = nv_fault };
 static int nv_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	vma->vm_ops = &nv_vm_ops;
+	nv_delay(nv_delay_mmap_ms);
 	return 0;
 }
 

@@ -57,6 +57,9 @@ unsigned int nv_delay_init_ms;
 module_param_named(delay_init_ms, nv_delay_init_ms, uint, 0644);
 unsigned int nv_delay_exit_ms;
 module_param_named(delay_exit_ms, nv_delay_exit_ms, uint, 0644);
+unsigned int nv_delay_mmap_ms;
+module_param_named(delay_mmap_ms, nv_delay_mmap_ms, uint, 0644);
+MODULE_PARM_DESC(delay_mmap_ms, "mmap() of a node sleeps for so long, with the process' memory map locked");
 
 unsigned int nv_proc_late_ms;
 module_param_named(proc_late_ms, nv_proc_late_ms, uint, 0644);

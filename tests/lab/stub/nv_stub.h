@@ -78,7 +78,7 @@ enum nv_remove_mode { NV_REMOVE_WAIT, NV_REMOVE_FOREVER, NV_REMOVE_NONE };
 extern int nv_remove_mode;
 extern bool nv_no_nodes;
 extern bool nv_need_gpu;
-extern unsigned int nv_delay_probe_ms, nv_delay_remove_ms, nv_delay_init_ms, nv_delay_exit_ms, nv_proc_late_ms;
+extern unsigned int nv_delay_probe_ms, nv_delay_remove_ms, nv_delay_init_ms, nv_delay_exit_ms, nv_delay_mmap_ms, nv_proc_late_ms;
 extern char nv_version[32];
 bool nv_probe_should_fail(void);
 void nv_delay(unsigned int ms);

@@ -5,7 +5,7 @@ points=0 most=0
 mknod /root/elsewhere c 195 0 2>/dev/null
 a_run() { for _p in $(pgrep -x gpu-handoff); do tr '\0' ' ' </proc/$_p/cmdline | grep -qE "(recover|[0-9]+ p[a-z-]+) $" && return; done; return 1; }
 let_in() { a_run || ! sh -c ': <>/root/elsewhere' 2>&1 | grep -q "Operation not permitted"; }
-survived() { wait_for 2 let_in; comes_home 200 "$1"; points=$((points + 1)); [ $took -le $most ] || most=$took; return 0; }
+survived() { wait_for 2 let_in; comes_home 200 "$1"; let_in || fail "the gate is shut: $1"; points=$((points + 1)); [ $took -le $most ] || most=$took; return 0; }
 # Each of these returns 1 where the run has no such point: it was not killed, and has ended well.
 # qm_out POINT, qm_home POINT: in a start and in a stop by Proxmox; a pre-start that is killed fails the start
 qm_out() {

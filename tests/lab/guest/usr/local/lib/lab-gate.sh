@@ -2,9 +2,9 @@
 . /usr/local/lib/lab-home.sh
 # Perl, for it takes an emulated processor a tenth of the time that Python takes: the openers are to be in the way, not the load.
 cat >/usr/local/bin/opener <<'END'
-my ($path, $shut, $opened) = ($ARGV[0], 0, 0);
+my ($path, $for, $shut, $opened) = ($ARGV[0], $ARGV[1] // 0, 0, 0); # the node, and for how many seconds it is held
 until (-e "/tmp/enough") {
-    if (sysopen my $node, $path, 2) { close $node; $opened++ } elsif ($! == 1) { $shut++ } # O_RDWR, EPERM
+    if (sysopen my $node, $path, 2) { select undef, undef, undef, $for if $for; close $node; $opened++ } elsif ($! == 1) { $shut++ } # O_RDWR, EPERM
     select undef, undef, undef, 0.01;
 }
 print "$opened $shut\n";
@@ -13,13 +13,13 @@ END
 opens() { perl -e 'print sysopen(my $node, $ARGV[0], 2) ? "open\n" : "$!\n"' "$1"; }
 rm -f /tmp/enough; mknod /root/elsewhere c 195 0; mknod /root/control c 195 255
 setting 'way = "unbind"'
-perl /usr/local/bin/opener /dev/nvidia0 >/root/of-host & perl /usr/local/bin/opener /root/elsewhere >/root/of-node &
+perl /usr/local/bin/opener /dev/nvidia0 >/root/of-host & perl /usr/local/bin/opener /root/elsewhere 0.003 >/root/of-node &
 systemd-run -q --unit opener -p DevicePolicy=closed -p "DeviceAllow=/dev/nvidia0 rwm" sh -c 'perl /usr/local/bin/opener /dev/nvidia0 >/root/of-unit'
 mkdir -p /etc/pve/lxc; printf 'arch: amd64\nunprivileged: 1\ndev0: /dev/nvidia0\nlxc.init.cmd: sh -c "perl /usr/local/bin/opener /dev/nvidia0 >/tmp/of-container"\n' >/etc/pve/lxc/104.conf
 within 60 0 pct start 104
 drm=$(find "$devices/$gpu/drm/" -maxdepth 1 -name 'renderD*' -printf '/dev/dri/%f\n') sound=$(find "$devices/$audio/sound/" -name 'controlC*' -printf '/dev/snd/%f\n' -quit)
 perl /usr/local/bin/opener "$drm" >/root/of-drm & perl /usr/local/bin/opener "$sound" >/root/of-sound &
-sleep 1; dmesg -C; n=0
+sleep 1; dmesg --follow-new >/root/kernel & kernel=$!; n=0
 while [ $n -lt $rounds ]; do
 	gpu-handoff to_vfio --gpu "$gpu" >/root/said 2>&1 || { cat /root/said; fail "round $n: to_vfio"; }
 	grep -q "$gpu .*unbind from nvidia, gate shut" /root/said || { cat /root/said; fail "round $n: no gate"; }
@@ -27,7 +27,8 @@ while [ $n -lt $rounds ]; do
 	gpu-handoff to_nvidia --gpu "$gpu" >/root/said 2>&1 || { cat /root/said; fail "round $n: to_nvidia"; }
 	n=$((n + 1))
 done
-dmesg | grep -e "non-zero usage" && fail "an unbind has met a user"
+echo "the last line" >/dev/kmsg; wait_for 20 grep -q "the last line" /root/kernel; kill $kernel
+grep "non-zero usage" /root/kernel && fail "an unbind has met a user"
 pct exec 104 -- touch /tmp/enough; touch /tmp/enough; wait; wait_for 20 test -s /root/of-unit; wait_for 20 test -s /run/lab-ct/104/upper/tmp/of-container
 cp /run/lab-ct/104/upper/tmp/of-container /root/
 for of in host node unit container drm sound; do
@@ -48,6 +49,19 @@ for pause in 0.05 0.1 0.15 0.2 0.25 0.3 0.35 0.4 0.5 0.6; do for way in to_vfio 
 	within 90 0 gpu-handoff recover >/dev/null; [ -z "$(records)" ] || within 90 0 gpu-handoff to_nvidia --gpu "$gpu" >/dev/null
 	is "$(driver_of "$gpu") $(driver_of "$audio")" "nvidia snd_hda_intel" "$way, killed after $pause s"
 done; done
+say "a run that is killed as soon as somebody is kept out"
+for round in 1 2 3 4 5; do for way in to_vfio to_nvidia; do
+	[ $way = to_vfio ] || gpu-handoff to_vfio --gpu "$gpu" >/dev/null 2>&1
+	gpu-handoff $way --gpu "$gpu" >/root/said 2>&1 & run=$!
+	perl -e 'alarm 60; until (!sysopen(my $node, $ARGV[0], 2) && $! == 1) { exit 1 unless kill 0, $ARGV[1] } exit !kill "KILL", $ARGV[1]' /root/elsewhere $run ||
+		fail "$way: nobody was kept out"
+	wait $run; is $? 137 "$way, round $round" >/dev/null; wait_for 2 not_shut
+	within 90 0 gpu-handoff recover >/dev/null; [ -z "$(records)" ] || within 90 0 gpu-handoff to_nvidia --gpu "$gpu" >/dev/null
+	is "$(driver_of "$gpu") $(driver_of "$audio")" "nvidia snd_hda_intel" "$way, killed with the gate shut, round $round"
+done; done
+say "where cgroups are not of version 2 alone there is none, and a line says so"
+within 60 0 unshare -m sh -c "mount -t tmpfs none /sys/fs/cgroup && exec gpu-handoff to_vfio --gpu $gpu"
+said "there is no gate on this host: /sys/fs/cgroup is not of cgroup version 2 alone"; within 60 0 gpu-handoff to_nvidia --gpu "$gpu"
 say "switched off, it is not there, and the time between look and act is said"
 setting 'way = "unbind"' 'gate = "off"'
 within 60 0 gpu-handoff to_vfio --gpu "$gpu"; said "ms later"; grep -q "gate shut" /root/said && fail "there is one"

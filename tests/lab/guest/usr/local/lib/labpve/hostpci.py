@@ -15,11 +15,16 @@ class Device:
 
     @property
     def mdev(self):
-        return "mdev" in self.properties
+        return has_mdev(self.properties)
 
     @property
     def keep(self):
         return self.properties.get("driver") == "keep"
+
+
+def has_mdev(properties):
+    """As Perl has it: "0" is false, and the whole function is passed."""
+    return properties.get("mdev", "0") not in ("", "0")
 
 
 def functions_of(id_):
@@ -46,7 +51,7 @@ def parse(config, vmid, reserved):
     devices, used = [], set()
     for index, properties in config.hostpci():
         choices = _alternatives(properties)
-        if "mdev" in properties:
+        if has_mdev(properties):
             devices.append(Device(index, properties, choices[0]))   # physical device stays on its host driver
             continue
         functions = _choose(index, choices, used, reserved)
