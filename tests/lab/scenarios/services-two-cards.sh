@@ -23,7 +23,7 @@ systemctl daemon-reload; systemctl start nvidia-fabricmanager; pid() { systemctl
 within 60 255 qm start 111; said "in use by process $first (hold, nvidia-fabricmanager.service)"; said 'services = "nvidia-fabricmanager.service"'; is "$(pid)" "$first" "its process"; settled || fail "not as before"
 systemctl stop nvidia-fabricmanager; rm /run/systemd/system/nvidia-fabricmanager.service
 say "a desktop on the GPU that stays: its display manager is neither stopped nor offered to be, and with that risk taken it runs on"
-printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia1 /dev/nvidiactl\n' >/etc/systemd/system/lab-dm.service; ln -s lab-dm.service /etc/systemd/system/display-manager.service
+printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia1 /dev/nvidiactl\n' >/etc/systemd/system/lab-dm.service; ln -sf lab-dm.service /etc/systemd/system/display-manager.service
 systemctl daemon-reload; systemctl start lab-dm; pid() { systemctl show -P MainPID lab-dm; }; wait_for 20 uses; first=$(pid)
 setting 'display-manager = "stop"' 'deadlines.holder-wait = 1'; within 60 255 qm start 111; said 'and may use this GPU as well. Hint: take the risk with doubt = "go-on"'; is "$(pid)" "$first" "its process"; settled || fail "not as before"
 setting 'display-manager = "stop"' 'doubt = "go-on"'; within 60 0 qm start 111; away "beside a desktop"; is "$(pid)" "$first" "its process, away"
