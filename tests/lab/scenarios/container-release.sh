@@ -11,7 +11,7 @@ of() { cat "/sys/fs/cgroup/lxc/104/ns/system.slice/$1.service/cgroup.procs" 2>/d
 uses() { [ -n "$(find "/proc/$(of ollama | head -n 1)/fd" -lname '*/nvidia0' 2>/dev/null)" ]; }
 # What runs in it beside that service: another one, a command that somebody has it run, its first process.
 rest() { echo "$(of other) $(pgrep -xf "sleep 7777") $(lxc-info -n 104 -pH)"; }
-goes_on() { is "$(rest)" "$running" "$1: the rest of the container" >/dev/null; }
+goes_on() { _rest=$(rest); [ "$_rest" = "$running" ] || fail "$1: the rest of the container: '$_rest', should be '$running'"; }
 other_runs() { [ -n "$(of other)" ]; }
 shell_runs() { pgrep -xf "sleep 7777" >/dev/null; }
 users() { pct exec 104 -- systemctl show -p Id,ActiveState,SubState ollama other; pct list; cat /etc/pve/lxc/104.conf; }

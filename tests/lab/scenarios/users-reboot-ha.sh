@@ -10,7 +10,7 @@ uses() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {}
 # has STATE: what HA's manager says of it, none where it has let go of it
 has() { [ "$(python3 -c 'import json; print(json.load(open("/etc/pve/ha/manager_status"))["service_status"].get("ct:104", {}).get("state", "none"))')" = "$1" ]; }
 # back WHEN: it runs with the GPU, and is HA's again, whose file is as it was
-back() { wait_for 90 uses; is "$(cat /etc/pve/ha/resources.cfg)" "$(cat /root/of-ha)" "what HA is to do, $1" >/dev/null; wait_for 60 has started; }
+back() { wait_for 90 uses; [ "$(cat /etc/pve/ha/resources.cfg)" = "$(cat /root/of-ha)" ] || fail "$1: not as before: $(cat /etc/pve/ha/resources.cfg)"; wait_for 60 has started; say "it is HA's again: $1"; }
 ignored() { is "$(pct status 104)" "status: stopped" "the container, $1"; is "$(sed -n 's/^\tstate //p' /etc/pve/ha/resources.cfg)" ignored "what HA is to do, $1"; has none || fail "HA has a state for it, $1"; }
 lends() { within 180 0 qm start 111; away "$1"; ignored "$1"; }
 
