@@ -5,24 +5,25 @@
 . /usr/local/lib/lab-home.sh
 conf=/etc/pve/lxc/104.conf; mkdir -p /etc/pve/lxc /etc/pve/ha
 printf 'arch: amd64\nhostname: cuda\nhookscript: local:snippets/gpu-handoff\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: hold /dev/nvidia0 /dev/nvidiactl\n' >$conf
-uses() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null); do
-	[ -n "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] && return 0; done; return 1; }
+user() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null); do
+	[ -z "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] || echo "$_p"; done; }
+uses() { [ -n "$(user)" ]; }
 is_down() { [ "$(pct status 104)" = "status: stopped" ]; }
 wants() { is "$(sed -n 's/^\tstate //p' /etc/pve/ha/resources.cfg)" "$1" "$2: what HA is to do"; }
 # has STATE: what HA's manager says of it, none where it has let go of it
 has() { [ "$(python3 -c 'import json; print(json.load(open("/etc/pve/ha/manager_status"))["service_status"].get("ct:104", {}).get("state", "none"))')" = "$1" ]; }
 told() { ha-manager set ct:104 --state "$1" || fail "ha-manager set $1"; }
-# back WHEN: it runs with the GPU, and is HA's again
-back() { wait_for 60 uses; wants started "$1"; wait_for 30 has started; }
+# back WHEN: it runs with the GPU, and is HA's again, whose file is as it was
+back() { wait_for 60 uses; wants started "$1"; [ "$(cat /etc/pve/ha/resources.cfg)" = "$of_ha" ] || fail "$1: not as before: $(cat /etc/pve/ha/resources.cfg)"; wait_for 30 has started; }
 # journal TEXT: our lines have it, since the mark
 mark() { marked=$(date '+%Y-%m-%d %H:%M:%S'); sleep 1; }
 journal() { journalctl -q -b -o cat --since "$marked" | grep -F "$1" || fail "it is not said: $1"; }
-printf 'ct: 104\n\tgroup lab\n\tstate started\n' >/etc/pve/ha/resources.cfg
+printf 'ct: 104\n\tstate started\n\tgroup lab\n\tmax_restart 2\n' >/etc/pve/ha/resources.cfg; of_ha=$(cat /etc/pve/ha/resources.cfg)
 systemd-run --quiet --unit lab-ha ha-manager run
 wait_for 60 uses; back "before"; card_vm
 say "refused, with the line that allows it"
 setting 'containers = "shutdown"' 'deadlines.holder-wait = 2'
-within 60 255 qm start 111; said 'ha-containers = "stop"'; settled || fail "not as before"; uses || fail "it was stopped"; wants started refused
+pid=$(user); within 60 255 qm start 111; said "in use by process $pid (hold, container 104)"; said 'ha-containers = "stop"'; settled || fail "not as before"; is "$(user)" "$pid" "its process"; back refused
 for way in unload unbind; do
 	setting 'containers = "shutdown"' 'ha-containers = "stop"' "way = \"$way\""
 	expect_text "is shut down, as 'containers' says; it is started again when the GPU is home, and HA ignores it until then" gpu-handoff plan --vm 111

@@ -1,5 +1,6 @@
 #!/bin/sh
-# A container with this hook, which is given the GPU: its nodes are made, what is stranded comes home first, and where a VM has the GPU it is refused by the VM's name, or starts without.
+# A container with this hook, which is given the GPU: its nodes are made, what is stranded comes home first, and where a VM has the GPU it is refused by the VM's name, or starts without; while a VM is starting it is waited for, and what its own container is owed keeps no GPU away.
+# lab: --timeout 900
 # tier: full
 . /usr/local/lib/lab-home.sh
 conf=/etc/pve/lxc/104.conf; mkdir -p /etc/pve/lxc; card_vm
@@ -33,9 +34,22 @@ container 'dev0: /dev/nvidia0' 'dev1: /dev/nvidiactl' >$conf
 say "stranded: it comes home first"
 gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!; wait_for 30 test -e $record; wait_for 20 has_driver "$gpu" vfio-pci; kill -KILL $run 2>/dev/null; wait $run 2>/dev/null
 systemctl stop "$watch"; within 90 0 pct start 104; said "is home after"; runs stranded; at_home stranded
+say "stranded, and it is what was shut down for that: it comes home first, and waits for nothing of its own"
+setting 'containers = "shutdown"'; within 60 0 pct start 104; wait_for 20 fuser_sees; first=$(lxc-info -n 104 -pH)
+gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!; wait_for 120 has_driver "$gpu" vfio-pci; kill -KILL $run 2>/dev/null; wait $run 2>/dev/null
+systemctl stop "$watch"; is "$(pct status 104)" "status: stopped" "the container"
+within 120 0 pct start 104; said "is home after"; [ "$(lxc-info -n 104 -pH)" != "$first" ] || fail "it was not stopped"; runs "owed to itself"; comes_home 60 "owed to itself"; setting
 say "a VM that is starting with it"
 { flock -x 9; sleep 12; } 9>$lock & within 60 0 gpu-handoff 111 pre-start; away starting
 within 60 255 pct start 104; said "$gpu is with VM 111"; wait; within 90 0 gpu-handoff 111 post-stop; comes_home 60 starting
+say "in the middle of a VM's start, which has the lock: it is waited for, and the container is refused by the VM's name"
+hooks() { pgrep -f "gpu-handoff 111 pre-start"; }
+asks() { pgrep -f "gpu-handoff 104 pre-start" >/dev/null; }
+qm start 111 >/root/vm 2>&1 & start=$!; wait_for 30 hooks; first=$(hooks | head -n 1)
+until [ ! -e /sys/module/nvidia ] || [ ! -e "/proc/$first" ]; do :; done; kill -STOP $first || { cat /root/vm; fail "the start was not halted"; }
+pct start 104 >/root/said 2>&1 & run=$!; wait_for 20 asks; stays 3; asks || fail "it did not wait: $(cat /root/said)"
+kill -CONT $first; wait $start; is $? 0 "the VM's start"; away "the VM's start"; wait $run; is $? 255 "the container's start"; cat /root/said
+said "container 104 is given /dev/nvidia0, /dev/nvidiactl, which are not there: $gpu is with VM 111"; within 90 0 qm stop 111; comes_home 60 "with a container that was refused"
 say "its other phases do nothing, and neither does one that is given no GPU"
 for phase in post-start pre-stop post-stop; do within 20 0 gpu-handoff 104 $phase; done
 container | sed 's/hold.*/sleep 1000/' >$conf; within 60 0 pct start 104; said "it is given no node of NVIDIA's, nothing to do"; expect_rc 0 pct stop 104

@@ -1,20 +1,24 @@
 #!/bin/sh
-# A container in which no service holds the GPU is shut down and started again, with our own hook as its hookscript, by both ways, after a failed start and a killed hook; one that does not shut down is ended.
-# lab: --timeout 1500
+# A container in which no service holds the GPU is shut down and started again, with our own hook as its hookscript, by both ways, after a failed start and a hook that was killed, while it gives back as well; one that does not shut down is ended.
+# lab: --timeout 1800
 # tier: long
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/pve/lxc
 # A process that no service has: the container's own init starts it. Its hook is ours.
 printf 'arch: amd64\nhostname: cuda\nhookscript: local:snippets/gpu-handoff\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.init.cmd: hold /dev/nvidia0 /dev/nvidiactl\n' >/etc/pve/lxc/104.conf
-uses() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null); do
-	[ -n "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] && return 0; done; return 1; }
+user() { for _p in $(find /sys/fs/cgroup/lxc/104 -name cgroup.procs -exec cat {} + 2>/dev/null); do
+	[ -z "$(find "/proc/$_p/fd" -lname '*/nvidia0' 2>/dev/null)" ] || echo "$_p"; done; }
+uses() { [ -n "$(user)" ]; }
+users() { pct list; cat /etc/pve/lxc/104.conf; }
 down() { is "$(pct status 104)" "status: stopped" "$1"; }
-within 60 0 pct start 104; wait_for 60 uses; card_vm
+within 60 0 pct start 104; wait_for 60 uses; card_vm; remember
 say "refused, with the line that allows it"
 for policy in refuse release; do
-	setting "containers = \"$policy\"" 'deadlines.holder-wait = 2'
-	within 60 255 qm start 111; said 'Hint: pct shutdown 104, or containers = "shutdown" in /etc/gpu-handoff/config.toml'; settled || fail "not as before"; uses || fail "it was stopped"
+	setting "containers = \"$policy\"" 'deadlines.holder-wait = 2'; pid=$(user)
+	within 60 255 qm start 111; said "in use by process $pid (hold, container 104)"; said 'Hint: pct shutdown 104, or containers = "shutdown" in /etc/gpu-handoff/config.toml'; settled || fail "not as before"; is "$(user)" "$pid" "its process"
 done
+is_down() { [ "$(pct status 104)" = "status: stopped" ]; }
+starting() { pgrep -f "pct start 104" >/dev/null; }
 for way in unload unbind; do
 	setting 'containers = "shutdown"' "way = \"$way\""
 	expect_text "container 104 has the GPU node of $gpu, /dev/nvidiactl open and is shut down, as 'containers' says; it is started again when the GPU is home" gpu-handoff plan --vm 111
@@ -24,8 +28,10 @@ for way in unload unbind; do
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 	wait_for 60 sh -c '! grep -q . /sys/fs/cgroup/lxc/104/ns/cgroup.procs'; kill -KILL $run; wait $run 2>/dev/null
 	within 120 0 gpu-handoff 111 post-stop; comes_home 90 "$way, killed"; wait_for 60 uses
-	is_down() { [ "$(pct status 104)" = "status: stopped" ]; }
 	undone "$way" is_down; wait_for 60 uses; killed "$way" is_down; wait_for 60 uses
+	setting 'containers = "shutdown"' "way = \"$way\"" 'deadlines.grace = 5'; within 120 0 qm start 111; away "$way, before a killed post-stop"; qm stop 111 >/root/said 2>&1 & run=$!
+	wait_for 60 starting; kill -KILL $(pgrep -f "gpu-handoff 111 post-stop"); wait $run; cat /root/said; said "post-stop' failed: got signal 9"
+	comes_home 120 "$way, killed while it gives back"; wait_for 60 uses; as_before "$way"
 done
 say "somebody has started it while the GPU was away: it has none, and is left alone"
 setting 'containers = "shutdown"' 'container-start = "go-on"'

@@ -1,6 +1,6 @@
 #!/bin/sh
-# As Proxmox makes containers: an unprivileged one, of which a service alone is stopped inside, also when the driver comes back with another number; and one made from an OCI image, whose only program is asked to end by the image's signal, and started again.
-# lab: --timeout 1500
+# As Proxmox makes containers: an unprivileged one, of which a service alone is stopped inside, also when the driver comes back with another number; and one made from an OCI image, whose only program is asked to end by the image's signal, or ended where it is deaf to that, and started again.
+# lab: --timeout 2400
 # tier: long
 . /usr/local/lib/lab-home.sh
 mkdir -p /etc/lab/ct/104 /etc/pve/lxc; card_vm
@@ -40,11 +40,21 @@ goes() {
 		setting 'containers = "shutdown"' "way = \"$way\""
 		within 120 0 qm start 111; said "container $ct"; away "$ct, $way"; is_down || fail "$ct, $way: it runs"
 		within 120 0 qm stop 111; comes_home 90 "$ct, $way"; wait_for 60 uses
+		qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$ct, $way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; wait_for 60 uses
 		undone "$ct, $way" is_down; wait_for 60 uses; killed "$ct, $way" is_down; wait_for 60 uses
 	done; within 60 0 pct stop $ct; }
 ct=104; within 60 0 pct start 104; wait_for 60 uses; goes
 say "made from an OCI image: its program is the first process, and there is no systemd"
 printf 'arch: amd64\nhostname: whisper\nunprivileged: 1\nostype: unmanaged\nentrypoint: /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl\nenv: PATH=/usr/bin\0NVIDIA_VISIBLE_DEVICES=all\ndev0: /dev/nvidia0\ndev1: /dev/nvidiactl\nlxc.signal.halt: SIGINT\n' >/etc/pve/lxc/105.conf
 ct=105; within 60 0 pct start 105; wait_for 60 uses; is "$(cat "/proc/$(lxc-info -n 105 -pH)/comm")" hold "its first process"
-setting 'containers = "release"' 'deadlines.holder-wait = 2'; within 60 255 qm start 111; said 'Hint: pct shutdown 105, or containers = "shutdown" in /etc/gpu-handoff/config.toml'; at_home "release of what has no services"
-goes; rm /etc/pve/lxc/104.conf /etc/pve/lxc/105.conf; setting; at_home "in the end"
+setting 'containers = "release"' 'deadlines.holder-wait = 2'; within 60 255 qm start 111; said "in use by process $(lxc-info -n 105 -pH) (hold, container 105)"; said 'Hint: pct shutdown 105, or containers = "shutdown" in /etc/gpu-handoff/config.toml'; at_home "release of what has no services"
+goes
+say "deaf to that signal: it is ended, and started again"
+printf '#!/bin/sh\ntrap : INT TERM\nexec 3</dev/nvidia0\nwhile :; do sleep 1 3<&-; done\n' >/usr/local/bin/deaf; chmod 755 /usr/local/bin/deaf
+sed -i 's|^entrypoint:.*|entrypoint: /usr/local/bin/deaf|' /etc/pve/lxc/105.conf; within 60 0 pct start 105; wait_for 60 uses
+for way in unload unbind; do
+	setting 'containers = "shutdown"' 'deadlines.container = 5' "way = \"$way\""
+	within 120 0 qm start 111; away "$way, a deaf one"; is_down || fail "$way, deaf: it runs"
+	within 120 0 qm stop 111; comes_home 90 "$way, a deaf one"; wait_for 60 uses
+done
+within 60 0 pct stop 105; rm /etc/pve/lxc/104.conf /etc/pve/lxc/105.conf; setting; at_home "in the end"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A desktop uses the GPU: refused, or its display manager is stopped and started again; and a service that its socket starts whenever it is used.
-# lab: --timeout 900
+# A desktop uses the GPU: refused, or its display manager is stopped and started again, or named where it does not start; and a service that its socket starts whenever it is used.
+# lab: --timeout 1800
 # tier: long
 . /usr/local/lib/lab-home.sh
 # The display manager of this lab: it has the GPU open, and so has a session of its own, which ends with it as one of gdm's does, and
@@ -27,12 +27,13 @@ END
 chmod 755 /root/session; ln -sf /etc/systemd/system/lab-dm.service /etc/systemd/system/display-manager.service; systemctl daemon-reload
 holds() { [ -n "$1" ] && [ -n "$(find "/proc/$1/fd" -lname /dev/nvidia0 2>/dev/null)" ]; }
 dm() { systemctl show -P MainPID lab-dm; }
+dm_is_down() { [ "$(systemctl is-active lab-dm)" = inactive ]; }
 used() { holds "$(dm)" && holds "$(cat /run/lab-session)" && holds "$(/root/his show -P MainPID lab-pipe)"; }
 # What the login of a session has open as long as it lasts, beside the file: nothing ever comes from it.
 mkdir -p /run/systemd/sessions; mkfifo /run/systemd/sessions/97.ref; sleep 3600 3<>/run/systemd/sessions/97.ref & login=$!
 systemctl start lab-dm; wait_for 30 used; card_vm; setting 'deadlines.holder-wait = 2'
 say "refused, with the line that allows it"
-within 60 255 qm start 111; said "desktop session 97"; said 'Hint: systemctl stop display-manager, or display-manager = "stop" in /etc/gpu-handoff/config.toml'; used || fail "it was ended"; settled || fail "not as before"
+within 60 255 qm start 111; said "in use by process $(cat /run/lab-session) (hold, desktop session 97)"; said 'Hint: systemctl stop display-manager, or display-manager = "stop" in /etc/gpu-handoff/config.toml'; used || fail "it was ended"; settled || fail "not as before"
 for way in unload unbind; do
 	setting 'display-manager = "stop"' "way = \"$way\""
 	expect_text "as 'display-manager' says; it is started again when the GPU is home, and all desktops end" gpu-handoff plan --vm 111
@@ -45,12 +46,22 @@ for way in unload unbind; do
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 	wait_for 30 sh -c '! systemctl -q is-active lab-dm'; kill -KILL $run; wait $run 2>/dev/null
 	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed"; wait_for 30 used
+	killed "$way" dm_is_down; wait_for 30 used
 done
 
 say "a display manager that is deaf to TERM: the start fails in time, and it runs again when systemd has ended it"
 mkdir -p /run/systemd/system/lab-dm.service.d; printf '[Service]\nKillSignal=SIGCONT\nTimeoutStopSec=15\n' >/run/systemd/system/lab-dm.service.d/deaf.conf; systemctl daemon-reload
-setting 'display-manager = "stop"' 'deadlines.unit = 3'; within 60 255 qm start 111; said "lab-dm: stop the service"
-comes_home 120 "a deaf one"; wait_for 60 systemctl -q is-active lab-dm; wait_for 30 used; rm -r /run/systemd/system/lab-dm.service.d; systemctl daemon-reload
+for way in unload unbind; do
+	setting 'display-manager = "stop"' 'deadlines.unit = 3' "way = \"$way\""; within 60 255 qm start 111; said "lab-dm: stop the service"
+	comes_home 120 "$way, a deaf one"; wait_for 60 systemctl -q is-active lab-dm; wait_for 30 used
+done
+rm -r /run/systemd/system/lab-dm.service.d; systemctl daemon-reload
+say "it does not start again: that is said, and the GPU is home"
+mkdir -p /run/systemd/system/lab-dm.service.d; printf '[Service]\nExecStartPre=/usr/bin/test ! -e /root/broken\n' >/run/systemd/system/lab-dm.service.d/broken.conf; systemctl daemon-reload
+setting 'display-manager = "stop"'; within 90 0 qm start 111; away "before that"; touch /root/broken; within 90 0 qm stop 111; comes_home 60 "without it"
+wait_for 20 sh -c 'journalctl -q -b -t gpu-handoff -n 60 | grep -q "lab-dm.service was stopped for the handoff and does not start again"'
+is "$(systemctl is-active lab-dm)" failed "the display manager"
+rm -r /root/broken /run/systemd/system/lab-dm.service.d; systemctl daemon-reload; systemctl reset-failed lab-dm; systemctl start lab-dm; wait_for 30 used
 
 say "a session that another has opened does not end with the display manager, and a run from its desktop would end in the middle"
 setting 'display-manager = "stop"' 'deadlines.holder-wait = 2'; pid=$(dm)
@@ -64,6 +75,7 @@ say "a service that its socket starts: stopped with it, and both are as they wer
 printf '[Socket]\nListenStream=/run/lab.sock\n' >/etc/systemd/system/lab-user.socket
 printf '[Service]\nExecStart=/usr/local/bin/hold /dev/nvidia0\n' >/etc/systemd/system/lab-user.service; systemctl daemon-reload
 touch_it() { python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/lab.sock")'; }
+both_down() { [ "$(systemctl is-active lab-user.socket) $(systemctl is-active lab-user)" = "inactive inactive" ]; }
 user() { holds "$(systemctl show -P MainPID lab-user)" && systemctl -q is-active lab-user.socket; }
 systemctl start lab-user.socket; touch_it; wait_for 20 user
 for way in unload unbind; do
@@ -76,5 +88,6 @@ for way in unload unbind; do
 	gpu-handoff 111 pre-start >/root/said 2>&1 & run=$!
 	wait_for 30 sh -c '! systemctl -q is-active lab-user.socket'; kill -KILL $run; wait $run 2>/dev/null
 	within 90 0 gpu-handoff 111 post-stop; comes_home 60 "$way, killed between socket and service"; wait_for 20 user
+	killed "$way, socket and service" both_down; wait_for 20 user
 done
 systemctl stop lab-user.socket lab-user; setting; settled || fail "not as before"

@@ -14,6 +14,9 @@ hold_open /dev/nvidia-uvm; refused "nvidia-uvm"
 hold_open /dev/nvidia-modeset; refused "nvidia-modeset"
 hold_open /dev/dri/by-path/pci-"$gpu"-card; refused "its DRM node"
 hold_open /dev/snd/by-path/pci-"$audio"; refused "its sound node"
+say "a name that a process has chosen for itself reaches no terminal as it is"
+hold_open --comm "$(printf 'a\033[2J\nb')" /dev/nvidia0; within 60 3 gpu-handoff to_vfio; said "in use by process $holder (a\u{1b}[2J"
+grep -q "$(printf '\033')" /root/said && fail "it reaches the terminal"; kill "$holder"; wait "$holder" 2>/dev/null
 python3 -c '
 import ctypes, os, time
 libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_void_p

@@ -34,6 +34,9 @@ for way in unload unbind; do
 	setting "way = \"$way\"" 'processes = "kill"' 'deadlines.process = 2'
 	within 60 0 qm start 111; away "$way, killed"; gone 9 "$way, killed"
 	within 90 0 qm stop 111; comes_home 60 "$way, killed"
+	say "$way: the start fails when it has ended"
+	setting "way = \"$way\"" 'processes = "terminate"'; prompt -
+	qm set 111 --args --no-such-option >/dev/null; may_begin=8000; fails "$way, a start that fails" qm start 111; qm set 111 --delete args >/dev/null; gone 15 "$way, a start that fails"
 	prompt -
 done
 

@@ -31,7 +31,7 @@ say "a user's service that is not named: refused, and told how to allow it; one 
 pid=$(pid_of ollama)
 for setting in '' 'services = "ollama"' 'services = "user-1001/ollama"'; do
 	setting "$setting" 'deadlines.holder-wait = 1'; within 60 255 qm start 111
-	said 'systemctl --user stop ollama.service as that user, or services = "user-1000/ollama.service" in /etc/gpu-handoff/config.toml'
+	said "in use by process $pid (python3, user service ollama.service)"; said 'systemctl --user stop ollama.service as that user, or services = "user-1000/ollama.service" in /etc/gpu-handoff/config.toml'
 	settled || fail "not as before"; is "$(pid_of ollama)" "$pid" "its process"
 done
 for bad in user-1000/dbus user-lab/ollama user-1000/ user-1000/../x; do setting "services = \"$bad\""; within 60 3 gpu-handoff plan --vm 111; said "user-UID/NAME"; done
@@ -108,6 +108,8 @@ done
 systemctl stop exporter; setting
 say "it does not take the driver up at home: it is started anew"
 within 60 0 qm start 111; fault exit "1 Error: no"; within 90 0 qm stop 111; rm /etc/lab/dcgmi-exit; comes_home 60 "started anew"; wait_for 20 watches; [ "$(engine)" != "$first" ] || fail "it was not"
+say "it gives no answer at home: likewise"
+setting 'deadlines.unit = 4'; first=$(engine); within 60 0 qm start 111; fault hang 1000; within 120 0 qm stop 111; rm /etc/lab/dcgmi-hang; comes_home 90 "no answer at home"; wait_for 20 watches; [ "$(engine)" != "$first" ] || fail "it was not started anew"; setting
 say "it has ended meanwhile: it is started"
 within 60 0 qm start 111; systemctl stop nvidia-dcgm; within 90 0 qm stop 111; comes_home 60 "started"; wait_for 20 watches
 say "its program fails, gives no answer, or is too old: it is stopped"

@@ -13,14 +13,14 @@ printf '[Path]\nPathExists=/run/lab-wanted\n' >$units/lab-user.path; touch /run/
 for kind in timer path; do
 	service; systemctl start lab-user.$kind; wait_for 30 holds
 	back() { holds && [ "$(states lab-user.$kind)" = "active " ]; }
+	down() { [ "$(states lab-user)" = "inactive " ]; }
 	for way in unload unbind; do
 		say "$kind, $way"
 		setting 'services = "lab-user"' "way = \"$way\""
 		within 60 0 qm start 111; away "$kind, $way"; stays 5; is "$(states lab-user.$kind lab-user)" "inactive inactive " "$kind, $way: both"; away "$kind, $way, later"
 		within 90 0 qm stop 111; comes_home 60 "$kind, $way"; wait_for 30 back
+		undone "$kind, $way" down; wait_for 30 back; killed "$kind, $way" down; wait_for 30 back
 	done
-	down() { [ "$(states lab-user)" = "inactive " ]; }
-	undone "$kind" down; wait_for 30 back; killed "$kind" down; wait_for 30 back
 	systemctl stop lab-user.$kind lab-user
 done
 rm $units/lab-user.timer $units/lab-user.path

@@ -37,6 +37,7 @@ case $LAB_BOOT in
 	told | grep -q "is home after" || fail "it was not brought home at boot"
 	say "the container has ended with the user space: what was stopped inside it is named"
 	told | grep -q "ollama.service in container 104 was stopped for the handoff and does not start again" || fail "it is not named"
+	is_known() { pod_uses || told | grep -q "Podman container .* was stopped for the handoff and does not start again"; }; wait_for 30 is_known
 	up; rm -f /root/released
 	say "killed before the host goes down"
 	halfway "a start" sh -c '[ "$(systemctl is-active mps)" = inactive ]'; down "in the middle"; sync; kill -KILL $_hooks; systemctl reboot --force --force; sleep 300 ;;

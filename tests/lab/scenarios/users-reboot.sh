@@ -14,7 +14,7 @@ docker_uses() { for _p in $(docker_pids); do [ -n "$(find "/proc/$_p/fd" -lname 
 all_use() { for _unit in enabled by-hand lab-dm; do holds $_unit || return 1; done; container && docker_uses; }
 down() { for _unit in enabled by-hand lab-dm; do is "$(systemctl is-active $_unit)" inactive "$_unit, $1"; done; is "$(pct status 104)" "status: stopped" "the container, $1"; is "$(docker_pids)" "" "Docker's, $1"; }
 up() { systemctl start enabled by-hand lab-dm; [ "$(pct status 104)" = "status: running" ] || pct start 104
-	docker_uses || docker run /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl >/root/id; wait_for 60 all_use; }
+	docker_uses || if [ -s /root/id ]; then docker start "$(cat /root/id)"; else docker run /usr/local/bin/hold /dev/nvidia0 /dev/nvidiactl >/root/id; fi; wait_for 60 all_use; }
 
 case $LAB_BOOT in
 1)
@@ -39,7 +39,8 @@ case $LAB_BOOT in
 	is "$(systemctl is-active by-hand)" inactive "what nothing starts at boot"
 	is "$(pct status 104)" "status: stopped" "the container, which nothing starts at boot"; is "$(docker_pids)" "" "Docker's, likewise"
 	wait_for 120 named by-hand.service "does not run. Hint: systemctl start by-hand.service"
-	named "container 104" "does not run. Hint: pct start 104" || fail "the container is not named"; named enabled.service "" && fail "what runs is named"
+	named "container 104" "does not run. Hint: pct start 104" || fail "the container is not named"
+	named "Docker container $(cut -c-12 /root/id)" "does not run. Hint: docker start $(cut -c-12 /root/id)" || fail "Docker's is not named"; named enabled.service "" && fail "what runs is named"
 	up; within 120 0 qm start 111; away "at the end"; within 120 0 qm stop 111; wait_for 60 all_use; comes_home 60 "at the end"
 	within 60 0 pct stop 104; docker stop "$(cat /root/id)" ;;
 esac

@@ -30,6 +30,12 @@ comes_home() {
 		sleep 0.2
 	done
 	took=$((($(ticks) - _since) * 10)); say "all is as before $took ms later: $2"; }
+# remember: what the scenario's own `users` prints of those who use the GPU, and what has failed; as_before WHEN: it is so again, word for word
+have_now() { users; systemctl list-units --failed --no-legend --plain; }
+remember() { had=$(have_now); }
+as_before() {
+	for _look in $(seq 20); do _has=$(have_now); [ "$_has" != "$had" ] || return 0; sleep 0.5; done
+	printf '%s\n' "-- before:" "$had" "-- now:" "$_has"; fail "who uses the GPU is not as before: $1"; }
 stays() { _until=$(($(ticks) + $1 * 100)); while [ "$(ticks)" -lt $_until ]; do sleep 0.5; done; } # that many seconds pass
 explain() {
 	echo "-- before:"; echo "$before"; echo "-- now:"; host; ls -l /run/gpu-handoff; cat /run/gpu-handoff/*.json
