@@ -162,8 +162,13 @@ impl<'a> Executor<'a> {
             self.record.units.retain(|unit| !is_on_its_own(unit));
             all_well &= failed.is_empty();
             unbound.extend(failed.iter().filter_map(|(step, _)| step.act.function()));
-            if let Some((step, error)) = failed.into_iter().find(|(step, error)| counts(step, error)) {
-                return Err(self.undo(&done, &step.act.to_string(), &error));
+            // What goes on is the next run's to wait for, whatever else has failed: no record is written after it.
+            let goes_on = failed
+                .iter()
+                .find(|(_, error)| matches!(error, ActError::Interrupted { .. }));
+            let first = goes_on.or_else(|| failed.iter().find(|(step, error)| counts(step, error)));
+            if let Some((step, error)) = first {
+                return Err(self.undo(&done, &step.act.to_string(), error));
             }
         }
         self.rest(State::Away);
