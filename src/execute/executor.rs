@@ -151,8 +151,13 @@ impl<'a> Executor<'a> {
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let steps: Vec<&Step> = round.iter().map(|at| &plan.steps[*at]).collect();
-            done.extend(&steps);
             let failed = self.round(&steps, &mut count);
+            // What was not begun has had no effect: to take it back would stop what runs, or wait for its end.
+            let not_begun = |step: &Step| {
+                let mut its = failed.iter().filter(|(one, _)| std::ptr::eq(*one, step));
+                its.any(|(_, error)| matches!(error, ActError::NotBegun(_)))
+            };
+            done.extend(steps.iter().filter(|step| !not_begun(step)));
             // What uses only what stays is on its own again.
             let is_on_its_own = |unit: &Unit| {
                 let is_its = |step: &Step| step.act.starts() == Some(unit);

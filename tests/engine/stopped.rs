@@ -580,3 +580,26 @@ fn what_somebody_has_started_while_the_gpu_was_away_runs_on_when_that_is_home() 
     assert_eq!(switched(&kind, &model.acts[away..], false), []);
     assert!(model.units.iter().any(|u| u.name == Unit::host(OLLAMA) && u.active));
 }
+
+/// The signal comes before the first of them: nobody of theirs is stopped to be started again, or waited for.
+#[test]
+fn what_a_signal_has_kept_from_being_stopped_is_left_alone() {
+    let is_switch = |act: &Act| matches!(act, Act::StopUnit { .. } | Act::StartUnit { .. });
+    for kind in kinds() {
+        let session = asked(&kind, WayOut::Auto);
+        let mut model = used(&kind, 1);
+        let first = {
+            let mut model = model.fork();
+            assert!(matches!(session.out(&mut model), End::Done), "{}", kind.name);
+            model.acts.iter().position(is_switch).unwrap()
+        };
+        let before = model.state();
+        // The load of vfio_pci, which is finished.
+        model.faults.0 = vec![(first - 1, Fault::Signal)];
+        let end = session.out(&mut model);
+        assert!(matches!(end, End::Restored(_)), "{}: {end:?}", kind.name);
+        assert!(!model.acts.iter().any(is_switch), "{}: {:?}", kind.name, model.acts);
+        assert_as_before(&model, &before, kind.name);
+        assert!(records(&model).is_empty(), "{}", kind.name);
+    }
+}
