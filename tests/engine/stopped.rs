@@ -17,7 +17,7 @@ use crate::common::hosts::{
     add_run, add_socket, add_webui, add_whole, inside, of_user, run, whole,
 };
 use crate::common::{End, Event, Fault, Model, Process, Session, Twist, When, addr, host};
-use crate::{assert_as_before, records, runs_again_whatever_fails};
+use crate::{assert_as_before, logged, records, runs_again_whatever_fails};
 
 /// A kind of user: how it comes into the model, which setting allows what, and what is stopped in which order.
 struct Kind {
@@ -613,4 +613,28 @@ fn what_a_signal_has_kept_from_being_stopped_is_left_alone() {
         assert_as_before(&model, &before, kind.name);
         assert!(records(&model).is_empty(), "{}", kind.name);
     }
+}
+
+/// With its start alone HA would ignore it for ever.
+#[test]
+fn a_container_of_has_that_does_not_start_again_is_said_with_what_gives_it_back_to_ha() {
+    let kind = kinds()
+        .into_iter()
+        .find(|k| k.name == "a container as a whole")
+        .unwrap();
+    let mut model = used(&kind, 1);
+    model.of_ha = Some(whole());
+    let mut session = asked(&kind, WayOut::Auto);
+    session.settings.ha_containers = HaContainers::Stop;
+    assert!(matches!(session.out(&mut model), End::Done));
+    let start = {
+        let mut model = model.fork();
+        assert!(matches!(session.home(&mut model), End::Done));
+        let is_its = |act: &Act| matches!(act, Act::StartUnit { name, .. } if name.is_of_ha());
+        model.acts.iter().position(is_its).unwrap()
+    };
+    model.faults.0 = vec![(start, Fault::Twisted(Twist::Hangs))];
+    let (_, said) = logged(|| session.home(&mut model));
+    let hint = "Hint: see 'pct status 104', then 'pct start 104' and 'ha-manager set ct:104 --state started'";
+    assert!(said.contains(hint), "{said}");
 }
