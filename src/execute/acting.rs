@@ -48,8 +48,9 @@ impl Executor<'_> {
                 error,
                 ActError::Overdue { stuck: Some(_), .. } | ActError::Interrupted { .. } | ActError::NotBegun(_)
             );
-            if !(climbs && self.climb(step, &error)) {
-                failed.push((*step, error));
+            match climbs {
+                true => failed.extend(self.climb(step, error).err().map(|error| (*step, error))),
+                false => failed.push((*step, error)),
             }
         }
         failed
@@ -102,8 +103,9 @@ impl Executor<'_> {
     }
 
     /// Tries the rungs of a step that failed, until one leads to what it should have led to. Where it was a module that could
-    /// not be loaded, no rung that resets or removes a device: that is no fault of it.
-    fn climb(&mut self, step: &Step, error: &ActError) -> bool {
+    /// not be loaded, no rung that resets or removes a device: that is no fault of it. What failed is the step, unless a rung goes on
+    /// after a signal.
+    fn climb(&mut self, step: &Step, error: ActError) -> Result<(), ActError> {
         let mut why = error.clone();
         for rung in &step.rungs {
             let is_rough = |act: &Act| matches!(act, Act::Reset { .. } | Act::ResetBus { .. } | Act::Remove { .. });
@@ -111,12 +113,13 @@ impl Executor<'_> {
                 continue;
             }
             match self.climb_one(rung) {
-                Ok(()) => return true,
+                Ok(()) => return Ok(()),
+                Err(Some(error @ ActError::Interrupted { .. })) => return Err(error),
                 Err(Some(error)) => why = error,
                 Err(None) => {} // an earlier rung is stuck
             }
         }
-        false
+        Err(error)
     }
 
     /// The acts of a rung, until one fails. No error: it was not begun.

@@ -63,8 +63,21 @@ impl Drop for LeftBehind {
     }
 }
 
-/// How long a worker has to tell which processes have ended by then: it waits for that, too, and answers at once.
+/// How long a worker has for what it answers at once: which processes have ended by then, for whose end it waits, too; or, after all
+/// the time that a signal has left, whatever is no act, as that the history is written down.
 const TO_TELL: Duration = Duration::from_millis(300);
+
+/// How long one has that looks through all processes before it asks any of them to end, which takes a second and a half where there
+/// are a million descriptors (BENCHMARKS.md). Of one that does not tell it is said that it has asked them all.
+const TO_LOOK_AND_TELL: Duration = Duration::from_millis(1500);
+
+/// How long the worker of an act has to tell who has ended for it; None: there is nothing to tell.
+pub(crate) fn to_tell(act: &Act) -> Option<Duration> {
+    match act {
+        Act::EndProcesses { .. } => Some(TO_LOOK_AND_TELL),
+        act => act.tells_who_ended().then_some(TO_TELL),
+    }
+}
 
 fn broken_off() -> ActError {
     ActError::Failed("a signal asked us to end meanwhile".to_owned())
@@ -75,12 +88,14 @@ pub(crate) struct Asked {
     pub(crate) worker: Option<Worker>,
     /// It waits for others and is in no call of the kernel's: it can be broken off at any moment.
     pub(crate) only_waits: bool,
-    /// Which processes have ended for it is known only by its answer.
-    pub(crate) tells: bool,
+    /// Which processes have ended for it is known only by its answer, for which it has so long ([`to_tell`]).
+    pub(crate) tells: Option<Duration>,
     /// It is an act, which a signal leaves to its worker; what only looks is left at its deadline as well.
     pub(crate) is_act: bool,
     /// It was told that nobody waits for it any more, and has until then to say so much.
     told: Option<Instant>,
+    /// When it was asked.
+    start: Instant,
     within: Duration,
     /// What it was asked, in words.
     pub(crate) what: String,
@@ -94,9 +109,10 @@ impl Asked {
         let mut asked = Asked {
             worker: None,
             only_waits,
-            tells: false,
+            tells: None,
             is_act: false,
             told: None,
+            start,
             within,
             what: String::new(),
             until: start + within.min(LONGEST_WAIT),
@@ -115,9 +131,10 @@ impl Asked {
         Asked {
             worker: None,
             only_waits: true,
-            tells: false,
+            tells: None,
             is_act: false,
             told: None,
+            start,
             within: Duration::ZERO,
             what: String::new(),
             until: start,
@@ -166,12 +183,19 @@ impl Asked {
         if let Some(until) = self.told {
             return now < until;
         }
-        let asked = self.tells && self.worker.as_mut().is_some_and(Worker::hang_up);
-        if asked {
-            self.told = Some(now + TO_TELL);
-            self.until = self.until.min(now + TO_TELL);
+        let tells = self.tells.filter(|_| self.worker.as_mut().is_some_and(Worker::hang_up));
+        let Some(within) = tells else { return false };
+        self.told = Some(now + within);
+        self.until = self.until.min(now + within);
+        true
+    }
+
+    /// When it is left to itself, where a signal leaves time until `end`: what is no act has a moment in any case.
+    pub(crate) fn left_at(&self, end: Instant) -> Instant {
+        match self.is_act {
+            true => end,
+            false => end.max(self.start + TO_TELL),
         }
-        asked
     }
 
     /// Its worker is ended, which takes a moment.
@@ -193,5 +217,27 @@ impl Asked {
     pub(crate) fn leave(&mut self) {
         let group = self.worker.take().map_or_else(Group::default, |worker| worker.group());
         self.end(Err(ActError::Interrupted { group }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::kernel::AFTER_SIGNAL;
+
+    /// Who looks for them first has asked nobody for longer than a wait takes to answer; and what was done is to be undone still.
+    #[test]
+    fn who_ends_processes_has_time_for_its_look_and_leaves_some_to_the_undo() {
+        let (addrs, processes) = (Vec::new(), Vec::new());
+        let ends = to_tell(&Act::EndProcesses {
+            processes: processes.clone(),
+            addrs: addrs.clone(),
+            within_ms: 5_000,
+            kill: true,
+        });
+        let waits = to_tell(&Act::AwaitDesktops { processes, addrs });
+        assert_eq!((ends, waits), (Some(TO_LOOK_AND_TELL), Some(TO_TELL)));
+        assert!(TO_LOOK_AND_TELL * 2 < AFTER_SIGNAL);
+        assert_eq!(to_tell(&Act::prove_free(Vec::new())), None);
     }
 }

@@ -151,8 +151,13 @@ impl<'a> Executor<'a> {
         let mut count = Count::of(plan);
         for round in rounds(&plan.steps) {
             let steps: Vec<&Step> = round.iter().map(|at| &plan.steps[*at]).collect();
-            done.extend(&steps);
             let failed = self.round(&steps, &mut count);
+            // What was not begun has had no effect: to take it back would stop what runs, or wait for its end.
+            let not_begun = |step: &Step| {
+                let mut its = failed.iter().filter(|(one, _)| std::ptr::eq(*one, step));
+                its.any(|(_, error)| matches!(error, ActError::NotBegun(_)))
+            };
+            done.extend(steps.iter().filter(|step| !not_begun(step)));
             // What uses only what stays is on its own again.
             let is_on_its_own = |unit: &Unit| {
                 let is_its = |step: &Step| step.act.starts() == Some(unit);
@@ -162,8 +167,13 @@ impl<'a> Executor<'a> {
             self.record.units.retain(|unit| !is_on_its_own(unit));
             all_well &= failed.is_empty();
             unbound.extend(failed.iter().filter_map(|(step, _)| step.act.function()));
-            if let Some((step, error)) = failed.into_iter().find(|(step, error)| counts(step, error)) {
-                return Err(self.undo(&done, &step.act.to_string(), &error));
+            // What goes on is the next run's to wait for, whatever else has failed: no record is written after it.
+            let goes_on = failed
+                .iter()
+                .find(|(_, error)| matches!(error, ActError::Interrupted { .. }));
+            let first = goes_on.or_else(|| failed.iter().find(|(step, error)| counts(step, error)));
+            if let Some((step, error)) = first {
+                return Err(self.undo(&done, &step.act.to_string(), error));
             }
         }
         self.rest(State::Away);

@@ -94,9 +94,8 @@ fn line(act: &Act, prefix: &str, took: Duration, gap: Option<Gap>) -> String {
 /// What is to be done about a service that does not start again: the GPU does not wait for it.
 pub(crate) fn say_of_service(act: &Act, error: &ActError) {
     if let Act::StartUnit { name, .. } | Act::RestartUnit { name } = act {
-        let how = not_started(name, error);
-        let status = name.by_hand("status");
-        warn!("{name} was stopped for the handoff and {how}. Hint: see '{status}'");
+        let (how, by_hand) = (not_started(name, error), name.start_by_hand());
+        warn!("{name} was stopped for the handoff and {how}. Hint: {by_hand}");
     }
 }
 

@@ -14,7 +14,7 @@ use crate::base::pci::PciAddr;
 use crate::base::process::{Group, Process, process, since_boot};
 use crate::base::root::Root;
 use crate::base::wait::{pidfds, poll_readable};
-use crate::execute::asked::{Asked, LeftBehind, asked_to_end, changes, may_have_effect, only_waits};
+use crate::execute::asked::{Asked, LeftBehind, asked_to_end, changes, may_have_effect, only_waits, to_tell};
 use crate::execute::fault_points::{FaultPoints, Point};
 use crate::execute::kernel::{AFTER_SIGNAL, ActError, Acted, Kernel};
 use crate::execute::worker::{Answer, Question, Worker};
@@ -199,8 +199,9 @@ impl Linux {
         let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
         let mut asked = Asked::new(sent, start, within, self.may_be_broken_off(&request));
         asked.what = request.what();
-        asked.is_act = matches!(request, Question::Act(_));
-        asked.tells = matches!(&request, Question::Act(act) if act.tells_who_ended());
+        if let Question::Act(act) = &request {
+            (asked.is_act, asked.tells) = (true, to_tell(act));
+        }
         asked
     }
 
@@ -238,7 +239,7 @@ impl Linux {
                 if !one.is_telling(now) {
                     broken_off.push(one);
                 }
-            } else if signal_end.is_some_and(|end| now >= end) {
+            } else if signal_end.is_some_and(|end| now >= one.left_at(end)) {
                 one.leave();
             } else if now >= one.until && signal_end.is_some() && !one.is_act {
                 broken_off.push(one); // to wait for the end of one that hangs takes more time than there is
@@ -253,10 +254,11 @@ impl Linux {
         self.left_behind.0.extend(groups);
         let open = || asked.iter().filter(|a| a.result.is_none());
         // Where all have their answer by now, nothing is waited for.
-        let Some(last) = open().map(|a| a.until).min() else {
+        let waited_for = |a: &Asked| signal_end.map_or(a.until, |end| a.until.min(a.left_at(end)));
+        let Some(last) = open().map(waited_for).min() else {
             return;
         };
-        let until = signal_end.into_iter().chain(at_most).fold(last, Instant::min);
+        let until = at_most.map_or(last, |most| most.min(last));
         let fds: Vec<BorrowedFd<'_>> = open().filter_map(|a| Some(a.worker.as_ref()?.replies())).collect();
         let ready = self.wait(&fds, until.saturating_duration_since(now));
         let waiting = asked.iter_mut().filter(|a| a.result.is_none());
@@ -528,6 +530,26 @@ mod tests {
         assert!(matches!(&answers[..], [(Err(ActError::Failed(_)), _)]), "{answers:?}");
         let took = linux.interrupted.unwrap().elapsed();
         assert!(took < AFTER_SIGNAL / 2, "{took:?}");
+    }
+
+    /// The history, and what is stopped, are written down after an act that a signal has left no time for.
+    #[test]
+    fn what_is_no_act_has_a_moment_to_answer_where_the_time_after_a_signal_is_over() {
+        for (is_act, waits) in [(false, true), (true, false)] {
+            let mut linux = Linux::for_looking();
+            let mut asked = Asked::new(Err(std::io::Error::other("")), Instant::now(), AFTER_SIGNAL, false);
+            (asked.result, asked.ended, asked.is_act) = (None, None, is_act);
+            linux.interrupted = Instant::now().checked_sub(AFTER_SIGNAL * 2);
+            let begun = Instant::now();
+            let answers = linux.answers(vec![asked]);
+            let took = begun.elapsed();
+            assert!(
+                matches!(&answers[..], [(Err(ActError::Interrupted { .. }), _)]),
+                "{answers:?}"
+            );
+            assert!(took < AFTER_SIGNAL / 2, "{is_act}: {took:?}");
+            assert!(!waits || took >= Duration::from_millis(250), "{took:?}");
+        }
     }
 
     /// What is stopped then is stopped to be as it was.

@@ -191,6 +191,8 @@ mod tests {
             unit.await_end(120).unwrap().join(" "),
             format!("timeout --foreground 120 docker wait {id}")
         );
+        // timeout(1) waits without end for no time at all.
+        assert_eq!(unit.await_end(0), None);
     }
 
     /// With its service stopped in its place, or by somebody, there is nothing to ask.

@@ -106,7 +106,8 @@ fn is_of_others(act: &Act) -> bool {
 }
 
 impl Executor<'_> {
-    /// Takes back the steps in reverse, the failed ones included: each may have had half its effect.
+    /// Takes back the steps in reverse, the failed ones included: each may have had half its effect. One that was not begun is not
+    /// among them.
     pub(super) fn undo(&mut self, done: &[&Step], failed: &str, why: &ActError) -> Error {
         let what = match why {
             ActError::Interrupted { .. } => return self.interrupted(&failed),
@@ -115,7 +116,8 @@ impl Executor<'_> {
         };
         self.gives_back = true;
         self.kernel.gives_back(true);
-        let until = self.undone_until(done.len().saturating_sub(1));
+        let is_failed_among_them = !matches!(why, ActError::NotBegun(_));
+        let until = self.undone_until(done.len().saturating_sub(usize::from(is_failed_among_them)));
         let mut undoing = Undoing {
             until,
             elsewhere: self.elsewhere(until),

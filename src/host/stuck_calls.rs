@@ -82,6 +82,14 @@ pub enum What {
     Release,
 }
 
+impl What {
+    /// Whether a driver lets go of a function in it, which may wait for whoever uses that. The others wait for the device, or for
+    /// such a call.
+    pub fn lets_go(self) -> bool {
+        matches!(self, What::Unbind | What::Remove | What::Release)
+    }
+}
+
 /// What a file of sysfs stands for, by its name.
 fn of_file(name: &str) -> Option<What> {
     Some(match name {

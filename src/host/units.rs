@@ -327,6 +327,10 @@ impl Unit {
     /// What waits for the end of one that is ending, no longer than that may take.
     pub(crate) fn await_end(&self, within_s: u64) -> Option<Vec<String>> {
         let Unit::Run { client, id } = self else { return None };
+        // For timeout(1) that is without end.
+        if within_s == 0 {
+            return None;
+        }
         let within = within_s.to_string();
         // In the group of who asks, with which it is killed.
         let words = ["timeout", "--foreground", &within, client.program(), "wait", id];

@@ -43,6 +43,11 @@ impl Hang {
             format!("{who}, which has {} open", join(nodes))
         }));
         let waits = match (waits.as_slice(), &call.frame) {
+            // It waits for no user.
+            ([], frame) if !call.what.lets_go() => {
+                let frame = frame.as_deref().map(foreign);
+                frame.map_or(String::new(), |frame| format!("; it waits in the kernel at {frame}"))
+            }
             ([], None) => "; nobody is seen to use the device".to_owned(),
             ([], Some(frame)) => format!(
                 "; it waits in the kernel at {}, and nobody is seen to use the device",
@@ -63,6 +68,13 @@ impl Hang {
             (None, None) if self.drm => (
                 String::new(),
                 "'gpu-handoff recover' unloads nvidia_drm, which lets it end, and brings the GPU home".into(),
+            ),
+            // A device is waited for so long after its reset (linux, drivers/pci/pci.c, PCIE_RESET_READY_POLL_MS).
+            (None, None) if !call.what.lets_go() => (
+                String::new(),
+                "wait until that is over, which for a reset may take a minute, then try again; if it does not end, see \
+                 'journalctl -k', then sync and power-cycle (a reboot will hang)"
+                    .into(),
             ),
             (None, None) => (
                 String::new(),
@@ -136,6 +148,11 @@ mod tests {
             at: vec![gpu, "0000:02:00.0".parse().unwrap()],
             ..call.clone()
         };
+        let reset = StuckCall {
+            what: What::Reset,
+            frame: None,
+            ..call.clone()
+        };
         let for_a_moment = StuckCall { lasts: false, ..call };
         let in_unbind = "process 812 (sh, login session 3) hangs in an unbind of 0000:01:00.0 from nvidia";
         for (hang, fact, remedy) in [
@@ -191,6 +208,15 @@ mod tests {
                  waits in the kernel at nv_pci_remove, and nobody is seen to use the device"
                     .to_owned(),
                 "see 'journalctl -k' for what the driver says; if it does not end, sync and power-cycle (a reboot will hang)",
+            ),
+            (
+                Hang {
+                    call: reset,
+                    ..hang.clone()
+                },
+                "process 812 (sh, login session 3) hangs in a reset of 0000:01:00.0".to_owned(),
+                "wait until that is over, which for a reset may take a minute, then try again; if it does not end, see \
+                 'journalctl -k', then sync and power-cycle (a reboot will hang)",
             ),
             (
                 Hang {

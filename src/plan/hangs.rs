@@ -57,9 +57,13 @@ fn reason(snapshot: &Snapshot, call: &StuckCall) -> Reason {
 fn hang(snapshot: &Snapshot, call: &StuckCall) -> Hang {
     let on_nvidia = is_of_nvidia(snapshot, call);
     let version = || snapshot.nvidia_version().to_owned();
+    let holders = match call.what.lets_go() {
+        true => holders(snapshot, call, on_nvidia),
+        false => Vec::new(),
+    };
     Hang {
         call: call.clone(),
-        holders: holders(snapshot, call, on_nvidia),
+        holders,
         drm: on_nvidia && drm_holds_gpus(snapshot),
         never_ends: (on_nvidia && is_one_shot(snapshot)).then(version),
     }
@@ -68,7 +72,8 @@ fn hang(snapshot: &Snapshot, call: &StuckCall) -> Hang {
 /// Whether it can be NVIDIA's driver that does not let go of a GPU.
 fn is_of_nvidia(snapshot: &Snapshot, call: &StuckCall) -> bool {
     let is_gpu = |a: &PciAddr| snapshot.function(*a).is_some_and(Function::is_nvidia_gpu);
-    call.driver.as_deref().is_none_or(|driver| driver == "nvidia") && call.at.iter().any(is_gpu)
+    let may_be_its = call.driver.as_deref().is_none_or(|driver| driver == "nvidia");
+    call.what.lets_go() && may_be_its && call.at.iter().any(is_gpu)
 }
 
 /// Who uses what the call is at: by its own nodes, or, where nobody does, by those of the whole driver.

@@ -370,6 +370,8 @@ impl WayHome<'_> {
             // let the driver go. Another one that runs by now somebody has started.
             if is_own_service(unit, true) && unit.runs_on().is_none() && self.brings_a_gpu() {
                 steps.restart(unit).soft();
+            } else if is_whole {
+                steps.start_what_has_ended(unit).soft().rungs(anew(unit));
             } else {
                 steps.start(unit).soft().rungs(anew(unit));
             }

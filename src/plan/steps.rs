@@ -132,6 +132,12 @@ impl<'a> Steps<'a> {
         self.add(Act::start(unit, ends), vec![Act::stop(unit, ends)])
     }
 
+    /// The same of one whose stop has come to its end: where it runs somebody has started it, and its end is not waited for.
+    pub(crate) fn start_what_has_ended(&mut self, unit: &Unit) -> Added<'_> {
+        let back = Act::stop(unit, self.ends(unit));
+        self.add(Act::start(unit, Duration::ZERO), vec![back])
+    }
+
     /// Nothing takes that back.
     pub(crate) fn restart(&mut self, unit: &Unit) -> Added<'_> {
         let name = unit.clone();

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use gpu_handoff::base::deadlines::Budgets;
+use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::snapshot::Snapshot;
+use gpu_handoff::host::stuck_calls::{StuckCall, What};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::record::{Owner, Record, State};
 use gpu_handoff::model::refusal::{Reason, Refusal};
@@ -384,6 +386,55 @@ fn what_is_meant_for_another_driver_does_not_come_home() {
         if let Ok(taken) = comes {
             let addrs: Vec<_> = taken.iter().map(|t| t.addr).collect();
             assert_eq!(addrs, [addr(1, 0)], "the audio function is on its driver");
+        }
+    }
+}
+
+/// A reset waits for the device alone, and what somebody does behind it waits for that: neither for who uses the driver of another
+/// GPU, nor for nvidia_drm.
+#[test]
+fn a_reset_that_somebody_makes_and_what_waits_behind_it_wait_for_no_user() {
+    for (what, text) in [
+        (What::Reset, "a reset of 0000:02:00.0"),
+        (
+            What::VirtualFunctions,
+            "a change of the virtual functions of 0000:02:00.0",
+        ),
+        (What::Bind, "a bind of 0000:02:00.0"),
+    ] {
+        for version in ["580.95.05", "595.45.04"] {
+            for user in [None, Some(Process::new(900, &[Node::Control]))] {
+                let mut model = host(2);
+                model.version = version.to_owned();
+                model.processes.extend(user);
+                model.set_aside(addr(2, 0));
+                let mut snapshot = seen(&mut model);
+                snapshot.calls.push(StuckCall {
+                    pid: SCRIPT,
+                    thread: SCRIPT,
+                    started: Some(1),
+                    group: Some(812),
+                    comm: "sh".to_owned(),
+                    belongs_to: Belongs::Unknown,
+                    what,
+                    driver: None,
+                    at: vec![addr(2, 0)],
+                    frame: Some("pci_dev_wait".to_owned()),
+                    lasts: true,
+                });
+                let said = format!("process 812 (sh) hangs in {text}; it waits in the kernel at pci_dev_wait");
+                for reasons in [
+                    hangs::at(&snapshot, &[addr(2, 0)]),
+                    hangs::may_be_freed(&snapshot, &snapshot.calls[0]).unwrap_err().0,
+                ] {
+                    let [reason] = reasons.as_slice() else {
+                        panic!("{reasons:?}")
+                    };
+                    assert_eq!(reason.fact(), said, "{version}");
+                    let whole = reason.to_string();
+                    assert!(whole.contains("Hint: wait until that is over"), "{version}: {whole}");
+                }
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ mod looks;
 mod refused;
 mod processes;
 mod services;
+mod signals;
 mod stopped;
 mod told;
 mod untouched;

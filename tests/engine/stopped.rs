@@ -9,6 +9,7 @@ use gpu_handoff::host::nodes::Node;
 use gpu_handoff::host::units::{Client, Unit, Verb};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::containers_time;
+use gpu_handoff::model::record::{Record, State};
 use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, HaContainers, Services, Settings, WayOut};
 
 use crate::common::hosts::{
@@ -16,7 +17,7 @@ use crate::common::hosts::{
     add_run, add_socket, add_webui, add_whole, inside, of_user, run, whole,
 };
 use crate::common::{End, Event, Fault, Model, Process, Session, Twist, When, addr, host};
-use crate::{assert_as_before, records, runs_again_whatever_fails};
+use crate::{assert_as_before, logged, records, runs_again_whatever_fails};
 
 /// A kind of user: how it comes into the model, which setting allows what, and what is stopped in which order.
 struct Kind {
@@ -226,11 +227,21 @@ fn a_container_has_as_long_for_its_end_as_the_settings_or_it_itself_say_whicheve
         assert_eq!(containers_time(&plan.units, &budgets), bound, "{case}");
 
         assert!(matches!(session.out(&mut model), End::Done), "{case}");
-        assert_eq!(records(&model)[0].budgets, budgets, "{case}");
-        let away = model.acts.len();
-        assert!(matches!(session.home(&mut model), End::Done), "{case}");
-        let start = model.acts[away..].iter().find_map(ends_within);
-        assert_eq!(start, Some(ends), "{case}");
+        let record = &records(&model)[0];
+        assert_eq!(record.budgets, budgets, "{case}");
+        // Where all have ended, one that runs by now somebody has started.
+        for (state, waited) in [(State::Leaving, ends), (State::Away, 0)] {
+            let mut model = model.fork();
+            let ledger = model.ledger.clone().unwrap();
+            ledger.put(Record {
+                state,
+                ..record.clone()
+            });
+            let away = model.acts.len();
+            assert!(matches!(session.home(&mut model), End::Done), "{case}");
+            let start = model.acts[away..].iter().find_map(ends_within);
+            assert_eq!(start, Some(waited), "{case}: {state:?}");
+        }
     }
 }
 
@@ -579,4 +590,51 @@ fn what_somebody_has_started_while_the_gpu_was_away_runs_on_when_that_is_home() 
     assert!(matches!(session.home(&mut model), End::Done));
     assert_eq!(switched(&kind, &model.acts[away..], false), []);
     assert!(model.units.iter().any(|u| u.name == Unit::host(OLLAMA) && u.active));
+}
+
+/// The signal comes before the first of them: nobody of theirs is stopped to be started again, or waited for.
+#[test]
+fn what_a_signal_has_kept_from_being_stopped_is_left_alone() {
+    let is_switch = |act: &Act| matches!(act, Act::StopUnit { .. } | Act::StartUnit { .. });
+    for kind in kinds() {
+        let session = asked(&kind, WayOut::Auto);
+        let mut model = used(&kind, 1);
+        let first = {
+            let mut model = model.fork();
+            assert!(matches!(session.out(&mut model), End::Done), "{}", kind.name);
+            model.acts.iter().position(is_switch).unwrap()
+        };
+        let before = model.state();
+        // The load of vfio_pci, which is finished.
+        model.faults.0 = vec![(first - 1, Fault::Signal)];
+        let end = session.out(&mut model);
+        assert!(matches!(end, End::Restored(_)), "{}: {end:?}", kind.name);
+        assert!(!model.acts.iter().any(is_switch), "{}: {:?}", kind.name, model.acts);
+        assert_as_before(&model, &before, kind.name);
+        assert!(records(&model).is_empty(), "{}", kind.name);
+    }
+}
+
+/// With its start alone HA would ignore it for ever.
+#[test]
+fn a_container_of_has_that_does_not_start_again_is_said_with_what_gives_it_back_to_ha() {
+    let kind = kinds()
+        .into_iter()
+        .find(|k| k.name == "a container as a whole")
+        .unwrap();
+    let mut model = used(&kind, 1);
+    model.of_ha = Some(whole());
+    let mut session = asked(&kind, WayOut::Auto);
+    session.settings.ha_containers = HaContainers::Stop;
+    assert!(matches!(session.out(&mut model), End::Done));
+    let start = {
+        let mut model = model.fork();
+        assert!(matches!(session.home(&mut model), End::Done));
+        let is_its = |act: &Act| matches!(act, Act::StartUnit { name, .. } if name.is_of_ha());
+        model.acts.iter().position(is_its).unwrap()
+    };
+    model.faults.0 = vec![(start, Fault::Twisted(Twist::Hangs))];
+    let (_, said) = logged(|| session.home(&mut model));
+    let hint = "Hint: see 'pct status 104', then 'pct start 104' and 'ha-manager set ct:104 --state started'";
+    assert!(said.contains(hint), "{said}");
 }

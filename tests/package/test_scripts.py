@@ -8,6 +8,7 @@ the machine's is one that we have made, changed or removed. In the lab the same 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -223,6 +224,38 @@ class Scripts(unittest.TestCase):
             do_dpkg --purge gpu-handoff; says "vm-111.json: this GPU stays on vfio-pci until the host restarts"
             [ -e /run/gpu-handoff/vm-111.json ] || die "the record of a GPU that is out is gone"
             [ ! -e /etc/gpu-handoff ] || die "settings stay"
+        """)
+        self.assertEqual(self.left(), set())
+
+    def test_what_was_stopped_for_a_gpu_that_is_out_is_named_with_what_starts_it(self) -> None:
+        """What is not enabled stays down after the next boot, and nobody of ours is there to say so."""
+        units = ["ollama.service", "a\\x2db.service", {"container": 104, "unit": "vllm.service"}, {"container": 105},
+                 {"client": "docker", "id": "0123456789ab" + "c" * 52}, {"user": 1000, "unit": "x.service"},
+                 {"ha_container": 106}, {"driver_use_of": "nvidia-dcgm.service"}]
+        record = json.dumps({"version": 1, "modules": ["nvidia"], "units": units, "consoles": ["vtcon1"]}, indent=2)
+        empty = json.dumps({"version": 1, "modules": ["nvidia"], "units": [], "consoles": ["vtcon1"]}, indent=2)
+        expected = [
+            "ollama.service|systemctl start ollama.service",
+            "a\\x2db.service|systemctl start 'a\\x2db.service'",
+            "vllm.service in container 104|pct exec 104 -- systemctl start vllm.service",
+            "container 105|pct start 105",
+            "container 0123456789ab|docker start 0123456789ab",
+            "x.service of user 1000|systemctl --user --machine=1000@.host start x.service",
+        ]
+        of = "gpu-handoff: /run/gpu-handoff/vm-111.json:"
+        said = [f"{of} {who} was stopped for it. Hint: where it does not run then, {start}"
+                for who, start in (line.split("|") for line in expected)]
+        said.append(f"{of} container 106 was stopped for it, and HA ignores it. Hint: ha-manager set ct:106 --state started")
+        lines = "\n".join(said)
+        self.on_a_machine(f"""
+            install; mkdir -p /run/gpu-handoff
+            cat >/run/gpu-handoff/vm-111.json <<'END'\n{record}\nEND
+            cat >/run/gpu-handoff/vm-112.json <<'END'\n{empty}\nEND
+            cat >/lab/expected <<'END'\n{lines}\nEND
+            do_dpkg --remove gpu-handoff; says "vm-112.json: this GPU stays on vfio-pci until the host restarts"
+            grep 'was stopped for it' /dpkg.out >/lab/said || die "nobody is named"
+            diff /lab/expected /lab/said >&2 || die "not these"
+            rm -r /run/gpu-handoff; do_dpkg --purge gpu-handoff
         """)
         self.assertEqual(self.left(), set())
 
