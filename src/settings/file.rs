@@ -357,6 +357,38 @@ mod tests {
     }
 
     #[test]
+    fn who_is_stopped_or_ended_may_be_said_of_one_vm_alone() {
+        let text = "services = \"a\"\ncontainers = \"release\"\n[vm.111]\nservices = \"refuse\"\ncontainers = \"shutdown\"\n\
+                    ha-containers = \"stop\"\nprocesses = \"kill\"\ndisplay-manager = \"stop\"\n";
+        let of = |vmid| {
+            let settings = load_files(&[("config.toml", text)], vmid).unwrap();
+            let names = [
+                "services",
+                "containers",
+                "ha-containers",
+                "processes",
+                "display-manager",
+            ];
+            let listed = settings.listed();
+            let value = |name| {
+                listed
+                    .iter()
+                    .find(|(one, ..)| *one == name)
+                    .map(|(_, value, _)| value.clone())
+            };
+            names.map(|name| value(name).unwrap())
+        };
+        assert_eq!(of(Some("111")), ["refuse", "shutdown", "stop", "kill", "stop"]);
+        for others in [Some("112"), None] {
+            assert_eq!(
+                of(others),
+                ["a.service", "release", "refuse", "refuse", "refuse"],
+                "{others:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_device_section_adds_to_what_is_known() {
         let text =
             "reset = \"bus flr\"\n[[device]]\nids = \"2204\"\nreset = \"bus\"\nd3cold = false\nnote = \"mine\"\n";

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
+use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
@@ -14,7 +15,7 @@ use gpu_handoff::plan::{clients, users};
 
 use super::calls::{Answer, Errno};
 use super::effects::broken_off;
-use super::hosts::PERSISTENCED;
+use super::hosts::{MPS, PERSISTENCED};
 use super::state::{Device, Model, Process, Stage};
 
 /// How long a holder or a last user gets to let go.
@@ -141,11 +142,17 @@ impl Model {
                     started_by: starting.map(|u| u.name.name()).collect(),
                     never: self.never.iter().find(|(of, _)| of == unit).map(|(_, why)| why.clone()),
                     ends_within_s: known.ends_within_s,
-                    ha: (self.of_ha.as_ref() == Some(unit)).then_some(Ha::LooksAfter),
+                    ha: known.ha.clone(),
                 }),
             }
         };
         units.iter().map(facts).collect()
+    }
+
+    /// Whether a unit runs; one that HA is owed is the container.
+    pub fn is_up(&self, unit: &Unit) -> bool {
+        let is_it = |name: &Unit| name == unit || (name.is_whole() && unit.holds(name));
+        self.units.iter().any(|u| u.active && is_it(&u.name))
     }
 
     /// Processes that are ending are waited for; others have a moment to let go.
@@ -255,16 +262,18 @@ impl Model {
                 uid: Some(*user),
                 name: unit.clone(),
             },
-            Unit::OfHa { ha_container } => {
-                let container = *ha_container;
-                return self.switch_unit(&Unit::Whole { container }, on);
-            }
+            Unit::OfHa { ha_container } => return self.switch_of_ha(*ha_container, on),
             Unit::DriverUse { .. } => return self.switch_driver_use(name, on),
         };
         let Some(at) = self.units.iter().position(|u| u.name == *name) else {
             return Err(ActError::Failed(format!("systemctl: Unit {name} not found.")));
         };
         self.tick += 1;
+        if !on && self.units[at].ha == Some(Ha::LooksAfter) {
+            self.laws
+                .broken
+                .push(format!("law 2: HA looks after {name}, which was stopped"));
+        }
         if !on {
             let needing = self.units.iter().filter(|u| u.active && u.needs.as_ref() == Some(name));
             let needing: Vec<Unit> = needing.map(|u| u.name.clone()).collect();
@@ -309,8 +318,13 @@ impl Model {
             return Err(ActError::Failed(format!("Job for {name} failed.")));
         }
         self.next_pid += 1;
+        let comm = match name.on_host() {
+            Some(PERSISTENCED) => "nvidia-persiste",
+            Some(MPS) => "nvidia-cuda-mps",
+            _ => "ollama",
+        };
         let daemon = Process {
-            comm: if is_daemon { "nvidia-persiste" } else { "ollama" },
+            comm,
             belongs_to,
             ..Process::new(self.next_pid, &nodes)
         };
@@ -330,6 +344,46 @@ impl Model {
             self.switch_unit(unit, true)?;
         }
         Ok(())
+    }
+
+    /// What there is of an act whose run ends in the middle of it: HA does not look after a container any more that runs still, or
+    /// does not yet after one that runs again. Others have done nothing by then.
+    pub(super) fn do_half(&mut self, act: &Act) {
+        let (Act::StopUnit { name, .. } | Act::StartUnit { name, .. }) = act else {
+            return;
+        };
+        let Some(container) = name.container().filter(|_| name.is_of_ha()) else {
+            return;
+        };
+        match act {
+            Act::StopUnit { .. } => self.tell_ha(container, &Ha::LooksAfter, Ha::Ignores),
+            _ => drop(self.switch_unit(&Unit::Whole { container }, true)),
+        }
+    }
+
+    /// As gpu_handoff::execute::of_ha has it, without the rounds that HA takes.
+    fn switch_of_ha(&mut self, container: VmId, on: bool) -> Result<(), ActError> {
+        let whole = Unit::Whole { container };
+        let is_ignored = |u: &super::state::Unit| u.name == whole && u.ha == Some(Ha::Ignores);
+        if !on && self.units.iter().any(is_ignored) {
+            return Err(ActError::Failed(format!("HA was told to ignore {whole} meanwhile")));
+        }
+        if !on {
+            self.tell_ha(container, &Ha::LooksAfter, Ha::Ignores);
+        }
+        self.switch_unit(&whole, on)?;
+        if on {
+            self.tell_ha(container, &Ha::Ignores, Ha::LooksAfter);
+        }
+        Ok(())
+    }
+
+    /// What somebody has told it since counts.
+    fn tell_ha(&mut self, container: VmId, before: &Ha, then: Ha) {
+        let its = self.units.iter_mut().find(|u| u.name == Unit::Whole { container });
+        if let Some(ha) = its.and_then(|u| u.ha.as_mut()).filter(|ha| *ha == before) {
+            *ha = then;
+        }
     }
 
     /// What a user of all GPUs opens.

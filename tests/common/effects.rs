@@ -22,6 +22,8 @@ use super::state::{Generation, Model};
 pub enum Fault {
     /// The kernel says no, and nothing has happened.
     Fails,
+    /// It fails where a part of it is done ([`Model::do_half`]).
+    FailsHalfway,
     /// The call returns an error after it has had its effect.
     FailsAfterwards,
     /// The call does not answer as it should.
@@ -252,8 +254,11 @@ impl Model {
             self.gate = None; // who does not answer is ended, which opens it
         }
         match fault {
-            Some(Fault::Fails) => {
+            Some(how @ (Fault::Fails | Fault::FailsHalfway)) => {
                 self.spend(takes(act));
+                if how == Fault::FailsHalfway {
+                    self.do_half(act);
+                }
                 return Started::Ended(Err(ActError::Failed("scripted".to_owned())));
             }
             Some(Fault::Vanishes | Fault::Dies) => {
@@ -291,7 +296,10 @@ impl Model {
         let killed = fault == Some(Fault::KilledIn);
         let begun = match self.begin_act(act, group, end) {
             Some(begun) => begun,
-            None if killed => return Started::Ended(Ok(())), // it dies with us
+            None if killed => {
+                self.do_half(act); // the rest dies with us
+                return Started::Ended(Ok(()));
+            }
             None => {
                 let done = self.without_a_call(act, end, twist, group);
                 let done = done.and_then(|()| self.do_at_once(act, end));

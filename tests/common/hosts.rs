@@ -10,6 +10,13 @@ use super::state::{Device, Generation, Model, Unit};
 /// The persistence daemon's unit.
 pub const PERSISTENCED: &str = "nvidia-persistenced.service";
 
+/// Others of NVIDIA's, which use every GPU.
+pub const POWERD: &str = "nvidia-powerd.service";
+pub const FABRICMANAGER: &str = "nvidia-fabricmanager.service";
+
+/// A service that somebody has for NVIDIA's MPS.
+pub const MPS: &str = "mps.service";
+
 /// `0000:BB:00.F`
 pub fn addr(bus: u8, function: u8) -> PciAddr {
     PciAddr {
@@ -124,6 +131,19 @@ pub fn whole() -> unit::Unit {
 /// That container.
 pub fn add_whole(model: &mut Model) {
     add_started(model, &whole());
+}
+
+/// The same container where the cluster's manager looks after it, as what that is owed.
+pub fn of_ha() -> unit::Unit {
+    unit::Unit::OfHa {
+        ha_container: "104".parse().unwrap(),
+    }
+}
+
+/// That container.
+pub fn add_of_ha(model: &mut Model) {
+    add_whole(model);
+    model.units.last_mut().unwrap().ha = Some(unit::Ha::LooksAfter);
 }
 
 /// The same of a user's systemd.

@@ -193,6 +193,8 @@ pub struct Unit {
     pub with_whole: bool,
     /// A container's own word on how long it has for its end, seconds.
     pub ends_within_s: u64,
+    /// What the cluster's manager makes of a container that it knows.
+    pub ha: Option<unit::Ha>,
 }
 
 impl Unit {
@@ -205,6 +207,7 @@ impl Unit {
             starts: None,
             with_whole: false,
             ends_within_s: 0,
+            ha: None,
         }
     }
 }
@@ -304,8 +307,6 @@ pub struct Model {
     pub called_from: Vec<Belongs>,
     /// One of the units is not to be stopped, and why.
     pub never: Option<(unit::Unit, String)>,
-    /// One of them is a container that HA looks after.
-    pub of_ha: Option<unit::Unit>,
     pub processes: Vec<Process>,
     /// This host has a gate; and while it is shut, for whom, and whether for the whole driver.
     pub has_gate: bool,
@@ -375,7 +376,6 @@ impl Model {
             desktop: None,
             called_from: Vec::new(),
             never: None,
-            of_ha: None,
             has_gate: true,
             gate: None,
             processes: Vec::new(),

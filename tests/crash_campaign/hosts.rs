@@ -7,15 +7,16 @@ use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::displays::{Framebuffer, Platform};
 use gpu_handoff::host::functions::VFIO_PCI;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::host::units::Client;
+use gpu_handoff::host::units::{Client, Unit};
 use gpu_handoff::model::plan::{Plan, Way};
 use gpu_handoff::model::record::Owner;
-use gpu_handoff::settings::values::{Containers, DisplayManager, Processes, Services, WayOut};
+use gpu_handoff::settings::values::{Containers, DisplayManager, HaContainers, Processes, Services, Settings, WayOut};
 
 use crate::asked::{Answer, Host, Kind, folders, requests};
 use crate::common::hosts::{
-    OLLAMA, add_card, add_consoles, add_dcgm, add_desktop, add_given, add_inside, add_of_user, add_ollama,
-    add_persistenced, add_run, add_socket, add_whole, add_whole_of, of_user,
+    FABRICMANAGER, MPS, OLLAMA, POWERD, WEBUI, add_card, add_consoles, add_dcgm, add_desktop, add_given, add_inside,
+    add_of_ha, add_of_user, add_ollama, add_persistenced, add_run, add_socket, add_started, add_webui, add_whole,
+    add_whole_of, of_user,
 };
 use crate::common::{Generation, MemLedger, Model, Process, Session, addr, host};
 use crate::convert::model_of;
@@ -229,8 +230,67 @@ pub fn made_here() -> Vec<Trip> {
         ..one()
     };
     trips.push(Trip::new("by hand", host(1), by_hand).small());
+    trips.extend(users_by_either_way());
     trips.extend(odd_ones());
     trips
+}
+
+/// Users of the only card, who are stopped or ended before the driver is unloaded, or the card unbound from it.
+fn users_by_either_way() -> Vec<Trip> {
+    let trip = |name: &str, way, add: &dyn Fn(&mut Model), allow: &dyn Fn(&mut Settings)| {
+        let (mut model, mut session) = (host(1), Session::new(&[addr(1, 0)]));
+        add(&mut model);
+        allow(&mut session.settings);
+        session.settings.way = way;
+        Trip::new(&format!("{name}, {way:?}"), model, session)
+    };
+    let also = |names: &[&str]| Services::Also(names.iter().map(|name| (*name).to_owned()).collect());
+    let (unload, unbind) = (WayOut::Unload, WayOut::Unbind);
+    let by_ha = |way| {
+        trip("a container that HA manages", way, &add_of_ha, &|settings| {
+            settings.containers = Containers::Shutdown;
+            settings.ha_containers = HaContainers::Stop;
+        })
+    };
+    let own = |way| {
+        let add = |model: &mut Model| {
+            for unit in [POWERD, FABRICMANAGER, MPS] {
+                add_started(model, &Unit::host(unit));
+            }
+        };
+        let allow = |settings: &mut Settings| settings.services = also(&[MPS]);
+        trip("NVIDIA's own services, and MPS", way, &add, &allow)
+    };
+    let needed = |way| {
+        let allow = |settings: &mut Settings| settings.services = also(&[WEBUI, OLLAMA]);
+        trip("two services, of which one needs the other", way, &add_webui, &allow)
+    };
+    let asked_to_end = |way| {
+        let process = Process::at_a_prompt(900, &[Node::Gpu(addr(1, 0))]);
+        let add = |model: &mut Model| model.processes.push(process.clone());
+        let allow = |settings: &mut Settings| settings.processes = Processes::Terminate;
+        trip("a process that ends when asked", way, &add, &allow)
+    };
+    let release = |settings: &mut Settings| settings.containers = Containers::Release;
+    let stop_desktop = |settings: &mut Settings| settings.display_manager = DisplayManager::Stop;
+    vec![
+        by_ha(unload).small(),
+        by_ha(unbind),
+        own(unload),
+        own(unbind),
+        needed(unload),
+        needed(unbind).small(),
+        asked_to_end(unload),
+        asked_to_end(unbind),
+        trip("a service inside a container", unbind, &add_inside, &release),
+        trip(
+            "a container of Docker's",
+            unbind,
+            &|model| add_run(model, Client::Docker),
+            &release,
+        ),
+        trip("a desktop", unbind, &add_desktop, &stop_desktop),
+    ]
 }
 
 /// Hosts on which somebody has set something.

@@ -5,15 +5,16 @@ use std::time::Duration;
 use gpu_handoff::execute::kernel::Kernel;
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::host::units::Unit;
+use gpu_handoff::host::units::{Ha, Unit};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::plan::renumbered::renumbered;
 use gpu_handoff::proxmox::container_config::GpuContainer;
-use gpu_handoff::settings::values::{Containers, Doubt, Processes, Services, WayOut};
+use gpu_handoff::settings::values::{Containers, Doubt, HaContainers, Processes, Services, WayOut};
 
 use crate::common::hosts::{
-    OLLAMA, add_given, add_inside, add_persistenced, add_started, add_whole_of, inside, whole_of,
+    OLLAMA, add_given, add_inside, add_persistenced, add_started, add_whole_of, inside, whole, whole_of,
 };
+use crate::common::state::Unit as UnitState;
 use crate::common::{End, Fault, Model, Process, Session, Twist, addr, host};
 use crate::{assert_as_before, logged, records, runs_again_whatever_fails};
 
@@ -172,8 +173,41 @@ fn a_container_that_gives_no_answer_keeps_the_gpu() {
 
 #[test]
 fn whatever_fails_or_is_killed_it_runs_again_at_the_end() {
-    let session = session(Containers::Release, WayOut::Auto);
-    runs_again_whatever_fails("inside", &|| used(1), &session, &[inside()]);
+    for way in [WayOut::Auto, WayOut::Unbind] {
+        let session = session(Containers::Release, way);
+        runs_again_whatever_fails(&format!("inside, {way:?}"), &|| used(1), &session, &[inside()]);
+    }
+}
+
+/// The container runs on, and where it does is as before.
+#[test]
+fn what_is_released_in_a_container_that_ha_manages_needs_no_setting_for_ha_which_is_told_nothing() {
+    let used = || {
+        let mut model = used(1);
+        model.units.push(UnitState {
+            active: true,
+            ha: Some(Ha::LooksAfter),
+            ..UnitState::new(whole())
+        });
+        model
+    };
+    for containers in [Containers::Release, Containers::Shutdown] {
+        for way in [WayOut::Auto, WayOut::Unbind] {
+            let case = format!("{containers:?}, {way:?}");
+            let session = session(containers, way);
+            assert_eq!(session.settings.ha_containers, HaContainers::Refuse);
+            let mut model = used();
+            let before = model.state();
+            assert!(matches!(session.out(&mut model), End::Done), "{case}");
+            assert!(!runs_inside(&model), "{case}");
+            let of_ha = |model: &Model| model.units.iter().find(|u| u.name == whole()).cloned();
+            assert_eq!(of_ha(&model), of_ha(&used()), "{case}");
+            assert!(!records(&model)[0].units.iter().any(Unit::is_whole), "{case}");
+            assert!(matches!(session.home(&mut model), End::Done), "{case}");
+            assert_as_before(&model, &before, &case);
+            runs_again_whatever_fails(&case, &used, &session, &[inside()]);
+        }
+    }
 }
 
 /// Two containers that run on and are given nodes of the driver's, of this version.
@@ -332,9 +366,11 @@ fn a_container_that_takes_its_time_holds_up_no_other() {
 
 #[test]
 fn whatever_fails_or_is_killed_all_of_several_containers_run_again() {
-    let session = session(Containers::Shutdown, WayOut::Auto);
     let units = wholes(1).1;
-    runs_again_whatever_fails("three containers", &|| wholes(1).0, &session, &units);
+    for way in [WayOut::Auto, WayOut::Unbind] {
+        let session = session(Containers::Shutdown, way);
+        runs_again_whatever_fails(&format!("three containers, {way:?}"), &|| wholes(1).0, &session, &units);
+    }
 }
 
 /// So many services of a container, older than the host's own.

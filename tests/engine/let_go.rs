@@ -181,7 +181,9 @@ fn one_that_has_ended_meanwhile_is_started_at_home() {
 fn whatever_fails_or_is_killed_it_uses_the_driver_at_the_end() {
     let used = || used(1, "590.48.01", true);
     let units = [driver_use(), Unit::host(DCGM)];
-    runs_again_whatever_fails("DCGM", &used, &asked(WayOut::Auto), &units);
+    for way in [WayOut::Auto, WayOut::Unbind] {
+        runs_again_whatever_fails(&format!("DCGM, {way:?}"), &used, &asked(way), &units);
+    }
 }
 
 #[test]

@@ -4,23 +4,14 @@
 use gpu_handoff::host::units::Unit;
 use gpu_handoff::settings::values::{Services, WayOut};
 
-use crate::common::hosts::{PERSISTENCED, add_started};
+use crate::common::hosts::{FABRICMANAGER, MPS, PERSISTENCED, POWERD, add_started};
 use crate::common::{End, Model, Session, addr, host};
 use crate::{assert_as_before, runs_again_whatever_fails};
-
-const POWERD: &str = "nvidia-powerd.service";
-const FABRICMANAGER: &str = "nvidia-fabricmanager.service";
-const MPS: &str = "mps.service";
 
 /// This many cards, all used by it.
 fn used(unit: &str, cards: u8) -> Model {
     let mut model = host(cards);
     add_started(&mut model, &Unit::host(unit));
-    if unit == MPS {
-        for process in &mut model.processes {
-            process.comm = "nvidia-cuda-mps";
-        }
-    }
     model
 }
 

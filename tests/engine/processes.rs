@@ -7,9 +7,9 @@ use gpu_handoff::output::status::{Sight, status};
 use gpu_handoff::plan::clients::{self, Then};
 use gpu_handoff::settings::values::{Doubt, Processes, Services, WayOut};
 
-use crate::assert_as_before;
 use crate::common::hosts::{OLLAMA, add_ollama};
 use crate::common::{End, Event, Fault, Model, Process, Session, When, addr, host};
+use crate::{FAULTS, assert_as_before, records};
 
 const PID: i32 = 900;
 
@@ -280,27 +280,46 @@ fn one_that_has_let_go_since_the_plan_goes_on() {
     assert!(model.acts.iter().any(is_end) && is_there(&model));
 }
 
+/// At any act of the way out and home; and who was ended for nothing is named.
 #[test]
 fn whatever_fails_or_is_killed_the_gpu_is_home_at_the_end() {
-    let session = set(Processes::Kill, WayOut::Auto);
-    let mut undisturbed = used(1, true);
-    assert!(matches!(session.out(&mut undisturbed), End::Done));
-    let at = undisturbed.acts.iter().position(is_end).unwrap();
-    for fault in [
-        Fault::Fails,
-        Fault::FailsAfterwards,
-        Fault::KilledBefore,
-        Fault::KilledIn,
-        Fault::KilledAfter,
-    ] {
-        let mut model = used(1, true);
-        let before = model.state();
-        model.faults.0 = vec![(at, fault)];
-        let end = session.out(&mut model);
-        assert!(!matches!(end, End::Done), "{fault:?}");
-        model.faults.0.clear();
-        let home = session.home(&mut model);
-        assert!(matches!(home, End::Done), "{fault:?}: {home:?}");
-        assert_as_before(&model, &before, &format!("{fault:?}"));
+    for processes in [Processes::Terminate, Processes::Kill] {
+        for way in [WayOut::Auto, WayOut::Unbind] {
+            let session = set(processes, way);
+            let used = || used(1, processes == Processes::Kill);
+            let mut undisturbed = used();
+            let before = undisturbed.state();
+            assert!(matches!(session.out(&mut undisturbed), End::Done));
+            assert!(matches!(session.home(&mut undisturbed), End::Done));
+            let end = undisturbed.acts.iter().position(is_end).unwrap();
+            for (at, act) in undisturbed.acts.iter().enumerate() {
+                for fault in FAULTS {
+                    let mut model = used();
+                    model.faults.0 = vec![(at, fault)];
+                    let out = session.out(&mut model);
+                    let case = format!("{processes:?}, {way:?}: {fault:?} at {at} {act}: {out:?}");
+                    let has_had_its_effect = matches!(fault, Fault::FailsAfterwards | Fault::KilledAfter);
+                    let is_over = at > end || (at == end && has_had_its_effect);
+                    match &out {
+                        // Some acts may fail without an end of it.
+                        End::Done => assert!(!is_there(&model), "{case}"),
+                        End::Killed => assert_eq!(is_there(&model), !is_over, "{case}"),
+                        End::Restored(_) => assert!(is_there(&model) && !is_over, "{case}"),
+                        End::RestoredBut(but) => {
+                            let named = "process 900 (python3) was asked to end, and nobody starts it again";
+                            assert!(!is_there(&model) && is_over && but == named, "{case}");
+                        }
+                        _ => panic!("{case}"),
+                    }
+                    let home = match session.home(&mut model) {
+                        End::Done => End::Done,
+                        _ => session.home(&mut model),
+                    };
+                    assert!(matches!(home, End::Done), "{case}: {home:?}");
+                    assert_as_before(&model, &before, &case);
+                    assert!(records(&model).is_empty(), "{case}");
+                }
+            }
+        }
     }
 }

@@ -169,8 +169,10 @@ fn a_unit_of_that_name_in_a_container_is_not_the_service() {
 
 #[test]
 fn whatever_fails_or_is_killed_the_service_runs_again_at_the_end() {
-    let session = named(WayOut::Auto);
-    runs_again_whatever_fails("a service", &|| used(1), &session, &[Unit::host(OLLAMA)]);
+    for way in [WayOut::Auto, WayOut::Unbind] {
+        let case = format!("a service, {way:?}");
+        runs_again_whatever_fails(&case, &|| used(1), &named(way), &[Unit::host(OLLAMA)]);
+    }
 }
 
 /// What it uses is there again in a moment, or has been all the time: it does not wait for what has left.

@@ -6,15 +6,15 @@ use std::time::Duration;
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::host::belongs::Belongs;
 use gpu_handoff::host::nodes::Node;
-use gpu_handoff::host::units::{Client, Unit, Verb};
+use gpu_handoff::host::units::{Client, Ha, Unit, Verb};
 use gpu_handoff::model::act::Act;
 use gpu_handoff::model::plan::containers_time;
 use gpu_handoff::model::record::{Record, State};
 use gpu_handoff::settings::values::{Containers, DisplayManager, Doubt, HaContainers, Services, Settings, WayOut};
 
 use crate::common::hosts::{
-    GDM, OLLAMA, PERSISTENCED, SOCKET, WEBUI, add_desktop, add_inside, add_of_user, add_ollama, add_persistenced,
-    add_run, add_socket, add_webui, add_whole, inside, of_user, run, whole,
+    GDM, OLLAMA, PERSISTENCED, SOCKET, WEBUI, add_desktop, add_inside, add_of_ha, add_of_user, add_ollama,
+    add_persistenced, add_run, add_socket, add_webui, add_whole, inside, of_ha, of_user, run, whole,
 };
 use crate::common::{End, Event, Fault, Model, Process, Session, Twist, When, addr, host};
 use crate::{assert_as_before, logged, records, runs_again_whatever_fails};
@@ -53,6 +53,20 @@ fn kinds() -> Vec<Kind> {
             started: vec![whole()],
             hint: "Hint: pct shutdown 104, or containers = \"shutdown\" in /etc/gpu-handoff/config.toml: then that is done for \
                    you, and it is started again when the GPU is home",
+        },
+        Kind {
+            name: "a container that HA manages",
+            add: |model| {
+                add_inside(model);
+                add_of_ha(model);
+            },
+            allow: |settings| {
+                settings.containers = Containers::Shutdown;
+                settings.ha_containers = HaContainers::Stop;
+            },
+            stopped: vec![of_ha()],
+            started: vec![of_ha()],
+            hint: "Hint: pct shutdown 104, or containers = \"shutdown\" in /etc/gpu-handoff/config.toml",
         },
         Kind {
             name: "a service inside, where the container might be shut down",
@@ -160,8 +174,7 @@ fn switched(kind: &Kind, acts: &[Act], on: bool) -> Vec<Unit> {
 }
 
 fn runs(kind: &Kind, model: &Model) -> bool {
-    let is_up = |unit: &Unit| model.units.iter().any(|u| u.name == *unit && u.active);
-    kind.stopped.iter().all(is_up)
+    kind.stopped.iter().all(|unit| model.is_up(unit))
 }
 
 #[test]
@@ -180,8 +193,7 @@ fn it_is_stopped_in_its_order_and_started_in_its_order_when_the_gpu_is_home() {
             let out = session.out(&mut model);
             assert!(matches!(out, End::Done), "{case}: {out:?}");
             assert_eq!(switched(&kind, &model.acts, false), kind.stopped, "{case}");
-            let is_down = |unit: &Unit| model.units.iter().any(|u| u.name == *unit && !u.active);
-            assert!(kind.stopped.iter().all(is_down), "{case}");
+            assert!(!kind.stopped.iter().any(|unit| model.is_up(unit)), "{case}");
             let away = model.acts.len();
             let home = session.home(&mut model);
             assert!(matches!(home, End::Done), "{case}: {home:?}");
@@ -273,8 +285,10 @@ fn for_a_backup_it_is_left_alone() {
 #[test]
 fn whatever_fails_or_is_killed_it_runs_again_at_the_end() {
     for kind in kinds() {
-        let session = asked(&kind, WayOut::Auto);
-        runs_again_whatever_fails(kind.name, &|| used(&kind, 1), &session, &kind.stopped);
+        for way in [WayOut::Auto, WayOut::Unbind] {
+            let case = format!("{}, {way:?}", kind.name);
+            runs_again_whatever_fails(&case, &|| used(&kind, 1), &asked(&kind, way), &kind.stopped);
+        }
     }
 }
 
@@ -505,18 +519,18 @@ fn what_could_not_be_started_again_is_not_stopped() {
 fn a_container_that_ha_manages_is_shut_down_where_the_settings_say_so() {
     let kind = kinds()
         .into_iter()
-        .find(|k| k.name == "a container as a whole")
+        .find(|k| k.name == "a container that HA manages")
         .unwrap();
     for way in [WayOut::Auto, WayOut::Unbind] {
         let mut model = used(&kind, 1);
-        model.of_ha = Some(whole());
         let before = model.state();
-        let refusal = asked(&kind, way).plan_out(&mut model).unwrap_err().to_string();
+        let mut session = asked(&kind, way);
+        session.settings.ha_containers = HaContainers::Refuse;
+        let refusal = session.plan_out(&mut model).unwrap_err().to_string();
         let said = "container 104 may be shut down for it, but HA manages it, and answers for where it runs. Hint: have HA ignore it meanwhile by \
                     ha-containers = \"stop\" in /etc/gpu-handoff/config.toml, or 'ha-manager set ct:104 --state stopped' before the start";
         assert!(refusal.contains(said), "{refusal}");
-        let mut session = asked(&kind, way);
-        session.settings.ha_containers = HaContainers::Stop;
+        let session = asked(&kind, way);
         let plan = session.plan_out(&mut model).unwrap();
         let note = "and is shut down, as 'containers' says; it is started again when the GPU is home, and HA ignores it until then";
         assert!(plan.notes.iter().any(|n| n.ends_with(note)), "{:?}", plan.notes);
@@ -529,14 +543,11 @@ fn a_container_that_ha_manages_is_shut_down_where_the_settings_say_so() {
         let budgets = &session.settings.budgets;
         let most = budgets.unit + budgets.container * 2 + Duration::from_secs(60);
         assert_eq!(stop.deadline, most, "{stop:?}");
-        assert_eq!(
-            plan.units[..1],
-            [Unit::OfHa {
-                ha_container: "104".parse().unwrap()
-            }]
-        );
+        assert_eq!(plan.units[..1], [of_ha()]);
         assert!(matches!(session.out(&mut model), End::Done));
         assert!(!runs(&kind, &model));
+        let of_it = |model: &Model| model.units.iter().find_map(|u| u.ha.clone());
+        assert_eq!(of_it(&model), Some(Ha::Ignores));
         assert!(matches!(session.home(&mut model), End::Done));
         assert_as_before(&model, &before, "at home");
     }
