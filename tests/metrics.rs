@@ -196,7 +196,7 @@ fn a_host_word_for_word() {
             "0000:01:00.0: bind to vfio-pci",
         ]
         .map(|text| Past {
-            text: text.to_owned(),
+            text: text.into(),
             took_ms: 5,
             error: None,
             did: None,

@@ -11,8 +11,8 @@ pub mod change; // what is set and deleted for one guest, and the command
 pub mod devices; // hostpciN lines
 pub mod guest; // which guest is meant, and what speaks against it
 pub mod hook; // which hookscript it has, and which one it is given
-pub mod lines; // what is set and taken away, and what is kept of it on disk
-pub mod nodes; // devN lines
+mod lines; // what is set and taken away, and what is kept of it on disk
+mod nodes; // devN lines
 pub mod offers; // who is in the way of a start, and what may be allowed
 pub mod own_file; // the settings of one VM, in a file of its own
 pub mod pending; // what waits for a guest's next start

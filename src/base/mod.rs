@@ -16,7 +16,7 @@ pub mod recording; // what was looked at, kept
 pub mod root; // files of the host below a root
 pub(crate) mod sets; // sets and maps without a sort
 pub mod systemd; // what systemd is asked
-pub(crate) mod systemd_socket; // ... over its own socket
+mod systemd_socket; // ... over its own socket
 pub mod text; // text for people
 pub(crate) mod threads; // threads, and how many may run at once
 pub mod uevents; // what the kernel tells of devices

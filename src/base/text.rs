@@ -6,20 +6,35 @@ use std::time::Duration;
 /// Longest piece of foreign text in a line, bytes.
 const FOREIGN: usize = 64;
 
-/// Text that somebody else chose (a process name from a container, say): one line, printable, at most 64 bytes.
+/// With a colon behind it, what a text of ours begins its advice with.
+const HINT: &str = "Hint";
+
+/// Text that somebody else chose (a process name from a container, say): one line, printable, at most 64 bytes, and none that
+/// looks as if we advised something.
 pub fn foreign(text: &str) -> String {
     harmless(text, FOREIGN)
 }
 
 /// The same, of at most so many bytes.
 pub fn harmless(text: &str, most: usize) -> String {
+    escaped(text, most, |before, c| {
+        !is_printable(c) || (c == ':' && before.ends_with(HINT))
+    })
+}
+
+/// A text of ours, in which some of somebody else's may be: one line, printable, at most so many bytes.
+pub fn printable(text: &str, most: usize) -> String {
+    escaped(text, most, |_, c| !is_printable(c))
+}
+
+/// A text with some characters escaped, by what is before them; of at most so many bytes.
+fn escaped(text: &str, most: usize, is_odd: impl Fn(&str, char) -> bool) -> String {
     let mut safe = String::new();
     for c in text.chars() {
-        let printable = !c.is_control() && !is_invisible(c);
-        let piece = if printable {
-            c.to_string()
-        } else {
-            c.escape_default().to_string()
+        let piece = match (is_odd(&safe, c), is_printable(c)) {
+            (false, _) => c.to_string(),
+            (true, true) => c.escape_unicode().to_string(),
+            (true, false) => c.escape_default().to_string(),
         };
         if safe.len() + piece.len() > most {
             break;
@@ -50,6 +65,10 @@ pub fn in_toml(name: &str) -> String {
         true => format!("'{name}'"),
         false => format!("\"{name}\""),
     }
+}
+
+fn is_printable(c: char) -> bool {
+    !c.is_control() && !is_invisible(c)
 }
 
 /// Characters that change how the text around them is shown: direction marks, separators, zero-width signs.
@@ -139,10 +158,13 @@ mod tests {
             ("python3", "python3"),
             ("a\nb\x1b[2J", "a\\nb\\u{1b}[2J"),
             ("right\u{202e}left", "right\\u{202e}left"),
+            ("x Hint: do y", "x Hint\\u{3a} do y"),
+            ("Hint", "Hint"),
             ("", ""),
         ] {
             assert_eq!(foreign(text), safe);
         }
+        assert_eq!(printable("it is so. Hint: do\ny", 64), "it is so. Hint: do\\ny");
         assert_eq!(foreign(&"x".repeat(100)).len(), 64);
         assert!(foreign(&"\n".repeat(100)).len() <= 64);
     }

@@ -18,6 +18,7 @@ use crate::model::record::Record;
 use crate::model::refusal::Reason;
 use crate::plan::clients::{self, Client};
 use crate::proxmox::files::Cluster;
+use crate::settings::file::NotUnderstood;
 use crate::settings::values::Settings;
 
 /// Everything that the checks look at.
@@ -28,7 +29,7 @@ pub struct Facts {
     /// Further files.
     pub texts: Texts,
     /// The settings in force, or why they are not understood.
-    pub settings: Result<Settings, String>,
+    pub settings: Result<Settings, NotUnderstood>,
     /// The records.
     pub records: Vec<Record>,
     /// Files of records that are none, a sentence each.
@@ -74,7 +75,7 @@ impl Facts {
     pub fn of(
         snapshot: Snapshot,
         texts: Texts,
-        settings: Result<Settings, String>,
+        settings: Result<Settings, NotUnderstood>,
         cluster: Cluster,
         lent: Lent,
         asked: Asked,

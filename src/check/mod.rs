@@ -15,7 +15,7 @@ mod iommu; // the IOMMU
 mod gpu; // each GPU
 mod link; // how a GPU is connected
 mod driver; // NVIDIA's driver
-pub mod known_bad; // combinations that are known to go wrong
+mod known_bad; // combinations that are known to go wrong
 mod models; // which GPU is of which time
 pub(crate) mod hook; // the hookscript, and who has it
 mod vm; // VMs with a GPU

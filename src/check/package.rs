@@ -3,6 +3,7 @@
 use crate::base::text::{are, foreign, join};
 use crate::check::facts::Facts;
 use crate::check::finding::{Finding, Looked, NotSeen, fail, notice, or_pass, pass, skip, warn};
+use crate::settings::file::NotUnderstood;
 use crate::state::{history, store};
 
 /// What a record and some lines of history need with room to spare, bytes.
@@ -13,15 +14,11 @@ const UNITS: [&str; 3] = ["gpu-handoff-watch@", "gpu-handoff-home@", "gpu-handof
 
 pub(super) fn settings(facts: &Facts) -> Looked {
     match &facts.settings {
-        Err(why) => {
-            // Its own sentence has file and line, and a hint.
-            let (text, hint) = why.split_once(" Hint: ").unwrap_or((why, "see 'gpu-handoff plan'"));
-            fail(format!(
-                "the settings are not understood, and every way out is refused: {}",
-                text.trim_end_matches('.')
-            ))
-            .hint(hint)
-        }
+        Err(NotUnderstood { what, hint }) => fail(format!(
+            "the settings are not understood, and every way out is refused: {}",
+            what.trim_end_matches('.')
+        ))
+        .hint(hint.as_deref().unwrap_or("see 'gpu-handoff plan'")),
         Ok(settings) if settings.origins.is_empty() => pass("no setting is other than the default"),
         Ok(settings) => {
             let names: Vec<&str> = settings.origins.keys().map(String::as_str).collect();

@@ -62,10 +62,7 @@ fn known(names: &[String]) -> Result<Vec<&str>, Error> {
 
 /// Everything that the checks look at, and these parts besides, as far as it can be had in time.
 pub(crate) fn facts(host: &mut Session, asked: Asked, more: &[Part]) -> Result<Facts, Error> {
-    let settings = host
-        .read_settings(asked.vm)
-        .map(|()| host.settings.clone())
-        .map_err(|e| e.to_string());
+    let settings = host.read_settings(asked.vm).map(|()| host.settings.clone());
     let (records, unreadable) = match host.load(None) {
         Ok((records, problems)) => (records, problems.iter().map(ToString::to_string).collect()),
         // As somebody who is not root finds them: the checks say so.

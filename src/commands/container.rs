@@ -28,7 +28,7 @@ use crate::state::store::Ledger;
 pub(crate) fn pre_start(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     // What is not understood of them keeps no GPU from coming home.
     if let Err(why) = host.read_settings(Some(ctid)) {
-        warn!("container {ctid} pre-start: {}", chain(why));
+        warn!("container {ctid} pre-start: {}", chain(why.into()));
     }
     match have_nodes(host, ctid) {
         Err(why) if host.settings.container_start == ContainerStart::GoOn => {

@@ -21,7 +21,7 @@ mod end_process; // a process of somebody else's that uses what leaves
 mod ending; // errors, and what they advise
 pub mod executor; // steps -> acts
 mod fault_points; // where the tests have a run killed; not in the package
-pub(crate) mod gate; // nobody opens the nodes meanwhile
+mod gate; // nobody opens the nodes meanwhile
 mod health; // whether a GPU that is home works
 pub mod kernel; // the interface to the host
 mod lines; // what is said of each act

@@ -5,7 +5,8 @@
 
 use std::process::ExitCode;
 
-use crate::model::refusal::Refusal;
+use crate::model::refusal::{Reason, Refusal};
+use crate::settings::file::NotUnderstood;
 
 /// The exit codes, each one of the ends a run can have. Documented in the README and the man page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +124,12 @@ impl From<Refusal> for Error {
     }
 }
 
+impl From<NotUnderstood> for Error {
+    fn from(settings: NotUnderstood) -> Self {
+        Refusal::from(Reason::Other(settings.to_string())).into()
+    }
+}
+
 impl Error {
     /// An error of the system with what was tried, which the system does not say.
     pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
@@ -192,8 +199,6 @@ mod tests {
     use super::*;
 
     use std::time::Duration;
-
-    use crate::model::refusal::Reason;
 
     #[test]
     fn who_has_done_something_does_not_say_that_nothing_was_changed() {

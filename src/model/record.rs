@@ -45,6 +45,13 @@ impl fmt::Display for Owner {
     }
 }
 
+impl Owner {
+    /// The VM, of a text that is an owner's.
+    pub fn vm_of(text: &str) -> Option<VmId> {
+        text.strip_prefix("VM ")?.parse().ok()
+    }
+}
+
 /// How far a handoff is.
 ///
 /// ```text
@@ -450,6 +457,16 @@ mod tests {
     use super::*;
 
     use crate::base::json;
+
+    #[test]
+    fn the_vm_that_is_an_owner_is_known_by_the_owners_text() {
+        let vmid: VmId = "111".parse().unwrap();
+        assert_eq!(Owner::vm_of(&Owner::Vm(vmid).to_string()), Some(vmid));
+        let by_hand = Owner::ByHand("0000:01:00.0".parse().unwrap());
+        for text in [by_hand.to_string().as_str(), "", "VM", "VM x", "111", "a VM 111"] {
+            assert_eq!(Owner::vm_of(text), None, "{text}");
+        }
+    }
 
     fn group(number: u32) -> Group {
         Group {

@@ -108,7 +108,7 @@ pub enum Split {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// Refused before the host was looked at; the text says why.
+    /// What is said in one place of the code alone; the text has its remedy in it.
     Other(String),
     /// A line of Proxmox's that is not understood and may give the VM a GPU.
     NotUnderstood {

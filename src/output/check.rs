@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::base::text::harmless;
+use crate::base::text::{harmless, printable};
 use crate::check::finding::{Finding, Level};
 use crate::check::report::{Report, Said, Summary};
 use crate::check::table::{ROWS, Row};
@@ -125,13 +125,13 @@ fn line(id: &str, finding: &Finding) -> String {
     let place = finding.place.as_ref().map_or(String::new(), |place| {
         format!("{}: ", harmless(&place.to_string(), 300))
     });
-    let text = harmless(&format!("{id}: {place}{}", finding.text), LONGEST);
+    let text = printable(&format!("{id}: {place}{}", finding.text), LONGEST);
     let mut lines = wrapped(&head, head.len(), &text);
     if let Some(hint) = &finding.hint {
         lines += &wrapped(
             &format!("{}Hint: ", " ".repeat(head.len())),
             head.len() + 2,
-            &harmless(hint, LONGEST),
+            &printable(hint, LONGEST),
         );
     }
     lines

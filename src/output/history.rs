@@ -94,7 +94,7 @@ fn bar(act: &Past, longest: u64, style: Style) -> String {
     };
     let took = millis(Duration::from_millis(act.took_ms));
     let bar = style.paint(ink, &fit(&bar, BAR));
-    let line = format!("    {} {bar} {took:>TOOK$}\n", fit(&act.text, ACT));
+    let line = format!("    {} {bar} {took:>TOOK$}\n", fit(&act.text.to_string(), ACT));
     let failed = failed.map_or(String::new(), |error| style.labelled("      failed: ", error));
     line + &failed
 }
@@ -107,7 +107,7 @@ mod tests {
 
     fn act(text: &str, took_ms: u64, did: Option<Did>) -> Past {
         Past {
-            text: text.to_owned(),
+            text: text.into(),
             took_ms,
             error: None,
             did,

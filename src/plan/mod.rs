@@ -18,23 +18,23 @@
 //!
 //! Nothing here reads the host, acts or says anything.
 
-pub(crate) mod awake; // what may not sleep meanwhile
+mod awake; // what may not sleep meanwhile
 pub mod clients; // who is stopped or ended for a handoff
-pub(crate) mod consoles; // consoles and framebuffers that go along
+mod consoles; // consoles and framebuffers that go along
 pub mod hangs; // calls of others: what they wait for, and what frees them
 pub mod home; // record and snapshot -> a plan to the host, or a refusal
-pub(crate) mod home_steps; // its acts, in their order
+mod home_steps; // its acts, in their order
 pub mod inferred; // a record for what has none
 pub(crate) mod moving; // what leaves, and whether the driver does
 pub(crate) mod obstacles; // what speaks against a way out
 pub mod out; // snapshot -> a plan to vfio-pci, or a refusal
-pub(crate) mod out_steps; // its acts, in their order
+mod out_steps; // its acts, in their order
 pub mod owners; // whose is what is on record
 pub mod renumbered; // containers whose lines name another GPU than before
 pub mod selection; // which devices are meant
-pub(crate) mod stopping; // which unit is stopped for a user of a GPU
-pub(crate) mod steps; // an act to a line, with its inverse
-pub(crate) mod taken; // what is noted before it leaves
+mod stopping; // which unit is stopped for a user of a GPU
+mod steps; // an act to a line, with its inverse
+mod taken; // what is noted before it leaves
 pub(crate) mod unseen; // who may use a GPU and was not seen
 pub mod users; // who speaks against taking a GPU
 pub(crate) mod vendor; // what is particular to a driver

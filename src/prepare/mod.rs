@@ -11,11 +11,11 @@
 
 pub mod apply; // changes written down, made, and their commands run
 pub mod changes; // what is wanted, as each file before and after
-pub mod diff; // two texts, shown as what differs
-pub mod edit; // a text with some of its lines or words changed
+mod diff; // two texts, shown as what differs
+mod edit; // a text with some of its lines or words changed
 pub mod effects; // the narrow interface to files and programs
 pub mod facts; // what is read for it
 pub mod journal; // what was changed, kept on disk
 pub mod revert; // the way back
-pub mod take_out; // only what is ours out of what somebody has edited since
+mod take_out; // only what is ours out of what somebody has edited since
 pub mod wanted; // the rules

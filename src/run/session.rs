@@ -25,7 +25,7 @@ use crate::proxmox::container_config::GpuContainer;
 use crate::proxmox::files::{self, Cluster, Found, Wanted};
 use crate::run::leftovers::await_leftovers;
 use crate::run::look::look;
-use crate::settings::file;
+use crate::settings::file::{self, NotUnderstood};
 use crate::settings::values::Settings;
 use crate::state::store::{DIR, Guard, Ledger, LockError, Store, UnreadableRecord};
 
@@ -83,12 +83,12 @@ impl Session {
     /// Reads the settings for a way out and puts them in force.
     ///
     /// # Errors
-    /// A refusal with file and line.
-    pub fn read_settings(&mut self, vmid: Option<VmId>) -> Result<(), Error> {
+    /// What is not understood, with file and line: a refusal.
+    pub fn read_settings(&mut self, vmid: Option<VmId>) -> Result<(), NotUnderstood> {
         let settings = file::load(&self.root, vmid).map_err(|mut why| {
             why.hint
                 .get_or_insert_with(|| "correct the line, or remove it".to_owned());
-            Refusal::from(Reason::Other(why.to_string()))
+            why
         })?;
         self.budgets = settings.budgets.clone();
         self.settings = settings;

@@ -8,9 +8,10 @@
 //!
 //! The way home never depends on them: the record of a handoff keeps what was in force. Pure but for `file.rs`.
 
-pub mod commented; // the commented file, for people
+#[cfg(test)]
+mod commented; // the commented file, for people: a test holds debian/config.toml against it, and writes it
 pub mod file; // where they are read
-pub mod kinds; // what kinds of values there are
+mod kinds; // what kinds of values there are
 pub mod known_gpus; // what is known of some models
 pub mod messages; // what is said to people and to monitoring
 pub mod reset; // by which methods a GPU may be reset

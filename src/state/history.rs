@@ -3,6 +3,7 @@
 //! It is for people and for bug reports; nothing is ever decided from it. It is written in a worker, since a disk can be as
 //! stuck as a device, and a history that cannot be written is said and stops nothing.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -116,11 +117,63 @@ impl Did {
     }
 }
 
+/// An act in a few words: on disk one text, "subject: verb", which is written and read here alone. A subject that has such a
+/// colon in it, in a name that a process has chosen, is read as one that ends there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub struct Deed {
+    /// What it was done to; None: a text of another form.
+    pub subject: Option<String>,
+    /// What was done.
+    pub verb: String,
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            Some(subject) => write!(f, "{subject}: {}", self.verb),
+            None => write!(f, "{}", self.verb),
+        }
+    }
+}
+
+impl From<Deed> for String {
+    fn from(deed: Deed) -> Self {
+        deed.to_string()
+    }
+}
+
+impl From<String> for Deed {
+    fn from(text: String) -> Self {
+        Deed::from(text.as_str())
+    }
+}
+
+impl From<&str> for Deed {
+    fn from(text: &str) -> Self {
+        let (subject, verb) = match text.split_once(": ") {
+            Some((subject, verb)) => (Some(subject.to_owned()), verb),
+            None => (None, text),
+        };
+        let verb = verb.to_owned();
+        Deed { subject, verb }
+    }
+}
+
+impl From<&Act> for Deed {
+    fn from(act: &Act) -> Self {
+        Deed {
+            subject: Some(act.subject()),
+            verb: act.verb(),
+        }
+    }
+}
+
 /// One act that was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Past {
     /// What it was, to which device.
-    pub text: String,
+    pub text: Deed,
     /// How long it took, milliseconds.
     pub took_ms: u64,
     /// Why it failed; None: it did not.
@@ -142,7 +195,7 @@ impl Past {
             _ => None,
         };
         Past {
-            text: act.to_string(),
+            text: act.into(),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             error: error.map(ToString::to_string),
             did: Did::of(act),
@@ -150,9 +203,9 @@ impl Past {
         }
     }
 
-    /// What it was done to: what its text begins with.
+    /// What it was done to.
     pub fn subject(&self) -> &str {
-        self.text.split_once(": ").map_or(&self.text, |(subject, _)| subject)
+        self.text.subject.as_ref().unwrap_or(&self.text.verb)
     }
 }
 
@@ -251,7 +304,7 @@ mod tests {
             outcome: "done".to_owned(),
             took_ms: 1234,
             acts: vec![Past {
-                text: "0000:01:00.0 unbind from nvidia".to_owned(),
+                text: "0000:01:00.0 unbind from nvidia".into(),
                 took_ms: 12,
                 error: None,
                 did: None,
@@ -304,7 +357,7 @@ mod tests {
         let mut counts = Counts::default();
         for time in 0..200 {
             let mut big = entry(time);
-            big.acts[0].text = "x".repeat(10_000);
+            big.acts[0].text = "x".repeat(10_000).into();
             match time % 3 {
                 0 => counts.out_done += 1,
                 1 => {
@@ -334,6 +387,22 @@ mod tests {
             );
             assert_eq!(serde_json::to_string(&entry).unwrap(), line);
             assert_eq!(serde_json::from_str::<Handoff>(&line).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn an_act_is_kept_as_its_text_and_read_as_its_parts() {
+        let act = Act::UnloadModule {
+            name: "nvidia".to_owned(),
+        };
+        let deed = Deed::from(&act);
+        assert_eq!(deed.to_string(), act.to_string());
+        let kept = serde_json::to_string(&deed).unwrap();
+        assert_eq!(kept, format!("\"{act}\""));
+        assert_eq!(serde_json::from_str::<Deed>(&kept).unwrap(), deed);
+        for (text, subject) in [("a: b: c", Some("a")), ("a b", None), ("", None), (": b", Some(""))] {
+            let deed = Deed::from(text);
+            assert_eq!((deed.to_string().as_str(), deed.subject.as_deref()), (text, subject));
         }
     }
 

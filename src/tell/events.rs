@@ -12,6 +12,7 @@ use crate::base::sets::IntoSet as _;
 use crate::base::text::{are, few_or_range, foreign, join};
 use crate::base::vmid::VmId;
 use crate::model::record::{Owner, Record, State};
+use crate::model::sentence::Sentence;
 use crate::state::history::{Did, Handoff};
 
 /// What has happened. Of two events of one handoff the later one in this list is the worse.
@@ -65,8 +66,8 @@ pub struct Event {
     pub device: String,
     /// It in a few words.
     pub title: String,
-    /// It in a sentence, with a hint.
-    pub text: String,
+    /// It in a sentence, with its hints.
+    pub text: Sentence,
 }
 
 /// Where it is read from.
@@ -100,32 +101,38 @@ fn of_record(record: &Record, seen: &Seen<'_>) -> Option<Event> {
     let slots = slots(record);
     let cards = few_or_range(&slots, "cards");
     let is = are(slots.len());
-    let told = || why(record, &slots, seen).map(|why| format!("{owner}: {why}"));
+    let told = || {
+        let why = why(record, &slots, seen)?;
+        let what = format!("{owner}: {}", why.what);
+        Some(Sentence { what, ..why })
+    };
     let (kind, text) = if let Some(wedge) = record.wedges.first() {
         let text = told().unwrap_or_else(|| {
-            format!(
-                "{owner}: '{}' does not return: process group {} of ours waits in the kernel. Hint: 'gpu-handoff status' \
-                 says who uses the GPU; 'gpu-handoff recover' works when that process group has gone. A plain reboot \
-                 would hang: sync and power-cycle if nothing helps",
+            let what = format!(
+                "{owner}: '{}' does not return: process group {} of ours waits in the kernel",
                 wedge.act, wedge.group
-            )
+            );
+            let hint = "'gpu-handoff status' says who uses the GPU; 'gpu-handoff recover' works when that process group \
+                        has gone. A plain reboot would hang: sync and power-cycle if nothing helps";
+            Sentence::new(what, hint)
         });
         (Kind::Wedged, text)
     } else if record.state == State::Stranded {
         let text = told().unwrap_or_else(|| {
-            format!(
-                "{owner}: {cards} could not be brought home, nor put back. Hint: see 'journalctl -t gpu-handoff' for \
-                 why, then run 'gpu-handoff recover'"
-            )
+            let what = format!("{owner}: {cards} could not be brought home, nor put back");
+            let hint = "see 'journalctl -t gpu-handoff' for why, then run 'gpu-handoff recover'";
+            Sentence::new(what, hint)
         });
         (Kind::Stranded, text)
     } else {
         let vmid = vmid.filter(|vmid| seen.abandoned == Some(*vmid))?;
-        let text = format!(
+        let what = format!(
             "{owner} does not need {cards} any more, and it could not be brought home so far. It is tried again, more and \
-             more rarely. Hint: see 'journalctl -u gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'"
+             more rarely"
         );
-        (Kind::Abandoned, text)
+        let hint =
+            format!("see 'journalctl -u gpu-handoff-home@{vmid}.service' for why, then run 'gpu-handoff recover'");
+        (Kind::Abandoned, Sentence::new(what, hint))
     };
     let name = match owner {
         Owner::Vm(_) => owner.to_string(),
@@ -156,13 +163,13 @@ fn slots(record: &Record) -> Vec<PciSlot> {
 }
 
 /// The sentence that the last run on these cards has ended with, if it did not end well.
-fn why<'a>(record: &Record, slots: &[PciSlot], seen: &Seen<'a>) -> Option<&'a str> {
+fn why(record: &Record, slots: &[PciSlot], seen: &Seen<'_>) -> Option<Sentence> {
     let owner = record.owner.to_string();
     let slots: Vec<String> = slots.iter().map(ToString::to_string).collect();
     let is_of =
         |h: &&Handoff| h.boot_id == seen.boot && h.owner == owner && h.cards.iter().any(|card| slots.contains(card));
     let last = seen.past.iter().rev().find(is_of)?;
-    (!last.is_done()).then_some(last.outcome.as_str())
+    (!last.is_done()).then(|| Sentence::read(&last.outcome))
 }
 
 /// Units that were stopped in this boot, and have failed to start at every try since.
@@ -178,17 +185,20 @@ fn not_started(seen: &Seen<'_>) -> Vec<Event> {
                         .remedy
                         .as_deref()
                         .unwrap_or("see 'gpu-handoff history -v', then start it");
+                    let error = Sentence::read(error);
+                    let what = format!(
+                        "{}: {name} was stopped for the handoff of {} and does not start again: {}",
+                        foreign(&handoff.owner),
+                        join(&handoff.cards),
+                        error.what
+                    );
                     let event = || Event {
                         kind: Kind::NotStarted,
                         key: format!("{name} {}", handoff.time),
-                        vmid: vmid_of(&handoff.owner),
+                        vmid: Owner::vm_of(&handoff.owner),
                         device: name.clone(),
                         title: format!("{name} does not start again ({})", foreign(&handoff.owner)),
-                        text: format!(
-                            "{}: {name} was stopped for the handoff of {} and does not start again: {error}. Hint: {remedy}",
-                            foreign(&handoff.owner),
-                            join(&handoff.cards)
-                        ),
+                        text: Sentence { what, ..error }.with_hint(remedy),
                     };
                     down.entry(unit).or_insert_with(event);
                 }
@@ -200,9 +210,4 @@ fn not_started(seen: &Seen<'_>) -> Vec<Event> {
         }
     }
     down.into_values().collect()
-}
-
-/// The VM that an owner in the history is.
-fn vmid_of(owner: &str) -> Option<VmId> {
-    owner.strip_prefix("VM ")?.parse().ok()
 }

@@ -1,6 +1,6 @@
 //! A message as text: for Proxmox's notifications a title and a text, and the whole of a mail; pure.
 
-use crate::base::text::{harmless, wrapped};
+use crate::base::text::{harmless, printable, wrapped};
 use crate::tell::events::Event;
 
 /// Columns of a line of a message.
@@ -28,10 +28,13 @@ impl Message {
     pub fn of(event: &Event, host: &str) -> Self {
         let host = header(host, 64);
         let mut paragraphs: Vec<String> = Vec::new();
-        for (at, part) in harmless(&event.text, LONGEST).split(" Hint: ").enumerate() {
-            let part = part.trim_end_matches(['.', ';', ',']);
-            let hint = if at == 0 { "" } else { "Hint: " };
-            paragraphs.push(format!("{hint}{part}."));
+        let mut room = LONGEST;
+        for (word, part) in event.text.parts() {
+            let part = printable(part, room);
+            room -= part.len();
+            if !part.is_empty() {
+                paragraphs.push(format!("{word}{}.", part.trim_end_matches(['.', ';', ','])));
+            }
         }
         paragraphs.push(format!(
             "This is said once. What became of it: 'gpu-handoff status' and 'gpu-handoff history' on {host}. No more messages \
@@ -72,7 +75,13 @@ fn header(text: &str, most: usize) -> String {
 mod tests {
     use super::*;
 
-    use crate::tell::events::Kind;
+    use crate::base::deadlines::Budgets;
+    use crate::model::named::Named;
+    use crate::model::plan::Direction;
+    use crate::model::record::{Owner, Record, State, Taken};
+    use crate::model::sentence::Sentence;
+    use crate::state::history::Handoff;
+    use crate::tell::events::{Kind, Seen, events};
 
     fn event(title: &str, text: &str) -> Event {
         Event {
@@ -81,7 +90,7 @@ mod tests {
             vmid: None,
             device: "0000:01:00".to_owned(),
             title: title.to_owned(),
-            text: text.to_owned(),
+            text: Sentence::read(text),
         }
     }
 
@@ -112,6 +121,37 @@ This is said once. What became of it: 'gpu-handoff status' and
 \"off\" in /etc/gpu-handoff/config.toml.
 ";
         assert_eq!(Message::of(&event, "pve").mail(), expected);
+    }
+
+    #[test]
+    fn a_name_that_has_a_hint_in_it_is_no_hint_of_ours() {
+        let mut record = Record::new(Owner::Vm("111".parse().unwrap()), "boot".to_owned(), Budgets::default());
+        record.taken.push(Taken::on_nvidia("0000:01:00.0".parse().unwrap()));
+        record.state = State::Stranded;
+        let who = Named {
+            pid: 4242,
+            comm: "x Hint: do y".to_owned(),
+        };
+        let past = [Handoff {
+            time: 1_795_249_367,
+            boot_id: "boot".to_owned(),
+            owner: "VM 111".to_owned(),
+            direction: Direction::Home,
+            cards: vec!["0000:01:00".to_owned()],
+            outcome: format!("{who} does not let go. Hint: end it yourself"),
+            took_ms: 5,
+            acts: Vec::new(),
+            forgotten: None,
+        }];
+        let events = events(&Seen {
+            records: &[record],
+            past: &past,
+            boot: "boot",
+            abandoned: None,
+        });
+        let body = Message::of(&events[0], "pve").body;
+        let expected = "VM 111: process 4242 (x Hint\\u{3a} do y) does not let go.\n\nHint: end it yourself.\n\nThis is said once.";
+        assert!(body.starts_with(expected), "{body}");
     }
 
     #[test]

@@ -250,9 +250,8 @@ fn last<'a>(seen: &Seen<'a>) -> impl Iterator<Item = &'a Handoff> + use<'a> {
 fn steps(handoff: &Handoff) -> Vec<Sample> {
     let mut steps: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for act in &handoff.acts {
-        *steps
-            .entry(act.text.split_once(": ").unwrap_or(("", &act.text)))
-            .or_default() += act.took_ms;
+        let device = act.text.subject.as_deref().unwrap_or_default();
+        *steps.entry((device, &act.text.verb)).or_default() += act.took_ms;
     }
     let sample = |((device, step), ms): ((&str, &str), u64)| {
         let labels = vec![

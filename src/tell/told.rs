@@ -118,6 +118,8 @@ impl Told {
 mod tests {
     use super::*;
 
+    use crate::model::sentence::Sentence;
+
     fn event(kind: Kind, key: &str) -> Event {
         Event {
             kind,
@@ -125,7 +127,7 @@ mod tests {
             vmid: None,
             device: String::new(),
             title: String::new(),
-            text: String::new(),
+            text: Sentence::read(""),
         }
     }
 

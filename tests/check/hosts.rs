@@ -217,7 +217,7 @@ pub fn facts(host: &Host, ask: &Ask) -> Facts {
             nodes: vec![Node::Gpu(gpus[0])],
         });
     }
-    let settings = file::load(root, number(ask.vm)).map_err(|e| e.to_string());
+    let settings = file::load(root, number(ask.vm));
     let asked_units = clients::to_ask(&snapshot, &gpus, &[], settings.as_ref().unwrap_or(&Default::default()));
     snapshot.units = unit_states::read(root, &asked_units);
     let mut parts = vec![

@@ -155,7 +155,7 @@ fn away(case: &mut Case, owner: Owner, n: u8) {
 fn past(time: u64, owner: &str, direction: Direction, n: u8, outcome: &str) -> Handoff {
     let act = |text: &str, took_ms, did| Past {
         remedy: None,
-        text: text.to_owned(),
+        text: text.into(),
         took_ms,
         error: None,
         did,
