@@ -4,7 +4,7 @@
 //! Not here: what a process has open ([`crate::host::holders`]), waiting for its end ([`crate::base::wait`]).
 
 use std::time::Duration;
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::{ClockId, clock_gettime};
@@ -42,15 +42,20 @@ pub fn tell(root: &Root, pids: impl IntoIterator<Item = u32>) {
 /// Fields of /proc/PID/stat behind the name, up to when it started (proc_pid_stat(5)).
 const FIELDS: usize = 20;
 
-/// The file that tells this boot from every other one.
-pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
 /// What tells this boot from every other one (proc_sys_kernel(5), random/boot_id).
 ///
 /// # Errors
 /// Those of reading it, and UnexpectedEof where it is empty: two boots that cannot be told apart are not one.
 pub fn boot_id() -> io::Result<String> {
-    let id = fs::read_to_string(BOOT_ID)?;
+    boot_id_on(&Root::real())
+}
+
+/// The same of the host that is looked at.
+///
+/// # Errors
+/// As [`boot_id`].
+pub fn boot_id_on(root: &Root) -> io::Result<String> {
+    let id = root.text("/proc/sys/kernel/random/boot_id")?;
     match id.trim() {
         "" => Err(io::ErrorKind::UnexpectedEof.into()),
         id => Ok(id.to_owned()),
@@ -303,6 +308,27 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boot_that_does_not_say_which_it_is_is_none() {
+        use io::ErrorKind::{IsADirectory, NotFound, UnexpectedEof};
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("proc/sys/kernel/random/boot_id");
+        let read = || boot_id_on(&Root::at(dir.path())).map_err(|e| e.kind());
+        assert_eq!(read(), Err(NotFound));
+        std::fs::create_dir_all(&file).unwrap();
+        assert_eq!(read(), Err(IsADirectory)); // it is there, and cannot be read
+        std::fs::remove_dir(&file).unwrap();
+        for (text, expected) in [
+            ("", Err(UnexpectedEof)),
+            ("\n", Err(UnexpectedEof)),
+            ("0a1b\n", Ok("0a1b".to_owned())),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(read(), expected, "{text:?}");
+        }
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
 
     #[test]
     fn a_process_is_ending_until_its_last_thread_has_closed_its_files() {

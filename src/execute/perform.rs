@@ -31,6 +31,7 @@ use crate::execute::worker::{Answer, Question, close_those};
 use crate::host::displays;
 use crate::host::functions::VFIO_PCI;
 use crate::host::modules::Problem;
+use crate::host::snapshot::Snapshot;
 use crate::host::units::{Unit, Verb};
 use crate::host::{modules, snapshot, stuck_calls};
 use crate::model::act::{Act, Attribute, Expect};
@@ -393,21 +394,68 @@ fn unload_module(root: &Root, name: &str) -> Result<(), ActError> {
                 std::thread::sleep(POLL); // a reference count has no event
             }
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EBUSY) => {
-                let seen = snapshot::read_uses(root).unwrap_or_default();
-                let by = match users::of_module(&seen, name).as_slice() {
-                    [] => ", and no process is seen to have it open".to_owned(),
-                    users => format!(" by {}", join(users.iter().map(|h| describe(h)))),
-                };
-                return Err(ActError::Failed(format!("the kernel says that {name} is in use{by}")));
+                return Err(still_in_use(&snapshot::read_uses(root).unwrap_or_default(), name));
             }
             Err(e) => return Err(ActError::Failed(format!("unloading {name}: {e}"))),
         }
     }
 }
 
+/// A module that the kernel does not let go, with whoever is seen to have it open.
+fn still_in_use(seen: &Snapshot, name: &str) -> ActError {
+    let by = match users::of_module(seen, name).as_slice() {
+        [] => ", and no process is seen to have it open".to_owned(),
+        users => format!(" by {}", join(users.iter().map(|h| describe(h)))),
+    };
+    ActError::Failed(format!("the kernel says that {name} is in use{by}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::host::belongs::Belongs;
+    use crate::host::holders::Holder;
+    use crate::host::nodes::Node;
+
+    #[test]
+    fn who_has_a_module_open_that_cannot_be_unloaded_is_named() {
+        let gpu: PciAddr = "0000:01:00.0".parse().unwrap();
+        let holder = |pid, comm: &str, nodes: &[Node]| Holder {
+            pid,
+            comm: comm.to_owned(),
+            belongs_to: Belongs::Container {
+                ctid: "104".to_owned(),
+                unit: None,
+            },
+            nodes: nodes.to_vec(),
+        };
+        let seen = Snapshot {
+            holders: vec![
+                holder(777, "python3", &[Node::Control, Node::Gpu(gpu)]),
+                holder(778, "ffmpeg", &[Node::Control, Node::Uvm]),
+                holder(779, "Xorg", &[Node::Drm(gpu)]),
+            ],
+            ..Snapshot::default()
+        };
+        for (seen, name, by) in [
+            (
+                &seen,
+                "nvidia",
+                " by process 777 (python3, container 104), process 778 (ffmpeg, container 104)",
+            ),
+            (&seen, "nvidia_uvm", " by process 778 (ffmpeg, container 104)"),
+            (&seen, "nvidia_modeset", ", and no process is seen to have it open"),
+            (
+                &Snapshot::default(),
+                "nvidia",
+                ", and no process is seen to have it open",
+            ),
+        ] {
+            let said = still_in_use(seen, name).to_string();
+            assert_eq!(said, format!("the kernel says that {name} is in use{by}"));
+        }
+    }
 
     #[test]
     fn a_console_that_the_kernel_does_not_bind_is_bound_by_taking_the_dummy_off() {

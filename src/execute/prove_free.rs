@@ -29,6 +29,36 @@ const GROUP_PATIENCE: Duration = Duration::from_secs(7);
 /// How often it is looked again where there is no event to wait for.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 
+/// What a look has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Somebody uses the functions, or may.
+    Somebody,
+    /// Nobody was seen to.
+    Nobody,
+    /// Nobody, and the kernel's own counts say the same.
+    NobodyByCount,
+}
+
+/// What the looks so far prove. A look goes through processes one after the other: a descriptor that is handed to one that had its
+/// turn, by one that has not and ends before that, is in none of what it saw.
+#[derive(Default)]
+struct Proof {
+    nobody_before: bool,
+}
+
+impl Proof {
+    /// Takes the next look in. Returns whether it is proven by now that nobody uses the functions.
+    fn is_complete_with(&mut self, look: Look) -> bool {
+        let before = std::mem::replace(&mut self.nobody_before, look != Look::Somebody);
+        match look {
+            Look::Somebody => false,
+            Look::Nobody => before,
+            Look::NobodyByCount => true,
+        }
+    }
+}
+
 /// CLOCK_MONOTONIC, which all processes read alike (clock_gettime(2)): what one worker notes compares with what another
 /// does.
 pub(crate) fn now() -> Option<Duration> {
@@ -46,7 +76,7 @@ pub(crate) fn prove_free(
     despite_unseen: bool,
 ) -> Result<Option<Duration>, ActError> {
     let begun = Instant::now();
-    let mut clean_before = false;
+    let mut proof = Proof::default();
     loop {
         let snapshot =
             snapshot::read_uses_of(root, addrs).map_err(|e| ActError::Failed(format!("cannot read the host: {e}")))?;
@@ -65,23 +95,22 @@ pub(crate) fn prove_free(
                 reason => return Err(ActError::Failed(reason.to_string())),
             }
         }
-        if pids.is_empty() && !wait {
-            match held_group(root, &snapshot, addrs) {
-                None if clean_before || nobody_by_count(&snapshot, addrs) => return Ok(looked),
-                None => {
-                    clean_before = true;
-                    continue;
-                }
-                Some(_) if begun.elapsed() < GROUP_PATIENCE => {}
-                Some(reason) => return Err(ActError::Failed(reason.to_string())),
-            }
+        let nobody = pids.is_empty() && !wait;
+        let look = match nobody.then(|| held_group(root, &snapshot, addrs)) {
+            None => Look::Somebody,
+            Some(None) if nobody_by_count(&snapshot, addrs) => Look::NobodyByCount,
+            Some(None) => Look::Nobody,
+            Some(Some(_)) if begun.elapsed() < GROUP_PATIENCE => Look::Somebody,
+            Some(Some(reason)) => return Err(ActError::Failed(reason.to_string())),
+        };
+        if proof.is_complete_with(look) {
+            return Ok(looked);
         }
-        clean_before = false;
-        if pids.is_empty() {
-            std::thread::sleep(POLL); // counters have no event
-        } else {
+        match look {
+            Look::Somebody if pids.is_empty() => std::thread::sleep(POLL), // counters have no event
             // One that lets go without ending gives no sign.
-            await_one(&pids, POLL * 4);
+            Look::Somebody => _ = await_one(&pids, POLL * 4),
+            Look::Nobody | Look::NobodyByCount => {}
         }
     }
 }
@@ -120,6 +149,27 @@ mod tests {
 
     use crate::base::pci::{PciClass, VENDOR_NVIDIA};
     use crate::host::functions::{Function, VFIO_PCI};
+
+    #[test]
+    fn nobody_is_proven_by_two_looks_in_a_row_or_by_one_that_the_counts_confirm() {
+        use Look::{Nobody, NobodyByCount, Somebody};
+        for (looks, proven_at) in [
+            (&[Nobody, Nobody, Nobody][..], Some(1)),
+            (&[Somebody, Nobody, Nobody], Some(2)),
+            // Who is seen in between was behind the look before.
+            (&[Nobody, Somebody, Nobody, Somebody, Nobody], None),
+            (&[Nobody, Somebody, Nobody, Nobody], Some(3)),
+            (&[NobodyByCount], Some(0)),
+            (&[Somebody, NobodyByCount], Some(1)),
+            (&[Nobody, NobodyByCount], Some(1)),
+            (&[Somebody, Somebody], None),
+            (&[Nobody], None),
+        ] {
+            let mut proof = Proof::default();
+            let proven = looks.iter().position(|look| proof.is_complete_with(*look));
+            assert_eq!(proven, proven_at, "{looks:?}");
+        }
+    }
 
     #[test]
     fn a_group_whose_node_is_gone_cannot_be_asked_and_a_kernel_without_groups_has_none() {

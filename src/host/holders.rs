@@ -128,7 +128,12 @@ fn lanes(processes: usize) -> usize {
 /// # Errors
 /// Where /proc itself cannot be listed.
 pub fn scan(root: &Root, nodes: &Arc<Nodes>) -> io::Result<Scan> {
-    let mut scanner = Scanner::new(root, nodes, Instant::now() + TABLES);
+    scan_until(root, nodes, Instant::now() + TABLES)
+}
+
+/// `end`: from then on a table gets no second turn.
+fn scan_until(root: &Root, nodes: &Arc<Nodes>, end: Instant) -> io::Result<Scan> {
+    let mut scanner = Scanner::new(root, nodes, end);
     let mut seen: BTreeSet<i32> = BTreeSet::new();
     let mut rounds = 0;
     loop {
@@ -341,5 +346,111 @@ impl<'a> Scanner<'a> {
     fn not_seen(&mut self, pid: i32, what: Hidden) {
         let comm = self.comm(pid);
         self.scan.unseen.push(Unseen { pid, comm, what });
+    }
+}
+
+/// On the running kernel, with /dev/full in the place of a GPU's node.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fs::File;
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Child, Command, Stdio};
+    use std::sync::mpsc;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    /// Linux, Documentation/admin-guide/devices.txt.
+    const FULL: (u64, u64) = (1, 7);
+
+    fn nodes() -> Arc<Nodes> {
+        let mut nodes = Nodes::default();
+        nodes.exact.insert(FULL, Node::Control);
+        Arc::new(nodes)
+    }
+
+    /// A shell that has done this, and waits.
+    struct Waiting(Child);
+
+    impl Waiting {
+        fn after(script: &str) -> Waiting {
+            let mut words = Command::new("bash"); // sh need not know descriptors of two digits
+            words.args(["-c", &format!("{script}\necho; read")]);
+            let mut child = words.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.as_mut().unwrap())
+                .read_line(&mut line)
+                .unwrap();
+            assert_eq!(line, "\n", "{script}");
+            Waiting(child)
+        }
+
+        fn pid(&self) -> i32 {
+            i32::try_from(self.0.id()).unwrap()
+        }
+    }
+
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn nodes_of(scan: &Scan, pid: i32) -> &[Node] {
+        let holder = scan.holders.iter().find(|h| h.pid == pid);
+        holder.map_or(&[], |holder| &holder.nodes)
+    }
+
+    /// The name by which it is said that this was not seen of a process.
+    fn is_hidden<'a>(scan: &'a Scan, pid: i32, what: &Hidden) -> Option<&'a str> {
+        let said = scan.unseen.iter().find(|u| u.pid == pid && u.what == *what);
+        said.map(|u| u.comm.as_str())
+    }
+
+    #[test]
+    fn what_a_thread_has_open_in_a_table_of_its_own_is_held_by_its_process() {
+        let (root, nodes) = (Root::real(), nodes());
+        let us = i32::try_from(std::process::id()).unwrap();
+        let (opened, is_opened) = mpsc::channel();
+        let (look, has_looked) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_FILES).unwrap();
+            let file = File::open("/dev/full").unwrap();
+            opened.send(()).unwrap();
+            let _ = has_looked.recv(); // the end of who looks ends this as well
+            drop(file);
+        });
+        is_opened.recv().unwrap();
+        // It is in no table but the thread's.
+        let of_process = Table::of(&root, &format!("/proc/{us}")).unwrap();
+        assert_eq!(of_process.read_whole(&nodes).unwrap(), Held::new());
+        // On a busy machine the helper's answer may be late, which is said.
+        let mut scans = (0..20).map(|_| scan(&root, &nodes).unwrap());
+        let scan = scans
+            .find(|scan| is_hidden(scan, us, &Hidden::Memory).is_none())
+            .unwrap();
+        drop(look);
+        thread.join().unwrap();
+        assert_eq!(nodes_of(&scan, us), [Node::Control]);
+        assert!(scan.open[&Node::Control] >= 1, "{:?}", scan.open);
+    }
+
+    #[test]
+    fn a_process_with_more_descriptors_than_there_is_time_for_is_named_and_keeps_nobody_from_being_seen() {
+        let many = "ulimit -n 4096; for ((n = 10; n < 3000; n++)); do eval \"exec $n< /etc/passwd\"; done";
+        let has_many = Waiting::after(&format!("exec 9< /dev/full; {many}"));
+        let has_one = Waiting::after("exec 9< /dev/full");
+        let (root, nodes) = (Root::real(), nodes());
+        for (time, hidden) in [(Duration::ZERO, true), (Duration::from_secs(60), false)] {
+            let scan = scan_until(&root, &nodes, Instant::now() + time).unwrap();
+            let said = [&has_many, &has_one].map(|one| is_hidden(&scan, one.pid(), &Hidden::Descriptors));
+            assert_eq!(said, [hidden.then_some("bash"), None], "{time:?}");
+            for pid in [has_many.pid(), has_one.pid()] {
+                // What it has shown by then counts.
+                assert_eq!(nodes_of(&scan, pid), [Node::Control], "{time:?}");
+            }
+        }
     }
 }

@@ -89,7 +89,7 @@ impl Node {
 /// Device numbers and what they stand for.
 #[derive(Debug, Default)]
 pub struct Nodes {
-    exact: BTreeMap<(u64, u64), Node>,
+    pub(crate) exact: BTreeMap<(u64, u64), Node>,
     whole_major: BTreeMap<u64, Node>,
     /// Block devices have numbers of their own.
     pub(crate) disks: BTreeMap<(u64, u64), Node>,

@@ -156,6 +156,14 @@ impl Snapshot {
         self.modules.iter().find(|m| m.name == name)
     }
 
+    /// Modules that use NVIDIA's driver and are none of its own, such as GPUDirect's (nvidia_peermem, gdrdrv, nvidia_fs): who has
+    /// memory of a GPU pinned by one is in that one's count alone.
+    pub(crate) fn others_above_nvidia(&self) -> impl Iterator<Item = &str> {
+        const ITS_OWN: [&str; 3] = ["nvidia_uvm", "nvidia_modeset", "nvidia_drm"];
+        let above = self.module("nvidia").into_iter().flat_map(|nvidia| &nvidia.users);
+        above.map(String::as_str).filter(|name| !ITS_OWN.contains(name))
+    }
+
     /// What systemd says of a unit, where it was asked.
     pub fn facts(&self, unit: &Unit) -> Option<&Facts> {
         self.units.iter().find(|f| f.unit == *unit)
@@ -333,7 +341,9 @@ fn nobody_has_any(root: &Root, snapshot: &Snapshot) -> bool {
         Some(driver @ ("nvidia" | "snd_hda_intel")) => is_idle(driver),
         _ => true,
     };
-    let mut counting = snapshot.modules.iter().filter(|m| COUNTING.contains(&m.name.as_str()));
+    let is_counting =
+        |name: &str| COUNTING.contains(&name) || snapshot.others_above_nvidia().any(|other| other == name);
+    let mut counting = snapshot.modules.iter().filter(|m| is_counting(&m.name));
     let has_group = |groups: &[String]| {
         of_nvidia().any(|f| {
             let is_there = |group: u32| groups.contains(&group.to_string());
@@ -640,12 +650,15 @@ mod tests {
         let quiet = "nvidia_drm 1 0 - Live 0x0\nnvidia_modeset 1 1 nvidia_drm, Live 0x0\nnvidia 1 1 nvidia_modeset, Live 0x0\n\
                      snd_hda_intel 1 0 - Live 0x0\n";
         let busy = quiet.replace("nvidia 1 1 ", "nvidia 1 2 ");
+        let with_gpudirect = quiet.replace("nvidia 1 1 ", "gdrdrv 1 0 - Live 0x0\nnvidia 1 2 gdrdrv,");
         let host = [(nvidia, "nvidia"), (sound, "snd_hda_intel")];
         let vfio = "sys/class/vfio/7/dev";
         for (drivers, modules, more, is_looked_for) in [
             (&host[..], quiet.to_owned(), &[][..], false),
             (&host, busy, &[], true),
             (&host, quiet.replace("nvidia_drm 1 0 ", "nvidia_drm 1 1 "), &[], true),
+            (&host, with_gpudirect.clone(), &[], false),
+            (&host, with_gpudirect.replace("gdrdrv 1 0 ", "gdrdrv 1 1 "), &[], true),
             // The host's own sound plays.
             (
                 &host,

@@ -11,8 +11,8 @@ use crate::plan::vendor::nvidia::{module_of, references_per_open};
 
 /// What was not seen and speaks against an unbind of these functions.
 ///
-/// Where the kernel itself knows, it is asked: NVIDIA's modules, and those of a card's other functions, count who has their
-/// nodes open, and where all of that is accounted for, nobody unseen has any. A VFIO group tells by itself whether it is
+/// Where the kernel itself knows, it is asked: NVIDIA's modules, those that use them, and those of a card's other functions, count
+/// who has their nodes open, and where all of that is accounted for, nobody unseen has any. A VFIO group tells by itself whether it is
 /// held ([`crate::execute::perform`]), and a USB controller waits for nobody. For all other drivers who could not be looked
 /// into may be a user.
 pub(crate) fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
@@ -20,6 +20,7 @@ pub(crate) fn unseen(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
     let mut asked: Vec<&str> = functions().filter_map(|f| counting(snapshot, f)).collect();
     if functions().any(Function::is_on_nvidia) {
         asked.extend(["nvidia", "nvidia_uvm"]);
+        asked.extend(snapshot.others_above_nvidia());
     }
     asked.sort_unstable();
     asked.dedup();
@@ -57,7 +58,8 @@ pub fn nobody_by_count(snapshot: &Snapshot, addrs: &[PciAddr]) -> bool {
             return false;
         };
         let asked: Vec<&str> = if function.is_on_nvidia() {
-            vec!["nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm"]
+            let its_own = ["nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm"];
+            its_own.into_iter().chain(snapshot.others_above_nvidia()).collect()
         } else {
             counting(snapshot, function).into_iter().collect()
         };

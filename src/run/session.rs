@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::{PciAddr, PciSlot};
-use crate::base::process::{BOOT_ID, Process, boot_id, process, since_boot_on};
+use crate::base::process::{Process, boot_id, boot_id_on, process, since_boot_on};
 use crate::base::root::Root;
 use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
@@ -130,8 +130,7 @@ impl Session {
             Some(_) => self.read()?,
             None => self.read_and_look_on()?,
         };
-        // Of a tree of files, the boot that it is of.
-        let boot = self.root.line(BOOT_ID).map_or_else(this_boot, Ok)?;
+        let boot = self.boot()?;
         records.retain(|r| r.boot_id == boot);
         for record in &mut records {
             if guard.is_some() {
@@ -147,6 +146,14 @@ impl Session {
             }
         }
         Ok((records, problems))
+    }
+
+    /// The boot of the host that is looked at. A tree of files that has no word of it is of ours.
+    fn boot(&self) -> Result<String, Error> {
+        match boot_id_on(&self.root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => this_boot(),
+            read => read.map_err(no_boot),
+        }
     }
 
     fn read(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
@@ -274,7 +281,7 @@ impl Session {
 
     /// A reboot gives every device back to its own driver: what was written before one is not true any more.
     fn forget_other_boots(&self, guard: &Guard) -> Result<(), Error> {
-        let now = this_boot()?;
+        let now = self.boot()?;
         let records = self.store.load().map_err(|e| Error::io("reading the records", e))?.0;
         for record in records.iter().filter(|r| r.boot_id != now) {
             info!("{}: the record of an earlier boot is forgotten", record.owner);
@@ -405,12 +412,14 @@ impl Session {
 /// # Errors
 /// Where the kernel does not say.
 pub fn this_boot() -> Result<String, Error> {
-    boot_id().map_err(|e| {
-        Error::io(
-            "reading /proc/sys/kernel/random/boot_id, which tells this boot from others",
-            e,
-        )
-    })
+    boot_id().map_err(no_boot)
+}
+
+fn no_boot(e: io::Error) -> Error {
+    Error::io(
+        "reading /proc/sys/kernel/random/boot_id, which tells this boot from others",
+        e,
+    )
 }
 
 /// A VM's config. Proxmox calls the hook of a container with the same words (pve-container, PVE/LXC.pm, vm_start).
@@ -558,6 +567,44 @@ mod tests {
             since_ms,
         });
         record
+    }
+
+    /// A record that says nothing of its boot would be of every one that says nothing either.
+    #[test]
+    fn where_the_boot_is_not_known_no_record_is_used_and_none_is_forgotten() {
+        let (dir, mut session) = session(&[]);
+        let mut record = at_an_act(false);
+        record.boot_id = String::new();
+        let guard = session.store.lock("test", Duration::from_secs(5)).unwrap();
+        guard.save(&record).unwrap();
+        drop(guard);
+        let file = dir.path().join("proc/sys/kernel/random/boot_id");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let end = session.kernel.now() + Duration::from_secs(60);
+        for text in [Some(""), Some("\n"), None] {
+            match text {
+                Some(text) => std::fs::write(&file, text).unwrap(),
+                None => {
+                    std::fs::remove_file(&file).unwrap();
+                    std::fs::create_dir(&file).unwrap(); // it cannot be read
+                }
+            }
+            let refused = [
+                session.load(None).map(drop).unwrap_err(),
+                session.lock("test", end).map(drop).unwrap_err(),
+            ];
+            for error in refused {
+                let said = error.to_string();
+                assert!(said.contains("which tells this boot from others"), "{text:?}: {said}");
+            }
+            assert_eq!(session.store.load().unwrap().0.len(), 1, "{text:?}");
+        }
+        // Of a boot that is known, it is not.
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "0a1b\n").unwrap();
+        assert_eq!(session.load(None).unwrap(), (Vec::new(), Vec::new()));
+        drop(session.lock("test", end).unwrap());
+        assert_eq!(session.store.load().unwrap().0, []);
     }
 
     #[test]

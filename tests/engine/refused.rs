@@ -220,8 +220,17 @@ fn who_was_not_seen_is_in_the_way_only_where_the_counts_say_so() {
             Some("snd_hda_intel"),
             Some("module snd_hda_intel is in use beyond"),
         ),
+        // Memory of a GPU that GPUDirect has pinned for somebody.
+        (
+            false,
+            false,
+            vec![],
+            Some("nvidia_peermem"),
+            Some("module nvidia_peermem is in use beyond what can be seen (1 more"),
+        ),
     ] {
         let mut model = host(2);
+        model.loaded_since_boot("nvidia_peermem");
         model.pins.extend(pinned);
         model.processes.push(Process {
             unreadable: unseen,
@@ -239,6 +248,71 @@ fn who_was_not_seen_is_in_the_way_only_where_the_counts_say_so() {
             session.settings.doubt = Doubt::GoOn;
             assert!(session.plan_out(&mut model).is_ok(), "{case}");
         }
+    }
+}
+
+/// The kernel itself refuses to unload what is open, whoever has it: who was not seen vetoes nothing, and who does have it
+/// open and goes is waited for.
+#[test]
+fn who_was_not_seen_is_in_nobodys_way_where_the_driver_is_unloaded() {
+    let soon = Duration::from_secs(1);
+    for (unreadable, ending) in [(true, false), (false, true)] {
+        for (nodes, goes) in [
+            (vec![], None),
+            (vec![Node::Gpu(addr(1, 0))], Some(soon)),
+            (vec![Node::Gpu(addr(1, 0))], None),
+        ] {
+            let case = format!("unreadable: {unreadable}, ending: {ending}, {nodes:?}, goes: {goes:?}");
+            let mut model = host(1);
+            let is_free = nodes.is_empty() || goes.is_some();
+            model.processes.push(Process {
+                unreadable,
+                ending,
+                ..Process::new(9, &nodes)
+            });
+            let before = model.state();
+            model.events.extend(goes.map(|time| (When::At(time), Event::Goes(9))));
+            let session = Session::new(&[addr(1, 0)]);
+            let plan = session.plan_out(&mut model).unwrap_or_else(|e| panic!("{case}: {e}"));
+            assert_eq!(plan.way, Way::Unload, "{case}");
+            match session.out(&mut model) {
+                End::Done if is_free => {}
+                End::Restored(why) if !is_free => {
+                    assert!(why.contains("the kernel says that nvidia is in use"), "{case}: {why}");
+                    assert_as_before(&model, &before, &case);
+                }
+                end => panic!("{case}: {end:?}"),
+            }
+            assert_eq!(model.laws.broken, [""; 0], "{case}");
+        }
+    }
+}
+
+/// Of a group of VFIO's the kernel says whether anybody has it: the way home asks that, and nobody who was not seen.
+#[test]
+fn who_was_not_seen_is_in_nobodys_way_home() {
+    for cards in [1, 2] {
+        let mut model = host(cards);
+        let before = model.state();
+        let session = Session::new(&[addr(1, 0)]);
+        assert!(matches!(session.out(&mut model), End::Done));
+        model.processes.push(Process {
+            unreadable: true,
+            ..Process::new(9, &[])
+        });
+        // The QEMU of another VM, with a device of its own.
+        model.processes.push(Process {
+            ending: true,
+            ..Process::guest(950, 200, 99)
+        });
+        let began = model.time;
+        let end = session.home(&mut model);
+        assert!(matches!(end, End::Done), "{cards} cards: {end:?}");
+        assert!(
+            model.time - began < Duration::from_secs(2),
+            "{cards} cards: waited for somebody"
+        );
+        assert_as_before(&model, &before, &format!("{cards} cards"));
     }
 }
 

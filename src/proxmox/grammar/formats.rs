@@ -5,7 +5,7 @@
 //! Source: qemu-server 9.2.6 and 8.4.10, PVE/QemuServer.pm (`$confdesc`) and the modules it takes formats from;
 //! formats without a place named here are those of PVE/JSONSchema.pm.
 
-use crate::proxmox::grammar::propstring::Check::{self, Bool, Integer, Like, Number, OneOf, Text};
+use crate::proxmox::grammar::propstring::Check::{self, Bool, Integer, Like, Number, OneOf, Switch, Text};
 use crate::proxmox::grammar::propstring::{ANY, Format, Prop, is_digits};
 use crate::proxmox::grammar::values::{
     is_base64, is_boot_device, is_bridge, is_config_id, is_cpu_flags, is_disk_size, is_drive_file, is_host,
@@ -100,16 +100,22 @@ pub(crate) const BOOT: Format = &[&[
 ]];
 
 const AGENT: &[Prop] = &[
-    Prop::new("enabled", Bool).default_key().required(),
     Prop::new("fstrim_cloned_disks", Bool),
     Prop::new("type", OneOf("virtio isa")),
 ];
 
-pub(crate) const AGENT_8: Format = &[AGENT, &[Prop::new("freeze-fs-on-backup", Bool)]];
+pub(crate) const AGENT_8: Format = &[
+    AGENT,
+    &[
+        Prop::new("enabled", Bool).default_key().required(),
+        Prop::new("freeze-fs-on-backup", Bool),
+    ],
+];
 
 pub(crate) const AGENT_9: Format = &[
     AGENT,
     &[
+        Prop::new("enabled", Switch).default_key().required(),
         Prop::new("freeze-fs", Bool),
         Prop::alias("freeze-fs-on-backup", "freeze-fs"),
         Prop::alias("guest-fsfreeze", "freeze-fs"),
@@ -205,21 +211,23 @@ const NIC_NAMES: &[Prop] = &[
 ];
 
 /// PVE/QemuServer/Network.pm. A card's model may be the name of its MAC address.
-pub(crate) const NET: Format = &[
-    NIC_NAMES,
-    &[
-        Prop::new("macaddr", Like(is_mac)),
-        Prop::new("model", OneOf(NICS)).default_key().required(),
-        Prop::new("bridge", Like(is_bridge)),
-        Prop::new("queues", Integer(0.0, 64.0)),
-        Prop::new("rate", Number(0.0, f64::INFINITY)),
-        Prop::new("tag", Integer(1.0, 4094.0)),
-        Prop::new("trunks", Like(is_number_set)),
-        Prop::new("firewall", Bool),
-        Prop::new("link_down", Bool),
-        Prop::new("mtu", Integer(1.0, 65520.0)),
-    ],
+const NET: &[Prop] = &[
+    Prop::new("macaddr", Like(is_mac)),
+    Prop::new("model", OneOf(NICS)).default_key().required(),
+    Prop::new("bridge", Like(is_bridge)),
+    Prop::new("queues", Integer(0.0, 64.0)),
+    Prop::new("rate", Number(0.0, f64::INFINITY)),
+    Prop::new("tag", Integer(1.0, 4094.0)),
+    Prop::new("trunks", Like(is_number_set)),
+    Prop::new("firewall", Bool),
+    Prop::new("link_down", Bool),
+    Prop::new("mtu", Integer(1.0, 65520.0)),
 ];
+
+pub(crate) const NET_8: Format = &[NIC_NAMES, NET];
+
+/// `host-tunnel` since 9.1.18. Earlier ones of 9 ignore a line that has it; no GPU depends on that.
+pub(crate) const NET_9: Format = &[NIC_NAMES, NET, &[Prop::new("host-tunnel", Bool)]];
 
 const NICS: &str = "e1000 e1000-82540em e1000-82544gc e1000-82545em e1000e i82551 i82557b \
     i82559er ne2k_isa ne2k_pci pcnet rtl8139 virtio vmxnet3";

@@ -79,8 +79,10 @@ pub enum Check {
     Text,
     /// At most this many bytes.
     Short(usize),
-    /// 1, on, yes, true, 0, off, no or false, in any case.
+    /// 1, on, yes, true, 0, off, no or false, in any case; without its name before it 1 or 0 alone.
     Bool,
+    /// The same words without its name, too (pve-common from 9.0.12 on).
+    Switch,
     /// An optional sign and digits, between two bounds (inclusive).
     Integer(f64, f64),
     /// A decimal number, possibly with a fraction and an exponent, between two bounds (inclusive).
@@ -211,7 +213,7 @@ pub fn parse<'a>(format: Format, data: &'a [u8]) -> Result<Fields<'a>, Invalid> 
             if fields.get(prop.name).is_some_and(|v| v != b"0") {
                 return Err(Invalid::DuplicateProperty);
             }
-            fields.set(prop.name, part);
+            fields.set(prop.name, kept(matches!(prop.check, Check::Switch), part));
             continue;
         };
         let (key, value) = (&part[..at], &part[at + 1..]);
@@ -238,12 +240,8 @@ pub fn parse<'a>(format: Format, data: &'a [u8]) -> Result<Fields<'a>, Invalid> 
             Some(name) => props(format).find(|p| p.name == name).unwrap_or(prop),
             None => prop,
         };
-        let value = match (target.check, parse_bool(value)) {
-            (Check::Bool, Some(true)) => b"1",
-            (Check::Bool, Some(false)) => b"0",
-            _ => value,
-        };
-        fields.set(target.name, value);
+        let is_bool = matches!(target.check, Check::Bool | Check::Switch);
+        fields.set(target.name, kept(is_bool, value));
     }
     if !unknown.is_empty() {
         return Err(Invalid::UnknownProperty);
@@ -252,6 +250,15 @@ pub fn parse<'a>(format: Format, data: &'a [u8]) -> Result<Fields<'a>, Invalid> 
         Ok(fields)
     } else {
         Err(Invalid::InvalidPropertyValue)
+    }
+}
+
+/// A value as it is kept: where it is a boolean, in one spelling.
+fn kept(is_bool: bool, value: &[u8]) -> &[u8] {
+    match parse_bool(value).filter(|_| is_bool) {
+        Some(true) => b"1",
+        Some(false) => b"0",
+        None => value,
     }
 }
 
@@ -271,7 +278,7 @@ fn passes(check: Check, value: &[u8]) -> bool {
     match check {
         Check::Text => true,
         Check::Short(max) => value.len() <= max,
-        Check::Bool => value == b"1" || value == b"0",
+        Check::Bool | Check::Switch => value == b"1" || value == b"0",
         Check::Integer(min, max) => is_integer(value) && within(value, min, max),
         Check::Number(min, max) => is_number(value) && within(value, min, max),
         Check::OneOf(words) => is_word_of(words, value),

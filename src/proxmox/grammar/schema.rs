@@ -9,15 +9,15 @@
 
 use crate::proxmox::grammar::formats::{
     AGENT_8, AGENT_9, AUDIO, BOOT, BUILTIN_MODELS, CICUSTOM, CPU_8, CPU_9, CPU_FLAGS, CPU_MODELS, CPU_MODELS_9,
-    EFIDISK, HOSTPCI_8, HOSTPCI_9, IDE_8, IDE_9, IPCONFIG, IVSHMEM, MACHINE_8, MACHINE_9, MEMORY, META, NET, NUMA, RNG,
-    SATA_8, SATA_9, SCSI_8, SCSI_9, SEV, SMBIOS, SPICE, TDX, TPMSTATE_8, TPMSTATE_9, UNUSED, USB, VGA, VIRTIO_8,
-    VIRTIO_9, VIRTIOFS, WATCHDOG,
+    EFIDISK, HOSTPCI_8, HOSTPCI_9, IDE_8, IDE_9, IPCONFIG, IVSHMEM, MACHINE_8, MACHINE_9, MEMORY, META, NET_8, NET_9,
+    NUMA, RNG, SATA_8, SATA_9, SCSI_8, SCSI_9, SEV, SMBIOS, SPICE, TDX, TPMSTATE_8, TPMSTATE_9, UNUSED, USB, VGA,
+    VIRTIO_8, VIRTIO_9, VIRTIOFS, WATCHDOG,
 };
 use crate::proxmox::grammar::generation::Generation;
 use crate::proxmox::grammar::propstring::{Format, Invalid, is_digits, is_word_of, parse, parse_bool};
 use crate::proxmox::grammar::values::{
-    is_config_id, is_cpuset, is_dns_name, is_drive, is_hotplug, is_ipv4, is_ipv6, is_plain_number, is_startup,
-    is_storage_id, is_tag, is_urlencoded, is_volume_id, numbered_name, split_list,
+    is_address, is_config_id, is_cpuset, is_dns_name, is_drive, is_hotplug, is_plain_number, is_startup, is_storage_id,
+    is_tag, is_urlencoded, is_volume_id, numbered_name, split_list,
 };
 
 /// What kind of value a setting has.
@@ -130,7 +130,7 @@ fn kind(key: &str, generation: Generation) -> Option<Kind> {
         "vmstatestorage" => Kind::Like(is_storage_id),
         "tags" => Kind::Like(|v| split_list(v).all(is_tag)),
         "affinity" => Kind::Like(is_cpuset),
-        "nameserver" => Kind::Like(|v| split_list(v).all(|a| is_ipv4(a) || is_ipv6(a) || is_dns_name(a))),
+        "nameserver" => Kind::Like(|v| split_list(v).all(is_address)),
         "sshkeys" => Kind::Like(is_urlencoded),
         "cpu" => Kind::Cpu,
         "memory" => Kind::Props(MEMORY),
@@ -160,7 +160,7 @@ fn kind(key: &str, generation: Generation) -> Option<Kind> {
 fn numbered(key: &str, generation: Generation) -> Option<Kind> {
     let kind = match numbered_name(key)? {
         "hostpci" => Kind::Props(hostpci_format(generation)),
-        "net" => Kind::Props(NET),
+        "net" => either(generation, NET_8, NET_9),
         "ipconfig" => Kind::Props(IPCONFIG),
         "numa" => Kind::Props(NUMA),
         "virtiofs" => Kind::Props(VIRTIOFS),
@@ -251,6 +251,9 @@ mod tests {
             ("unused255", "local:x", "local:x"),
             ("boot", "order=scsi0;net0;hostpci15", "order=scsi0;net0;hostpci15"),
             ("cpu", "custom-mine", "custom-mine"),
+            ("nameserver", "10.0.0.1 0.pool.ntp.org", "10.0.0.1 0.pool.ntp.org"),
+            ("tags", "\0", "\0"), // a list without parts
+            ("nameserver", "\0", "\0"),
             (
                 "cpu",
                 "cputype=EPYC-Turin,flags=+aes;-pcid",
@@ -293,6 +296,9 @@ mod tests {
             ("boot", "order=efidisk0", InvalidPropertyValue),
             ("boot", "order=hostpci16", InvalidPropertyValue),
             ("ipconfig0", "gw=10.0.0.1", InvalidPropertyValue),
+            ("nameserver", "0", InvalidValue),
+            ("nameserver", "10.0.0.1,0", InvalidValue),
+            ("agent", "maybe", InvalidPropertyValue),
         ] {
             assert_eq!(kept(key, value, NINE), Err(reason), "{key}: {value}");
         }
@@ -307,6 +313,12 @@ mod tests {
             ("hostpci0", "01:00,driver=keep", Invalid::UnknownProperty),
             ("machine", "q35,aw-bits=48", Invalid::UnknownProperty),
             ("agent", "1,guest-fsfreeze=1", Invalid::UnknownProperty),
+            ("agent", "on", Invalid::InvalidPropertyValue),
+            (
+                "net0",
+                "virtio=aa:bb:cc:dd:ee:ff,host-tunnel=1",
+                Invalid::UnknownProperty,
+            ),
             ("tpmstate0", "local:x,format=raw", Invalid::UnknownProperty),
         ] {
             assert!(kept(key, value, NINE).is_ok(), "{key}: {value}");
@@ -320,5 +332,27 @@ mod tests {
         assert!(kept("hostpci0", "01:00,driver=keep", early).is_err());
         assert!(kept("ide0", "none,cyls=1", EIGHT).is_ok());
         assert_eq!(kept("ide0", "none,cyls=1", NINE), Err(Invalid::UnknownProperty));
+        assert!(kept("agent", "enabled=on", EIGHT).is_ok());
+    }
+
+    /// Who counts a range through is at it for longer than anybody waits, and needs more memory than there is.
+    #[test]
+    fn a_range_of_any_size_is_judged_at_once() {
+        const HUGE: &str = "0-99999999999999999999";
+        let cases = [
+            ("affinity", HUGE.to_owned()),
+            ("numa0", format!("cpus={HUGE}")),
+            ("net0", format!("virtio,trunks={HUGE}")),
+        ];
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for (key, value) in cases {
+                let _ = sender.send((key, kept(key, &value, NINE) == Ok(value)));
+            }
+        });
+        for expected in ["affinity", "numa0", "net0"] {
+            let judged = receiver.recv_timeout(std::time::Duration::from_secs(10));
+            assert_eq!(judged, Ok((expected, true)));
+        }
     }
 }

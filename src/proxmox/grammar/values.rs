@@ -76,7 +76,10 @@ pub fn is_disk_size(value: &[u8]) -> bool {
 /// Proxmox's lists: split at NUL if there is one, else at any run of blanks, commas and semicolons.
 pub fn split_list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let nul = value.contains(&0);
-    trim_end(value, |b| nul && b == 0)
+    let value = trim_end(value, |b| nul && b == 0);
+    // Perl's `split` makes no part at all of an empty text.
+    let empty_parts_count = nul && !value.is_empty();
+    value
         .split(move |b| {
             if nul {
                 *b == 0
@@ -84,7 +87,7 @@ pub fn split_list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
                 is_space(*b) || matches!(b, b',' | b';')
             }
         })
-        .filter(move |part| nul || !part.is_empty())
+        .filter(move |part| empty_parts_count || !part.is_empty())
 }
 
 /// Without the bytes at its end that `is` picks: Perl's `split` drops empty parts at the end.
@@ -115,7 +118,8 @@ pub fn is_startup(value: &[u8]) -> bool {
         })
 }
 
-/// A list of numbers and ranges (pve-common, PVE/CpuSet.pm).
+/// A list of numbers and ranges (pve-common, PVE/CpuSet.pm). That one counts each range through; here the ends alone are
+/// compared, whatever their size.
 pub fn is_cpuset(value: &[u8]) -> bool {
     let value = trim_end(value, |b| b == b',');
     value.is_empty()
@@ -141,6 +145,11 @@ fn not_below(a: &[u8], b: &[u8]) -> bool {
 /// An IPv4 address.
 pub fn is_ipv4(value: &[u8]) -> bool {
     std::str::from_utf8(value).is_ok_and(|t| t.parse::<std::net::Ipv4Addr>().is_ok())
+}
+
+/// An address, or a name. A name that is `0` alone is none: it is false to Perl (PVE/JSONSchema.pm, `pve_verify_address`).
+pub fn is_address(value: &[u8]) -> bool {
+    value != b"0" && (is_ipv4(value) || is_ipv6(value) || is_dns_name(value))
 }
 
 /// An IPv6 address.
@@ -406,6 +415,8 @@ mod tests {
         assert_eq!(parts(" a, bb;;ccc "), [1, 2, 3]);
         assert_eq!(parts("a b\0cc\0\0"), [3, 2]);
         assert_eq!(parts("\0a"), [0, 1]);
+        assert_eq!(parts("\0"), [0; 0]);
+        assert_eq!(parts("\0\0"), [0; 0]);
         assert_eq!(parts(", ;"), [0; 0]);
         sort(
             is_hotplug,
@@ -420,8 +431,14 @@ mod tests {
         sort(is_disk_size, &["1", "32.5G", "4M"], &["G", "1g", "1.G", "1GB"]);
         sort(
             is_cpuset,
-            &["0", "0,5,8-11", "1 , 2", "1,,"],
-            &["a", ",1", "2-1", "10-9", "1-"],
+            &[
+                "0",
+                "0,5,8-11",
+                "1 , 2",
+                "1,,",
+                "99999999999999999998-99999999999999999999",
+            ],
+            &["a", ",1", "2-1", "10-9", "1-", "99999999999999999999-1"],
         );
         sort(is_number_set, &["1", "1-2;5"], &["", "1;", "1-", "1,2"]);
         sort(
@@ -471,6 +488,11 @@ mod tests {
             is_ipv6_config,
             &["auto", "fe80::1/64"],
             &["fe80::1", "fe80::1/129", "::/+64"],
+        );
+        sort(
+            is_address,
+            &["10.0.0.1", "fe80::1", "dns", "00", "0.a"],
+            &["", "0", "a_b"],
         );
         sort(
             is_usb_host,
