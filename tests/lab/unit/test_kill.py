@@ -113,7 +113,7 @@ class Kill(unittest.TestCase):
         text = output.decode()
         self.assertEqual(run.returncode, 124, text)
         self.assertIn("01:00.0 0300: 10de:2684", text)
-        self.assertRegex(text, r"-- runs: \d+ S \S+ /usr/bin/python3 /usr/local/bin/hold")
+        self.assertRegex(text, r"-- runs: \d+ S \S+ /usr/bin/python3 -IS /usr/local/bin/hold")
         self.assertRegex(text, r"-- blocked: \d+ script\n(--  .*\n)*--  .* nv_remove\S*\+")
         self.check_clean(run.pid)
 
