@@ -631,12 +631,10 @@ fn what_a_signal_has_kept_from_being_stopped_is_left_alone() {
 fn a_container_of_has_that_does_not_start_again_is_said_with_what_gives_it_back_to_ha() {
     let kind = kinds()
         .into_iter()
-        .find(|k| k.name == "a container as a whole")
+        .find(|k| k.name == "a container that HA manages")
         .unwrap();
     let mut model = used(&kind, 1);
-    model.of_ha = Some(whole());
-    let mut session = asked(&kind, WayOut::Auto);
-    session.settings.ha_containers = HaContainers::Stop;
+    let session = asked(&kind, WayOut::Auto);
     assert!(matches!(session.out(&mut model), End::Done));
     let start = {
         let mut model = model.fork();
