@@ -49,16 +49,30 @@ for pause in 0.05 0.1 0.15 0.2 0.25 0.3 0.35 0.4 0.5 0.6; do for way in to_vfio 
 	within 90 0 gpu-handoff recover >/dev/null; [ -z "$(records)" ] || within 90 0 gpu-handoff to_nvidia --gpu "$gpu" >/dev/null
 	is "$(driver_of "$gpu") $(driver_of "$audio")" "nvidia snd_hda_intel" "$way, killed after $pause s"
 done; done
-say "a run that is killed as soon as somebody is kept out"
-for round in 1 2 3 4 5; do for way in to_vfio to_nvidia; do
-	[ $way = to_vfio ] || gpu-handoff to_vfio --gpu "$gpu" >/dev/null 2>&1
-	gpu-handoff $way --gpu "$gpu" >/root/said 2>&1 & run=$!
-	perl -e 'alarm 60; until (!sysopen(my $node, $ARGV[0], 2) && $! == 1) { exit 1 unless kill 0, $ARGV[1] } exit !kill "KILL", $ARGV[1]' /root/elsewhere $run ||
-		fail "$way: nobody was kept out"
-	wait $run; is $? 137 "$way, round $round" >/dev/null; wait_for 2 not_shut
-	within 90 0 gpu-handoff recover >/dev/null; [ -z "$(records)" ] || within 90 0 gpu-handoff to_nvidia --gpu "$gpu" >/dev/null
-	is "$(driver_of "$gpu") $(driver_of "$audio")" "nvidia snd_hda_intel" "$way, killed with the gate shut, round $round"
-done; done
+say "a run that is killed as soon as somebody is kept out: by the GPU's node on the way out, by the VFIO group's on the way home"
+cat >/usr/local/bin/at-gate <<'END'
+# at-gate NODE PID FILE TEXT: once that file has that text, and an open of the node is not permitted, the process is killed
+my ($node, $pid, $file, $text) = @ARGV;
+alarm 60;
+until (`cat $file` =~ /\Q$text/) { exit 1 if `cat $file` =~ / after \d+ ms/ }
+until (!sysopen(my $held, $node, 2) && $! == 1) { exit 1 if `cat $file` =~ /let others open/ }
+exit !kill "KILL", $pid;
+END
+for way in to_vfio to_nvidia; do
+	kept=0 node=/root/elsewhere text="steps, at most"
+	for round in 1 2 3 4 5; do
+		[ $way = to_vfio ] || { gpu-handoff to_vfio --gpu "$gpu" >/dev/null 2>&1; node=/dev/vfio/$(group_of "$gpu") text="keep others from opening it"; }
+		: >/root/said; gpu-handoff $way --gpu "$gpu" >/root/said 2>&1 & run=$!
+		if perl /usr/local/bin/at-gate "$node" $run /root/said "$text"; then
+			kept=$((kept + 1)); wait $run; is $? 137 "$way, round $round" >/dev/null
+			opened() { [ "$(opens "$node")" != "Operation not permitted" ]; }
+			wait_for 2 opened
+		else wait $run; fi
+		within 90 0 gpu-handoff recover >/dev/null; [ -z "$(records)" ] || within 90 0 gpu-handoff to_nvidia --gpu "$gpu" >/dev/null
+		is "$(driver_of "$gpu") $(driver_of "$audio")" "nvidia snd_hda_intel" "$way, killed with the gate shut, round $round"
+	done
+	say "$way: killed behind a shut gate $kept times of 5"; [ $kept -gt 0 ] || fail "$way: nobody was kept out"
+done
 say "where cgroups are not of version 2 alone there is none, and a line says so"
 within 60 0 unshare -m sh -c "mount -t tmpfs none /sys/fs/cgroup && exec gpu-handoff to_vfio --gpu $gpu"
 said "there is no gate on this host: /sys/fs/cgroup is not of cgroup version 2 alone"; within 60 0 gpu-handoff to_nvidia --gpu "$gpu"
