@@ -69,7 +69,7 @@ pub fn paths(file: &str, code: &Code) -> Vec<Named> {
         match reader.children.get(first) {
             Some(child) => add(behind(child), None),
             None if things.is_empty() || things.iter().any(is_itself) => {
-                add(absolute(&written.path, &written.module), None)
+                add(absolute(&written.path, &written.module), None);
             }
             None => things.iter().for_each(|of| add(behind(of), Some((*of).clone()))),
         }
