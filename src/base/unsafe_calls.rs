@@ -1,7 +1,7 @@
 //! What no crate of ours has a safe form of, bpf(2), kcmp(2), fork(2), and what a child does before it becomes a program, and
 //! with them all that is `unsafe` in this program.
 //!
-//! Not here: what a BPF program refuses ([`crate::execute::gate`]), whose descriptors are compared
+//! Not here: what a BPF program refuses (`src/execute/gate.rs`), whose descriptors are compared
 //! ([`crate::host::holders`]), and what a child does that is no other program ([`crate::execute::worker`]).
 #![allow(unsafe_code)] // each block has its reason; tests/walls.rs finds any that is elsewhere
 

@@ -273,7 +273,7 @@ impl Executor<'_> {
     }
 
     /// Why an act is not done that would have NVIDIA's driver take function 0 of a card whose function 1 has not left
-    /// vfio-pci: the kernel may oops then ([`crate::plan::home_steps`]). An override that is cleared would let whoever loads the
+    /// vfio-pci: the kernel may oops then (`src/plan/home_steps.rs`). An override that is cleared would let whoever loads the
     /// driver do the same.
     pub(super) fn held_back(&self, act: &Act) -> Option<String> {
         let takes = match act {

@@ -9,8 +9,8 @@
 //! What it does not stop: descriptors that are open already, and what is handed on by those who have one. So the look for
 //! holders comes after it, and then what it has found can only become less.
 //!
-//! Not here: which numbers those are ([`crate::host::nodes`]), and when it is shut ([`crate::plan::out_steps`],
-//! [`crate::plan::home_steps`]).
+//! Not here: which numbers those are ([`crate::host::nodes`]), and when it is shut (`src/plan/out_steps.rs`,
+//! `src/plan/home_steps.rs`).
 
 use std::fs::File;
 use std::io;

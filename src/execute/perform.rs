@@ -311,7 +311,7 @@ fn nobody_is_at(root: &Root, addr: PciAddr) -> Result<(), ActError> {
 
 /// Before function 1 of a card goes to vfio-pci: whether somebody has loaded NVIDIA's driver meanwhile, and it has caught
 /// function 0, which was to go there as well. With vfio-pci at function 1 its probe lets the kernel oops
-/// ([`crate::plan::home_steps`]).
+/// (`src/plan/home_steps.rs`).
 fn gpu_is_not_caught(root: &Root, addr: PciAddr) -> Result<(), ActError> {
     let gpu = PciAddr { function: 0, ..addr };
     let dir = format!("/sys/bus/pci/devices/{gpu}");

@@ -2,7 +2,7 @@
 //! nobody in it can hold up who looks.
 //!
 //! What a container has in its /dev it was given at its start (pve-container, PVE/LXC.pm, vm_start), and it says there what it
-//! likes. Not here: which nodes are to be there ([`crate::execute::renew_nodes`]), and what is said of those that are not right
+//! likes. Not here: which nodes are to be there (`src/execute/renew_nodes.rs`), and what is said of those that are not right
 //! ([`crate::execute::stale_nodes`]).
 
 use std::collections::BTreeMap;

@@ -109,7 +109,7 @@ impl Nodes {
     }
 }
 
-/// Numbers of device nodes that are kept shut while their device is handed over ([`crate::execute::gate`]).
+/// Numbers of device nodes that are kept shut while their device is handed over (`src/execute/gate.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Door {
     /// Of a block device; otherwise of a character device.

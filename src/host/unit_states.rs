@@ -171,7 +171,7 @@ fn of_client(root: &Root, client: Client, id: &str) -> Result<Said, String> {
 }
 
 /// The seconds that a container has for its end: those of its client's, which below zero are for ever (docker(1), `--stop-timeout`;
-/// Podman's are without a sign, and so very many), or "<nil>".
+/// Podman's are without a sign, and so very many), or `<nil>`.
 fn ends_within(timeout: &str) -> u64 {
     match timeout.parse::<u64>() {
         Ok(seconds) => seconds.min(LONGEST_END_S),

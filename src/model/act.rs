@@ -146,7 +146,7 @@ pub enum Act {
         width: Option<u32>,
     },
     /// Have the kernel refuse every open of what these functions can be held by, until [`Act::OpenGate`] or the end of who
-    /// has it shut, whichever comes first ([`crate::execute::gate`]).
+    /// has it shut, whichever comes first (`src/execute/gate.rs`).
     ShutGate {
         /// What is handed over.
         addrs: Vec<PciAddr>,

@@ -1,6 +1,6 @@
 //! What must be true of the host for an act to count as done, and the attributes of a function that acts change.
 //!
-//! Pure. Not here: which act leads to what ([`crate::model::act`]), and how it is read back ([`crate::execute::verify`]).
+//! Pure. Not here: which act leads to what ([`crate::model::act`]), and how it is read back (`src/execute/verify.rs`).
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Containers whose lines name another GPU than before: the driver gives the lowest N that is free to the GPU that comes to it
 //! next (open-gpu-kernel-modules, kernel-open/nvidia/nv.c, nv_linux_minor_num_table; of earlier ones nv-frontend.c, add_device). Pure.
 //!
-//! Not here: nodes whose majors have changed ([`crate::execute::renew_nodes`]).
+//! Not here: nodes whose majors have changed (`src/execute/renew_nodes.rs`).
 
 use crate::host::nvidia::{Numbers, NvidiaDriver};
 use crate::proxmox::container_config::GpuContainer;

@@ -223,7 +223,7 @@ impl<'a> Steps<'a> {
     }
 
     /// A host that has no gate goes on without: what is said then is that it has none. Undoing opens it first of all
-    /// ([`crate::execute::undo`]).
+    /// (`src/execute/undo.rs`).
     pub(crate) fn shut_gate(&mut self, addrs: &[PciAddr], whole: bool) -> Added<'_> {
         let addrs = addrs.to_vec();
         self.add(Act::ShutGate { addrs, whole }, Vec::new()).soft()

@@ -1,7 +1,7 @@
 //! The nodes of GPUs that a container's config gives it, each with its place in the container and how it comes there.
 //!
 //! Pure. Not here: what else of the host a container may get at ([`crate::proxmox::container_config`]), and whether the nodes in
-//! it are right ([`crate::execute::renew_nodes`]).
+//! it are right (`src/execute/renew_nodes.rs`).
 //!
 //! Source: pve-container 6.1.10, PVE/LXC/Config.pm, `$dev_desc`; PVE/LXC.pm, `device_passthrough_hotplug`; for
 //! `lxc.mount.entry` lxc.container.conf(5).

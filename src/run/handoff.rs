@@ -1,6 +1,6 @@
 //! What every run does, whoever asked for it: plan, carry out, say so.
 //!
-//! Which of it a phase or a command needs is written in [`crate::commands::hook`] and [`crate::commands::by_hand`].
+//! Which of it a phase or a command needs is written in [`crate::commands::hook`] and `src/commands/by_hand.rs`.
 
 use std::io;
 use std::time::{Duration, SystemTime};
