@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gpu_handoff::model::act::Act;
 
@@ -10,6 +11,9 @@ use crate::hosts::Trip;
 
 /// Before an act, while it is in the kernel, after it.
 pub const KILLS: [Fault; 3] = [Fault::KilledBefore, Fault::KilledIn, Fault::KilledAfter];
+
+/// Longer than a call goes on whose run was killed.
+const OUTLIVES: Duration = Duration::from_secs(1);
 
 /// An act of which the kernel does not come back.
 const HANGS: Fault = Fault::Twisted(Twist::Hangs);
@@ -178,6 +182,9 @@ impl Run<'_> {
                 if !ledger(&model).is_behind() {
                     continue; // as if it got full with the kill
                 }
+                // The call that it was in is on no record. Whoever looks at a host finds such a call all the same, and waits for its
+                // end (gpu_handoff::run::look); a look at the model does not show it.
+                model.spend(OUTLIVES);
                 let again = model.fork();
                 ledger(&again).well();
                 for (room, model) in [(Room::Never, model), (Room::Again, again)] {

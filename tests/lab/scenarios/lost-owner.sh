@@ -49,7 +49,7 @@ within 60 0 gpu-handoff to_vfio --gpu "$gpu"
 qm set 112 --args "-chardev socket,id=late,path=/run/late,server=on,wait=on" >/dev/null
 qm start 112 >/root/starts 2>&1 & task=$!; wait_for 90 test -S /run/late
 within 60 3 gpu-handoff to_nvidia --gpu "$gpu"; said "VM 112 is starting or stopping"; away "the VM starts"
-within 60 0 gpu-handoff recover --all; said "VM 112 is starting or stopping"; away "the VM starts, recover"
+within 60 0 gpu-handoff recover --all; said "reserved for VM 112"; away "the VM starts, recover"
 qm-task kill 112 KILL; wait $task; kill -KILL "$(cat /run/qemu-server/112.pid)"; wait_for 20 test ! -e "/proc/$task"
 within 60 3 gpu-handoff to_nvidia --gpu "$gpu"; said "it is reserved for VM 112"
 within 60 0 gpu-handoff recover --all; said "reserved for VM 112"; away "reserved, recover"; rm /run/qemu-server/pci-id-reservations # as if its time were over
