@@ -50,6 +50,16 @@ fn wherever_a_run_is_killed_no_gpu_is_left_behind() {
         trips.len()
     )
     .unwrap();
+    let tried = [
+        ("another VM's start", tally.another),
+        ("a second kill", tally.twice),
+        ("a call that hangs", tally.hung),
+        ("a VM beside it", tally.busy),
+        ("the watcher", tally.watcher),
+        ("a full file system", tally.full),
+    ];
+    let untried = tried.iter().filter(|(_, times)| *times == 0).map(|(what, _)| *what);
+    assert_eq!(untried.collect::<Vec<_>>(), [""; 0]);
     let first = tally.problems.iter().take(3).map(String::as_str).collect::<Vec<_>>();
     assert!(
         first.is_empty(),

@@ -16,7 +16,7 @@ pub struct MemLedger {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inner {
     records: Vec<Record>,
     saves: usize,
@@ -46,13 +46,10 @@ impl MemLedger {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The same records again, which from here on are others.
+    /// The same records again, which from here on are others, on a file system that is as full.
     pub fn copy(&self) -> Self {
         MemLedger {
-            inner: Mutex::new(Inner {
-                records: self.records(),
-                ..Inner::default()
-            }),
+            inner: Mutex::new(self.inner().clone()),
         }
     }
 

@@ -14,7 +14,7 @@ use gpu_handoff::plan::owners::{self, Signs};
 use crate::common::session::vm;
 use crate::common::{Beside as Others, End, Model, Process, Session};
 use crate::hosts::Trip;
-use crate::killed::{Command, KILLS, Scene};
+use crate::killed::{Command, KILLS, Room, Scene};
 use crate::watched::{Beside, beside, watch};
 
 /// The ends of a run, by name.
@@ -36,6 +36,8 @@ pub struct Tally {
     pub busy: u64,
     /// Whatever is asked while a call of the killed run hangs.
     pub hung: u64,
+    /// Kills of runs that could not write each record, or after which none can be written.
+    pub full: u64,
     pub ends: [u64; 4],
     /// What was not as it should be.
     pub problems: Vec<String>,
@@ -56,6 +58,7 @@ impl Tally {
         self.twice += other.twice;
         self.busy += other.busy;
         self.hung += other.hung;
+        self.full += other.full;
         for (sum, n) in self.ends.iter_mut().zip(other.ends) {
             *sum += n;
         }
@@ -67,10 +70,11 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} cases after {} kills: {} same again, {} the opposite, {} recover, {} the watcher, {} another VM's \
+            "{} cases after {} kills, {} of them on a full file system: {} same again, {} the opposite, {} recover, {} the watcher, {} another VM's \
              start, {} recover or the watcher killed and again, {} recover beside a VM, {} beside a call that hangs; ends: ",
             self.cases(),
             self.kills,
+            self.full,
             self.same,
             self.opposite,
             self.recover,
@@ -115,15 +119,19 @@ impl After<'_> {
         if scene.hangs() {
             return self.while_it_hangs(scene);
         }
+        self.tally.full += u64::from(scene.room != Room::Always);
         self.tally.same += 1;
         self.asked(scene, scene.command);
         self.tally.opposite += 1;
         self.asked(scene, scene.command.opposite());
         let recovered = self.recovered(scene);
         self.watched(scene);
+        if scene.room == Room::Never {
+            return; // nobody takes a GPU that cannot be written down
+        }
         self.another_vm(scene);
         self.beside_a_vm(scene);
-        if self.trip.small && scene.faults.len() <= 1 {
+        if self.trip.small && scene.faults.len() <= 1 && scene.room == Room::Always {
             self.recovered_twice(scene, &recovered);
         }
     }

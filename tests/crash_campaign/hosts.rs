@@ -30,6 +30,8 @@ pub struct Trip {
     pub small: bool,
     /// What a kill beside a call that hangs leads to is tried as well.
     pub beside_hangs: bool,
+    /// And what comes of a file system that is full, from each moment on.
+    pub full: bool,
 }
 
 impl Trip {
@@ -47,6 +49,7 @@ impl Trip {
             session,
             small: false,
             beside_hangs: false,
+            full: false,
         }
     }
 
@@ -57,6 +60,11 @@ impl Trip {
 
     fn beside_hangs(mut self) -> Self {
         self.beside_hangs = true;
+        self
+    }
+
+    fn full(mut self) -> Self {
+        self.full = true;
         self
     }
 }
@@ -120,8 +128,10 @@ fn assert_same_plan(name: &str, session: &Session, model: &Model, plan: &Plan) {
 pub fn made_here() -> Vec<Trip> {
     let one = || Session::new(&[addr(1, 0)]);
     let mut trips = vec![
-        Trip::new("one card", host(1), one()).small(),
-        Trip::new("one of two", host(2), Session::new(&[addr(2, 0)])).small(),
+        Trip::new("one card", host(1), one()).small().full(),
+        Trip::new("one of two", host(2), Session::new(&[addr(2, 0)]))
+            .small()
+            .full(),
         Trip::new("both of two", host(2), Session::new(&[addr(1, 0), addr(2, 0)])).beside_hangs(),
         Trip::new("one card of four functions", wide(1), one()).small(),
         Trip::new(
@@ -130,6 +140,19 @@ pub fn made_here() -> Vec<Trip> {
             Session::new(&[addr(1, 0), addr(2, 0)]),
         ),
     ];
+    for cards in [1, 2] {
+        let mut model = host(cards);
+        model.processes.push(Process {
+            ending: true,
+            ..Process::guest(950, 200, 99)
+        });
+        model.processes.push(Process {
+            unreadable: true,
+            ..Process::new(951, &[])
+        });
+        let name = format!("another VM's QEMU that is ending and a process that cannot be read, {cards}");
+        trips.push(Trip::new(&name, model, one()).small());
+    }
     let unbind = |version: &str, cards| {
         let mut model = host(cards);
         version.clone_into(&mut model.version);

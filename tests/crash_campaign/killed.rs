@@ -1,14 +1,19 @@
 //! Every way in which a run can have been killed: at each act of a plan, of its rungs, and of its undo.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use gpu_handoff::model::act::Act;
 
-use crate::common::{End, Fault, Model, Session, Twist};
+use crate::common::{End, Fault, MemLedger, Model, Session, Twist};
 use crate::hosts::Trip;
 
 /// Before an act, while it is in the kernel, after it.
 pub const KILLS: [Fault; 3] = [Fault::KilledBefore, Fault::KilledIn, Fault::KilledAfter];
+
+/// Longer than a call goes on whose run was killed.
+const OUTLIVES: Duration = Duration::from_secs(1);
 
 /// An act of which the kernel does not come back.
 const HANGS: Fault = Fault::Twisted(Twist::Hangs);
@@ -39,11 +44,21 @@ impl Command {
     }
 }
 
+/// Whether there is room for records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Always,
+    /// There was none when the run was killed, so that what is on record is older, and there is again.
+    Again,
+    Never,
+}
+
 /// A host and its record as a run that was killed has left them.
 pub struct Scene {
     pub command: Command,
     /// What has gone wrong, by the number of the act; the kill last. Empty: nothing has.
     pub faults: Vec<(usize, Fault)>,
+    pub room: Room,
     pub model: Model,
 }
 
@@ -55,9 +70,14 @@ impl Scene {
 
     /// What has led to it, in words.
     pub fn told(&self) -> String {
-        let Scene { command, faults, model } = self;
+        let Scene {
+            command,
+            faults,
+            room,
+            model,
+        } = self;
         let acts = model.acts.iter().map(ToString::to_string).collect::<Vec<_>>();
-        format!("{command:?} with {faults:?} after {acts:#?}")
+        format!("{command:?} with {faults:?}, room for records: {room:?}, after {acts:#?}")
     }
 }
 
@@ -68,6 +88,7 @@ pub fn each(trip: &Trip, mut then: impl FnMut(Scene)) {
     then(Scene {
         command: Command::Out,
         faults: Vec::new(),
+        room: Room::Always,
         model: away.fork(),
     });
     for (command, start) in [(Command::Out, &trip.model), (Command::Home, &away)] {
@@ -79,6 +100,9 @@ pub fn each(trip: &Trip, mut then: impl FnMut(Scene)) {
             run.gone_wrong(at, at + 1 == acts, &mut then);
             run.hung(at, &mut then);
         }
+        if trip.full {
+            run.unwritten(first, &mut then);
+        }
     }
 }
 
@@ -88,6 +112,10 @@ pub fn away(trip: &Trip) -> Model {
     let end = trip.session.out(&mut model);
     assert!(matches!(end, End::Done), "{}: {end:?}", trip.name);
     model
+}
+
+fn ledger(model: &Model) -> &Arc<MemLedger> {
+    model.ledger.as_ref().unwrap()
 }
 
 struct Run<'a> {
@@ -116,7 +144,59 @@ impl Run<'_> {
             assert!(matches!(end, End::Killed), "{}: {faults:?}: {end:?}", self.trip.name);
             model.faults.0.clear();
             let command = self.command;
-            then(Scene { command, faults, model });
+            let scene = |room, faults, model| Scene {
+                command,
+                faults,
+                room,
+                model,
+            };
+            if self.trip.full && faults.len() == 1 {
+                let model = model.fork();
+                ledger(&model).fails_from(0);
+                then(scene(Room::Never, faults.clone(), model));
+            }
+            then(scene(Room::Always, faults, model));
+        }
+    }
+
+    /// From some record on none can be written any more, and the run is killed at an act after that.
+    fn unwritten(&self, first: usize, then: &mut impl FnMut(Scene)) {
+        for full_from in 0.. {
+            let start = || {
+                let model = self.start.fork();
+                ledger(&model).fails_from(full_from);
+                model
+            };
+            let mut undisturbed = start();
+            let end = self.command.run(&self.trip.session, &mut undisturbed);
+            assert!(matches!(end, End::Done | End::Restored(_)), "{full_from}: {end:?}");
+            if !ledger(&undisturbed).is_behind() {
+                return; // all of them were written by then
+            }
+            for (at, kill) in (first..undisturbed.acts.len()).flat_map(|at| KILLS.map(|kill| (at, kill))) {
+                let mut model = start();
+                model.faults.0 = vec![(at, kill)];
+                let end = self.command.run(&self.trip.session, &mut model);
+                assert!(matches!(end, End::Killed), "{full_from}: {at} {kill:?}: {end:?}");
+                model.faults.0.clear();
+                if !ledger(&model).is_behind() {
+                    continue; // as if it got full with the kill
+                }
+                // The call that it was in is on no record. Whoever looks at a host finds such a call all the same, and waits for its
+                // end (gpu_handoff::run::look); a look at the model does not show it.
+                model.spend(OUTLIVES);
+                let again = model.fork();
+                ledger(&again).well();
+                for (room, model) in [(Room::Never, model), (Room::Again, again)] {
+                    let (command, faults) = (self.command, vec![(at, kill)]);
+                    then(Scene {
+                        command,
+                        faults,
+                        room,
+                        model,
+                    });
+                }
+            }
         }
     }
 
