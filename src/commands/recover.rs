@@ -196,7 +196,12 @@ fn settle(
         return Ok(Some(why));
     }
     if let Some(Reason::Claimed { claim, .. }) = host.needed_at_home(&addrs, &snapshot, &[record.owner])?.first() {
-        info!("{}: {} is left as it is: {claim}", record.owner, join(&addrs));
+        info!(
+            "{}: {} {} not brought home: {claim}",
+            record.owner,
+            join(&addrs),
+            are(addrs.len())
+        );
         return Ok(Some(claim.to_string()));
     }
     let other = snapshot
