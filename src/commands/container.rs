@@ -18,10 +18,8 @@ use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::owners;
-use crate::plan::steps::both_units;
 use crate::run::session::{Session, must_be_root};
 use crate::settings::values::ContainerStart;
-use crate::state::store::Ledger;
 
 /// Brings home what is stranded, makes the nodes that the container is given, and refuses where a VM has the GPU, or where that
 /// cannot be told; with `container-start = "go-on"` nothing keeps the container from starting.
@@ -74,21 +72,12 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
     let mut owed_to_ha = false;
     if !records.is_empty() && !systemd::is_shutting_down() {
         // It is starting by now, and holds its own lock: nothing of it is started by the way home.
-        let its = take_out(&mut records, ctid);
-        recover::stranded_home(host, &guard, &records);
+        recover::stranded_home(host, &guard, &records, ctid);
+        let before = std::mem::take(&mut records);
         records = host.records(Some(&guard))?;
-        // Whether it starts by now nobody knows here: what has not come home starts it again then, if it does not run.
-        for owner in put_back(&mut records, &its) {
-            let saved = records.iter().find(|r| r.owner == owner).map(|r| guard.save(r));
-            if let Some(Err(why)) = saved {
-                warn!("{owner}: that container {ctid} is to be started again could not be written down: {why}");
-            }
-        }
-        // By a record that is gone now.
-        let is_home = |owner: Owner| records.iter().all(|r| r.owner != owner);
-        owed_to_ha = its
-            .iter()
-            .any(|(owner, units)| is_home(*owner) && units.iter().any(Unit::is_of_ha));
+        let is_home = |record: &&Record| records.iter().all(|r| r.owner != record.owner);
+        let owes_ha = |record: &Record| record.units.iter().any(|u| u.is_of_ha() && u.container() == Some(ctid));
+        owed_to_ha = before.iter().filter(is_home).any(owes_ha);
     }
     let result = see_nodes(host, ctid, &nodes, &records);
     if owed_to_ha {
@@ -96,33 +85,6 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         have_ha_look_after(host, ctid, starts);
     }
     result
-}
-
-/// Takes out of records what is to be started again of this container: what that is, by whose record it was.
-fn take_out(records: &mut [Record], ctid: VmId) -> Vec<(Owner, Vec<Unit>)> {
-    let mut out = Vec::new();
-    for record in records {
-        let is_its = |unit: &Unit| unit.container() == Some(ctid);
-        let (its, others) = record.units.drain(..).partition(is_its);
-        record.units = others;
-        out.push((record.owner, its));
-    }
-    out
-}
-
-/// Puts it into those that are there still and lack it. Which these are.
-fn put_back(records: &mut [Record], its: &[(Owner, Vec<Unit>)]) -> Vec<Owner> {
-    let mut changed = Vec::new();
-    for record in records {
-        let of_it = its.iter().filter(|(owner, _)| *owner == record.owner);
-        let of_it: Vec<Unit> = of_it.flat_map(|(_, units)| units.clone()).collect();
-        let all = both_units(Some(&record.units), &of_it);
-        if all != record.units {
-            record.units = all;
-            changed.push(record.owner);
-        }
-    }
-    changed
 }
 
 /// Its nodes are made where that can be done; whether it may start.
@@ -221,47 +183,6 @@ mod tests {
     use crate::base::deadlines::Budgets;
     use crate::model::act::Act;
     use crate::model::record::AtWork;
-
-    /// Its start may be refused, or fail: what has not come home is to start it still, and one that HA ignores is owed to HA.
-    #[test]
-    fn what_was_taken_out_for_its_start_is_put_back_where_the_gpu_has_not_come_home() {
-        let container: VmId = "104".parse().unwrap();
-        let whole = Unit::Whole { container };
-        let inside = Unit::Inside {
-            container,
-            unit: "ollama.service".to_owned(),
-        };
-        let of_ha = Unit::OfHa {
-            ha_container: container,
-        };
-        let others = [
-            Unit::host("x.service"),
-            Unit::Whole {
-                container: "105".parse().unwrap(),
-            },
-        ];
-        let record = |vmid: &str, units: &[Unit]| {
-            let mut record = Record::new(Owner::Vm(vmid.parse().unwrap()), "boot".to_owned(), Budgets::default());
-            record.units = units.to_vec();
-            record
-        };
-        for its in [vec![whole], vec![inside], vec![of_ha]] {
-            let all = [&others[..], &its[..]].concat();
-            let mut records = [
-                record("111", &all),
-                record("112", &all),
-                record("113", &all),
-                record("114", &others),
-            ];
-            let out = take_out(&mut records, container);
-            assert!(records.iter().all(|r| r.units == others), "{its:?}");
-            // That of VM 111 is home, that of 112 has failed, and that of 113 was not touched: it runs.
-            let mut left = [records[1].clone(), record("113", &all), records[3].clone()];
-            assert_eq!(put_back(&mut left, &out), [records[1].owner], "{its:?}");
-            let units: Vec<&[Unit]> = left.iter().map(|r| r.units.as_slice()).collect();
-            assert_eq!(units, [&all[..], &all[..], &others[..]], "{its:?}");
-        }
-    }
 
     /// On the way out it was shut down, and whoever starts it then does so by hand.
     #[test]

@@ -77,7 +77,12 @@ pub(crate) fn free(
         how.vm
             .is_none_or(|vmid| of_vm(vmid).is_some_and(|r| call.at.iter().any(|a| r.has(*a))))
     };
-    for call in snapshot.calls.iter().filter(is_asked_for) {
+    // What waits behind one that lets go, such as a bind, ends with it.
+    let is_behind = |call: &&StuckCall| {
+        let is_before = |other: &StuckCall| other.what.lets_go() && other.at.iter().any(|a| call.at.contains(a));
+        !call.what.lets_go() && snapshot.calls.iter().any(is_before)
+    };
+    for call in snapshot.calls.iter().filter(is_asked_for).filter(|c| !is_behind(c)) {
         all.push(match (hangs::may_be_freed(&snapshot, call), guard) {
             (Err(refusal), _) => Freed::failed(&call.at, refusal.into()),
             (Ok(()), None) => Freed::left(

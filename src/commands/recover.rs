@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::base::pci::PciAddr;
 use crate::base::systemd;
 use crate::base::text::{are, join};
+use crate::base::vmid::VmId;
 use crate::commands::cli::{Cli, Recover};
 use crate::commands::free::{self, Freed};
 use crate::commands::stopped;
@@ -108,7 +109,7 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
             outcomes.push(Outcome::of(record, Some("the host is shutting down".to_owned())));
             continue;
         }
-        let left = match settle(host, guard.as_ref(), record, &records, how) {
+        let left = match settle(host, guard.as_ref(), record, &records, how, None) {
             Ok(left) => left,
             Err(error) => {
                 let exit = error.exit();
@@ -152,10 +153,11 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
     }
 }
 
-/// Brings home what is stranded of these, as far as that can be done now: what is left is said.
-pub(crate) fn stranded_home(host: &mut Session, guard: &Guard, records: &[Record]) {
+/// Brings home what is stranded of these, as far as that can be done now: what is left is said. A container that is starting is
+/// started by nobody else, and stays on a record until that one's GPU is home: who knows whether its start comes to an end.
+pub(crate) fn stranded_home(host: &mut Session, guard: &Guard, records: &[Record], starting: VmId) {
     for record in records {
-        match settle(host, Some(guard), record, records, &Recover::default()) {
+        match settle(host, Some(guard), record, records, &Recover::default(), Some(starting)) {
             Ok(None) => {}
             Ok(Some(why)) => info!("{}: {why}", record.owner),
             Err(error) => warn!("{}: {}", record.owner, chain(error)),
@@ -185,6 +187,7 @@ fn settle(
     record: &Record,
     records: &[Record],
     how: &Recover,
+    starting: Option<VmId>,
 ) -> Result<Option<String>, Error> {
     let snapshot = host.look(records)?;
     // What its QEMU has stays, or another VM's; and what they run without does not.
@@ -226,7 +229,11 @@ fn settle(
     }
     host.budgets = record.budgets.clone();
     let end = host.kernel.now() + host.budgets.way_home;
-    let plan = host.plan_home(&comes, records, Some(snapshot), end)?;
+    let planned = match starting {
+        Some(ctid) => comes.without_container(ctid),
+        None => comes,
+    };
+    let plan = host.plan_home(&planned, records, Some(snapshot), end)?;
     let Some(guard) = guard else {
         return Ok(Some("stranded; it would be brought home".to_owned()));
     };

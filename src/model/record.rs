@@ -419,6 +419,13 @@ impl Record {
         taken.chain(self.stayed().map(|b| b.addr)).collect()
     }
 
+    /// The same without what is to be started again of this container.
+    #[must_use]
+    pub fn without_container(mut self, ctid: VmId) -> Self {
+        self.units.retain(|unit| unit.container() != Some(ctid));
+        self
+    }
+
     /// Whether a function was taken by this handoff.
     pub fn has(&self, addr: PciAddr) -> bool {
         self.taken.iter().any(|t| t.addr == addr)

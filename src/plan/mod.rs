@@ -33,7 +33,7 @@ pub mod owners; // whose is what is on record
 pub mod renumbered; // containers whose lines name another GPU than before
 pub mod selection; // which devices are meant
 mod stopping; // which unit is stopped for a user of a GPU
-pub(crate) mod steps; // an act to a line, with its inverse
+mod steps; // an act to a line, with its inverse
 mod taken; // what is noted before it leaves
 pub(crate) mod unseen; // who may use a GPU and was not seen
 pub mod users; // who speaks against taking a GPU

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use gpu_handoff::base::pci::PciAddr;
 use gpu_handoff::base::process::Group;
+use gpu_handoff::base::vmid::VmId;
 use gpu_handoff::execute::executor::Executor;
 use gpu_handoff::execute::kernel::{ActError, Kernel};
 use gpu_handoff::host::snapshot::Snapshot;
@@ -57,6 +58,8 @@ pub struct Session {
     /// What the VM was given besides.
     pub given: Vec<PciAddr>,
     pub settings: Settings,
+    /// A container whose own start brings home what is stranded.
+    pub starting: Option<VmId>,
 }
 
 impl Session {
@@ -67,6 +70,7 @@ impl Session {
             gpus: gpus.to_vec(),
             given: Vec::new(),
             settings: Settings::default(),
+            starting: None,
         }
     }
 
@@ -274,7 +278,10 @@ impl Session {
                 Ok(snapshot) => snapshot,
                 Err(end) => return end,
             };
-            let comes = owners::without_what_others_have(&record, &records);
+            let mut comes = owners::without_what_others_have(&record, &records);
+            if let Some(ctid) = self.starting {
+                comes = comes.without_container(ctid);
+            }
             self.ask(model, &mut snapshot, &comes.functions());
             snapshot.containers = model.given_containers();
             match home::plan(&snapshot, &comes) {

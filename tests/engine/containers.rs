@@ -12,7 +12,7 @@ use gpu_handoff::proxmox::container_config::GpuContainer;
 use gpu_handoff::settings::values::{Containers, Doubt, HaContainers, Processes, Services, WayOut};
 
 use crate::common::hosts::{
-    OLLAMA, add_given, add_inside, add_persistenced, add_started, add_whole_of, inside, whole, whole_of,
+    OLLAMA, add_given, add_inside, add_persistenced, add_started, add_whole, add_whole_of, inside, whole, whole_of,
 };
 use crate::common::state::Unit as UnitState;
 use crate::common::{End, Fault, Model, Process, Session, Twist, addr, host};
@@ -206,6 +206,43 @@ fn what_is_released_in_a_container_that_ha_manages_needs_no_setting_for_ha_which
             assert!(matches!(session.home(&mut model), End::Done), "{case}");
             assert_as_before(&model, &before, &case);
             runs_again_whatever_fails(&case, &used, &session, &[inside()]);
+        }
+    }
+}
+
+/// By its own start, which may be refused, fail or be killed: until its GPU is home it is on record, and named by whoever reads that.
+#[test]
+fn a_container_that_is_starting_is_started_by_nobody_else_and_stays_on_record_until_the_gpu_is_home() {
+    for (containers, unit) in [(Containers::Shutdown, whole()), (Containers::Release, inside())] {
+        let used = || {
+            let mut model = used(1);
+            if unit == whole() {
+                add_whole(&mut model);
+            }
+            model
+        };
+        let mut session = session(containers, WayOut::Auto);
+        let mut start = used();
+        assert!(matches!(session.out(&mut start), End::Done));
+        session.starting = unit.container();
+        let first = start.acts.len();
+        let mut home = start.fork();
+        assert!(matches!(session.home(&mut home), End::Done));
+        assert!(records(&home).is_empty());
+        let is_its = |act: &Act| matches!(act, Act::StartUnit { name, .. } if *name == unit);
+        assert_eq!(home.acts.iter().find(|act| is_its(act)), None);
+        let faults = [Fault::Fails, Fault::KilledBefore, Fault::KilledIn, Fault::KilledAfter];
+        for (at, fault) in (first..home.acts.len()).flat_map(|at| faults.map(|fault| (at, fault))) {
+            let mut model = start.fork();
+            model.faults.0 = vec![(at, fault)];
+            let end = session.home(&mut model);
+            for record in records(&model) {
+                assert!(
+                    record.units.contains(&unit),
+                    "{at} {fault:?}: {end:?}: {:?}",
+                    record.units
+                );
+            }
         }
     }
 }

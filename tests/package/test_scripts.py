@@ -245,7 +245,8 @@ class Scripts(unittest.TestCase):
         of = "gpu-handoff: /run/gpu-handoff/vm-111.json:"
         said = [f"{of} {who} was stopped for it. Hint: where it does not run then, {start}"
                 for who, start in (line.split("|") for line in expected)]
-        said.append(f"{of} container 106 was stopped for it, and HA ignores it. Hint: ha-manager set ct:106 --state started")
+        said.append(f"{of} container 106 was stopped for it, and HA ignores it. "
+                    "Hint: when the host has restarted, pct start 106, then ha-manager set ct:106 --state started")
         lines = "\n".join(said)
         self.on_a_machine(f"""
             install; mkdir -p /run/gpu-handoff
