@@ -112,6 +112,7 @@ fn session_of(answer: &Answer, plan: &Plan) -> Session {
         gpus: answer.given.gpus.clone(),
         given: answer.given.functions.iter().copied().collect(),
         settings: answer.settings.clone(),
+        starting: None,
     }
 }
 
