@@ -48,10 +48,8 @@ impl Executor<'_> {
                 error,
                 ActError::Overdue { stuck: Some(_), .. } | ActError::Interrupted { .. } | ActError::NotBegun(_)
             );
-            match climbs {
-                true => failed.extend(self.climb(step, error).err().map(|error| (*step, error))),
-                false => failed.push((*step, error)),
-            }
+            let ended = if climbs { self.climb(step, error) } else { Err(error) };
+            failed.extend(ended.err().map(|error| (*step, error)));
         }
         failed
     }

@@ -152,6 +152,11 @@ fn used(kind: &Kind, cards: u8) -> Model {
     model
 }
 
+/// The one of that name.
+fn kind_named(name: &str) -> Kind {
+    kinds().into_iter().find(|kind| kind.name == name).unwrap()
+}
+
 fn asked(kind: &Kind, way: WayOut) -> Session {
     let gpus: [PciAddr; 1] = [addr(1, 0)];
     let mut session = Session::new(&gpus);
@@ -215,7 +220,7 @@ fn a_container_has_as_long_for_its_end_as_the_settings_or_it_itself_say_whicheve
         ("a container as a whole", 90, 0, 90, "--timeout 90"),
     ] {
         let case = format!("{name}: {set} s, {own} s");
-        let kind = kinds().into_iter().find(|kind| kind.name == name).unwrap();
+        let kind = kind_named(name);
         let container = &kind.stopped[0];
         let mut model = used(&kind, 1);
         for unit in model.units.iter_mut().filter(|unit| unit.name == *container) {
@@ -315,7 +320,7 @@ fn the_record_names_it_until_it_is_started_again() {
 /// Of a desktop that goes on where somebody is logged in otherwise, the look before the GPU leaves says that it is used.
 #[test]
 fn what_outlives_its_desktop_keeps_the_gpu_and_the_desktop_comes_back() {
-    let kind = kinds().into_iter().find(|kind| kind.name == "a desktop").unwrap();
+    let kind = kind_named("a desktop");
     let mut model = used(&kind, 1);
     let session = asked(&kind, WayOut::Unbind);
     let plan = session.plan_out(&mut model).unwrap();
@@ -339,7 +344,7 @@ fn what_outlives_its_desktop_keeps_the_gpu_and_the_desktop_comes_back() {
 #[test]
 fn a_desktop_on_another_gpu_goes_on() {
     for way in [WayOut::Auto, WayOut::Unbind] {
-        let kind = kinds().into_iter().find(|kind| kind.name == "a desktop").unwrap();
+        let kind = kind_named("a desktop");
         let mut model = host(2);
         add_desktop(&mut model);
         for process in &mut model.processes {
@@ -366,10 +371,7 @@ fn where_a_container_is_shut_down_nothing_is_stopped_inside() {
     let mut model = host(1);
     add_inside(&mut model);
     add_whole(&mut model);
-    let kind = kinds()
-        .into_iter()
-        .find(|kind| kind.name == "a container as a whole")
-        .unwrap();
+    let kind = kind_named("a container as a whole");
     let plan = asked(&kind, WayOut::Auto).plan_out(&mut model).unwrap();
     assert_eq!(plan.units, [whole()]);
     assert!(
@@ -396,7 +398,7 @@ fn a_desktop_goes_after_what_may_fail() {
 /// The display manager comes back, and whose work is lost is said.
 #[test]
 fn a_desktop_that_has_ended_for_nothing_is_said() {
-    let kind = kinds().into_iter().find(|kind| kind.name == "a desktop").unwrap();
+    let kind = kind_named("a desktop");
     let session = asked(&kind, WayOut::Unload);
     let mut undisturbed = used(&kind, 1);
     assert!(matches!(session.out(&mut undisturbed), End::Done));
@@ -499,7 +501,7 @@ fn what_could_not_be_started_again_is_not_stopped() {
         ),
         ("a container as a whole", "container 104 is locked (backup)"),
     ] {
-        let kind = kinds().into_iter().find(|k| k.name == kind).unwrap();
+        let kind = kind_named(kind);
         let mut model = used(&kind, 1);
         model.never = Some((kind.stopped[0].clone(), why.to_owned()));
         let before = model.state();
@@ -517,10 +519,7 @@ fn what_could_not_be_started_again_is_not_stopped() {
 /// By the setting alone: HA lets go of it before, and has it back with its start.
 #[test]
 fn a_container_that_ha_manages_is_shut_down_where_the_settings_say_so() {
-    let kind = kinds()
-        .into_iter()
-        .find(|k| k.name == "a container that HA manages")
-        .unwrap();
+    let kind = kind_named("a container that HA manages");
     for way in [WayOut::Auto, WayOut::Unbind] {
         let mut model = used(&kind, 1);
         let before = model.state();
@@ -570,7 +569,7 @@ fn a_run_that_was_started_from_what_is_to_be_stopped_stops_nothing() {
             OLLAMA,
         ),
     ] {
-        let kind = kinds().into_iter().find(|kind| kind.name == name).unwrap();
+        let kind = kind_named(name);
         let mut model = used(&kind, 1);
         model.called_from = vec![Belongs::Unknown, from];
         let before = model.state();
@@ -589,10 +588,7 @@ fn a_run_that_was_started_from_what_is_to_be_stopped_stops_nothing() {
 /// Its socket does not listen then, which is said; but who has come to need it is not taken down for that.
 #[test]
 fn what_somebody_has_started_while_the_gpu_was_away_runs_on_when_that_is_home() {
-    let kind = kinds()
-        .into_iter()
-        .find(|kind| kind.name == "a service with its socket")
-        .unwrap();
+    let kind = kind_named("a service with its socket");
     let mut model = used(&kind, 1);
     let session = asked(&kind, WayOut::Auto);
     assert!(matches!(session.out(&mut model), End::Done));
@@ -629,10 +625,7 @@ fn what_a_signal_has_kept_from_being_stopped_is_left_alone() {
 /// With its start alone HA would ignore it for ever.
 #[test]
 fn a_container_of_has_that_does_not_start_again_is_said_with_what_gives_it_back_to_ha() {
-    let kind = kinds()
-        .into_iter()
-        .find(|k| k.name == "a container that HA manages")
-        .unwrap();
+    let kind = kind_named("a container that HA manages");
     let mut model = used(&kind, 1);
     let session = asked(&kind, WayOut::Auto);
     assert!(matches!(session.out(&mut model), End::Done));
