@@ -6,10 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{CWD, RenameFlags, XattrFlags, fsetxattr, getxattr, listxattr, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, XattrFlags, fsetxattr, getxattr, listxattr, renameat_with};
 use rustix::io::Errno;
 
-/// Puts a file for root alone in the place of what is there; readers see the old one or the new one, after a power cut too.
+/// Puts a file for root alone in the place of what is there; readers see the old one or the new one.
 ///
 /// # Errors
 /// Any error of writing; what was there is then still there.
@@ -21,6 +21,17 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(new);
     }
     written
+}
+
+/// The names in a folder are on the disk when this returns.
+///
+/// # Errors
+/// Those of opening it, and of fsync(2).
+pub(crate) fn sync_folder(dir: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    // Of a pipe of that name it would wait for a writer.
+    let folder = options.read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed());
+    folder.open(dir)?.sync_all()
 }
 
 /// Puts bytes in the place of what a file has, with the room of another one that is at least as long: the two change names,
@@ -57,25 +68,46 @@ pub(crate) fn replace_as(path: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32,
         let mode = if mode & 0o077 == 0 { 0o700 } else { 0o755 };
         fs::DirBuilder::new().recursive(true).mode(mode).create(dir)?;
     }
+    put(path, bytes, mode, (uid, gid), |new| keep_xattrs(path, new))
+}
+
+/// Puts a file of root's that all may read in the place of what is there, in a folder that may be somebody else's: nothing of
+/// theirs is followed, nor taken over, and a folder that is not there is not made. It is on the disk when this returns.
+///
+/// # Errors
+/// As [`replace_as`].
+pub(crate) fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put(path, bytes, 0o644, (0, 0), |_| Ok(()))
+}
+
+/// Writes a new file beside a path, finishes it, and gives it that name.
+fn put(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    owner: (u32, u32),
+    finish: impl FnOnce(&fs::File) -> io::Result<()>,
+) -> io::Result<()> {
     let new = beside(path)?;
     forget_leftover(path)?;
-    let written = write_new(&new, bytes, mode, (uid, gid))
-        .and_then(|()| keep_xattrs(path, &new))
+    let written = write_new(&new, bytes, mode, owner)
+        .and_then(|file| finish(&file))
         .and_then(|()| fs::rename(&new, path));
     if written.is_err() {
         let _ = fs::remove_file(new);
     }
     written?;
-    fs::File::open(dir)?.sync_all()
+    sync_folder(path.parent().ok_or(io::ErrorKind::InvalidInput)?)
 }
 
-fn write_new(new: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
+fn write_new(new: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io::Result<fs::File> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(new)?;
     file.write_all(bytes)?;
     fchown(&file, Some(uid), Some(gid))?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }
 
 /// Longest list of extended attributes, and longest value of one, bytes (linux, include/uapi/linux/limits.h, XATTR_LIST_MAX
@@ -83,19 +115,18 @@ fn write_new(new: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> io:
 const XATTR_MAX: usize = 65536;
 
 /// Gives a new file the extended attributes of the one that it replaces.
-fn keep_xattrs(old: &Path, new: &Path) -> io::Result<()> {
+fn keep_xattrs(old: &Path, new: &fs::File) -> io::Result<()> {
     let mut names = Vec::with_capacity(XATTR_MAX);
     match listxattr(old, spare_capacity(&mut names)) {
         Err(Errno::NOENT | Errno::NOTSUP) | Ok(0) => return Ok(()),
         listed => listed?,
     };
-    let file = fs::File::open(new)?;
     for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
         let mut value = Vec::with_capacity(XATTR_MAX);
         getxattr(old, name, spare_capacity(&mut value))?;
-        fsetxattr(&file, name, &value, XattrFlags::empty())?;
+        fsetxattr(new, name, &value, XattrFlags::empty())?;
     }
-    file.sync_all()
+    new.sync_all()
 }
 
 /// Removes what a [`replace_as`] that was killed has left beside a file.
@@ -131,6 +162,44 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who may write to a folder of another program's owns what is in it, and gives it whatever attributes.
+    #[test]
+    fn what_is_published_takes_nothing_over_and_makes_no_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gpu-handoff.prom");
+        fs::write(&path, "old").unwrap();
+        let file = fs::File::open(&path).unwrap();
+        let is_set = fsetxattr(&file, "user.why", b"theirs", XattrFlags::empty()).is_ok();
+        let elsewhere = dir.path().join("elsewhere");
+        fs::write(&elsewhere, "not ours").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join(".gpu-handoff.prom.gpu-handoff")).unwrap();
+        let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        put(&path, b"new", 0o644, ours, |_| Ok(())).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"not ours");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        let mut names = Vec::with_capacity(XATTR_MAX);
+        let _ = listxattr(&path, spare_capacity(&mut names)); // a file system may have none
+        assert!(
+            !is_set || !names.windows(8).any(|name| name == b"user.why"),
+            "{names:?}"
+        );
+        let none = put(&dir.path().join("none/gpu-handoff.prom"), b"new", 0o644, ours, |_| {
+            Ok(())
+        });
+        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// A folder that was replaced by a pipe keeps nobody waiting.
+    #[test]
+    fn a_folder_that_is_none_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(sync_folder(&pipe).unwrap_err().kind(), io::ErrorKind::NotADirectory);
+        sync_folder(dir.path()).unwrap();
+    }
 
     #[test]
     fn who_may_do_what_with_a_file_stays_when_it_is_replaced() {

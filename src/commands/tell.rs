@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::base::files::replace_as;
+use crate::base::files::publish;
 use crate::base::systemd::ABANDONED;
 use crate::base::text::foreign;
 use crate::base::vmid::VmId;
@@ -150,5 +150,5 @@ fn write_metrics(host: &mut Session, path: &str, records: &[Record], past: Optio
         records,
         past,
     });
-    replace_as(path, text.as_bytes(), 0o644, (0, 0)).map_err(|e| e.to_string())
+    publish(path, text.as_bytes()).map_err(|e| e.to_string())
 }

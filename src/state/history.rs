@@ -245,8 +245,9 @@ pub fn add(root: &Root, entry: &Handoff) -> io::Result<()> {
 /// Keeps the newer half of a file that is longer than so many bytes, and counts the rest. The counts, where there is no entry
 /// any more that has them.
 fn shorten(path: &Path, longest: usize) -> io::Result<Option<Counts>> {
-    let text = match fs::read(path) {
-        Ok(text) if text.len() > longest => text,
+    let is_long = |file: &fs::Metadata| usize::try_from(file.len()).is_ok_and(|length| length > longest);
+    let text = match fs::metadata(path) {
+        Ok(file) if is_long(&file) => fs::read(path)?,
         Ok(_) => return Ok(None),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         // Not ours to read: what is in the way is moved aside by nobody.

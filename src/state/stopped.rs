@@ -10,7 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::files::replace;
+use crate::base::files::{replace, sync_folder};
 use crate::base::json;
 use crate::base::root::Root;
 use crate::host::units::Unit;
@@ -60,7 +60,9 @@ pub fn keep(root: &Root, boot_id: &str, text: &str) -> io::Result<()> {
     replace(&path, text.as_bytes()).inspect_err(|_| {
         // What was true before is not said after the boot: to remove it needs no room.
         let _ = fs::remove_file(&path);
-    })
+    })?;
+    // Its name, too: a host that goes down in the next seconds is what it is for.
+    sync_folder(&dir)
 }
 
 /// The files, of all boots.
