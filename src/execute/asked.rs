@@ -5,6 +5,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use crate::base::process::Group;
 use crate::base::root::Root;
 use crate::base::systemd;
@@ -165,8 +167,7 @@ impl Asked {
             }
             Err(e) => {
                 let stuck = self.worker.take().and_then(Worker::abandon);
-                let stuck = stuck.map_or(String::new(), |group| format!(", process group {group} is stuck"));
-                self.end(Err(ActError::Failed(format!("the worker ended: {e}{stuck}"))));
+                self.end(Err(without_worker(&e, stuck, self.start.elapsed())));
             }
         }
     }
@@ -220,6 +221,19 @@ impl Asked {
     }
 }
 
+/// What comes of an act whose worker has ended before its answer, after so long. What that had started may be stuck, and will give none.
+fn without_worker(why: &io::Error, stuck: Option<Group>, within: Duration) -> ActError {
+    match stuck {
+        None => ActError::Failed(format!("the worker ended: {why}")),
+        Some(group) => {
+            warn!(
+                "a worker has ended ({why}), and what it has started is stuck in the kernel, as process group {group}"
+            );
+            ActError::Overdue { within, stuck }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,5 +253,17 @@ mod tests {
         assert_eq!((ends, waits), (Some(TO_LOOK_AND_TELL), Some(TO_TELL)));
         assert!(TO_LOOK_AND_TELL * 2 < AFTER_SIGNAL);
         assert_eq!(to_tell(&Act::prove_free(Vec::new())), None);
+    }
+
+    #[test]
+    fn what_a_worker_leaves_stuck_when_it_ends_counts_as_any_other_stuck_call() {
+        let why = io::Error::from(io::ErrorKind::UnexpectedEof);
+        let group = Group {
+            number: 7,
+            started: Some(1),
+        };
+        let ended = |stuck| without_worker(&why, stuck, Duration::from_secs(2));
+        assert!(matches!(ended(Some(group)), ActError::Overdue { stuck: Some(stuck), .. } if stuck == group));
+        assert!(matches!(ended(None), ActError::Failed(_)));
     }
 }
