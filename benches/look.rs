@@ -103,7 +103,7 @@ fn compare() -> io::Result<ExitCode> {
 
 /// Ours first; the others as far as they are there.
 fn lookers(host: &Path, node: &Path) -> io::Result<Vec<Looker>> {
-    let nodes = Arc::new(nodes::nodes(&Root::at(host), &[], &[])?);
+    let nodes = Arc::new(nodes::nodes(&Root::at(host), &[], &[], &[])?);
     let ours = move || {
         let scan = holders::scan(&Root::real(), &nodes)?;
         match scan.unseen.first() {

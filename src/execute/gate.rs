@@ -22,7 +22,7 @@ use crate::base::pci::PciAddr;
 use crate::base::root::Root;
 use crate::base::unsafe_calls::{Insn, link_to_cgroup, load_device_program};
 use crate::host::nodes::Door;
-use crate::host::{functions, nodes, nvidia};
+use crate::host::{displays, functions, nodes, nvidia};
 
 /// Where the root of the cgroups of version 2 is mounted, if not some of version 1 beside (systemd's "hybrid", which has
 /// the device controller among those).
@@ -76,7 +76,8 @@ fn doors(root: &Root, addrs: &[PciAddr], whole: bool) -> Result<Vec<Door>, Strin
             ));
         }
     }
-    let nodes = nodes::nodes(root, &functions, gpus).map_err(unread)?;
+    let framebuffers = displays::framebuffers(root, &functions);
+    let nodes = nodes::nodes(root, &functions, &framebuffers, gpus).map_err(unread)?;
     let groups = functions.iter().filter_map(|f| f.group).collect();
     Ok(nodes.doors(addrs, &groups, whole))
 }

@@ -7,9 +7,9 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::pci::PciAddr;
+use crate::base::pci::{PciAddr, VENDOR_NVIDIA};
 use crate::base::root::Root;
-use crate::host::functions::Function;
+use crate::host::functions::{Function, read_regions};
 
 /// What the kernel calls a firmware framebuffer's memory in /proc/iomem: by the platform code (arch/x86/kernel/sysfb.c,
 /// drivers/firmware/sysfb_simplefb.c: BOOTFB) and by each driver that may sit on it.
@@ -34,6 +34,15 @@ pub struct Framebuffer {
     pub of: Option<PciAddr>,
     /// The platform device it is, where it is the firmware's: nothing but its memory ties it to a function then.
     pub firmware: Option<Platform>,
+}
+
+impl Framebuffer {
+    /// The function in whose memory it is for whoever maps it. A DRM driver's is a copy in the host's memory (linux,
+    /// drivers/gpu/drm/drm_fbdev_shmem.c), and what a card's own driver makes is in that one's count.
+    pub(crate) fn in_memory_of(&self) -> Option<PciAddr> {
+        let is_a_copy = self.name.ends_with("drmfb");
+        self.of.filter(|_| self.firmware.is_some() && !is_a_copy)
+    }
 }
 
 /// A platform device and its driver, such as efi-framebuffer.0 and efi-framebuffer.
@@ -65,12 +74,18 @@ impl Console {
 
 /// The framebuffers. `functions` are those whose memory a firmware's framebuffer may lie in.
 pub fn framebuffers(root: &Root, functions: &[Function]) -> Vec<Framebuffer> {
+    let text = root.text("/proc/fb").unwrap_or_default();
+    if text.is_empty() {
+        return Vec::new(); // whose memory is whose does not matter
+    }
     let memory = firmware_memory(&root.text("/proc/iomem").unwrap_or_default());
     let overlaps = |function: &&Function| {
         let meets = |(start, end): &(u64, u64)| memory.iter().any(|(s, e)| s <= end && start <= e);
-        function.regions.iter().any(meets)
+        // Of one that was read without its attributes.
+        let is_to_be_read = function.regions.is_empty() && function.vendor == VENDOR_NVIDIA;
+        let own = is_to_be_read.then(|| read_regions(root, function.addr));
+        own.as_ref().unwrap_or(&function.regions).iter().any(meets)
     };
-    let text = root.text("/proc/fb").unwrap_or_default();
     text.lines()
         .filter_map(|line| {
             let (number, name) = line.split_once(' ')?;

@@ -268,7 +268,13 @@ fn read_attributes(root: &Root, dir: &str, function: &mut Function) {
     function.reset_methods = methods.split_ascii_whitespace().map(str::to_owned).collect();
     function.d3cold = line("d3cold_allowed").as_deref() == Some("1");
     function.power = line("power/runtime_status").unwrap_or_default();
-    function.regions = regions(&root.text(format!("{dir}/resource")).unwrap_or_default());
+    function.regions = read_regions(root, function.addr);
+}
+
+/// Its memory regions; the kernel tells them without its lock (linux, drivers/pci/pci-sysfs.c, resource_show).
+pub(crate) fn read_regions(root: &Root, addr: PciAddr) -> Vec<(u64, u64)> {
+    let text = root.text(format!("/sys/bus/pci/devices/{addr}/resource"));
+    regions(&text.unwrap_or_default())
 }
 
 /// The other end of a device link, from a name such as `consumer:pci:0000:01:00.1` (linux,

@@ -236,9 +236,57 @@ pub(crate) fn parse_modules(text: &str) -> Vec<Module> {
         .collect()
 }
 
+/// References of a module that are not other modules'; None where it has no count, or not all that it lists is there.
+pub(crate) fn beside_modules(modules: &[Module], module: &Module) -> Option<u32> {
+    let is_there = |name: &String| modules.iter().any(|other| other.name == *name);
+    let of_modules = u32::try_from(module.users.len()).ok();
+    let of_modules = of_modules.filter(|_| module.users.iter().all(is_there))?;
+    module.refs?.checked_sub(of_modules)
+}
+
+/// Whether nobody has anything of VFIO's, of whatever device, by its modules' counts. Whoever has a group or a device's node open has
+/// two references of `vfio`, for the node and for what is done by it (linux, fs/char_dev.c, chrdev_open; drivers/vfio/group.c,
+/// vfio_group_alloc; device_cdev.c). Whoever has a device, by whatever descriptor, has one of the driver's until it is closed
+/// (vfio_main.c, vfio_device_first_open, vfio_device_last_close). One of `vfio` may be its own: from linux 6.10 on, that of its file
+/// system, which is there with the first device (vfio_main.c, vfio_fs_inode_new). VFIO in the kernel itself counts nobody.
+pub(crate) fn vfio_is_idle(modules: &[Module]) -> bool {
+    let beside = |name: &str| beside_modules(modules, modules.iter().find(|module| module.name == name)?);
+    beside("vfio").is_some_and(|refs| refs <= 1) && beside("vfio_pci") == Some(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With nobody, with a group that is open, with a device.
+    #[test]
+    fn whoever_has_something_of_vfios_is_in_its_counts() {
+        let others = "vfio_iommu_type1 1 0 - Live 0x0\nvfio_pci_core 1 1 vfio_pci, Live 0x0\n";
+        let is_idle = |vfio: &str, vfio_pci: &str| {
+            let text = format!("vfio 1 {vfio} Live 0x0\nvfio_pci 1 {vfio_pci} Live 0x0\n{others}");
+            vfio_is_idle(&parse_modules(&text))
+        };
+        let three = "vfio_pci,vfio_pci_core,vfio_iommu_type1,";
+        for (refs, vfio_pci, expected) in [
+            (3, "0 -", true),
+            (4, "0 -", true),  // its own file system, or a container without a group
+            (5, "0 -", false), // a group
+            (6, "0 -", false), // a group, and its own
+            (4, "1 -", false), // a device whose group is closed
+            (8, "2 -", false),
+        ] {
+            let found = is_idle(&format!("{refs} {three}"), vfio_pci);
+            assert_eq!(found, expected, "{refs}, {vfio_pci}");
+        }
+        let listed = "vfio_pci,vfio_pci_core,vfio_mdev,vfio_iommu_type1,";
+        assert!(
+            !is_idle(&format!("4 {listed}"), "0 -"),
+            "one that it lists is not there"
+        );
+        assert!(!is_idle(&format!("2 {three}"), "0 -"), "fewer than it lists");
+        assert!(!is_idle(&format!("- {three}"), "0 -"), "no count");
+        assert!(!vfio_is_idle(&[]), "in the kernel itself");
+    }
 
     #[test]
     fn modules_with_and_without_users() {

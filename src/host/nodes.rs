@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::pci::PciAddr;
 use crate::base::root::Root;
+use crate::host::displays::Framebuffer;
 use crate::host::functions::{Function, usb_controllers};
 use crate::host::nvidia::{NvidiaGpu, character_majors};
 use crate::host::{nvidia, usb};
@@ -42,6 +43,8 @@ pub enum Node {
     I2c(PciAddr),
     /// A disk below this USB controller, or a partition of one.
     Disk(PciAddr),
+    /// The firmware's framebuffer, /dev/fbN, in the memory of this function.
+    Framebuffer(PciAddr),
     /// /dev/vfio/GROUP.
     VfioGroup(u32),
     /// /dev/vfio/devices/vfioN of this function.
@@ -62,6 +65,7 @@ impl fmt::Display for Node {
             Node::Sound(addr) => write!(f, "a sound node of {addr}"),
             Node::I2c(addr) => write!(f, "an I2C bus of {addr}"),
             Node::Disk(addr) => write!(f, "a disk at {addr}"),
+            Node::Framebuffer(addr) => write!(f, "the firmware's framebuffer on {addr}"),
             Node::VfioGroup(group) => write!(f, "/dev/vfio/{group}"),
             Node::VfioDevice(addr) => write!(f, "the VFIO node of {addr}"),
         }
@@ -72,9 +76,13 @@ impl Node {
     /// The function that it is of; None: of none alone.
     pub fn function(&self) -> Option<PciAddr> {
         match self {
-            Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::I2c(a) | Node::Disk(a) | Node::VfioDevice(a) => {
-                Some(*a)
-            }
+            Node::Gpu(a)
+            | Node::Drm(a)
+            | Node::Sound(a)
+            | Node::I2c(a)
+            | Node::Disk(a)
+            | Node::Framebuffer(a)
+            | Node::VfioDevice(a) => Some(*a),
             Node::UnknownGpu(_)
             | Node::Control
             | Node::Modeset
@@ -126,9 +134,13 @@ impl Nodes {
     /// The doors to these functions and VFIO groups; with `whole`, also to NVIDIA's driver as such.
     pub(crate) fn doors(&self, addrs: &[PciAddr], groups: &BTreeSet<u32>, whole: bool) -> Vec<Door> {
         let is_meant = |node: &Node| match node {
-            Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::I2c(a) | Node::Disk(a) | Node::VfioDevice(a) => {
-                addrs.contains(a)
-            }
+            Node::Gpu(a)
+            | Node::Drm(a)
+            | Node::Sound(a)
+            | Node::I2c(a)
+            | Node::Disk(a)
+            | Node::Framebuffer(a)
+            | Node::VfioDevice(a) => addrs.contains(a),
             Node::VfioGroup(group) => groups.contains(group),
             Node::UnknownGpu(_) | Node::Control | Node::Modeset | Node::Uvm | Node::Caps | Node::Switch => whole,
         };
@@ -164,7 +176,12 @@ impl Nodes {
 ///
 /// # Errors
 /// Where a directory of sysfs that is there cannot be listed.
-pub fn nodes(root: &Root, functions: &[Function], gpus: &[NvidiaGpu]) -> io::Result<Nodes> {
+pub fn nodes(
+    root: &Root,
+    functions: &[Function],
+    framebuffers: &[Framebuffer],
+    gpus: &[NvidiaGpu],
+) -> io::Result<Nodes> {
     let mut nodes = Nodes::default();
     nodes
         .exact
@@ -237,6 +254,13 @@ pub fn nodes(root: &Root, functions: &[Function], gpus: &[NvidiaGpu]) -> io::Res
             insert_dev(root, &mut nodes, &format!("{dir}/dev"), Node::I2c(addr));
         }
     }
+    // What maps one has the card's memory, whatever becomes of the framebuffer. Those of a card's own driver are in its count.
+    for framebuffer in framebuffers {
+        if let Some(addr) = framebuffer.in_memory_of() {
+            let path = format!("/sys/class/graphics/fb{}/dev", framebuffer.number);
+            insert_dev(root, &mut nodes, &path, Node::Framebuffer(addr));
+        }
+    }
     for addr in usb_controllers(functions) {
         for disk in usb::attached(root, addr) {
             let number = disk.number.as_deref().and_then(device_number);
@@ -272,8 +296,10 @@ fn device_number(text: &str) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
+    use crate::host::displays::Platform;
+
     #[test]
-    fn a_cards_i2c_buses_and_usb_disks_are_among_the_nodes() {
+    fn a_cards_i2c_buses_usb_disks_and_the_firmwares_framebuffer_are_among_the_nodes() {
         let dir = tempfile::tempdir().unwrap();
         let card = "sys/devices/pci0000:00/0000:00:01.0/0000:01:00";
         for (path, number) in [
@@ -310,7 +336,39 @@ mod tests {
         };
         let functions = vec![function("0000:01:00.0", 0x03_0000), function("0000:01:00.2", 0x0c_0330)];
         let [gpu, usb] = [functions[0].addr, functions[1].addr];
-        let nodes = nodes(&Root::at(dir.path()), &functions, &[]).unwrap();
+        // The firmware's on the card, another one's on its driver's, and one that is on no card.
+        let framebuffer = |number: u32, name: &str, of: Option<PciAddr>, driver: Option<&str>| {
+            let path = dir.path().join(format!("sys/class/graphics/fb{number}/dev"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, format!("29:{number}\n")).unwrap();
+            let platform = |driver: &str| Platform {
+                device: format!("{driver}.0"),
+                driver: driver.to_owned(),
+            };
+            Framebuffer {
+                number,
+                name: name.to_owned(),
+                of,
+                firmware: driver.map(platform),
+            }
+        };
+        let framebuffers = [
+            framebuffer(0, "EFI VGA", Some(gpu), Some("efi-framebuffer")),
+            framebuffer(1, "nvidia-drmdrmfb", Some(gpu), None),
+            framebuffer(2, "VESA VGA", None, Some("vesa-framebuffer")),
+            framebuffer(3, "simpledrmdrmfb", Some(gpu), Some("simple-framebuffer")),
+        ];
+        let nodes = nodes(&Root::at(dir.path()), &functions, &framebuffers, &[]).unwrap();
+        let found = [0, 1, 2, 3].map(|minor| nodes.of(29, minor));
+        assert_eq!(found, [Some(Node::Framebuffer(gpu)), None, None, None]);
+        let door = Door {
+            block: false,
+            major: 29,
+            minor: Some(0),
+            writers_only: false,
+        };
+        assert!(nodes.doors(&[gpu], &BTreeSet::new(), false).contains(&door));
+        assert!(!nodes.doors(&[usb], &BTreeSet::new(), true).contains(&door));
         assert_eq!(nodes.of(89, 3), Some(Node::I2c(gpu)));
         assert_eq!(nodes.of(89, 7), Some(Node::I2c(gpu)));
         assert_eq!(nodes.of(89, 9), None);
@@ -332,7 +390,7 @@ mod tests {
         let devices = "Character devices:\n234 nvidia-caps-imex-channels\n235 nvidia-nvswitch\n236 nvidia-nvlink\n\
                        237 nvidia-caps\n511 nvidia-uvm\n512 nvidia-caps-of-tomorrow\n";
         std::fs::write(dir.path().join("proc/devices"), devices).unwrap();
-        let nodes = nodes(&Root::at(dir.path()), &[], &[]).unwrap();
+        let nodes = nodes(&Root::at(dir.path()), &[], &[], &[]).unwrap();
         let of = [234, 235, 236, 237, 511, 512].map(|major| nodes.of(major, 2048));
         let (caps, switch) = (Some(Node::Caps), Some(Node::Switch));
         assert_eq!(of, [caps, switch, switch, caps, Some(Node::Uvm), None]);

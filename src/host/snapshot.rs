@@ -22,7 +22,7 @@ use crate::host::desktop::Desktop;
 use crate::host::displays::{self, Console, Framebuffer};
 use crate::host::functions::{Details, Function, VFIO_PCI, read_function, usb_controllers};
 use crate::host::holders::{self, Holder, Unseen};
-use crate::host::modules::{Loadable, Module, Signatures, parse_modules};
+use crate::host::modules::{Loadable, Module, Signatures, beside_modules, parse_modules, vfio_is_idle};
 use crate::host::nodes::{self, Node};
 use crate::host::nvidia::{self, NvidiaDriver, NvidiaGpu};
 use crate::host::stuck_calls::{self, StuckCall};
@@ -324,16 +324,11 @@ const COUNTING: [&str; 6] = [
 ];
 
 /// Whether nobody has anything of NVIDIA's functions, by the kernel's counts alone: each has a driver that counts, in no count is
-/// anything but other modules, and no group of VFIO's has any of them, which counts nobody, and is there until the last of its
-/// users has let go (linux, drivers/vfio/group.c, vfio_device_remove_group), longer than the driver's link.
+/// anything but other modules, and of VFIO nobody has anything, or no group of its has any of them: one is there until the last of
+/// its users has let go (linux, drivers/vfio/group.c, vfio_device_remove_group), longer than the driver's link.
 fn nobody_has_any(root: &Root, snapshot: &Snapshot) -> bool {
     let of_nvidia = || snapshot.functions.iter().filter(|f| f.vendor == VENDOR_NVIDIA);
-    // All of the list is there, as far as can be told.
-    let of_modules_alone = |module: &Module| {
-        let of_modules = u32::try_from(module.users.len()).ok();
-        let are_there = module.users.iter().all(|user| snapshot.module(user).is_some());
-        module.refs.is_some() && module.refs == of_modules && are_there
-    };
+    let of_modules_alone = |module: &Module| beside_modules(&snapshot.modules, module) == Some(0);
     // A driver that is a part of the kernel has no module, and counts nobody.
     let is_idle = |name: &str| snapshot.module(name).is_some_and(of_modules_alone);
     let has_idle_driver = |f: &Function| match f.driver.as_deref() {
@@ -353,7 +348,7 @@ fn nobody_has_any(root: &Root, snapshot: &Snapshot) -> bool {
     are_counted(snapshot)
         && of_nvidia().all(has_idle_driver)
         && counting.all(of_modules_alone)
-        && root.names("/sys/class/vfio").is_ok_and(|groups| !has_group(&groups))
+        && (vfio_is_idle(&snapshot.modules) || root.names("/sys/class/vfio").is_ok_and(|groups| !has_group(&groups)))
 }
 
 fn read_except(root: &Root, stuck: &dyn Fn(PciAddr) -> bool) -> io::Result<Snapshot> {
@@ -364,7 +359,6 @@ fn read_except(root: &Root, stuck: &dyn Fn(PciAddr) -> bool) -> io::Result<Snaps
     snapshot.signatures = Signatures::read(root);
     snapshot.serial = displays::serial(root);
     snapshot.vms = read_vms(root)?;
-    snapshot.framebuffers = displays::framebuffers(root, &snapshot.functions);
     read_users(root, &mut snapshot)?;
     snapshot.desktop = Desktop::read(root);
     let callers = ancestors(root, std::process::id());
@@ -420,11 +414,15 @@ fn read_users(root: &Root, snapshot: &mut Snapshot) -> io::Result<()> {
         .usb_controllers()
         .flat_map(|addr| usb::attached(root, addr))
         .any(|one| one.number.is_some());
-    if !has_disks && nobody_has_any(root, snapshot) {
+    // Nor who has the firmware's framebuffer, which is memory of a card.
+    snapshot.framebuffers = displays::framebuffers(root, &snapshot.functions);
+    let is_memory = |fb: &Framebuffer| fb.in_memory_of().is_some();
+    let has_memory = snapshot.framebuffers.iter().any(is_memory);
+    if !has_disks && !has_memory && nobody_has_any(root, snapshot) {
         return Ok(());
     }
     let gpus = snapshot.nvidia.as_ref().map_or(&[][..], |n| &n.gpus);
-    let mut nodes = nodes::nodes(root, &snapshot.functions, gpus)?;
+    let mut nodes = nodes::nodes(root, &snapshot.functions, &snapshot.framebuffers, gpus)?;
     nodes.are_counted = are_counted(snapshot);
     let scan = holders::scan(root, &Arc::new(nodes))?;
     snapshot.holders = scan.holders;
@@ -596,7 +594,7 @@ mod tests {
     fn nobody_is_looked_for_where_the_kernels_counts_say_that_there_is_nobody() {
         let (nvidia, sound, beside) = ("0000:01:00.0", "0000:01:00.1", "0000:00:1f.3");
         // A process that has the node open, which the counts know nothing of: whether it is found says whether it was looked for.
-        let looked = |drivers: &[(&str, &str)], modules: &str, more: &[&str]| {
+        let looked = |drivers: &[(&str, &str)], modules: &str, more: &[(&str, &str)]| {
             let dir = tempfile::tempdir().unwrap();
             let put = |path: &str, text: &str| {
                 let path = dir.path().join(path);
@@ -641,8 +639,22 @@ mod tests {
             // A node that each host has, taken for the GPU's.
             link("proc/700/fd/3", "/dev/null");
             put(&format!("sys/bus/pci/devices/{nvidia}/drm/card0/dev"), "1:3\n");
-            for path in more {
-                put(path, "");
+            // Linked to its place, where a driver of the firmware's framebuffer would have it.
+            let platform = "sys/devices/platform/efi-framebuffer.0";
+            link(
+                "sys/class/graphics/fb0/device",
+                "../../../devices/platform/efi-framebuffer.0",
+            );
+            link(
+                &format!("{platform}/driver"),
+                "../../../bus/platform/drivers/efi-framebuffer",
+            );
+            put(
+                &format!("sys/bus/pci/devices/{nvidia}/resource"),
+                "0xc0000000 0xcfffffff 0x200\n",
+            );
+            for (path, text) in more {
+                put(path, text);
             }
             put("proc/700/fdinfo/3", "pos:\t0\nflags:\t02\n");
             !read_uses(&Root::at(dir.path())).unwrap().holders.is_empty()
@@ -652,7 +664,11 @@ mod tests {
         let busy = quiet.replace("nvidia 1 1 ", "nvidia 1 2 ");
         let with_gpudirect = quiet.replace("nvidia 1 1 ", "gdrdrv 1 0 - Live 0x0\nnvidia 1 2 gdrdrv,");
         let host = [(nvidia, "nvidia"), (sound, "snd_hda_intel")];
-        let vfio = "sys/class/vfio/7/dev";
+        let vfio = ("sys/class/vfio/7/dev", "");
+        let (fb, memory) = (("proc/fb", "0 EFI VGA\n"), "c0000000-c02fffff : BOOTFB\n");
+        let lent = |vfio: u32, vfio_pci: u32| {
+            format!("{quiet}vfio 1 {vfio} vfio_pci, Live 0x0\nvfio_pci 1 {vfio_pci} - Live 0x0\n")
+        };
         for (drivers, modules, more, is_looked_for) in [
             (&host[..], quiet.to_owned(), &[][..], false),
             (&host, busy, &[], true),
@@ -690,8 +706,25 @@ mod tests {
                 &[vfio],
                 true,
             ),
+            // VFIO has the card, and nobody anything of VFIO's; somebody has the group, or a device.
+            (&[(nvidia, "vfio-pci")], lent(2, 0), &[vfio], false),
+            (&[(nvidia, "vfio-pci")], lent(4, 0), &[vfio], true),
+            (&[(nvidia, "vfio-pci")], lent(2, 1), &[vfio], true),
             (&[(nvidia, "")], quiet.to_owned(), &[vfio], true),
-            (&[(nvidia, "")], quiet.to_owned(), &["sys/class/vfio/8/dev"], false),
+            (
+                &[(nvidia, "")],
+                quiet.to_owned(),
+                &[("sys/class/vfio/8/dev", "")],
+                false,
+            ),
+            // Who has the firmware's framebuffer is in no count: it is on the card, or on another one.
+            (&host, quiet.to_owned(), &[fb, ("proc/iomem", memory)], true),
+            (
+                &host,
+                quiet.to_owned(),
+                &[fb, ("proc/iomem", "d0000000-d02fffff : BOOTFB\n")],
+                false,
+            ),
         ] {
             assert_eq!(
                 looked(drivers, &modules, more),

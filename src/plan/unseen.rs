@@ -4,6 +4,7 @@ use crate::base::pci::PciAddr;
 use crate::host::belongs::Belongs;
 use crate::host::functions::Function;
 use crate::host::holders::Holder;
+use crate::host::modules::vfio_is_idle;
 use crate::host::nodes::Node;
 use crate::host::snapshot::Snapshot;
 use crate::model::refusal::Reason;
@@ -57,6 +58,9 @@ pub fn nobody_by_count(snapshot: &Snapshot, addrs: &[PciAddr]) -> bool {
         let Some(function) = snapshot.function(*addr) else {
             return false;
         };
+        if function.is_on_vfio() {
+            return vfio_is_idle(&snapshot.modules);
+        }
         let asked: Vec<&str> = if function.is_on_nvidia() {
             let its_own = ["nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm"];
             its_own.into_iter().chain(snapshot.others_above_nvidia()).collect()

@@ -82,7 +82,13 @@ pub fn held(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
         let (mut sure, mut doubtful) = (Vec::new(), Vec::new());
         for node in &holder.nodes {
             match node {
-                Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::VfioDevice(a) | Node::I2c(a) | Node::Disk(a)
+                Node::Gpu(a)
+                | Node::Drm(a)
+                | Node::Sound(a)
+                | Node::VfioDevice(a)
+                | Node::I2c(a)
+                | Node::Disk(a)
+                | Node::Framebuffer(a)
                     if addrs.contains(a) =>
                 {
                     sure.push(*node);

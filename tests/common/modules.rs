@@ -173,9 +173,13 @@ impl Model {
             return false;
         };
         match node {
-            Node::Gpu(a) | Node::Drm(a) | Node::Sound(a) | Node::I2c(a) | Node::Disk(a) | Node::VfioDevice(a) => {
-                addrs.contains(a)
-            }
+            Node::Gpu(a)
+            | Node::Drm(a)
+            | Node::Sound(a)
+            | Node::I2c(a)
+            | Node::Disk(a)
+            | Node::Framebuffer(a)
+            | Node::VfioDevice(a) => addrs.contains(a),
             Node::VfioGroup(group) => addrs
                 .iter()
                 .any(|a| self.device(*a).is_some_and(|d| d.group == Some(*group))),

@@ -80,7 +80,7 @@ pub(crate) fn module_of(snapshot: &Snapshot, node: &Node) -> Option<&'static str
         Node::Modeset => Some("nvidia_modeset"),
         Node::Uvm => Some("nvidia_uvm"),
         Node::Drm(_) => Some("nvidia_drm"),
-        Node::Sound(_) | Node::Disk(_) | Node::VfioGroup(_) | Node::VfioDevice(_) => None,
+        Node::Sound(_) | Node::Disk(_) | Node::Framebuffer(_) | Node::VfioGroup(_) | Node::VfioDevice(_) => None,
     }
 }
 
@@ -92,7 +92,13 @@ pub(crate) fn module_of(snapshot: &Snapshot, node: &Node) -> Option<&'static str
 pub(crate) fn references_per_open(node: &Node) -> u32 {
     match node {
         Node::Gpu(_) | Node::UnknownGpu(_) | Node::Control | Node::Caps | Node::Switch | Node::Modeset | Node::Uvm => 2,
-        Node::Drm(_) | Node::I2c(_) | Node::Sound(_) | Node::Disk(_) | Node::VfioGroup(_) | Node::VfioDevice(_) => 1,
+        Node::Drm(_)
+        | Node::I2c(_)
+        | Node::Sound(_)
+        | Node::Disk(_)
+        | Node::Framebuffer(_)
+        | Node::VfioGroup(_)
+        | Node::VfioDevice(_) => 1,
     }
 }
 

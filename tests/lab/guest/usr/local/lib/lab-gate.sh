@@ -76,6 +76,32 @@ done
 say "where cgroups are not of version 2 alone there is none, and a line says so"
 within 60 0 unshare -m sh -c "mount -t tmpfs none /sys/fs/cgroup && exec gpu-handoff to_vfio --gpu $gpu"
 said "there is no gate on this host: /sys/fs/cgroup is not of cgroup version 2 alone"; within 60 0 gpu-handoff to_nvidia --gpu "$gpu"
+say "VFIO's own counts have whoever has something of VFIO's: a group, a device's node, a device whose group is closed"
+# counts: references of vfio and vfio_pci that are not other modules'
+counts() { awk '{ n = split($4, users, ",") - 1; if ($4 == "-") n = 0; beside[$1] = $3 - n } END { print beside["vfio"] + 0, beside["vfio_pci"] + 0 }' /proc/modules; }
+cat >/usr/local/bin/has-device <<'END'
+#!/usr/bin/python3 -IS
+# has-device GROUP FUNCTION: has that device, and nothing else (linux, include/uapi/linux/vfio.h: SET_CONTAINER, SET_IOMMU, GET_DEVICE_FD)
+import fcntl, os, struct, sys, time
+container, group = os.open("/dev/vfio/vfio", os.O_RDWR), os.open(sys.argv[1], os.O_RDWR)
+fcntl.ioctl(group, 0x3B68, struct.pack("i", container))
+fcntl.ioctl(container, 0x3B66, 1)
+fcntl.ioctl(group, 0x3B6A, bytearray(sys.argv[2].encode() + b"\0"))
+os.close(group), os.close(container)
+print("has it", flush=True)
+time.sleep(600)
+END
+chmod +x /usr/local/bin/has-device; within 60 0 gpu-handoff to_vfio --gpu "$gpu"; node=/dev/vfio/$(group_of "$gpu")
+idle=$(counts) own=${idle% *}; say "with nobody: $idle"; [ "$own" -le 1 ] && [ "${idle#* }" = 0 ] || fail "VFIO's counts with nobody: $idle"
+refused() { within 60 3 gpu-handoff to_nvidia --gpu "$gpu"; is "$(driver_of "$gpu") $(driver_of "$audio")" "vfio-pci vfio-pci" "$1"; kill $holder; wait $holder 2>/dev/null; }
+hold_open "$node"; is "$(counts)" "$((own + 2)) 0" "with a group"; refused "with a group"; is "$(counts)" "$idle" "without it"
+for device in $devices/$gpu/vfio-dev/*; do device=/dev/vfio/devices/${device##*/}; [ -c "$device" ] || continue
+	hold_open "$device"; is "$(counts)" "$((own + 2)) 0" "with a device's node"; refused "with a device's node"; is "$(counts)" "$idle" "without it"; done
+has-device "$node" "$gpu" >/run/lab-device.out & holder=$!; wait_for 20 grep -q "has it" /run/lab-device.out
+has=$(counts); say "with a device: $has"; [ "${has% *}" -ge 2 ] && [ "${has#* }" = 1 ] || fail "VFIO's counts with a device: $has"
+gpu-handoff to_nvidia --gpu "$gpu" && fail "it came home beside one that has it"
+is "$(driver_of "$gpu") $(driver_of "$audio")" "vfio-pci vfio-pci" "with a device"; kill $holder; wait $holder 2>/dev/null
+is "$(counts)" "$idle" "without it"; within 60 0 gpu-handoff to_nvidia --gpu "$gpu"
 say "switched off, it is not there, and the time between look and act is said"
 setting 'way = "unbind"' 'gate = "off"'
 within 60 0 gpu-handoff to_vfio --gpu "$gpu"; said "ms later"; grep -q "gate shut" /root/said && fail "there is one"
