@@ -7,12 +7,18 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
 pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    if let Some(text) = std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii()) {
+        return serializer.serialize_str(text);
+    }
     let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
     serializer.serialize_str(&text)
 }
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     let text = String::deserialize(deserializer)?;
+    if text.is_ascii() {
+        return Ok(text.into_bytes());
+    }
     let bytes = text.chars().map(u8::try_from).collect::<Result<Vec<u8>, _>>();
     bytes.map_err(|_| D::Error::custom("it is no text of bytes"))
 }

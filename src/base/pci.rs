@@ -51,6 +51,15 @@ impl PciAddr {
         }
     }
 
+    /// This one, and the other functions that its slot has room for.
+    pub fn of_slot(self) -> impl Iterator<Item = PciAddr> {
+        let all = 0..8; // three bits (linux, include/uapi/linux/pci.h, PCI_FUNC)
+        all.map(move |n| PciAddr {
+            function: self.function ^ n,
+            ..self
+        })
+    }
+
     /// Function 1 of its card: where NVIDIA's cards have their sound.
     pub fn sound(self) -> PciAddr {
         PciAddr { function: 1, ..self }

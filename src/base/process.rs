@@ -194,6 +194,15 @@ pub fn process(root: &Root, pid: u32) -> Option<Process> {
     Some(Process { pid, started })
 }
 
+/// Who has called this process, by its parent's id. None where that has ended: its children are then those of the first process, or
+/// of a systemd that looks after a user (PR_SET_CHILD_SUBREAPER(2const)), which start units besides and outlive them all.
+pub fn caller(root: &Root, parent: u32) -> Option<Process> {
+    let program = root.link_name(format!("/proc/{parent}/exe")).unwrap_or_default();
+    // A program that was replaced meanwhile is called deleted (proc_pid_exe(5)).
+    let is_systemd = program.trim_end_matches(" (deleted)") == "systemd";
+    (parent > 1 && !is_systemd).then(|| process(root, parent)).flatten()
+}
+
 /// A process and those it descends from, the nearest first.
 pub fn ancestors(root: &Root, pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
@@ -308,6 +317,31 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_takes_in_orphans_has_called_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let stat = |pid: u32| format!("{pid} (x) S 1 {pid} {pid} 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 77 0 0\n");
+        for (pid, program) in [
+            (1, "/usr/lib/systemd/systemd"),
+            (7, "/usr/bin/bash"),
+            (8, "/usr/lib/systemd/systemd"),
+            (9, "/usr/lib/systemd/systemd (deleted)"),
+            (10, "/usr/bin/systemd-run"),
+        ] {
+            let of = dir.path().join(format!("proc/{pid}"));
+            std::fs::create_dir_all(&of).unwrap();
+            std::fs::write(of.join("stat"), stat(pid)).unwrap();
+            std::os::unix::fs::symlink(program, of.join("exe")).unwrap();
+        }
+        let called = |pid| caller(&Root::at(dir.path()), pid).map(|process| process.pid);
+        let expected = [None, None, Some(7), None, None, Some(10), None];
+        assert_eq!([0, 1, 7, 8, 9, 10, 11].map(called), expected);
+        assert_eq!(
+            process(&Root::at(dir.path()), 1).map(|process| process.started),
+            Some(77)
+        );
+    }
 
     #[test]
     fn a_boot_that_does_not_say_which_it_is_is_none() {

@@ -61,6 +61,20 @@ pub fn watch(vmid: VmId) -> Result<(), String> {
     have("RestartUnit", &[&unit, "replace"], &words)
 }
 
+/// Asks for the watcher of a VM's GPU where none waits. Without systemd there is none to have.
+///
+/// # Errors
+/// Why nobody will watch.
+pub fn keep_watch(vmid: VmId) -> Result<(), String> {
+    if !is_there() {
+        debug!("systemd is not running: nobody watches");
+        return Ok(());
+    }
+    let unit = format!("gpu-handoff-watch@{vmid}.service");
+    let words = ["systemctl", "start", "--no-block", &unit];
+    have("StartUnit", &[&unit, "replace"], &words)
+}
+
 /// What stands between who asks and a VM's number in the name of an instance of `gpu-handoff-tell@.service`.
 pub const ABANDONED: &str = "-abandoned-";
 

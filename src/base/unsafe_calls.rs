@@ -1,12 +1,12 @@
-//! What no crate of ours has a safe form of, bpf(2), kcmp(2), fork(2), and what a child does before it becomes a program, and
-//! with them all that is `unsafe` in this program.
+//! What no crate of ours has a safe form of: bpf(2), kcmp(2), fork(2), PROCMAP_QUERY of ioctl(2), fcntl(2) of a bare number, and
+//! what a child does before it becomes a program; and with them all that is `unsafe` in this program.
 //!
 //! Not here: what a BPF program refuses (`src/execute/gate.rs`), whose descriptors are compared
 //! ([`crate::host::holders`]), and what a child does that is no other program ([`crate::execute::worker`]).
 #![allow(unsafe_code)] // each block has its reason; tests/walls.rs finds any that is elsewhere
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -149,6 +149,14 @@ pub(crate) fn fork_to(work: impl FnOnce() -> bool) -> io::Result<Pid> {
     }
 }
 
+/// Whether a descriptor of ours is closed where this process becomes another program (fcntl(2), `FD_CLOEXEC`). Of a number that is
+/// none it is not.
+pub(crate) fn is_close_on_exec(fd: RawFd) -> bool {
+    // SAFETY: numbers go in and a number comes out; nothing is done to the descriptor, whosever it is.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC != 0
+}
+
 /// Whether two tasks share one table of descriptors (kcmp(2), KCMP_FILES).
 ///
 /// # Errors
@@ -269,6 +277,16 @@ mod tests {
                 .zip(&found)
                 .all(|(line, found)| line.starts_with(found.as_str()))
         );
+    }
+
+    #[test]
+    fn what_std_opens_is_closed_on_exec_and_what_is_inherited_is_not() {
+        let file = std::fs::File::open("/proc/self/maps").unwrap();
+        assert!(is_close_on_exec(file.as_raw_fd()));
+        let kept = rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty());
+        kept.unwrap();
+        assert!(!is_close_on_exec(file.as_raw_fd()));
+        assert!(!is_close_on_exec(-1));
     }
 
     #[test]

@@ -14,14 +14,14 @@ use crate::commands::target::{by_whom, given, moving, part_of, recorded, some_gp
 use crate::execute::kernel::Kernel;
 use crate::model::error::Error;
 use crate::model::plan::Direction;
-use crate::model::record::{Owner, Record, State};
+use crate::model::record::State;
 use crate::model::refusal::{Reason, Refusal};
 use crate::output::plan;
 use crate::output::print::print;
 use crate::plan::inferred;
 use crate::plan::owners::Part;
 use crate::run::owners::Settled;
-use crate::run::session::{Session, must_be_root, this_boot};
+use crate::run::session::{Session, must_be_root};
 
 /// Containers that are restarted when a GPU has come home by hand: a variable of the shell script that came before this program.
 const RESTARTED: &str = "LXC_RESTART_IDS";
@@ -75,7 +75,7 @@ pub(crate) fn to_nvidia(host: &mut Session, cli: &Cli, target: &Target) -> Resul
                 "no record says where {} came from: its drivers are inferred from what it is",
                 join(&gpus)
             );
-            let mut empty = Record::new(Owner::ByHand(gpus[0]), this_boot()?, host.budgets.clone());
+            let mut empty = host.unrecorded(gpus[0], &records)?;
             empty.rest(State::Away); // nobody's run that was broken off
             let record = inferred::inferred(&snapshot, &gpus, empty);
             (record.clone(), Part::whole(&record))

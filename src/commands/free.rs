@@ -19,7 +19,7 @@ use crate::model::error::{Error, chain};
 use crate::model::record::{Owner, Record};
 use crate::plan::hangs;
 use crate::proxmox::files::{self, Cluster};
-use crate::run::session::{Session, this_boot};
+use crate::run::session::Session;
 use crate::state::store::{Guard, Ledger};
 
 /// How long a call is waited for that nothing holds any more, at most: the driver looks twice a second whether its GPU is
@@ -113,7 +113,7 @@ fn free_one(
     let before = records.iter().find(|r| call.at.iter().any(|a| r.has(*a)));
     let base = match before {
         Some(record) => record.clone(),
-        None => Record::new(Owner::ByHand(call.at[0]), this_boot()?, host.budgets.clone()),
+        None => host.unrecorded(call.at[0], records)?,
     };
     let mut record = hangs::put_on_record(snapshot, call, base);
     let plan = hangs::freeing(snapshot, call, &record);
@@ -270,8 +270,7 @@ pub(crate) fn bring_back(
             "{}: on no driver, on nobody's record, and meant for no other: it is bound to its own",
             join(&functions)
         );
-        let empty = Record::new(Owner::ByHand(gpu), this_boot()?, host.budgets.clone());
-        let record = hangs::unrecorded(taken, empty);
+        let record = hangs::unrecorded(taken, host.unrecorded(gpu, records)?);
         let end = host.kernel.now() + record.budgets.way_home;
         let result = bind(host, guard, &record, end);
         all.push(match result {

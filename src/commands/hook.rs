@@ -65,13 +65,18 @@ pub fn run(vmid: VmId, phase: &Phase) -> Result<(), Error> {
 
 fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let owner = Owner::Vm(vmid);
-    let Some(read) = host.guest_config(vmid)? else {
+    let Some(text) = host.guest_text(vmid)? else {
         return container::pre_start(host, vmid);
     };
+    if !text.names_a_device() && !has_record(host, owner) {
+        info!("{}", nothing_to_hand_over(vmid));
+        return Ok(());
+    }
+    let read = host.understood(text);
     let has_entry = read.config.hostpci().next().is_some() || read.config.ignored_hostpci_lines().next().is_some();
     // What an earlier handoff has taken comes home although the config does not name it any more.
     if !has_entry && !has_record(host, owner) {
-        info!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over");
+        info!("{}", nothing_to_hand_over(vmid));
         return Ok(());
     }
     must_be_root()?;
@@ -81,8 +86,8 @@ fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     }
     // Proxmox holds the VM's lock through the whole start; who tries the phase by hand does not.
     if !host.vm_is_busy(vmid) {
-        let caller = u32::try_from(nix::unistd::getppid().as_raw()).unwrap_or_default();
-        host.caller = process::process(&host.root, caller);
+        let parent = u32::try_from(nix::unistd::getppid().as_raw()).unwrap_or_default();
+        host.caller = process::caller(&host.root, parent);
     }
     let end = host.kernel.now() + host.budgets.way_out;
     let guard = host.lock(&format!("VM {vmid} pre-start"), end)?;
@@ -126,6 +131,10 @@ fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     }
     let out = host.way_out(&guard, settled, owner, &given, end);
     out.map_err(|e| also_a_backup(backup, e))
+}
+
+fn nothing_to_hand_over(vmid: VmId) -> String {
+    format!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over")
 }
 
 /// Whether a VM that is given no device has something on record all the same. What cannot be read keeps it from nothing.

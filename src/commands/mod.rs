@@ -23,7 +23,8 @@ mod status_watch; // the same, whenever it changes
 mod stopped; // what a boot has not started again
 mod target; // which GPU is meant
 mod tell; // what people have to hear of
-pub mod watch; // nobody to call back
+mod watch; // nobody to call back
+pub mod watch_next; // what is waited for then
 
 use crate::commands::by_hand::{to_nvidia, to_vfio};
 use crate::commands::cli::{Cli, Command, Side};

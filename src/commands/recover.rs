@@ -22,7 +22,7 @@ use crate::model::record::{Owner, Record, State};
 use crate::model::refusal::Reason;
 use crate::output::print::print;
 use crate::plan::owners::{self, Part};
-use crate::run::session::{Session, must_be_root};
+use crate::run::session::{Session, must_be_root, this_boot};
 use crate::state::store::{Guard, Ledger, UnreadableRecord};
 
 /// What became of one record.
@@ -73,7 +73,31 @@ impl Outcome {
 /// # Errors
 /// The first of what went wrong; the others are tried all the same.
 pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
-    let mut guard = if cli.dry_run {
+    let mut outcomes = Vec::new();
+    let first = bring_home(host, cli, how, &mut outcomes);
+    // By now nobody has to wait for what is only said, to whoever reads it or does not.
+    if !cli.dry_run && how.vm.is_none() && must_be_root().is_ok() && !systemd::is_shutting_down() {
+        have_watched(host);
+        if first.is_ok() {
+            stopped::name(host, systemd::is_starting);
+        }
+    }
+    let first = first?;
+    let printed = print(cli.json, &outcomes, || text(&outcomes, cli.dry_run));
+    match first {
+        None => printed,
+        Some((exit, what)) => Err(Error::Recovery { exit, what }),
+    }
+}
+
+/// Brings all home that can be brought. Returns the first error of one of them.
+fn bring_home(
+    host: &mut Session,
+    cli: &Cli,
+    how: &Recover,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<Option<(Exit, String)>, Error> {
+    let guard = if cli.dry_run {
         None
     } else {
         must_be_root()?;
@@ -91,7 +115,6 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
             }
         }
     }
-    let mut outcomes = Vec::new();
     let mut first = None;
     let shutting_down = guard.is_some() && systemd::is_shutting_down();
     let mut said = Vec::new();
@@ -142,14 +165,23 @@ pub fn run(host: &mut Session, cli: &Cli, how: &Recover) -> Result<(), Error> {
             left: Some(why),
         });
     }
-    print(cli.json, &outcomes, || text(&outcomes, cli.dry_run))?;
-    if guard.take().is_some() && !shutting_down && how.vm.is_none() {
-        // Others need not wait for what is only said.
-        stopped::name(host, systemd::is_starting);
-    }
-    match first {
-        None => Ok(()),
-        Some((exit, what)) => Err(Error::Recovery { exit, what }),
+    Ok(first)
+}
+
+/// Has somebody watch over what is away of VMs: after a soft reboot, or where the package was removed and installed anew, nobody
+/// does. Where one watches, that one goes on.
+fn have_watched(host: &Session) {
+    let (Ok(boot), Ok((records, _))) = (this_boot(), host.store.load()) else {
+        return; // whoever needed them has said why
+    };
+    let of_a_vm = |record: &Record| match record.owner {
+        Owner::Vm(vmid) if record.boot_id == boot => Some(vmid),
+        _ => None,
+    };
+    for vmid in records.iter().filter_map(of_a_vm) {
+        if let Err(why) = systemd::keep_watch(vmid) {
+            warn!("VM {vmid}: nobody watches over the GPU ({why}): 'gpu-handoff recover' tries once more");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Not here: what to do and in which order ([`crate::plan`]), and what a failure means ([`crate::execute::executor`]).
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ pub(super) const REMEMBER_WITHIN: Duration = Duration::from_secs(3);
 pub struct Linux {
     started: Instant,
     /// This process.
-    us: Option<Process>,
+    us: OnceCell<Option<Process>>,
     /// Those that wait for a request.
     pub(super) idle: Vec<Worker>,
     /// The one that has the gate shut: it does nothing else, so that nothing can hold up its end, which opens the gate.
@@ -95,7 +96,6 @@ impl Linux {
         let blocked = signals.thread_block();
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Linux {
-            us: process(&Root::real(), std::process::id()),
             signals: blocked.and_then(|()| SignalFd::with_flags(&signals, flags)).ok(),
             ..Linux::for_looking()
         }
@@ -106,7 +106,7 @@ impl Linux {
     pub fn for_looking() -> Self {
         Linux {
             started: Instant::now(),
-            us: None,
+            us: OnceCell::new(),
             idle: Vec::new(),
             gatekeeper: None,
             signals: None,
@@ -325,7 +325,7 @@ impl Kernel for Linux {
 
     fn run(&self) -> Option<Run> {
         Some(Run {
-            process: self.us?,
+            process: (*self.us.get_or_init(|| process(&Root::real(), std::process::id())))?,
             since_ms: u64::try_from(since_boot().as_millis()).ok()?,
         })
     }
@@ -369,6 +369,9 @@ impl Kernel for Linux {
     }
 
     fn loadable(&mut self, names: &[String], within: Duration) -> Result<Vec<Loadable>, ActError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let request = Question::Loadable { names: names.to_vec() };
         match self.ask(request, within)? {
             Answer::Loadable(answers) => Ok(answers),

@@ -12,6 +12,7 @@
 //!
 //! Not here: which requests there are at once, and how long they may take ([`crate::execute::linux`]).
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -23,18 +24,17 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::buffer::spare_capacity;
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::base::json;
 use crate::base::pci::PciAddr;
-use crate::base::process::{Group, open_flags};
+use crate::base::process::Group;
 use crate::base::program::PATH;
 use crate::base::recording::Entries;
 use crate::base::root::Root;
 use crate::base::systemd;
 use crate::base::text::join;
-use crate::base::unsafe_calls::fork_to;
+use crate::base::unsafe_calls::{fork_to, is_close_on_exec};
 use crate::base::vmid::VmId;
 use crate::check::read::Part;
 use crate::check::texts::Texts;
@@ -190,7 +190,8 @@ pub(crate) enum Answer {
 pub(crate) struct Worker {
     pid: Pid,
     reaped: bool,
-    group: Group,
+    /// Once somebody has asked, which is before it is waited for.
+    group: OnceCell<Group>,
     /// None where nobody waits for its answers any more.
     requests: Option<PipeWriter>,
     replies: PipeReader,
@@ -215,7 +216,7 @@ impl Worker {
             forked => forked?,
         };
         Ok(Worker {
-            group: Group::of_child(&Root::real(), pid.as_raw().unsigned_abs()),
+            group: OnceCell::new(),
             pid,
             reaped: false,
             requests: Some(requests),
@@ -237,7 +238,8 @@ impl Worker {
 
     /// Its process group: what it starts is in it too, and a call that is stuck is known by it.
     pub fn group(&self) -> Group {
-        self.group
+        let of_child = || Group::of_child(&Root::real(), self.pid.as_raw().unsigned_abs());
+        *self.group.get_or_init(of_child)
     }
 
     /// Readable when a reply has come.
@@ -272,7 +274,7 @@ impl Worker {
     /// stuck in the kernel.
     pub fn abandon(self) -> Option<Group> {
         self.kill();
-        let group = self.group;
+        let group = self.group();
         let alive = self.ends_by(Instant::now() + AFTER_KILL);
         if alive.is_empty() {
             return None;
@@ -291,7 +293,7 @@ impl Worker {
     /// Waits until they have ended, once killed. What is left of them by then.
     fn ends_by(mut self, end: Instant) -> Vec<i32> {
         loop {
-            let mut alive = self.group.alive(&Root::real());
+            let mut alive = self.group().alive(&Root::real());
             if !self.has_ended() && alive.is_empty() {
                 alive.push(self.pid.as_raw()); // between one look and the other
             }
@@ -306,6 +308,7 @@ impl Worker {
     /// Waits until it has ended itself, once killed, no longer than that. What it has started is not looked for, which on a full host
     /// takes its time.
     pub fn is_gone_by(&mut self, end: Instant) {
+        self.group(); // while its number is nobody else's
         while !self.has_ended() && Instant::now() < end {
             std::thread::sleep(GROUP_POLL); // as above
         }
@@ -345,12 +348,8 @@ fn be_one(asked: &PipeReader, answers: &PipeWriter) -> io::Result<()> {
 /// close a file of a server that does not answer may take for ever (linux, fs/fuse/file.c, `fuse_flush`, which is sent by force),
 /// and whoever hangs there is to have nothing that others wait for.
 fn close_the_runs(but: [RawFd; 2]) -> io::Result<()> {
-    // Whatever is not close-on-exec is not of this program, which opens nothing else (proc_pid_fdinfo(5)).
-    let is_ours = |fd: RawFd| {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
-        open_flags(&info) & OFlags::CLOEXEC.bits() != 0
-    };
-    close_those(|fd| !but.contains(&fd) && is_ours(fd))
+    // Whatever is not close-on-exec is not of this program, which opens nothing else.
+    close_those(|fd| !but.contains(&fd) && is_close_on_exec(fd))
 }
 
 /// Closes descriptors of this process, but for the first three.

@@ -212,6 +212,16 @@ fn yes() -> bool {
     true
 }
 
+impl Owner {
+    /// Whose a GPU is that nobody's record has: by hand, under the name of a function of its card that no record has for its own.
+    /// One that began with this GPU may have another one by now.
+    pub fn unrecorded(gpu: PciAddr, records: &[Record]) -> Owner {
+        let is_free = |owner: &Owner| records.iter().all(|record| record.owner != *owner);
+        let mut names = gpu.of_slot().map(Owner::ByHand);
+        names.find(is_free).unwrap_or(Owner::ByHand(gpu))
+    }
+}
+
 impl Record {
     /// Of a handoff of which nothing was done yet, the owner's first.
     pub fn new(owner: Owner, boot_id: String, budgets: Budgets) -> Self {
@@ -241,6 +251,13 @@ impl Record {
             qemu: None,
             budgets,
         }
+    }
+
+    /// It is of another handoff from now on, with a number that no other one of this boot has, though records are removed in between.
+    /// `up`: the time since the boot.
+    pub fn number(&mut self, up: Duration) {
+        let now = u64::try_from(up.as_millis()).unwrap_or(u64::MAX);
+        self.generation = now.max(self.generation.saturating_add(1));
     }
 
     /// Puts the functions that were taken into the order of their addresses.
@@ -473,6 +490,35 @@ mod tests {
         for text in [by_hand.to_string().as_str(), "", "VM", "VM x", "111", "a VM 111"] {
             assert_eq!(Owner::vm_of(text), None, "{text}");
         }
+    }
+
+    /// Two GPUs went by hand, and the first one is home: its name is the second one's still.
+    #[test]
+    fn what_is_on_nobodys_record_takes_no_other_records_place() {
+        let gpu: PciAddr = "0000:01:00.0".parse().unwrap();
+        let on_file = |names: &[&str]| -> Vec<Record> {
+            let owners = names.iter().map(|name| Owner::ByHand(name.parse().unwrap()));
+            owners
+                .map(|owner| Record::new(owner, "boot".to_owned(), Budgets::default()))
+                .collect()
+        };
+        for (names, name) in [
+            (&[][..], "0000:01:00.0"),
+            (&["0000:02:00.0"], "0000:01:00.0"),
+            (&["0000:01:00.0"], "0000:01:00.1"),
+            (&["0000:01:00.1", "0000:01:00.0"], "0000:01:00.2"),
+        ] {
+            assert_eq!(
+                Owner::unrecorded(gpu, &on_file(names)),
+                Owner::ByHand(name.parse().unwrap()),
+                "{names:?}"
+            );
+        }
+        let second: PciAddr = "0000:01:00.1".parse().unwrap();
+        assert_eq!(
+            Owner::unrecorded(second, &on_file(&["0000:01:00.1"])),
+            Owner::ByHand(gpu)
+        );
     }
 
     fn group(number: u32) -> Group {

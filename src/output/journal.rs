@@ -267,7 +267,9 @@ fn set_nonblocking(number: i32) -> io::Result<()> {
 
 /// Whether stderr leads to the journal, as in a unit: each line would be there twice (systemd.exec(5), $JOURNAL_STREAM).
 fn stderr_is_journal() -> bool {
-    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
     let stat = rustix::fs::fstat(std::io::stderr());
     stat.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

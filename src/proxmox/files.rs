@@ -34,9 +34,6 @@ const KNOWS_AW_BITS: [u32; 3] = [9, 0, 21];
 /// The first qemu-server that knows `driver=` of a hostpci entry (qemu-server commit aa47045f).
 const KNOWS_DRIVER: [u32; 3] = [9, 0, 25];
 
-/// What every line begins with that gives a VM a device.
-const HOSTPCI: &[u8] = b"hostpci";
-
 /// The first line of what dpkg says of that package, behind another one.
 const PACKAGE: &str = "\nPackage: qemu-server\n";
 
@@ -103,9 +100,15 @@ pub struct ConfigText {
     #[serde(with = "crate::base::bytes")]
     bytes: Vec<u8>,
     generation: Generation,
+    names_a_device: bool,
 }
 
 impl ConfigText {
+    /// Whether it may give the VM a device. Where it does not, nothing of it needs to be understood.
+    pub fn names_a_device(&self) -> bool {
+        self.names_a_device
+    }
+
     /// What it says.
     pub fn parse(self) -> Config {
         Config {
@@ -323,12 +326,13 @@ pub fn vm_config_text(root: &Root, vmid: VmId, migrated_from: &str) -> Result<Co
         }
     })?;
     // What the generations differ in is about devices: of a VM that is given none, megabytes need not be read.
-    let names_one = bytes.windows(HOSTPCI.len()).any(|word| word == HOSTPCI);
-    let status = names_one.then(|| root.text("/var/lib/dpkg/status").unwrap_or_default());
+    let names_a_device = vm_config::names_a_device(&bytes);
+    let status = names_a_device.then(|| root.text("/var/lib/dpkg/status").unwrap_or_default());
     Ok(ConfigText {
         path,
         bytes,
         generation: generation(&status.unwrap_or_default()),
+        names_a_device,
     })
 }
 

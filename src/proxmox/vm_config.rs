@@ -367,6 +367,21 @@ fn decode_text(text: &[u8], to: &mut Vec<u8>) {
     }
 }
 
+/// What every line begins with that gives a VM a device.
+const HOSTPCI: &[u8] = b"hostpci";
+
+/// Whether a config may have a line that gives the VM a device, as a device or as one that is ignored.
+pub(crate) fn names_a_device(config: &[u8]) -> bool {
+    let mut rest = config;
+    while let Some(at) = rest.iter().position(|byte| *byte == HOSTPCI[0]) {
+        if rest[at..].starts_with(HOSTPCI) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,6 +392,24 @@ mod tests {
 
     fn hosts(config: &VmConfig) -> Vec<String> {
         config.hostpci().map(|e| format!("{}={e}", e.index)).collect()
+    }
+
+    #[test]
+    fn a_config_names_a_device_wherever_the_word_stands() {
+        for (text, expected) in [
+            ("", false),
+            ("cores: 4\nname: h\nhost: hostpc\n", false),
+            ("hostpci0: 01:00\n", true),
+            ("cores: 4\r\nhostpci0: 01:00", true),
+            ("hhostpci", true),
+            ("name: web\n[before]\nhostpci3: mapping=gpu\n", true),
+            ("#hostpci is spoken of", true),
+        ] {
+            assert_eq!(names_a_device(text.as_bytes()), expected, "{text:?}");
+        }
+        // What makes no difference to what a config says of devices.
+        let read = parse(b"cores: 4\nhostpc0: 01:00\n", Generation::Pve9);
+        assert!(read.hostpci().next().is_none() && read.ignored_hostpci_lines().next().is_none());
     }
 
     #[test]

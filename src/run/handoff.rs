@@ -176,9 +176,7 @@ impl Session {
             Some(before) => before.clone(),
             None => Record::new(owner, this_boot()?, self.budgets.clone()),
         };
-        // No two handoffs of a boot have the same, though records are removed in between.
-        let now = u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX);
-        record.generation = now.max(record.generation.saturating_add(1));
+        record.number(since_boot());
         // What an earlier handoff of this owner took and this one does not want is still away: it comes home with the
         // rest.
         record

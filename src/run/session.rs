@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::{PciAddr, PciSlot};
-use crate::base::process::{Process, boot_id, boot_id_on, process, since_boot_on};
+use crate::base::process::{Process, boot_id, boot_id_on, process, since_boot, since_boot_on};
 use crate::base::root::Root;
 use crate::base::text::{foreign, join, millis};
 use crate::base::vmid::VmId;
@@ -18,11 +18,11 @@ use crate::execute::linux::Linux;
 use crate::host::snapshot::Snapshot;
 use crate::host::stuck_calls::StuckCall;
 use crate::model::error::Error;
-use crate::model::record::Record;
+use crate::model::record::{Owner, Record};
 use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::{self, Given};
 use crate::proxmox::container_config::GpuContainer;
-use crate::proxmox::files::{self, Cluster, Found, Wanted};
+use crate::proxmox::files::{self, Cluster, ConfigText, Found, Wanted};
 use crate::run::leftovers::await_leftovers;
 use crate::run::look::look;
 use crate::settings::file::{self, NotUnderstood};
@@ -130,6 +130,9 @@ impl Session {
             Some(_) => self.read()?,
             None => self.read_and_look_on()?,
         };
+        if records.is_empty() && guard.is_none() {
+            return Ok((records, problems)); // of whichever boot this is
+        }
         let boot = self.boot()?;
         records.retain(|r| r.boot_id == boot);
         for record in &mut records {
@@ -165,6 +168,9 @@ impl Session {
     fn read_and_look_on(&self) -> Result<(Vec<Record>, Vec<UnreadableRecord>), Error> {
         loop {
             let (mut records, problems) = self.read()?;
+            if records.is_empty() {
+                return Ok((records, problems));
+            }
             let holder = self.lock_holder();
             let holder = holder.map_err(|e| Error::io(format!("looking at the lock in {DIR}"), e))?;
             let runs: Vec<Option<String>> = records.iter().map(|r| self.run_on(r, holder.as_deref())).collect();
@@ -207,6 +213,17 @@ impl Session {
             Some(who) => foreign(who),
             None => format!("process {pid}"),
         })
+    }
+
+    /// A record for what is away and on nobody's, by the name of this GPU.
+    ///
+    /// # Errors
+    /// Where this boot cannot be told from others.
+    pub(crate) fn unrecorded(&self, gpu: PciAddr, records: &[Record]) -> Result<Record, Error> {
+        let owner = Owner::unrecorded(gpu, records);
+        let mut record = Record::new(owner, this_boot()?, self.budgets.clone());
+        record.number(since_boot());
+        Ok(record)
     }
 
     /// A snapshot without details, in which devices that are known to be stuck, or that somebody is at, are left alone.
@@ -307,29 +324,34 @@ impl Session {
     ///
     /// # Errors
     /// A refusal that names the file, or [`Error::Overdue`].
-    pub fn guest_config(&mut self, vmid: VmId) -> Result<Option<files::Config>, Error> {
+    pub fn guest_text(&mut self, vmid: VmId) -> Result<Option<ConfigText>, Error> {
         let migrated_from = std::env::var("PVE_MIGRATED_FROM").unwrap_or_default();
         let what = format!("the config of VM {vmid}");
         let found = self.find(&what, Wanted::VmConfig { vmid, migrated_from })?;
         if let Found::IsContainer = found {
             return Ok(None);
         }
-        let read = vm_config_in(found, vmid)?;
+        vm_text_in(found, vmid).map(Some)
+    }
+
+    /// What it says; a line that Proxmox ignores, as we do, is said.
+    pub fn understood(&self, text: ConfigText) -> files::Config {
+        let read = text.parse();
         for line in files::ignored(&read) {
             warn!("{line}");
         }
         debug!("{} read by the rules of {:?}", read.path, read.generation);
-        Ok(Some(read))
+        read
     }
 
     /// A VM's config; a container's number is refused.
     ///
     /// # Errors
-    /// As [`Session::guest_config`], and the refusal.
+    /// As [`Session::guest_text`], and the refusal.
     pub fn vm_config(&mut self, vmid: VmId) -> Result<files::Config, Error> {
-        match self.guest_config(vmid)? {
-            Some(read) => Ok(read),
-            None => vm_config_in(Found::IsContainer, vmid),
+        match self.guest_text(vmid)? {
+            Some(text) => Ok(self.understood(text)),
+            None => vm_text_in(Found::IsContainer, vmid).map(ConfigText::parse),
         }
     }
 
@@ -337,7 +359,7 @@ impl Session {
     pub(crate) fn config_of(&mut self, vmid: VmId, migrated_from: String) -> Result<files::Config, Error> {
         let what = format!("the config of VM {vmid}");
         let found = self.find(&what, Wanted::VmConfig { vmid, migrated_from })?;
-        vm_config_in(found, vmid)
+        vm_text_in(found, vmid).map(ConfigText::parse)
     }
 
     /// The VMs of this node.
@@ -423,9 +445,9 @@ fn no_boot(e: io::Error) -> Error {
 }
 
 /// A VM's config. Proxmox calls the hook of a container with the same words (pve-container, PVE/LXC.pm, vm_start).
-fn vm_config_in(found: Found, vmid: VmId) -> Result<files::Config, Error> {
+fn vm_text_in(found: Found, vmid: VmId) -> Result<ConfigText, Error> {
     match found {
-        Found::VmConfig(text) => Ok(text.parse()),
+        Found::VmConfig(text) => Ok(text),
         Found::IsContainer => Err(Refusal::from(Reason::Other(format!(
             "{vmid} is a container ({}), and no VM. Hint: 'gpu-handoff holders' tells what of it uses a GPU",
             files::container_path(vmid)
@@ -516,7 +538,7 @@ mod tests {
             let found = files::find(&root, &Wanted::VmConfig { vmid, migrated_from });
             // As it comes from the worker.
             let found = serde_json::from_slice(&serde_json::to_vec(&found).unwrap()).unwrap();
-            let read = vm_config_in(found, vmid);
+            let read = vm_text_in(found, vmid);
             let refused = read.err().map(|e| (e.to_string(), e.exit()));
             assert_eq!(refused, said.map(|said| (said.to_owned(), Exit::Refused)));
         }

@@ -1,10 +1,10 @@
-//! The watcher after a run was killed: what it decides (`gpu_handoff::commands::watch`), on the model's clock, and the way home that
+//! The watcher after a run was killed: what it decides (`gpu_handoff::commands::watch_next`), on the model's clock, and the way home that
 //! it has run.
 
 use std::time::Duration;
 
 use gpu_handoff::base::process::Process as Told;
-use gpu_handoff::commands::watch::{Next, Sight, Watch};
+use gpu_handoff::commands::watch_next::{Next, Sight, Watch};
 use gpu_handoff::host::vms::RunningVm;
 use gpu_handoff::model::record::{Owner, Record};
 

@@ -17,6 +17,14 @@ say "the config is rolled back to one without it"; lost; cp /root/snapshot $conf
 say "the config names another GPU"; lost; names "$second"; anew vfio-pci vm-111.json
 $hook 111 post-stop || fail "post-stop"; comes_home 30 "another GPU"
 
+say "started anew without us, and another run has the lock: the way home is tried again beside the VM"
+lost; qm set 111 --delete hostpci0,hookscript >/dev/null; since=$(date +%s)
+flock /run/gpu-handoff/lock sleep 150 & other=$! # longer than the time for post-stop, and for the lock
+within 90 0 qm start 111; wait $other
+journalctl -q -b --since "@$since" -u $watch -o cat | tee /root/said; said "the way home did not end well"; said "it is tried again in"
+wait_for 120 unrecorded; is "$(drivers)" "nvidia snd_hda_intel nvidia" "beside the VM"; qm status 111 | grep -q running || fail "the VM does not run any more"
+within 90 0 qm stop 111; qm set 111 --hookscript local:snippets/gpu-handoff >/dev/null; comes_home 30 "tried again"
+
 say "another VM wants what this one has left"
 lost; expect_text "First VM 111: " gpu-handoff plan --vm 112
 within 30 3 gpu-handoff to_vfio --vm 112 -n; said "is taken already (VM 111)" # by hand nothing comes home first

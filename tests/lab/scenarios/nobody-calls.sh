@@ -33,6 +33,9 @@ sh -c "$hook 111 pre-start; sleep 6; cut -d' ' -f1 /proc/uptime | tr -d . >/root
 wait_for 60 grep -q "called by hand" /root/said; wait_for 60 has_driver "$gpu" vfio-pci; stays 3; away "the caller lives"; wait $caller
 comes_home 60 "the caller has ended"; say "the way home began $((($(begun) - $(cat /root/ended)) * 10)) ms after the caller's end"
 
+say "a phase by a unit: its caller is the first process, which is no caller"
+within 90 0 systemd-run --quiet --wait $hook 111 pre-start; comes_home 60 "called by a unit"
+
 say "a call is stuck in the kernel: the way home begins when it is let go"
 setting 'way = "unbind"' 'deadlines.bind = 3'
 stub delay_remove_ms 25000; within 60 255 qm start 111; said "no answer within 3000 ms"; said "exit code 4"; stub delay_remove_ms 0

@@ -30,8 +30,12 @@ within 90 0 qm stop 111; away "nobody brings it home"
 # The clean-up of a stop waits with the VM's lock for whatever runs by then to end.
 cleaned_up() { wait_for 90 sh -c '! pgrep -f "sbin/[q]m cleanup"'; }
 cleaned_up; within 90 0 qm start 111; within 90 0 qm stop 111; cleaned_up; away "it starts without us"
-say "installed anew, its record is still there"
-act -i "$deb"; within 60 0 gpu-handoff recover; comes_home 30 "recovered"
+say "installed anew, its record is still there: somebody watches over it again"
+act -i "$deb"; comes_home 60 "installed anew"
+say "removed and installed anew while the VM runs"
+expect_rc 0 qm set 111 --hookscript local:snippets/gpu-handoff; within 90 0 qm start 111; act -r gpu-handoff; act -i "$deb"
+wait_for 20 systemctl -q is-active $watch; away "the VM runs"
+within 90 0 qm stop 111; comes_home 120 "removed and installed anew"
 
 say "removed while the VM is locked: it starts, with the hook that does nothing"
 expect_rc 0 qm set 111 --hookscript local:snippets/gpu-handoff; expect_rc 0 qm set 111 --lock backup; act -r gpu-handoff
