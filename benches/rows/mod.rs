@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each benchmark wants another part of it
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 
 /// What tests/bench sets.
@@ -26,8 +27,16 @@ pub fn whole(count: u64) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// The instructions that callgrind has counted: "==4711== Collected : 427123".
+/// The instructions that callgrind has counted, by process: "==4711== Collected : 427123".
+pub fn collected_by(text: &str) -> BTreeMap<u32, u64> {
+    let one = |line: &str| {
+        let (of, count) = line.split_once("== Collected : ")?;
+        Some((of.trim_start_matches('=').parse().ok()?, count.trim().parse().ok()?))
+    };
+    text.lines().filter_map(one).collect()
+}
+
+/// Those of the process that was started.
 pub fn collected(text: &str) -> Option<u64> {
-    let line = text.lines().find(|line| line.contains("Collected :"))?;
-    line.rsplit(' ').next()?.parse().ok()
+    collected_by(text).into_values().next()
 }
