@@ -259,7 +259,7 @@ complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand check" -l json -
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand check" -s q -l quiet -d 'Only warnings and errors'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand check" -s v -l verbose -d 'Say why things are decided'
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand check" -s h -l help -d 'Print help'
-complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -s o -l output -d 'Write it there; nothing is overwritten' -r -F
+complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -s o -l output -d 'Write it there, not to gpu-handoff-report-DATE-TIME.tar.gz here; nothing is overwritten' -r -F
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -l replay -d 'Run check and plan on the host of this report' -r -F
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -l vm -d 'Of all its VMs only this one' -r -f -a "(__gpu_handoff_vms)"
 complete -c gpu-handoff -n "__fish_gpu_handoff_using_subcommand report" -l list -d 'Only list what would be in it'

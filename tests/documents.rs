@@ -12,6 +12,7 @@ use gpu_handoff::base::root::Root;
 use gpu_handoff::check::table::ROWS;
 use gpu_handoff::commands::cli::Cli;
 use gpu_handoff::settings::file;
+use gpu_handoff::settings::values::{Services, Settings};
 
 fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -141,17 +142,47 @@ fn is_setting(line: &str) -> bool {
             .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || "-.".contains(c)))
 }
 
-/// Why settings are not taken, if they are not.
-fn not_taken(settings: &str) -> Option<String> {
+/// What settings are for a VM, or why they are not taken.
+fn taken(settings: &str, vmid: &str) -> Result<Settings, String> {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("etc/gpu-handoff");
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("config.toml"), settings).unwrap();
-    let load = |vmid: &str| file::load(&Root::at(root.path()), Some(vmid.parse().unwrap()));
-    ["111", "112"]
-        .iter()
-        .find_map(|vmid| load(vmid).err())
-        .map(|why| why.to_string())
+    file::load(&Root::at(root.path()), Some(vmid.parse().unwrap())).map_err(|why| why.to_string())
+}
+
+/// Why settings are not taken, if they are not.
+fn not_taken(settings: &str) -> Option<String> {
+    ["111", "112"].iter().find_map(|vmid| taken(settings, vmid).err())
+}
+
+/// Each service has its whole time, beside what else a handoff takes: services stop and start one after the other.
+#[test]
+fn examples_of_settings_leave_time_for_their_services() {
+    let mut examples = vec![
+        read("debian/examples/inference.toml"),
+        read("debian/examples/workstation.toml"),
+    ];
+    let policies = read("docs/policies.md");
+    let marked = "    # /etc/gpu-handoff/conf.d/";
+    let blocks = policies.split(marked).skip(1);
+    // To the first line that is a sentence again.
+    examples.extend(blocks.map(|rest| {
+        let lines = rest.lines().skip(1);
+        let block = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
+        block.map(|line| format!("{}\n", line.trim())).collect()
+    }));
+    assert_eq!(examples.len(), 4);
+    let usual = Settings::default().budgets;
+    for example in examples {
+        let settings = taken(&example, "111").unwrap_or_else(|why| panic!("{why}\n{example}"));
+        let Services::Also(names) = &settings.services else {
+            continue;
+        };
+        let services = settings.budgets.unit * u32::try_from(names.len()).unwrap();
+        assert!(settings.budgets.way_out >= usual.way_out + services, "{example}");
+        assert!(settings.budgets.way_home >= usual.way_home + services, "{example}");
+    }
 }
 
 /// In a row or a sentence: `containers = "release"`, or `d3cold = false` of a model.

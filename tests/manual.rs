@@ -39,7 +39,7 @@ fn ends() -> Vec<(Exit, &'static str)> {
     all.into_iter().map(|exit| (exit, says(&exit))).collect()
 }
 
-const FILES: [(&str, &str); 15] = [
+const FILES: [(&str, &str); 20] = [
     ("/etc/gpu-handoff/config.toml", "Settings, see gpu-handoff.toml(5)."),
     (
         "/etc/gpu-handoff/conf.d/*.toml",
@@ -62,6 +62,14 @@ const FILES: [(&str, &str); 15] = [
         "What was done so far: some hundred handoffs, for history.",
     ),
     (
+        "/var/lib/gpu-handoff/attached",
+        "The lines that attach has set in guests' configs, for detach.",
+    ),
+    (
+        "/var/lib/gpu-handoff/stopped-*.json",
+        "What is stopped for VMs, for as long as it is: after a boot what does not run of it is named.",
+    ),
+    (
         "/var/lib/gpu-handoff/prepared",
         "Each file that prepare has changed, as it was before.",
     ),
@@ -72,6 +80,10 @@ const FILES: [(&str, &str); 15] = [
     (
         "/usr/share/pve-manager/templates/default/gpu-handoff-subject.txt.hbs",
         "With gpu-handoff-body.txt.hbs beside it: what a message looks like that goes through Proxmox VE's notifications.",
+    ),
+    (
+        "gpu-handoff-report-DATE-TIME.tar.gz",
+        "In the current folder: what report writes.",
     ),
     (
         "/usr/share/gpu-handoff/snippets/chain",
@@ -91,11 +103,42 @@ const FILES: [(&str, &str); 15] = [
     ),
     (
         "gpu-handoff-recover.service",
-        "Does the same for all at boot, after a soft reboot.",
+        "Brings home at boot what is lent to nobody any more: after a soft reboot, which keeps /run.",
     ),
     (
         "gpu-handoff-stopped.service",
         "Names at the end of a boot what was stopped for a VM when the host went down, and does not run.",
+    ),
+    (
+        "gpu-handoff-tell@WHO.service",
+        "Tells people, and writes the metrics, after a handoff; nobody waits for it.",
+    ),
+    (
+        "gpu-to-vfio.service, gpu-to-nvidia.service",
+        "Handoffs by hand, for systemctl start; not enabled.",
+    ),
+];
+
+/// Variables that are heeded, and for what.
+const ENVIRONMENT: [(&str, &str); 5] = [
+    (
+        "GPU_PCI",
+        "Stands for --gpu where neither that nor --vm is given, in to_vfio, to_nvidia, plan, status and holders: exported, it \
+         leaves other GPUs out of what these show. The hook warns of it, and does not use it.",
+    ),
+    (
+        "GPU_AUDIO_PCI",
+        "Beside GPU_PCI: the sound function of that card, which moves with it anyway. One of another card is refused.",
+    ),
+    (
+        "LXC_RESTART_IDS",
+        "Containers, by their numbers with spaces between, that to_nvidia restarts (pct reboot) when the GPU is home. The hook \
+         does not use it.",
+    ),
+    ("NO_COLOR", "Where it is set and not empty, nothing is coloured."),
+    (
+        "TMPDIR",
+        "Where report unpacks an archive for --replay, and the one that it has made; /tmp by default.",
     ),
 ];
 
@@ -175,7 +218,7 @@ const SETTINGS: [(&str, &str); 4] = [
     ),
     (
         "[vm.111]\non-backup = \"refuse\"",
-        "VM 111 is not started for its backup, and the GPU stays with the host at night.",
+        "A VM whose backup, while it is off, is to fail, so that the GPU stays with the host at night.",
     ),
 ];
 
@@ -266,7 +309,7 @@ fn page_8() -> String {
     )
     .unwrap();
     page += ".PP\nAttached to a VM once, nothing more is to be done:\n.PP\n.nf\n.RS\n\
-             gpu\\-handoff attach 111\n.RE\n.fi\n.SH COMMANDS\n";
+             gpu\\-handoff attach 111 \\-\\-gpu 0\n.RE\n.fi\n.SH COMMANDS\n";
     for command in cli
         .get_subcommands()
         .filter(|c| !c.is_hide_set() && c.get_name() != "help")
@@ -303,6 +346,10 @@ fn page_8() -> String {
     for (file, text) in FILES {
         item(&mut page, file, text);
     }
+    page += ".SH ENVIRONMENT\n";
+    for (variable, text) in ENVIRONMENT {
+        item(&mut page, variable, text);
+    }
     page += ".SH EXAMPLES\n";
     for (command, text) in EXAMPLES {
         item(&mut page, command, text);
@@ -320,7 +367,10 @@ fn page_5() -> String {
                  by a VM's number, as conf.d/111.toml, is for that VM alone, without a section, and counts most: 'gpu-handoff \
                  attach' writes such ones. 'gpu-handoff plan' shows each setting with its value and where it came from. What is \
                  not understood refuses the way out, never the way home.";
-    writeln!(page, "{}", roff(order)).unwrap();
+    let places = "A setting without a section stands above the first line in brackets of its file: what is below such a line is of that \
+                  section alone. One of a section stands below the section's name in brackets, or, without any such line, with \
+                  the name and a dot before it: 'deadlines.way-out = 90', also for one VM.";
+    writeln!(page, "{}\n.PP\n{}", roff(order), roff(places)).unwrap();
     for (section, about) in [("", "")].iter().chain(SECTIONS.iter()) {
         writeln!(
             page,

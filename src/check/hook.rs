@@ -3,6 +3,7 @@
 use crate::base::text::{foreign, join};
 use crate::check::facts::Facts;
 use crate::check::finding::{Finding, Looked, fail, info, notice, or_pass, pass, skip, warn};
+use crate::check::package::REINSTALL;
 use crate::check::texts::Seen;
 use crate::check::vm;
 use crate::proxmox::storages::{self, STORAGES};
@@ -63,7 +64,7 @@ pub(super) fn executable(facts: &Facts) -> Looked {
         None => fail(format!(
             "{path} leads to nothing: Proxmox says 'script does not exist', and no guest with it starts"
         ))
-        .hint(format!("ls -lL {path}; apt install --reinstall gpu-handoff")),
+        .hint(format!("ls -lL {path}; {REINSTALL}")),
         Some(mode) if mode & 0o111 == 0 => {
             fail("it is not executable: Proxmox starts no guest that has it as its hookscript")
                 .at(path, None)

@@ -31,7 +31,7 @@ pub(super) fn proxmox(facts: &Facts) -> Looked {
         _ => warn(format!(
             "Proxmox VE {version} is none that this was written for (8 and 9)"
         ))
-        .hint("see whether there is a newer gpu-handoff: 'apt list --upgradable'"),
+        .hint("see whether there is a newer gpu-handoff, and install it: 'gpu-handoff --version' tells which this is"),
     }
     .into()
 }

@@ -9,6 +9,9 @@ use crate::state::{history, store};
 /// What a record and some lines of history need with room to spare, bytes.
 const ROOM: u64 = 1 << 20;
 
+/// What brings our own files back: from the package's file, which need not be from a source that apt knows.
+pub(super) const REINSTALL: &str = "apt install --reinstall ./gpu-handoff_*_amd64.deb";
+
 /// The units that are asked for by name.
 const UNITS: [&str; 3] = ["gpu-handoff-watch@", "gpu-handoff-home@", "gpu-handoff-recover"];
 
@@ -106,7 +109,7 @@ pub(super) fn units(facts: &Facts) -> Looked {
                 fail(format!(
                     "there is no {path}: nobody brings a GPU home that post-stop has forgotten"
                 ))
-                .hint("apt install --reinstall gpu-handoff"),
+                .hint(REINSTALL),
             );
         }
     }

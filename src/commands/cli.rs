@@ -276,7 +276,7 @@ pub struct Check {
 /// Where a report goes, or what is asked of one.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Report {
-    /// Write it there; nothing is overwritten
+    /// Write it there, not to gpu-handoff-report-DATE-TIME.tar.gz here; nothing is overwritten
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Only list what would be in it

@@ -1,7 +1,8 @@
 //! The commented file: a config.toml in which every setting stands with its default and what it is for, and none is set.
 //!
 //! A `#` with a blank behind it begins text, one without a blank a setting that can be made to count by taking the `#`
-//! away. The file is written from [`crate::settings::table`] and [`Settings::default`]; debian/config.toml is a copy of it.
+//! away. No section is in force: what somebody adds at the end would be one of its keys. The file is written from
+//! [`crate::settings::table`] and [`Settings::default`]; debian/config.toml is a copy of it.
 
 use crate::settings::table::{DEVICE, KEYS, Key, SECTIONS};
 use crate::settings::values::Settings;
@@ -10,7 +11,9 @@ use crate::settings::values::Settings;
 const WIDTH: usize = 78;
 
 const HEAD: &str = "Settings of gpu-handoff. Every one is optional. Here each stands with its default, switched off by a '#' \
-                    without a blank behind it: take that away and change the value.";
+                    without a blank behind it: take that away and change the value. No section is in force, so that a setting \
+                    can be added at the end as well; what stands below a line in brackets that is switched on is of that \
+                    section alone.";
 
 const ORDER: &str = "Files in /etc/gpu-handoff/conf.d/*.toml are read after this one, by their names; of a setting that is \
                      given twice the later one counts, and what a VM's own section says counts more. A file that is called by \
@@ -41,8 +44,6 @@ pub fn commented() -> String {
         if !common.is_empty() {
             text += &comment(&format!("Each must be {common}."));
         }
-        // Not switched off: a key that is would stand at the top without it.
-        text += &format!("[{section}]\n");
         for key in keys {
             text += &format!("\n{}", setting(key, &common));
         }
@@ -83,7 +84,7 @@ fn setting(key: &Key, said: &str) -> String {
     if words.is_empty() && value.allowed() != said {
         text += &comment(&format!("It must be {}.", value.allowed()));
     }
-    text + &format!("#{} = {}\n", key.place().1, value.toml())
+    text + &format!("#{} = {}\n", key.name, value.toml())
 }
 
 /// Text as a comment, in lines of some length.
@@ -125,6 +126,7 @@ mod tests {
     use crate::base::root::Root;
     use crate::base::vmid::VmId;
     use crate::settings::file;
+    use crate::settings::values::Gate;
 
     /// What a config.toml sets.
     fn read(text: &str, vmid: Option<&str>) -> Settings {
@@ -235,6 +237,17 @@ mod tests {
                 ("deadlines.way-out", "90 s".to_owned())
             ]
         );
+    }
+
+    #[test]
+    fn a_setting_that_is_added_at_the_end_is_of_no_section() {
+        let lines = lines_of_keys();
+        let is_key = |n: usize| lines.iter().any(|(number, _)| *number == n);
+        let deadlines = switched_on(|n, line| is_key(n) && line.starts_with("deadlines."));
+        for text in [commented(), deadlines] {
+            let settings = read(&format!("{text}gate = \"off\"\n"), None);
+            assert_eq!(settings.gate, Gate::Off, "{text}");
+        }
     }
 
     #[test]

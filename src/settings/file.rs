@@ -13,6 +13,7 @@
 //! A key or value that is not understood is an error with its file and line, and refuses the way out. The way home
 //! never reads these files.
 
+use std::borrow::Cow;
 use std::io;
 
 use toml::Spanned;
@@ -105,6 +106,9 @@ struct File<'a> {
 /// A key of a VM's own section, its value, and where it stands.
 type Own<'a> = (String, DeValue<'a>, String);
 
+/// A key as it is written, and its value.
+type Line<'l, 'a> = (&'l Spanned<Cow<'a, str>>, &'l DeValue<'a>);
+
 impl<'a> File<'a> {
     fn at(&self, offset: usize) -> String {
         let before = self.text.get(..offset).unwrap_or(self.text);
@@ -138,8 +142,11 @@ impl<'a> File<'a> {
                     self.apply(settings, inner, &format!("{key}."), vmid, own)?;
                 }
                 value => {
-                    self.known(&key, name)?;
                     let start = name.span().start;
+                    if table::row(&key).is_none() {
+                        let keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+                        return Err(self.unknown(prefix, (name, value), &key, &keys));
+                    }
                     settings
                         .set(&key, value)
                         .map_err(|why| self.error(start, &format!("{key}: {why}")))?;
@@ -180,7 +187,7 @@ impl<'a> File<'a> {
                 },
                 ("d3cold", DeValue::Boolean(allowed)) => fact.d3cold = Some(*allowed),
                 (key, _) if device_keys.contains(&key) => return Err(wrong("it is of another type")),
-                (key, _) => return Err(self.unknown(key, name.span().start, &device_keys)),
+                (key, value) => return Err(self.unknown("device.", (name, value), key, &device_keys)),
             }
         }
         if fact.first > fact.last {
@@ -204,7 +211,7 @@ impl<'a> File<'a> {
 
     /// The settings of one VM, checked whichever that is; collected where it is the one that is asked about.
     fn of_one(&self, table: &DeTable<'a>, is_asked: bool, own: &mut Vec<Own<'a>>) -> Result<(), NotUnderstood> {
-        let for_all = |name: &&Spanned<std::borrow::Cow<'_, str>>| ["vm", "device"].contains(&name.get_ref().as_ref());
+        let for_all = |name: &&Spanned<Cow<'_, str>>| ["vm", "device"].contains(&name.get_ref().as_ref());
         if let Some(name) = table.keys().find(for_all) {
             let why = format!("{}: it cannot be set for one VM alone", name.get_ref());
             return Err(self.error(name.span().start, &why));
@@ -226,21 +233,49 @@ impl<'a> File<'a> {
         }
     }
 
-    fn known(&self, key: &str, name: &Spanned<std::borrow::Cow<'_, str>>) -> Result<(), NotUnderstood> {
-        if table::row(key).is_some() {
-            return Ok(());
+    /// A key that is none of these. `prefix`: its section, with a dot behind it.
+    fn unknown(&self, prefix: &str, line: Line<'_, 'a>, key: &str, keys: &[&str]) -> NotUnderstood {
+        let (name, value) = line;
+        let is_setting = || Settings::default().set(name.get_ref(), value).is_ok();
+        let hint = match self.first_heading(prefix, name.span().start) {
+            // Added at the end of a file, where it was forgotten that the last section goes on.
+            Some(first) if is_setting() => {
+                format!(
+                    "it stands in a section; put '{}' above the line '{first}'",
+                    name.get_ref()
+                )
+            }
+            _ => {
+                let nearest = keys.iter().min_by_key(|k| distance(k, key)).unwrap_or(&keys[0]);
+                format!("the nearest one is '{nearest}'")
+            }
+        };
+        NotUnderstood {
+            hint: Some(hint),
+            ..self.error(name.span().start, &format!("there is no setting '{}'", foreign(key)))
         }
-        let keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
-        Err(self.unknown(key, name.span().start, &keys))
     }
 
-    fn unknown(&self, key: &str, offset: usize, keys: &[&str]) -> NotUnderstood {
-        let nearest = keys.iter().min_by_key(|k| distance(k, key)).unwrap_or(&keys[0]);
-        NotUnderstood {
-            hint: Some(format!("the nearest one is '{nearest}'")),
-            ..self.error(offset, &format!("there is no setting '{}'", foreign(key)))
-        }
+    /// The first heading of the file, if what stands at this place is below the heading of this section: no section is above it.
+    /// Elsewhere the section is a part of the key, as it is written.
+    fn first_heading(&self, prefix: &str, offset: usize) -> Option<String> {
+        let before = self.text.get(..offset)?.lines().map(str::trim);
+        let headings: Vec<&str> = before.filter(|line| line.starts_with('[')).collect();
+        let (first, last) = (headings.first()?, headings.last()?);
+        let brackets = first.len() - first.trim_start_matches('[').len();
+        let name = foreign(heading_of(first));
+        let is_its = heading_of(last) == prefix.trim_end_matches('.');
+        is_its.then(|| format!("{}{name}{}", "[".repeat(brackets), "]".repeat(brackets)))
     }
+}
+
+/// What a line that is a section's heading calls it.
+fn heading_of(line: &str) -> &str {
+    line.trim_start_matches('[')
+        .split(']')
+        .next()
+        .unwrap_or_default()
+        .trim()
 }
 
 /// One device id or a range of them, hexadecimal.
@@ -415,6 +450,31 @@ mod tests {
             (
                 "[deadlines]\nwayout = 3\n",
                 "config.toml:2: there is no setting 'deadlines.wayout'. Hint: the nearest one is 'deadlines.way-out'",
+            ),
+            (
+                "gate = \"off\"\n[deadlines] # seconds\nlook = 3\ncontainers = \"release\"\n",
+                "config.toml:4: there is no setting 'deadlines.containers'. Hint: it stands in a section; put 'containers' \
+                 above the line '[deadlines]'",
+            ),
+            (
+                "[[device]]\nids = \"2b85\"\n[deadlines]\nservices = \"ollama\"\n",
+                "config.toml:4: there is no setting 'deadlines.services'. Hint: it stands in a section; put 'services' above \
+                 the line '[[device]]'",
+            ),
+            (
+                "[[device]]\nids = \"2b85\"\nnotify = \"off\"\n",
+                "config.toml:3: there is no setting 'notify'. Hint: it stands in a section; put 'notify' above the line \
+                 '[[device]]'",
+            ),
+            // It is no value of the other one's.
+            (
+                "[deadlines]\ncontainers = 40\n",
+                "config.toml:2: there is no setting 'deadlines.containers'. Hint: the nearest one is 'deadlines.container'",
+            ),
+            // No section begins here.
+            (
+                "deadlines.containers = \"release\"\n",
+                "config.toml:1: there is no setting 'deadlines.containers'. Hint: the nearest one is 'deadlines.container'",
             ),
             (
                 "on-backup = 7\n",

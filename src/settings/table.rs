@@ -7,7 +7,7 @@
 //!    [`Budgets`](crate::base::deadlines::Budgets) instead, which covers older records by itself. The default is stated
 //!    nowhere else.
 //! 2. Add a row to [`KEYS`], where `plan` is to list it: the key as it is written, the field, and what it is for.
-//!    `section.key` stands in the section `[section]`, as every deadline does in `[deadlines]`; a new section needs a row
+//!    `section.key` may stand in a section `[section]`, as every deadline may in `[deadlines]`; a new section needs a row
 //!    in [`SECTIONS`] as well.
 //! 3. The field's type says what is allowed. Deadlines (`Duration`) and switches (`bool`) are there. A choice of words is
 //!    an enum in `values.rs` with its words as [`Choice`](crate::settings::kinds::Choice), also where there are two and
@@ -83,7 +83,8 @@ pub static KEYS: &[Key] = &[
         name: "container-start",
         field: |s| &mut s.container_start,
         about: "What to do where a container is started that has gpu-handoff as its hookscript and is given a GPU which a VM has. \
-                What is stranded comes home first in any case. For one container below [vm.104], by its number.",
+                Where one of its nodes is missing, what is stranded comes home first, whatever this says. For one container \
+                below [vm.104], by its number.",
     },
     Key {
         name: "display-manager",
@@ -120,8 +121,8 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "notify",
         field: |s| &mut s.notify,
-        about: "Whether somebody is told who is not at the screen: of a GPU that is stranded, of a call that is stuck in \
-                the kernel, of a GPU that its VM does not need any more and that does not come home, of a service or a \
+        about: "Whether somebody is told who is not at the screen: of a GPU that is stranded, of a call of our own that is \
+                stuck in the kernel, of a GPU that its VM does not need any more and that does not come home, of a service or a \
                 container that was stopped and does not start again. Each is told once, not at every try.",
     },
     Key {
@@ -134,15 +135,16 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "deadlines.way-out",
         field: |s| &mut s.budgets.way_out,
-        about: "The whole way out, with all waiting. If it does not end in time it is undone, which may take as long \
-                again. Proxmox itself waits without limit for a hook, so this is about the patience of the person at \
+        about: "The whole way out, with all waiting; where containers are stopped for it, 'unit' and twice 'container' are \
+                added once for all of them, and a minute where HA manages one. If it does not end in time it is undone, which \
+                may take as long again. Proxmox itself waits without limit for a hook, so this is about the patience of the person at \
                 'qm start'.",
     },
     Key {
         name: "deadlines.way-home",
         field: |s| &mut s.budgets.way_home,
-        about: "The whole way home, with waiting for QEMU to let go of the GPU. Raise it for VMs whose QEMU takes long to \
-                end.",
+        about: "The whole way home, with waiting for QEMU to let go of the GPU; for containers that are started again the \
+                same is added. Raise it for VMs whose QEMU takes long to end.",
     },
     Key {
         name: "deadlines.lock",

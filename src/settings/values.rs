@@ -76,7 +76,8 @@ impl Choice for OnBackup {
         (
             OnBackup::IfFree,
             "if-free",
-            "hand the GPU over if nobody uses it, and refuse otherwise, whatever the settings below allow.",
+            "hand the GPU over if nobody uses it, and refuse otherwise, whatever 'services', 'containers', 'display-manager' \
+             and 'processes' allow. NVIDIA's own services are nobody, unless 'services' is \"refuse\"; 'doubt' counts.",
         ),
         (
             OnBackup::Handoff,
@@ -362,8 +363,8 @@ impl Choice for ContainerStart {
         (
             ContainerStart::GoOn,
             "go-on",
-            "let it start. Proxmox itself refuses that for a 'dev' line; one of 'lxc.mount.entry' with 'optional' is left out, and \
-             the container has no GPU until it is started again.",
+            "let it start. Proxmox itself refuses that for a 'dev' line; one of 'lxc.mount.entry' with 'optional' is left out, and is \
+             put there when the GPU is home, without a restart.",
         ),
     ];
 }
