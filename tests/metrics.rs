@@ -181,6 +181,7 @@ fn a_host_word_for_word() {
     let start = Act::StartUnit {
         name: Unit::host("a\"b\\c\u{1b}.service"),
         within_s: 0,
+        has_ended: false,
     };
     let out = Handoff {
         time: 1_795_249_367,

@@ -57,17 +57,22 @@ fn have_nodes(host: &mut Session, ctid: VmId) -> Result<(), Error> {
         say_there(ctid, &nodes);
         return Ok(());
     }
-    // A run that has shut it down starts it again at this moment, and has the lock meanwhile.
-    let is_started_by = |r: &Record| is_started(r, ctid);
-    if let Some(record) = host.records(None)?.iter().find(|r| is_started_by(r)) {
-        warn!(
-            "container {ctid} pre-start: it is started by the handoff for {}, which goes on; nothing is done",
-            record.owner
-        );
-        return Ok(());
-    }
+    // A run that has shut it down starts it again at this moment, and has the lock meanwhile. Or somebody else starts it, and the run
+    // comes to that while we wait for the lock: it waits in turn for the container's own, which is held until we have ended
+    // (pve-container, PVE/API2/LXC/Status.pm, vm_start: lock_config).
     let end = host.kernel.now() + host.budgets.way_home;
-    let guard = host.lock(&format!("container {ctid} pre-start"), end)?;
+    let who = format!("container {ctid} pre-start");
+    let guard = match host.lock_unless(&who, end, |record| is_started(record, ctid))? {
+        Ok(guard) => guard,
+        Err(owner) => {
+            // The driver may be back by now.
+            make_nodes(host, &nodes, false)?;
+            warn!(
+                "container {ctid} pre-start: it is started by the handoff for {owner}, which goes on; nothing is done"
+            );
+            return Ok(());
+        }
+    };
     let mut records = host.records(Some(&guard))?;
     let mut owed_to_ha = false;
     if !records.is_empty() && !systemd::is_shutting_down() {

@@ -20,7 +20,8 @@ use crate::prepare::facts::Facts;
 use crate::prepare::journal::Journal;
 use crate::prepare::revert::{judge, revert, said, shown};
 use crate::prepare::wanted::wanted;
-use crate::run::session::{Session, not_locked, this_boot};
+use crate::run::lock::not_locked;
+use crate::run::session::{Session, this_boot};
 use crate::state::store::{Guard, Store};
 
 /// Where the lock of whoever prepares is.

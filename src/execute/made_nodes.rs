@@ -11,14 +11,19 @@ use crate::execute::health::make_node;
 use crate::host::nvidia::character_majors;
 use crate::host::nvidia::{self, CAPS, NvidiaDriver, UVM};
 
-/// Makes them as far as the driver has what they are of; which of them cannot be had. `load`: it may be loaded for that.
+/// Makes them as far as the driver has what they are of; which of them cannot be had. `load`: it may be loaded for that, nvidia_uvm
+/// included.
 pub(crate) fn make(root: &Root, paths: &[String], load: bool) -> Vec<String> {
     let mut driver = nvidia::read(root).ok().flatten();
     if driver.is_none() && load {
         let _ = root.program(&["modprobe", "--", "nvidia"]);
         driver = nvidia::read(root).ok().flatten();
     }
-    let is_there = |path: &&String| driver.as_ref().is_some_and(|driver| can_be_had(root, driver, path));
+    let is_there = |path: &&String| {
+        driver
+            .as_ref()
+            .is_some_and(|driver| can_be_had(root, driver, path, load))
+    };
     paths.iter().filter(|path| !is_there(path)).cloned().collect()
 }
 
@@ -44,7 +49,7 @@ pub(crate) fn correct(root: &Root) -> Option<String> {
     })
 }
 
-fn can_be_had(root: &Root, driver: &NvidiaDriver, path: &str) -> bool {
+fn can_be_had(root: &Root, driver: &NvidiaDriver, path: &str, load: bool) -> bool {
     let Some(name) = path.strip_prefix("/dev/nvidia") else {
         return root.exists(path);
     };
@@ -60,7 +65,8 @@ fn can_be_had(root: &Root, driver: &NvidiaDriver, path: &str) -> bool {
         Err(_) if name == "ctl" => by_tool(&["nvidia-modprobe", "-c", "255"]),
         Err(_) if name == "-modeset" => by_tool(&["nvidia-modprobe", "-m"]),
         Err(_) if name.starts_with("-uvm") => {
-            if !root.exists("/sys/module/nvidia_uvm") {
+            // Where somebody else is at work, that may be about to unload nvidia, which this one would hold.
+            if load && !root.exists("/sys/module/nvidia_uvm") {
                 let _ = root.program(&["modprobe", "--", "nvidia_uvm"]);
             }
             // With another number than the driver's it is another device's, or nobody's.
@@ -132,6 +138,17 @@ mod tests {
         for (major, missing) in [(509, &asked[1..]), (1, &asked[2..])] {
             put("proc/devices", &format!("Character devices:\n{major} nvidia-uvm\n"));
             assert_eq!(make(&root, &asked, false), missing, "{major}");
+        }
+        // Loaded for its node it is only by who may load the driver.
+        std::fs::remove_dir(dir.path().join("sys/module/nvidia_uvm")).unwrap();
+        put("proc/devices", "Character devices:\n195 nvidia\n");
+        put("programs/modprobe -- nvidia_uvm", "");
+        for load in [false, true] {
+            let recording = root.clone().recording();
+            assert_eq!(make(&recording, &asked[1..], load), asked[1..], "{load}");
+            let looked_at = recording.recorded();
+            let is_loaded = looked_at.keys().any(|path| path.ends_with("modprobe -- nvidia_uvm"));
+            assert_eq!(is_loaded, load);
         }
         // What lies there with another number is said where it cannot be made anew; what does not lie there is nobody's.
         put("proc/devices", "Character devices:\n509 nvidia-uvm\n");

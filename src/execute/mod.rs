@@ -35,6 +35,7 @@ mod questions; // what else workers are asked
 pub mod inside; // in a container: its nodes made anew
 mod recording; // the record, kept meanwhile
 mod renew_nodes; // nodes of GPUs in containers, when the driver is back
+mod runs_already; // what somebody has started meanwhile
 mod schedule; // what is done at once
 pub(crate) mod stale_nodes; // nodes in containers that are of no use now
 mod undo; // taking back what was done

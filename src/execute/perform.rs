@@ -26,6 +26,7 @@ use crate::execute::of_ha;
 use crate::execute::programs::{failed, switch};
 use crate::execute::prove_free::{PATIENCE, POLL, now, prove_free};
 use crate::execute::renew_nodes;
+use crate::execute::runs_already;
 use crate::execute::verify::verify;
 use crate::execute::worker::{Answer, Question, close_those};
 use crate::host::displays;
@@ -58,6 +59,7 @@ pub fn serve(records: bool) -> io::Result<()> {
     let root = Root::real();
     let mut worker = Server {
         root: if records { root.recording() } else { root },
+        began: now(),
         health: Health::from_now_on(),
         gate: None,
     };
@@ -97,6 +99,8 @@ fn close_inherited() -> io::Result<()> {
 /// What lasts from one request to the next.
 struct Server {
     root: Root,
+    /// About when the run began.
+    began: Option<Duration>,
     health: Health,
     /// While it is shut.
     gate: Option<Gate>,
@@ -163,7 +167,12 @@ impl Server {
                         self.gate = None;
                         Ok(None)
                     }
-                    act => perform(&self.root, act, &mut notes),
+                    act => {
+                        let note = runs_already::note(&self.root, act, self.began);
+                        let done = perform(&self.root, act, &mut notes);
+                        notes.extend(note.filter(|_| done.is_ok()));
+                        done
+                    }
                 };
                 let (result, moment) = match result {
                     Ok(moment) => (Ok(()), moment),
@@ -211,7 +220,7 @@ fn perform(root: &Root, act: &Act, notes: &mut Vec<String>) -> Result<Option<Dur
             write_sysfs(root, &device(addr, attribute.name()), &format!("{value}\n"))?;
         }
         Act::StopUnit { name, within_s } => switch_any(root, name, Verb::Stop, *within_s, notes)?,
-        Act::StartUnit { name, within_s } => switch_any(root, name, Verb::Start, *within_s, notes)?,
+        Act::StartUnit { name, within_s, .. } => switch_any(root, name, Verb::Start, *within_s, notes)?,
         Act::RestartUnit { name } => switch(root, name, Verb::Restart, 0)?,
         Act::SetConsole { name, bound } => set_console(root, name, *bound)?,
         Act::SetPlatform { device, driver, bound } => {

@@ -83,9 +83,7 @@ fn await_lock(root: &Root, unit: &Unit) {
 
 /// Whether a container is down already, or runs.
 pub(crate) fn is_so(root: &Root, unit: &Unit, verb: Verb) -> bool {
-    let facts = unit_states::read(root, std::slice::from_ref(unit));
-    let mut states = facts.iter().filter_map(|f| f.said.as_ref().ok());
-    states.any(|said| match verb {
+    unit_states::read_one(root, unit).is_ok_and(|said| match verb {
         Verb::Stop => is_down(&said.state),
         Verb::Start | Verb::Restart => runs(&said.state),
     })

@@ -133,6 +133,7 @@ mod tests {
                     unit: unit.to_owned(),
                 },
                 within_s: 0,
+                has_ended: false,
             },
             ..step(0, false)
         };

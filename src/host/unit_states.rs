@@ -51,7 +51,7 @@ struct Shown {
 }
 
 /// What else is asked of a unit (org.freedesktop.systemd1(5)); one that a version does not know is not in its answer.
-const MORE: &str = "LoadState,CanStart,CanStop,Transient,UpheldBy,Accept";
+const MORE: &str = "LoadState,CanStart,CanStop,Transient,UpheldBy,Accept,KillMode";
 
 /// Why a unit that is stopped would not be as it was: a clause.
 fn never<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
@@ -72,6 +72,14 @@ fn never<'a>(name: &str, value: impl Fn(&str) -> Option<&'a str>) -> Option<Stri
     if is("CanStart", "no") || is("CanStop", "no") {
         return Some(format!("systemd does not start and stop {name} when it is asked to"));
     }
+    // The first two end all that is in it, and the others its main process alone or nothing (systemd.kill(5), KillMode=). What is no
+    // service, socket or scope has none.
+    if let Some(mode) = value("KillMode").filter(|mode| !matches!(*mode, "control-group" | "mixed" | "")) {
+        return Some(format!(
+            "{name} has KillMode={}, and what it has started goes on when it is stopped",
+            harmless(mode, 32)
+        ));
+    }
     let upholder = value("UpheldBy").and_then(|all| all.split_whitespace().next());
     upholder.map(|by| format!("{} starts {name} again at once", harmless(by, 64)))
 }
@@ -83,17 +91,28 @@ type All = BTreeMap<String, Shown>;
 pub fn read(root: &Root, units: &[Unit]) -> Vec<Facts> {
     let facts = |unit: &Unit| Facts {
         unit: unit.clone(),
-        said: match unit {
-            Unit::Host(_) | Unit::Inside { .. } | Unit::OfUser { .. } => of_systemd(root, unit),
-            Unit::DriverUse { driver_use_of } => of_dcgm(root, driver_use_of),
-            Unit::Whole { container }
-            | Unit::OfHa {
-                ha_container: container,
-            } => of_proxmox(root, unit, *container),
-            Unit::Run { client, id } => of_client(root, *client, id),
-        },
+        said: read_one(root, unit).and_then(|said| match unit {
+            Unit::Run { client, id } if said.runs() && said.never.is_none() => Ok(Said {
+                never: shared(root, *client, id)?,
+                ..said
+            }),
+            _ => Ok(said),
+        }),
     };
     units.iter().map(facts).collect()
+}
+
+/// The same of one by itself, without who shares something with it.
+pub(crate) fn read_one(root: &Root, unit: &Unit) -> Result<Said, String> {
+    match unit {
+        Unit::Host(_) | Unit::Inside { .. } | Unit::OfUser { .. } => of_systemd(root, unit),
+        Unit::DriverUse { driver_use_of } => of_dcgm(root, driver_use_of),
+        Unit::Whole { container }
+        | Unit::OfHa {
+            ha_container: container,
+        } => of_proxmox(root, unit, *container),
+        Unit::Run { client, id } => of_client(root, *client, id),
+    }
 }
 
 /// What a program says, or why it says nothing.
@@ -169,6 +188,41 @@ fn of_client(root: &Root, client: Client, id: &str) -> Result<Said, String> {
         ..Said::default()
     })
 }
+
+/// Why a container is not stopped whose namespaces another one shares that runs: the kernel ends all that is in a PID namespace with its
+/// first process (pid_namespaces(7)), and a start makes new ones, while the other keeps what is left of the old: a network that leads
+/// nowhere. Both clients write `container:` and which one (moby, api/types/container/hostconfig.go, NetworkMode, PidMode, IpcMode;
+/// podman, libpod/container_inspect.go and container_inspect_linux.go).
+fn shared(root: &Root, client: Client, id: &str) -> Result<Option<String>, String> {
+    const ASKED: &str = "{{.Id}} {{.HostConfig.NetworkMode}},{{.HostConfig.PidMode}},{{.HostConfig.IpcMode}}";
+    let program = client.program();
+    let inspect = |format: &str, ids: &str| {
+        let mut words = vec![program, "container", "inspect", "--format", format];
+        words.extend(ids.split_whitespace());
+        said(root, &words)
+    };
+    let ask = || inspect(ASKED, &said(root, &[program, "ps", "--quiet", "--no-trunc"])?);
+    // One of them may have ended in between.
+    let answer = ask().or_else(|_| ask())?;
+    let lines = answer.lines().filter_map(|line| line.split_once(' '));
+    let modes = lines.flat_map(|(of, modes)| modes.split(',').map(move |mode| (of, mode)));
+    let joined = modes.filter_map(|(of, mode)| Some((of, mode.strip_prefix("container:")?)));
+    let joined: Vec<(&str, &str)> = joined.filter(|(of, _)| *of != id).collect();
+    let is_id = |which: &str| which.len() >= SHORT_ID && which.bytes().all(|b| b.is_ascii_hexdigit());
+    let own = match joined.iter().all(|(_, which)| is_id(which)) {
+        true => String::new(),
+        false => inspect("{{.Name}}", id)?,
+    };
+    let own = own.trim().trim_start_matches('/');
+    let is_it = |which: &str| which == own || (is_id(which) && id.starts_with(which));
+    Ok(joined.iter().find(|(_, which)| is_it(which)).map(|(of, _)| {
+        let of = harmless(of, SHORT_ID);
+        format!("container {of} shares its namespaces, and would end with it or be cut off")
+    }))
+}
+
+/// Of an id, what both clients show (moby, pkg/stringid; podman the same).
+const SHORT_ID: usize = 12;
 
 /// The seconds that a container has for its end: those of its client's, which below zero are for ever (docker(1), `--stop-timeout`;
 /// Podman's are without a sign, and so very many), or `<nil>`.
@@ -487,6 +541,16 @@ mod tests {
                 "ActiveState=active\nCanStart=no\n",
                 Some("systemd does not start and stop x.service when it is asked to"),
             ),
+            ("ActiveState=active\nKillMode=control-group\n", None),
+            ("ActiveState=active\nKillMode=mixed\n", None),
+            (
+                "ActiveState=active\nKillMode=process\n",
+                Some("x.service has KillMode=process, and what it has started goes on when it is stopped"),
+            ),
+            (
+                "ActiveState=active\nKillMode=none\n",
+                Some("x.service has KillMode=none, and what it has started goes on when it is stopped"),
+            ),
             (
                 "ActiveState=active\nUpheldBy=up\u{1b}.service\n",
                 Some("up\\u{1b}.service starts x.service again at once"),
@@ -653,12 +717,75 @@ mod tests {
                      .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}}\n{{{{.Config.StopTimeout}}}} {id}",
                     client.program()
                 );
-                let dir = answering(&[(&name, answer)], &[]);
+                let (all, one) = asked_of_all(client, std::slice::from_ref(&id));
+                let dir = answering(&[(&name, answer), (&all, &id), (&one, &format!("{id} default,,"))], &[]);
                 let unit = Unit::Run { client, id: id.clone() };
                 let facts = read(&Root::at(dir.path()), &[unit]);
                 let said = facts[0].said.clone().unwrap();
                 assert_eq!((said.state.as_str(), said.never.as_deref()), (state, never), "{answer}");
                 assert_eq!(said.ends_within_s, 10, "{answer}");
+            }
+        }
+    }
+
+    /// How a client is asked which containers run, and what these share.
+    fn asked_of_all(client: Client, ids: &[String]) -> (String, String) {
+        let client = client.program();
+        let asked = "{{.Id}} {{.HostConfig.NetworkMode}},{{.HostConfig.PidMode}},{{.HostConfig.IpcMode}}";
+        (
+            format!("{client} ps --quiet --no-trunc"),
+            format!("{client} container inspect --format {asked} {}", ids.join(" ")),
+        )
+    }
+
+    /// A start gives it others, and that one keeps what is left of the old ones.
+    #[test]
+    fn a_container_of_a_clients_is_left_alone_where_another_one_shares_its_namespaces() {
+        let ids = ["0123456789abcdef".repeat(4), "fedcba9876543210".repeat(4)];
+        let [id, other] = &ids;
+        let whole_id = format!("container:{id}");
+        for (name, modes, is_shared) in [
+            ("/ollama", "default,,private", false),
+            ("/ollama", "host,host,host", false),
+            ("/ollama", &format!("container:{other},private,private"), false),
+            ("/ollama", "container:ollama2,private,private", false),
+            ("/ollama", &format!("{whole_id},,private"), true),
+            ("ollama", &format!("bridge,{whole_id},shareable"), true),
+            ("ollama", &format!("bridge,private,{whole_id}"), true),
+            ("/ollama", "container:ollama,,private", true),
+            ("/ollama", "container:0123456789ab,,private", true),
+        ] {
+            for client in [Client::Docker, Client::Podman] {
+                let unit = Unit::Run { client, id: id.clone() };
+                let state = format!(
+                    "{} container inspect --format {{{{.State.Status}}}}\n{{{{.HostConfig.AutoRemove}}}}\n{{{{index \
+                     .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}}}\n{{{{index .Config.Labels \"com.docker.swarm.task.id\"}}}}\n{{{{.Config.StopTimeout}}}} {id}",
+                    client.program()
+                );
+                let (all, modes_of) = asked_of_all(client, &ids);
+                let running = format!("{id}\n{other}\n");
+                let said_of = format!("{id} bridge,private,shareable\n{other} {modes}\n");
+                let own_name = format!("{} container inspect --format {{{{.Name}}}} {id}", client.program());
+                let answers = [
+                    (state.as_str(), "running\nfalse\n\n\n<nil>\n"),
+                    (&own_name, name),
+                    (&all, &running),
+                    (&modes_of, &said_of),
+                ];
+                let dir = answering(&answers, &[]);
+                let facts = read(&Root::at(dir.path()), std::slice::from_ref(&unit));
+                let why = "container fedcba987654 shares its namespaces, and would end with it or be cut off";
+                let said = facts[0].said.clone().unwrap();
+                assert_eq!(
+                    said.never.as_deref(),
+                    is_shared.then_some(why),
+                    "{client:?} {name} {modes}"
+                );
+                // Whether it could be stopped is not known without that.
+                let dir = answering(&answers[..3], &[]);
+                let facts = read(&Root::at(dir.path()), std::slice::from_ref(&unit));
+                assert!(facts[0].said.is_err(), "{:?}", facts[0]);
+                assert!(read_one(&Root::at(dir.path()), &unit).unwrap().runs());
             }
         }
     }

@@ -62,6 +62,9 @@ pub enum Act {
         /// How long the end of a container may take that was cut off, and goes on by itself, seconds.
         #[serde(default)] // since a later version
         within_s: u64,
+        /// Its stop has come to its end: where it runs by now, somebody has started it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")] // since a later version
+        has_ended: bool,
     },
     /// Start it anew, and with it what runs and needs it: one that runs for other GPUs learns only so of one that is back.
     RestartUnit {
@@ -205,8 +208,11 @@ impl Act {
     }
 
     pub(crate) fn start(unit: &Unit, ends: Duration) -> Act {
-        let (name, within_s) = (unit.clone(), ends.as_secs() * u64::from(unit.is_container()));
-        Act::StartUnit { name, within_s }
+        Act::StartUnit {
+            name: unit.clone(),
+            within_s: ends.as_secs() * u64::from(unit.is_container()),
+            has_ended: false,
+        }
     }
 
     /// The unit that it starts, if it only does that.

@@ -127,7 +127,7 @@ pub fn deadline(act: &Act, budgets: &Budgets, gpus: u32) -> Duration {
         | Act::SetPlatform { .. }
         | Act::ShutGate { .. }
         | Act::OpenGate { .. } => budgets.attribute,
-        Act::StopUnit { name, within_s } | Act::StartUnit { name, within_s } if name.is_container() => {
+        Act::StopUnit { name, within_s } | Act::StartUnit { name, within_s, .. } if name.is_container() => {
             container_time(budgets, Duration::from_secs(*within_s)) + ha_time(name)
         }
         Act::StopUnit { .. } | Act::StartUnit { .. } => budgets.unit,

@@ -603,6 +603,7 @@ mod tests {
                 unit: "ollama.service".to_owned(),
             },
             within_s: 0,
+            has_ended: false,
         };
         let mut record = at_an_act();
         assert_eq!(record.awaited(), [group(78), group(79)]);

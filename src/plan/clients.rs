@@ -264,9 +264,11 @@ impl Judged {
     }
 }
 
-/// The containers that are shut down because of one of these, in which nothing is stopped by itself.
-fn shut_down(users: &[Reason], ground: &Ground<'_>, settings: &Settings) -> BTreeSet<Unit> {
+/// The containers that are shut down because of one of these, in which nothing is stopped by itself. `accepts_doubt`: for a doubt
+/// none is.
+fn shut_down(users: &[Reason], ground: &Ground<'_>, settings: &Settings, accepts_doubt: bool) -> BTreeSet<Unit> {
     let stopped = users.iter().filter_map(|reason| match reason {
+        Reason::Doubtful { .. } if accepts_doubt => None,
         Reason::Held { holder, .. } | Reason::Doubtful { holder, .. } => {
             Stop::of(holder, ground, settings, &BTreeSet::new())
         }
@@ -384,7 +386,7 @@ pub(crate) fn judge_holders(
     let is_unbound = |a: &&PciAddr| way != Way::Unload || !snapshot.function(**a).is_some_and(Function::is_on_nvidia);
     let unbound: Vec<PciAddr> = addrs.iter().filter(is_unbound).copied().collect();
     let users = users_of(ground, way, &let_go);
-    let wholes = shut_down(&users, ground, settings);
+    let wholes = shut_down(&users, ground, settings, accepts_doubt);
     let stop_of = |holder: &Holder| Stop::of(holder, ground, settings, &wholes);
     // For a doubt that the settings accept no container goes down.
     let is_accepted = |reason: &Reason, stop: &Result<Stop<'_>, Vec<Reason>>| {

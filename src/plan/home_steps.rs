@@ -355,7 +355,7 @@ impl WayHome<'_> {
         let order = start_order(&self.record.units);
         let (starters, others): (Vec<&Unit>, Vec<&Unit>) = order.iter().partition(|unit| is_starter(&unit.name()));
         // Where the run was killed in between, what they start runs still. One that runs by now though all had left in order
-        // somebody has started, and it is left alone.
+        // somebody has started, and it is left alone, and named.
         let is_whole = self.record.state == State::Away;
         let stem = |unit: &Unit| unit.name().rsplit_once('.').map(|(stem, _)| stem.to_owned());
         let is_started = |unit: &&&Unit| {

@@ -135,7 +135,12 @@ impl<'a> Steps<'a> {
     /// The same of one whose stop has come to its end: where it runs somebody has started it, and its end is not waited for.
     pub(crate) fn start_what_has_ended(&mut self, unit: &Unit) -> Added<'_> {
         let back = Act::stop(unit, self.ends(unit));
-        self.add(Act::start(unit, Duration::ZERO), vec![back])
+        let start = Act::StartUnit {
+            name: unit.clone(),
+            within_s: 0,
+            has_ended: true,
+        };
+        self.add(start, vec![back])
     }
 
     /// Nothing takes that back.

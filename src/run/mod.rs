@@ -5,6 +5,7 @@ pub(crate) mod elsewhere; // a host that is looked at for somebody elsewhere, or
 mod handoff; // plan, carry out, say
 pub mod owners; // whose is what is wanted
 mod leftovers; // what a run that was killed has left
+pub(crate) mod lock; // waited for, or not needed any more
 pub mod look; // a snapshot, and whether calls of others last
 pub mod session; // what every run has at hand
 pub(crate) mod waits; // that QEMU lets go

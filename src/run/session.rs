@@ -1,11 +1,12 @@
-//! What every run has at hand: the settings, the records, the host-wide lock, a snapshot, a VM's config.
+//! What every run has at hand: the settings, the records, a snapshot, a VM's config.
+//!
+//! Not here: the host-wide lock ([`crate::run::lock`]).
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::base::deadlines::Budgets;
 use crate::base::pci::{PciAddr, PciSlot};
@@ -23,11 +24,10 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::selection::{self, Given};
 use crate::proxmox::container_config::GpuContainer;
 use crate::proxmox::files::{self, Cluster, ConfigText, Found, Wanted};
-use crate::run::leftovers::await_leftovers;
 use crate::run::look::look;
 use crate::settings::file::{self, NotUnderstood};
 use crate::settings::values::Settings;
-use crate::state::store::{DIR, Guard, Ledger, LockError, Store, UnreadableRecord};
+use crate::state::store::{DIR, Guard, Store, UnreadableRecord};
 
 /// The host and what we know of it besides the request.
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// The boot of the host that is looked at. A tree of files that has no word of it is of ours.
-    fn boot(&self) -> Result<String, Error> {
+    pub(super) fn boot(&self) -> Result<String, Error> {
         match boot_id_on(&self.root) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => this_boot(),
             read => read.map_err(no_boot),
@@ -274,39 +274,6 @@ impl Session {
             }
         }
         self.not_interrupted()
-    }
-
-    /// The host-wide lock. `who` is what others are told of us while we have it.
-    ///
-    /// # Errors
-    /// [`Error::Overdue`] with who has it.
-    pub fn lock(&mut self, who: &str, end: Duration) -> Result<Guard, Error> {
-        let left = end.saturating_sub(self.kernel.now()).min(self.budgets.lock);
-        let kernel = &mut self.kernel;
-        let wait = |fd: BorrowedFd<'_>, within| kernel.wait(&[fd], within) == [true];
-        let locked = self.store.lock_with(who, left, wait);
-        self.not_interrupted()?;
-        let guard = locked.map_err(|e| not_locked(e, left))?;
-        self.forget_other_boots(&guard)?;
-        let records = self.store.load().map_err(|e| Error::io("reading the records", e))?.0;
-        for record in &records {
-            let end = end.min(self.kernel.now() + self.budgets.lock);
-            await_leftovers(&mut self.kernel, &self.root, &guard, record, end)?;
-        }
-        Ok(guard)
-    }
-
-    /// A reboot gives every device back to its own driver: what was written before one is not true any more.
-    fn forget_other_boots(&self, guard: &Guard) -> Result<(), Error> {
-        let now = self.boot()?;
-        let records = self.store.load().map_err(|e| Error::io("reading the records", e))?.0;
-        for record in records.iter().filter(|r| r.boot_id != now) {
-            info!("{}: the record of an earlier boot is forgotten", record.owner);
-            guard
-                .remove(record.owner)
-                .map_err(|e| Error::io("removing a record of an earlier boot", e))?;
-        }
-        Ok(())
     }
 
     /// Ends a wait that a signal asked to end.
@@ -462,24 +429,6 @@ fn another_answer() -> Error {
     Error::io("reading Proxmox's files", io::Error::other("another answer came"))
 }
 
-/// What a run that did not get the lock says. `within` is how long it waited.
-pub(crate) fn not_locked(error: LockError, within: Duration) -> Error {
-    match error {
-        LockError::Held(by) => Error::Overdue {
-            what: format!("another run did not finish ({by})"),
-            within,
-            hint: "wait for it, or see what holds it up with 'gpu-handoff status'".to_owned(),
-        },
-        LockError::NotWritable(e) => Refusal::from(Reason::Other(format!(
-            "nothing can be written to {DIR} ({e}), and without a record there is no way home. Hint: 'findmnt -T {DIR}' \
-             shows what is mounted there: make it writable, as by 'mount -o remount,rw /run', or see 'ls -ld {DIR}' for \
-             whose it is"
-        )))
-        .into(),
-        LockError::Io(e) => Error::io(format!("locking {DIR}"), e),
-    }
-}
-
 /// Moving a device between drivers is root's business.
 ///
 /// # Errors
@@ -502,6 +451,7 @@ mod tests {
     use crate::host::units::Unit;
     use crate::model::act::Act;
     use crate::model::record::{Owner, Run, Taken};
+    use crate::state::store::Ledger as _;
 
     #[test]
     fn a_container_is_called_one_and_not_a_vm_without_a_config() {
@@ -666,6 +616,7 @@ mod tests {
                 unit: "ollama.service".to_owned(),
             },
             within_s: 0,
+            has_ended: false,
         }];
         let end = session.kernel.now() + Duration::from_secs(60);
         let guard = session.lock("test", end).unwrap();
@@ -751,35 +702,6 @@ mod tests {
             let run = records[0].at_work.as_ref().map(|w| w.run.clone());
             assert_eq!(run, at_work, "{case}");
             drop(guard);
-        }
-    }
-
-    #[test]
-    fn who_cannot_write_a_record_is_refused_with_a_remedy_and_who_waited_in_vain_is_late() {
-        let os = |number| LockError::from(io::Error::from_raw_os_error(number));
-        let (erofs, eacces, enospc) = (30, 13, 28);
-        for (error, exit, said) in [
-            (
-                os(erofs),
-                Exit::Refused,
-                "nothing can be written to /run/gpu-handoff (Read-only file system (os error 30)), and without a record \
-                 there is no way home. Hint: 'findmnt -T /run/gpu-handoff' shows",
-            ),
-            (
-                os(eacces),
-                Exit::Refused,
-                "nothing can be written to /run/gpu-handoff (Permission denied (os error 13)), and",
-            ),
-            (os(enospc), Exit::Failed, "locking /run/gpu-handoff"),
-            (
-                LockError::Held("VM 111 pre-start (pid 7)".to_owned()),
-                Exit::Overdue,
-                "another run did not finish (VM 111 pre-start (pid 7)) within 5 s; nothing was changed. Hint: wait",
-            ),
-        ] {
-            let error = not_locked(error, Duration::from_secs(5));
-            assert_eq!(error.exit(), exit, "{error}");
-            assert!(error.to_string().starts_with(said), "{error}");
         }
     }
 

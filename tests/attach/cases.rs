@@ -57,9 +57,9 @@ const COPIED: Edit = File(COPY, "services = \"ollama\"\n");
 const OURS: &[Edit] = &[SETTINGS, COPIED];
 /// What systemd says of a unit.
 const SAID: &str = "/programs/systemctl show --property=Id,ActiveState,RequiredBy,RequisiteOf,BoundBy,ConsistsOf,\
-    PropagatesStopTo,TriggeredBy,LoadState,CanStart,CanStop,Transient,UpheldBy,Accept ollama.service";
+    PropagatesStopTo,TriggeredBy,LoadState,CanStart,CanStop,Transient,UpheldBy,Accept,KillMode ollama.service";
 const ALSO: &str = "/programs/systemctl show --property=Id,ActiveState,RequiredBy,RequisiteOf,BoundBy,ConsistsOf,\
-    PropagatesStopTo,TriggeredBy,LoadState,CanStart,CanStop,Transient,UpheldBy,Accept open-webui.service";
+    PropagatesStopTo,TriggeredBy,LoadState,CanStart,CanStop,Transient,UpheldBy,Accept,KillMode open-webui.service";
 const HOOKED: &str = "machine: q35\nhookscript: local:snippets/gpu-handoff\n";
 
 const fn on(vm: &'static str, edits: &'static [Edit]) -> Ask {

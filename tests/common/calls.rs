@@ -371,6 +371,7 @@ impl Model {
             }
             Event::Dies(addr) => self.die(addr),
             Event::Vanishes(addr) => self.vanish(addr),
+            Event::Starts(unit) => drop(self.switch_unit(&unit, true)),
             Event::Signal => self.signal = self.signal.or(Some(self.time)),
             Event::GateFalls => self.gate = None,
         }

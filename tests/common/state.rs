@@ -231,6 +231,8 @@ pub enum Event {
     Dies(PciAddr),
     /// A card is gone from the bus.
     Vanishes(PciAddr),
+    /// Somebody starts a unit.
+    Starts(unit::Unit),
     /// The run is asked to end (SIGTERM).
     Signal,
     /// Who has the gate shut ends.

@@ -146,6 +146,62 @@ fn one_of_which_it_is_not_known_which_gpu_it_uses_is_stopped_as_well() {
     }
 }
 
+/// Its service has the GPU, and what is of no service in it the other one: that is a doubt, and no reason to shut it down. One that
+/// has the GPU itself is.
+#[test]
+fn for_a_doubt_that_the_settings_accept_no_container_is_shut_down_and_its_service_is_released() {
+    for (doubt, nodes, stopped) in [
+        (Doubt::GoOn, vec![Node::Gpu(addr(2, 0)), Node::Control], inside()),
+        (Doubt::Refuse, vec![Node::Gpu(addr(2, 0)), Node::Control], whole()),
+        (Doubt::GoOn, vec![Node::Gpu(addr(1, 0)), Node::Control], whole()),
+    ] {
+        // By its number the one or the other is seen first.
+        for pid in [2, 900] {
+            let case = format!("{doubt:?}, {nodes:?}, {pid}");
+            let mut model = host(2);
+            add_inside(&mut model);
+            for process in &mut model.processes {
+                process.nodes = vec![Node::Gpu(addr(1, 0)), Node::Control];
+            }
+            model.units.push(UnitState {
+                active: true,
+                ..UnitState::new(whole())
+            });
+            let mut process = of_container(pid, None);
+            process.nodes.clone_from(&nodes);
+            model.processes.push(process);
+            model.processes.sort_by_key(|process| process.pid);
+            let mut session = session(Containers::Shutdown, WayOut::Auto);
+            session.settings.doubt = doubt;
+            let plan = session.plan_out(&mut model).unwrap();
+            assert_eq!(plan.units, std::slice::from_ref(&stopped), "{case}");
+        }
+    }
+}
+
+/// Where the service's stop would leave what it has started, the container may be shut down, or not.
+#[test]
+fn a_service_that_cannot_be_stopped_well_is_left_to_the_container_as_a_whole() {
+    let why = "cron.service has KillMode=process, and what it has started goes on when it is stopped";
+    for (containers, stopped) in [(Containers::Release, None), (Containers::Shutdown, Some(whole()))] {
+        let mut model = used(1);
+        model.never = Some((inside(), why.to_owned()));
+        model.units.push(UnitState {
+            active: true,
+            ..UnitState::new(whole())
+        });
+        let session = session(containers, WayOut::Auto);
+        match (session.plan_out(&mut model), stopped) {
+            (Ok(plan), Some(stopped)) => assert_eq!(plan.units.first(), Some(&stopped)),
+            (Err(refusal), None) => {
+                let said = format!("ollama.service in container 104 may be stopped for it, but {why}");
+                assert!(refusal.to_string().contains(&said), "{refusal}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// What was stopped in it starts with the container, if it is to.
 #[test]
 fn a_container_that_has_been_stopped_meanwhile_strands_nothing() {

@@ -7,8 +7,11 @@ use gpu_handoff::model::act::Act;
 use gpu_handoff::model::refusal::Reason;
 use gpu_handoff::settings::values::{Processes, Services, WayOut};
 
-use crate::common::hosts::{EXPORTER, OLLAMA, PERSISTENCED, add_consoles, add_exporter, add_ollama, add_persistenced};
-use crate::common::{End, Model, ProbeFault, Process, Session, addr, host};
+use crate::common::hosts::{
+    EXPORTER, OLLAMA, PERSISTENCED, WEBUI, add_consoles, add_exporter, add_ollama, add_persistenced,
+};
+use crate::common::state::Unit as UnitState;
+use crate::common::{End, Event, Fault, Model, ProbeFault, Process, Session, When, addr, host};
 use crate::{assert_as_before, records, runs_again_whatever_fails};
 
 /// This many cards, all used by the service and the daemon.
@@ -71,6 +74,55 @@ fn a_service_that_is_named_is_stopped_before_the_daemon_and_started_after_it() {
             "{case}: somebody may have started it since"
         );
     }
+}
+
+/// Only when all had ended, somebody else must have started what runs: an undo and a run that was killed come before that.
+#[test]
+fn only_after_a_whole_way_out_what_runs_already_was_started_by_somebody_else() {
+    let starts = |acts: &[Act]| -> Vec<bool> {
+        let of_ollama = acts.iter().filter_map(|act| match act {
+            Act::StartUnit { name, has_ended, .. } if name.on_host() == Some(OLLAMA) => Some(*has_ended),
+            _ => None,
+        });
+        of_ollama.collect()
+    };
+    let session = named(WayOut::Auto);
+    let mut model = used(1);
+    assert!(matches!(session.out(&mut model), End::Done));
+    assert!(matches!(session.home(&mut model), End::Done));
+    assert_eq!(starts(&model.acts), [true]);
+    let unload = |act: &Act| matches!(act, Act::UnloadModule { name } if name == "nvidia");
+    let at = model.acts.iter().position(unload).unwrap();
+    let mut model = used(1);
+    model.faults.0 = vec![(at, Fault::Fails)];
+    assert!(matches!(session.out(&mut model), End::Restored(_)));
+    assert_eq!(starts(&model.acts), [false]);
+}
+
+/// Its timer starts another service that needs it, when all was planned: systemd would stop that along, and nobody start it again.
+#[test]
+fn what_has_come_to_need_a_service_since_the_plan_is_not_stopped_with_it() {
+    let webui = Unit::host(WEBUI);
+    let mut model = used(1);
+    model.units.push(UnitState {
+        needs: Some(Unit::host(OLLAMA)),
+        ..UnitState::new(webui.clone())
+    });
+    let first = model.acts.len();
+    model.events.push((When::Act(first), Event::Starts(webui)));
+    let End::Restored(why) = named(WayOut::Auto).out(&mut model) else {
+        panic!("it was stopped");
+    };
+    let said = "open-webui.service needs ollama.service by now, and would be stopped as well, before 'ollama: stop the service'";
+    assert_eq!(why, said);
+    assert!(runs(&model, OLLAMA) && runs(&model, WEBUI) && runs(&model, PERSISTENCED));
+    assert!(records(&model).is_empty());
+    // It is seen by the next plan, which asks for its name.
+    let refusal = named(WayOut::Auto).plan_out(&mut model).unwrap_err().to_string();
+    assert!(
+        refusal.contains("open-webui.service needs it and would be stopped as well"),
+        "{refusal}"
+    );
 }
 
 #[test]

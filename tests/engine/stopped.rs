@@ -230,7 +230,7 @@ fn a_container_has_as_long_for_its_end_as_the_settings_or_it_itself_say_whicheve
         session.settings.budgets.container = Duration::from_secs(set);
         let plan = session.plan_out(&mut model).unwrap();
         let ends_within = |act: &Act| match act {
-            Act::StopUnit { name, within_s } | Act::StartUnit { name, within_s } if name == container => {
+            Act::StopUnit { name, within_s } | Act::StartUnit { name, within_s, .. } if name == container => {
                 Some(*within_s)
             }
             _ => None,

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Containers of Podman's (the real one) and of Docker's (a stand-in) use the GPU: refused, or stopped and started again by their own client, by both ways, one that is deaf as well; one of --rm is left alone, and what does not start again is named.
+# Containers of Podman's (the real one) and of Docker's (a stand-in) use the GPU: refused, or stopped and started again by their own client, by both ways, one that is deaf as well; one of --rm is left alone, as is one whose namespaces another one shares, and what does not start again is named.
 # lab: --timeout 2400
 # tier: long
 . /usr/local/lib/lab-home.sh
@@ -48,6 +48,11 @@ for client in podman docker; do
 	begin --rm; before_pids=$(pids $client "$id"); within 90 255 qm start 111
 	said "may be stopped for it, but it was started with --rm, and is gone for good once it is stopped"
 	is "$(pids $client "$id")" "$before_pids" "its processes"; $client stop "$id" >/dev/null; settled || fail "not as before"
+	say "$client: one whose namespaces another one shares is not stopped"
+	begin; program="/usr/bin/sleep 1000"
+	case $client in podman) other=$(pod --pid "container:$id") ;; docker) other=$(docker run --pid "container:$id" $program) ;; esac; program=$holds
+	before_pids=$(pids $client "$id"); within 90 255 qm start 111; said "container $(echo "$other" | cut -c-12) shares its namespaces, and would end with it or be cut off"
+	is "$(pids $client "$id")" "$before_pids" "its processes"; $client stop -t 1 "$other" >/dev/null; $client stop -t 1 "$id" >/dev/null; settled || fail "not as before"
 	say "$client: one that is deaf to TERM is ended, and started again"
 	program=$deaf; begin --stop-timeout 3; program=$holds
 	for way in unload unbind; do

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A container with this hook, which is given the GPU: its nodes are made, what is stranded comes home first, and where a VM has the GPU it is refused by the VM's name, or starts without; while a VM is starting it is waited for, and what its own container is owed keeps no GPU away.
+# A container with this hook, which is given the GPU: its nodes are made, what is stranded comes home first, and where a VM has the GPU it is refused by the VM's name, or starts without; while a VM is starting it is waited for, but no way home that waits for it; and what its own container is owed keeps no GPU away.
 # lab: --timeout 900
 # tier: full
 . /usr/local/lib/lab-home.sh
@@ -56,6 +56,14 @@ until [ ! -e /sys/module/nvidia ] || [ ! -e "/proc/$first" ]; do :; done; kill -
 pct start 104 >/root/said 2>&1 & run=$!; wait_for 20 asks; stays 3; asks || fail "it did not wait: $(cat /root/said)"
 kill -CONT $first; wait $start; is $? 0 "the VM's start"; away "the VM's start"; wait $run; is $? 255 "the container's start"; cat /root/said
 said "container 104 is given /dev/nvidia0, /dev/nvidiactl, which are not there: $gpu is with VM 111"; within 90 0 qm stop 111; comes_home 60 "with a container that was refused"
+say "somebody starts it in the middle of the way home, which has the lock and is to start it as well: neither waits for the other"
+setting 'containers = "shutdown"'; within 60 0 pct start 104; wait_for 20 fuser_sees; within 120 0 qm start 111; away "with it shut down"; is "$(pct status 104)" "status: stopped" "the container"
+homes() { pgrep -f "gpu-handoff 111 post-stop"; }
+qm stop 111 >/root/vm 2>&1 & stop=$!; wait_for 30 homes; first=$(homes | head -n 1)
+until [ ! -e "/sys/bus/pci/devices/$gpu/driver" ] || [ ! -e "/proc/$first" ]; do :; done; kill -STOP $first || { cat /root/vm; fail "the way home was not halted"; }
+pct start 104 >/root/said 2>&1 & run=$!; wait_for 20 asks; stays 3; asks || fail "it did not wait: $(cat /root/said)"
+begun=$(date +%s); kill -CONT $first; wait $run; is $? 0 "its start"; cat /root/said; said "container 104 pre-start: it is started by the handoff for VM 111, which goes on; nothing is done"
+[ $(($(date +%s) - begun)) -lt 20 ] || fail "it took $(($(date +%s) - begun)) s"; wait $stop; comes_home 60 "with a container that somebody has started"; wait_for 20 fuser_sees; runs "by somebody"; setting
 say "its other phases do nothing, and neither does one that is given no GPU"
 for phase in post-start pre-stop post-stop; do within 20 0 gpu-handoff 104 $phase; done
 container | sed 's/hold.*/sleep 1000/' >$conf; within 60 0 pct start 104; said "it is given no node of NVIDIA's, nothing to do"; expect_rc 0 pct stop 104

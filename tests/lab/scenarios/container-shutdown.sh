@@ -33,12 +33,14 @@ for way in unload unbind; do
 	wait_for 60 starting; kill -KILL $(pgrep -f "gpu-handoff 111 post-stop"); wait $run; cat /root/said; said "post-stop' failed: got signal 9"
 	comes_home 120 "$way, killed while it gives back"; wait_for 60 uses; as_before "$way"
 done
-say "somebody has started it while the GPU was away: it has none, and is left alone"
+say "somebody has started it while the GPU was away: it has none, is left alone, and named"
+named() { journalctl -q -b -o cat -t gpu-handoff | grep -q 'container 104: it runs already, since somebody has started it meanwhile, and may do without the GPU. Hint: pct reboot 104'; }
+! named || fail "named before"
 setting 'containers = "shutdown"' 'container-start = "go-on"'
 sed -i 's/^dev[01].*//; s/^lxc.init.*//' /etc/pve/lxc/104.conf
 printf 'lxc.cgroup2.devices.allow: c 195:* rwm\nlxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file\nlxc.init.cmd: hold /dev/nvidia0\n' >>/etc/pve/lxc/104.conf
 within 120 0 qm start 111; away "for that"; down "for that"; sed -i 's/^lxc.init.*/lxc.init.cmd: sleep infinity/' /etc/pve/lxc/104.conf; within 60 0 pct start 104
-within 120 0 qm stop 111; comes_home 90 "with it running"; is "$(pct status 104)" "status: running" "the container"
+within 120 0 qm stop 111; comes_home 90 "with it running"; is "$(pct status 104)" "status: running" "the container"; wait_for 20 named
 within 60 0 pct stop 104; printf 'arch: amd64\ndev0: /dev/nvidia0\nlxc.init.cmd: sh -c "trap : PWR TERM; exec 3</dev/nvidia0; while :; do sleep 1; done"\n' >/etc/pve/lxc/104.conf
 within 60 0 pct start 104; wait_for 60 uses
 say "it does not shut down when it is asked to: it is ended"
