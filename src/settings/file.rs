@@ -187,7 +187,7 @@ impl<'a> File<'a> {
                 },
                 ("d3cold", DeValue::Boolean(allowed)) => fact.d3cold = Some(*allowed),
                 (key, _) if device_keys.contains(&key) => return Err(wrong("it is of another type")),
-                (key, value) => return Err(self.unknown("device.", (name, value), key, &device_keys)),
+                (key, value) => return Err(self.unknown("device", (name, value), key, &device_keys)),
             }
         }
         if fact.first > fact.last {
@@ -233,7 +233,7 @@ impl<'a> File<'a> {
         }
     }
 
-    /// A key that is none of these. `prefix`: its section, with a dot behind it.
+    /// A key that is none of these. `prefix`: its section, whether with a dot behind it or not.
     fn unknown(&self, prefix: &str, line: Line<'_, 'a>, key: &str, keys: &[&str]) -> NotUnderstood {
         let (name, value) = line;
         let is_setting = || Settings::default().set(name.get_ref(), value).is_ok();
