@@ -59,7 +59,7 @@ pub fn serve(records: bool) -> io::Result<()> {
     let root = Root::real();
     let mut worker = Server {
         root: if records { root.recording() } else { root },
-        began: now(),
+        began: None,
         health: Health::from_now_on(),
         gate: None,
     };
@@ -99,7 +99,7 @@ fn close_inherited() -> io::Result<()> {
 /// What lasts from one request to the next.
 struct Server {
     root: Root,
-    /// About when the run began.
+    /// About when the run began: before whatever is asked first that is more than a file of Proxmox's.
     began: Option<Duration>,
     health: Health,
     /// While it is shut.
@@ -108,6 +108,9 @@ struct Server {
 
 impl Server {
     fn answer(&mut self, request: Question) -> Answer {
+        if !matches!(request, Question::Find(_)) {
+            self.began = self.began.or_else(now);
+        }
         match request {
             Question::MakeNodes { paths, load } => Answer::NotMade(made_nodes::make(&self.root, &paths, load)),
             Question::Remember(entry) => {
