@@ -157,6 +157,15 @@ pub(crate) fn is_close_on_exec(fd: RawFd) -> bool {
     flags >= 0 && flags & libc::FD_CLOEXEC != 0
 }
 
+/// What std asks at each start for where this thread's stack ends, so as to have a sentence for an overflow before the same SIGSEGV
+/// (rust, library/std/src/sys/pal/unix/stack_overflow.rs, which does without where there is no answer). libc finds it out by reading
+/// and scanning all of /proc/self/maps (glibc, nptl/pthread_getattr_np.c): a seventh of all instructions of a call with nothing to do,
+/// of which a host has some at each start and stop of each VM.
+#[unsafe(no_mangle)]
+extern "C" fn pthread_getattr_np(_thread: libc::pthread_t, _attributes: *mut libc::pthread_attr_t) -> libc::c_int {
+    libc::ENOSYS
+}
+
 /// Whether two tasks share one table of descriptors (kcmp(2), KCMP_FILES).
 ///
 /// # Errors
