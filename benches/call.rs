@@ -121,9 +121,16 @@ fn compare() -> io::Result<ExitCode> {
     Ok(if is_kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// A program with the short environment of a daemon: libc looks through all of it at each start, and cargo's is long.
+fn bare(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}
+
 /// Runs it to its end; how long that took.
 fn start(words: &[String], stderr: Stdio) -> io::Result<Duration> {
-    let mut command = Command::new(&words[0]);
+    let mut command = bare(&words[0]);
     command
         .args(&words[1..])
         .stdin(Stdio::null())
@@ -148,7 +155,7 @@ fn collected(words: &[String], options: &[&str]) -> Option<BTreeMap<u32, u64>> {
         true => Path::new(&words[0]).to_owned(),
         false => Path::new("/bin").join(&words[0]),
     };
-    let mut command = Command::new("valgrind");
+    let mut command = bare("valgrind");
     command
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .args(options)
