@@ -134,15 +134,8 @@ impl Nodes {
     /// The doors to these functions and VFIO groups; with `whole`, also to NVIDIA's driver as such.
     pub(crate) fn doors(&self, addrs: &[PciAddr], groups: &BTreeSet<u32>, whole: bool) -> Vec<Door> {
         let is_meant = |node: &Node| match node {
-            Node::Gpu(a)
-            | Node::Drm(a)
-            | Node::Sound(a)
-            | Node::I2c(a)
-            | Node::Disk(a)
-            | Node::Framebuffer(a)
-            | Node::VfioDevice(a) => addrs.contains(a),
             Node::VfioGroup(group) => groups.contains(group),
-            Node::UnknownGpu(_) | Node::Control | Node::Modeset | Node::Uvm | Node::Caps | Node::Switch => whole,
+            node => node.function().map_or(whole, |addr| addrs.contains(&addr)),
         };
         let door = |node: &Node, block, major: u64, minor: Option<u64>| {
             Some(Door {

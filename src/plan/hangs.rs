@@ -80,15 +80,8 @@ fn is_of_nvidia(snapshot: &Snapshot, call: &StuckCall) -> bool {
 fn holders(snapshot: &Snapshot, call: &StuckCall, on_nvidia: bool) -> Vec<(Holder, Vec<Node>)> {
     let groups: Vec<u32> = call.at.iter().filter_map(|a| snapshot.function(*a)?.group).collect();
     let own = |node: &Node| match node {
-        Node::Gpu(a)
-        | Node::Drm(a)
-        | Node::Sound(a)
-        | Node::I2c(a)
-        | Node::Disk(a)
-        | Node::Framebuffer(a)
-        | Node::VfioDevice(a) => call.at.contains(a),
         Node::VfioGroup(group) => groups.contains(group),
-        _ => false,
+        node => node.function().is_some_and(|addr| call.at.contains(&addr)),
     };
     let of_driver = |node: &Node| match node {
         Node::Control | Node::Uvm | Node::Modeset | Node::Caps | Node::Switch | Node::UnknownGpu(_) => on_nvidia,

@@ -82,17 +82,7 @@ pub fn held(snapshot: &Snapshot, addrs: &[PciAddr]) -> Vec<Reason> {
         let (mut sure, mut doubtful) = (Vec::new(), Vec::new());
         for node in &holder.nodes {
             match node {
-                Node::Gpu(a)
-                | Node::Drm(a)
-                | Node::Sound(a)
-                | Node::VfioDevice(a)
-                | Node::I2c(a)
-                | Node::Disk(a)
-                | Node::Framebuffer(a)
-                    if addrs.contains(a) =>
-                {
-                    sure.push(*node);
-                }
+                node if node.function().is_some_and(|addr| addrs.contains(&addr)) => sure.push(*node),
                 Node::VfioGroup(group) if groups.contains(group) => sure.push(*node),
                 Node::Control | Node::Uvm | Node::Modeset | Node::Caps | Node::Switch | Node::UnknownGpu(_)
                     if on_nvidia =>

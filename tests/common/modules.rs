@@ -173,17 +173,10 @@ impl Model {
             return false;
         };
         match node {
-            Node::Gpu(a)
-            | Node::Drm(a)
-            | Node::Sound(a)
-            | Node::I2c(a)
-            | Node::Disk(a)
-            | Node::Framebuffer(a)
-            | Node::VfioDevice(a) => addrs.contains(a),
             Node::VfioGroup(group) => addrs
                 .iter()
                 .any(|a| self.device(*a).is_some_and(|d| d.group == Some(*group))),
-            Node::UnknownGpu(_) | Node::Control | Node::Modeset | Node::Uvm | Node::Caps | Node::Switch => *whole,
+            node => node.function().map_or(*whole, |addr| addrs.contains(&addr)),
         }
     }
 
