@@ -1,7 +1,7 @@
 //! What a run that was killed has left behind: its workers, waited for or ended.
 //!
 //! Not here: what counts as stuck from then on ([`crate::model::record::Record::give_up_workers`]), and who watches it
-//! ([`crate::commands::watch`]).
+//! ([`crate::commands::watch_next`]).
 
 use std::time::Duration;
 
