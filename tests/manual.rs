@@ -368,8 +368,9 @@ fn page_5() -> String {
                  attach' writes such ones. 'gpu-handoff plan' shows each setting with its value and where it came from. What is \
                  not understood refuses the way out, never the way home.";
     let places = "A setting without a section stands above the first line in brackets of its file: what is below such a line is of that \
-                  section alone. One of a section stands below the section's name in brackets, or, without any such line, with \
-                  the name and a dot before it: 'deadlines.way-out = 90', also for one VM.";
+                  section alone. One of a section stands below the section's name in brackets, or wherever one without a \
+                  section may stand, with that name and a dot before it: 'deadlines.way-out = 90'. So it does for one VM, below \
+                  [vm.111].";
     writeln!(page, "{}\n.PP\n{}", roff(order), roff(places)).unwrap();
     for (section, about) in [("", "")].iter().chain(SECTIONS.iter()) {
         writeln!(

@@ -37,6 +37,11 @@ fn have(method: &str, args: &[&str], words: &[&str]) -> Result<(), String> {
     }
 }
 
+/// Has a unit started, or started anew, and does not wait for that.
+fn begin(verb: &str, method: &str, unit: &str) -> Result<(), String> {
+    have(method, &[unit, "replace"], &["systemctl", verb, "--no-block", unit])
+}
+
 /// How long `systemctl` gets, which asks in our place.
 fn in_its_place(why: &str, end: Instant) -> Duration {
     debug!("systemctl asks systemd, which cannot be asked over {SOCKET}: {why}");
@@ -56,9 +61,7 @@ pub fn watch(vmid: VmId) -> Result<(), String> {
     if !is_there() {
         return Err("systemd is not running".to_owned());
     }
-    let unit = format!("gpu-handoff-watch@{vmid}.service");
-    let words = ["systemctl", "restart", "--no-block", &unit];
-    have("RestartUnit", &[&unit, "replace"], &words)
+    begin("restart", "RestartUnit", &watcher(vmid))
 }
 
 /// Asks for the watcher of a VM's GPU where none waits. Without systemd there is none to have.
@@ -70,9 +73,11 @@ pub fn keep_watch(vmid: VmId) -> Result<(), String> {
         debug!("systemd is not running: nobody watches");
         return Ok(());
     }
-    let unit = format!("gpu-handoff-watch@{vmid}.service");
-    let words = ["systemctl", "start", "--no-block", &unit];
-    have("StartUnit", &[&unit, "replace"], &words)
+    begin("start", "StartUnit", &watcher(vmid))
+}
+
+fn watcher(vmid: VmId) -> String {
+    format!("gpu-handoff-watch@{vmid}.service")
 }
 
 /// What stands between who asks and a VM's number in the name of an instance of `gpu-handoff-tell@.service`.
@@ -90,8 +95,7 @@ pub fn tell(abandoned: Option<VmId>) -> Result<(), String> {
     }
     let about = abandoned.map_or(String::new(), |vmid| format!("{ABANDONED}{vmid}"));
     let unit = format!("gpu-handoff-tell@{}{about}.service", std::process::id());
-    let words = ["systemctl", "start", "--no-block", &unit];
-    have("StartUnit", &[&unit, "replace"], &words)
+    begin("start", "StartUnit", &unit)
 }
 
 /// Runs the unit that brings a VM's GPU home, to its end. Whether it ended well.

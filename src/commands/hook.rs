@@ -31,6 +31,7 @@ use crate::model::refusal::{Reason, Refusal};
 use crate::plan::owners::{Part, slots_of};
 use crate::plan::selection::lent_by_hand;
 use crate::plan::{home, inferred};
+use crate::proxmox::files::Config;
 use crate::run::afterwards::have_it_told;
 use crate::run::owners::{Locked, settle};
 use crate::run::session::{Session, must_be_root};
@@ -68,17 +69,18 @@ fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     let Some(text) = host.guest_text(vmid)? else {
         return container::pre_start(host, vmid);
     };
-    if !text.names_a_device() && !has_record(host, owner) {
-        info!("{}", nothing_to_hand_over(vmid));
-        return Ok(());
-    }
-    let read = host.understood(text);
-    let has_entry = read.config.hostpci().next().is_some() || read.config.ignored_hostpci_lines().next().is_some();
+    // A config that cannot name any device has to be understood for what is on record alone.
+    let may_name_one = text.names_a_device();
+    let read = (may_name_one || has_record(host, owner)).then(|| host.understood(text));
+    let entry_in =
+        |read: &Config| read.config.hostpci().next().is_some() || read.config.ignored_hostpci_lines().next().is_some();
     // What an earlier handoff has taken comes home although the config does not name it any more.
-    if !has_entry && !has_record(host, owner) {
-        info!("{}", nothing_to_hand_over(vmid));
+    let is_asked_for = |read: &Config| !may_name_one || entry_in(read) || has_record(host, owner);
+    let Some(read) = read.filter(is_asked_for) else {
+        info!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over");
         return Ok(());
-    }
+    };
+    let has_entry = entry_in(&read);
     must_be_root()?;
     // The way home does not depend on the settings.
     if has_entry {
@@ -131,10 +133,6 @@ fn pre_start(host: &mut Session, vmid: VmId) -> Result<(), Error> {
     }
     let out = host.way_out(&guard, settled, owner, &given, end);
     out.map_err(|e| also_a_backup(backup, e))
-}
-
-fn nothing_to_hand_over(vmid: VmId) -> String {
-    format!("VM {vmid} pre-start: it has no hostpci entry, nothing to hand over")
 }
 
 /// Whether a VM that is given no device has something on record all the same. What cannot be read keeps it from nothing.
