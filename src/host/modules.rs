@@ -108,24 +108,24 @@ impl Signatures {
     }
 }
 
-/// Asks for each of the modules.
+/// Asks for the modules: for all at once, and for each by itself only where that shows that one cannot be loaded, or gets no answer.
 pub fn read(root: &Root, names: &[String]) -> Vec<Loadable> {
     let signatures = Signatures::read(root);
-    let one = |name: &String| {
-        let mut questions = QUESTIONS;
-        Loadable {
-            name: name.clone(),
-            problem: problem(root, name, false, &signatures, INSTALL_DEPTH, &mut questions),
-        }
+    let of = |names: &[&str]| problem(root, names, false, &signatures, INSTALL_DEPTH, &mut QUESTIONS.clone());
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    let can_all = all.len() > 1 && of(&all).is_none();
+    let one = |name: &String| Loadable {
+        name: name.clone(),
+        problem: if can_all { None } else { of(&[name]) },
     };
     names.iter().map(one).collect()
 }
 
-/// `ignore`: the install line of this very module does not count, as with `modprobe -i`. `depth`: how many install lines
-/// are still followed. `questions`: how many there may be yet.
+/// Why one of them cannot be loaded. `ignore`: the install lines of these very modules do not count, as with `modprobe -i`.
+/// `depth`: how many install lines are still followed. `questions`: how many there may be yet.
 fn problem(
     root: &Root,
-    name: &str,
+    names: &[&str],
     ignore: bool,
     signatures: &Signatures,
     depth: u8,
@@ -138,7 +138,9 @@ fn problem(
     *questions = left;
     let mut words = vec!["modprobe", "--show-depends"];
     words.extend(ignore.then_some("--ignore-install"));
-    words.extend(["--", name]);
+    words.extend((names.len() > 1).then_some("--all"));
+    words.push("--");
+    words.extend(names);
     let said = match root.program(&words) {
         Ok(said) => said,
         Err(e) => return Some(Problem::NoAnswer(e.to_string())),
@@ -147,7 +149,7 @@ fn problem(
         let line = foreign_line(&said.stderr);
         // The name is said beside it already.
         let rest = line
-            .strip_prefix(&format!("Module {name} "))
+            .strip_prefix(&format!("Module {} ", names.first()?))
             .filter(|_| depth == INSTALL_DEPTH);
         return Some(Problem::Refused(rest.unwrap_or(&line).to_owned()));
     }
@@ -160,7 +162,7 @@ fn problem(
             }),
             "install" if depth > 0 => modprobes(rest)
                 .into_iter()
-                .find_map(|(module, ignore)| problem(root, &module, ignore, signatures, depth - 1, questions)),
+                .find_map(|(module, ignore)| problem(root, &[&module], ignore, signatures, depth - 1, questions)),
             _ => None, // builtin
         }
     })
@@ -315,6 +317,21 @@ mod tests {
         }
         let root = Root::at(dir.path());
         (dir, root)
+    }
+
+    #[test]
+    fn several_are_asked_for_at_once_and_each_by_itself_where_one_cannot_be_loaded() {
+        let all = "/programs/modprobe --show-depends --all -- nvidia nvidia_uvm";
+        let both = format!("insmod {KO}\ninsmod {KO}\n");
+        let failed = "/programs/failed/modprobe --show-depends -- nvidia_uvm";
+        for (can_all, problem) in [(true, None), (false, Some("not found"))] {
+            let mut files = vec![(KO, ""), (failed, "modprobe: FATAL: Module nvidia_uvm not found.\n")];
+            files.extend(can_all.then_some((all, both.as_str())));
+            let (_dir, root) = host(Some(&format!("insmod {KO}\n")), &files);
+            let answers = read(&root, &["nvidia".to_owned(), "nvidia_uvm".to_owned()]);
+            let said = answers.iter().map(|one| one.problem.as_ref().map(ToString::to_string));
+            assert!(said.eq([None, problem.map(str::to_owned)]), "{answers:?}");
+        }
     }
 
     #[test]

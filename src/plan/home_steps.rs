@@ -91,25 +91,31 @@ impl WayHome<'_> {
                 steps.unbind(beside.addr, other);
             }
         }
-        // By card: one that cannot come home keeps the next one where it is of use.
         let mut slots: Vec<PciSlot> = present.iter().map(|(_, f)| f.addr.slot()).collect();
         slots.dedup();
+        // All at once; by card where a module is to be loaded first, since a card that cannot come home for that keeps the next one
+        // where it is of use.
+        let at_once = if self.needs_a_module() { 1 } else { slots.len().max(1) };
         let last = coming.iter().map(|f| f.addr.slot()).next_back();
         if !behind.is_empty() && last.is_none() {
             steps.open_gate(&behind);
         }
-        for slot in slots {
-            let its = || present.iter().filter(move |(_, f)| f.addr.slot() == slot);
-            for (taken, function) in its().rev().filter(|(t, f)| f.driver != t.driver) {
-                self.let_go(taken, function, &mut steps);
+        for some in slots.chunks(at_once) {
+            let its = |slot: PciSlot| present.iter().filter(move |(_, f)| f.addr.slot() == slot);
+            for slot in some {
+                for (taken, function) in its(*slot).rev().filter(|(t, f)| f.driver != t.driver) {
+                    self.let_go(taken, function, &mut steps);
+                }
             }
-            // Not until the last is bound: the kernel gives the numbers to the next VM's group (linux, drivers/vfio/group.c,
+            // Before what has just left is bound: the kernel gives the numbers to the next VM's group (linux, drivers/vfio/group.c,
             // vfio_group_release), and a probe can take its time.
-            if !behind.is_empty() && last == Some(slot) {
+            if !behind.is_empty() && last.is_some_and(|last| some.contains(&last)) {
                 steps.open_gate(&behind);
             }
-            for (taken, function) in its() {
-                self.bring_home(taken, function, &mut steps);
+            for slot in some {
+                for (taken, function) in its(*slot) {
+                    self.bring_home(taken, function, &mut steps);
+                }
             }
         }
         for (beside, _) in &strays {
@@ -177,6 +183,12 @@ impl WayHome<'_> {
         }
         let again = vec![Act::load("nvidia"), Act::probe(beside.addr, &beside.driver)];
         steps.probe(beside.addr, &beside.driver).rungs(vec![again]);
+    }
+
+    /// Whether a driver is not loaded that one of them goes to.
+    fn needs_a_module(&self) -> bool {
+        let mut modules = self.present.iter().filter_map(|(taken, _)| taken.module.as_deref());
+        modules.any(|name| self.snapshot.module(name).is_none())
     }
 
     /// Functions that are not on their driver.

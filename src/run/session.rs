@@ -48,6 +48,8 @@ pub struct Session {
     pub(crate) lasting: Vec<StuckCall>,
     /// When that look was over.
     pub(crate) looked: Duration,
+    /// An act has failed, be it one that counts for nothing else.
+    pub(crate) has_failed: bool,
 }
 
 impl Session {
@@ -66,6 +68,7 @@ impl Session {
             caller: None,
             lasting: Vec::new(),
             looked: Duration::ZERO,
+            has_failed: false,
         }
     }
 

@@ -638,6 +638,25 @@ fn who_would_come_after_the_proof_finds_the_gate_shut() {
     assert_eq!(model.gate, None);
 }
 
+/// A probe can take its time, and the numbers behind the gate are the next VM's by then.
+#[test]
+fn on_the_way_home_the_gate_is_open_before_any_of_several_cards_is_bound() {
+    let mut model = host(2);
+    model.version = "590.48.01".to_owned();
+    let mut session = Session::new(&[addr(1, 0), addr(2, 0)]);
+    session.settings.way = WayOut::Unbind;
+    assert!(matches!(session.out(&mut model), End::Done));
+    let before = model.acts.len();
+    assert!(matches!(session.home(&mut model), End::Done));
+    let acts = &model.acts[before..];
+    let open = acts.iter().position(|a| matches!(a, Act::OpenGate { .. })).unwrap();
+    let is_unbind = |a: &Act| matches!(a, Act::Unbind { .. });
+    let is_probe = |a: &Act| matches!(a, Act::Probe { .. });
+    assert_eq!(acts[..open].iter().filter(|a| is_unbind(a)).count(), 4, "{acts:?}");
+    assert_eq!(acts[open..].iter().filter(|a| is_probe(a)).count(), 4, "{acts:?}");
+    assert!(!acts[..open].iter().any(is_probe), "{acts:?}");
+}
+
 /// A gate that falls is no gate: what was seen to be free behind it is not taken off its driver, and what was not looked at
 /// yet is, as on a host that has none.
 #[test]
