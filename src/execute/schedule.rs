@@ -14,7 +14,7 @@ use crate::model::plan::Step;
 pub(crate) const MOST_AT_ONCE: usize = 16;
 
 /// Which steps are done at once: each round has at most one step of a card, and those of no card have one of their own, but for
-/// neighbours that go beside each other ([`Act::goes_beside`]), of a card or of none.
+/// neighbours that go beside each other ([`Act::goes_beside`]).
 ///
 /// The order within a card is kept, and nothing passes a step of no card. Proofs come right before what they prove: all
 /// of a round first, then the acts.
@@ -49,10 +49,8 @@ pub fn rounds(steps: &[Step]) -> Vec<Vec<usize>> {
             }
             Some(card) => {
                 let lane = lanes.entry(card).or_default();
-                let goes_beside = |before: &usize| steps[*before].act.goes_beside(&step.act);
                 match lane.last_mut() {
                     Some(group) if proof_before == Some(card) => group.push(at),
-                    Some(group) if group.last().is_some_and(goes_beside) => group.push(at),
                     _ => lane.push(vec![at]),
                 }
             }
@@ -94,8 +92,6 @@ pub(crate) fn one_proof(acts: &[(Act, Duration)]) -> Option<(Act, Duration)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use crate::model::act::Attribute;
 
     /// A step for function 0 of a card on this bus; bus 0 stands for no card.
     fn step(bus: u8, proof: bool) -> Step {
@@ -155,27 +151,6 @@ mod tests {
             rounds(&many).iter().map(Vec::len).collect::<Vec<_>>(),
             [MOST_AT_ONCE, 4]
         );
-    }
-
-    #[test]
-    fn what_sleeps_is_woken_up_at_once_and_sent_to_sleep_after_the_other() {
-        let power = |bus: u8, function: u8, value: &str| {
-            let addr: PciAddr = format!("0000:{bus:02x}:00.{function}").parse().unwrap();
-            let act = Act::set_attribute(addr, Attribute::Power, value);
-            Step {
-                act,
-                ..step(bus, false)
-            }
-        };
-        let steps = [
-            power(0, 0, "on"), // a bridge
-            power(1, 0, "on"),
-            power(2, 0, "on"),
-            power(1, 1, "on"),
-            power(1, 0, "auto"),
-            power(1, 1, "auto"),
-        ];
-        assert_eq!(rounds(&steps), [vec![0], vec![1, 3, 2], vec![4], vec![5]]);
     }
 
     #[test]

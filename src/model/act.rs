@@ -233,10 +233,10 @@ impl Act {
     }
 
     /// Whether it is done at the same time as another one, its neighbour in a plan: containers, which have nothing to do with each
-    /// other and take their time; starts inside containers, of which none waits for what the container's systemd makes of
-    /// another, but for what starts others; and functions that are woken up, each of which takes its time.
-    pub fn goes_beside(&self, other_act: &Act) -> bool {
-        match (self, other_act) {
+    /// other and take their time; and starts inside containers, of which none waits for what the container's systemd makes of
+    /// another, but for what starts others.
+    pub fn goes_beside(&self, other: &Act) -> bool {
+        match (self, other) {
             (Act::StopUnit { name: one, .. }, Act::StopUnit { name: other, .. })
             | (Act::StartUnit { name: one, .. }, Act::StartUnit { name: other, .. })
                 if one.is_container() && other.is_container() =>
@@ -249,19 +249,8 @@ impl Act {
                 one != other && is_starter(&one.name()) == is_starter(&other.name())
             }
             (Act::RenewNodes { container: one, .. }, Act::RenewNodes { container: other, .. }) => one != other,
-            (Act::SetAttribute { addr: one, .. }, Act::SetAttribute { addr: other, .. }) => {
-                one != other && self.wakes() && other_act.wakes()
-            }
             _ => false,
         }
-    }
-
-    /// Whether it keeps a function awake, which wakes one up that sleeps.
-    fn wakes(&self) -> bool {
-        let Act::SetAttribute { attribute, value, .. } = self else {
-            return false;
-        };
-        *attribute == Attribute::Power && value == "on"
     }
 
     pub(crate) fn renew_nodes(container: VmId, before: &Numbers) -> Act {
