@@ -104,16 +104,15 @@ impl Linux {
     /// nvidia-smi is asked for all of them: as many at once would take each other's time, since each opens them all. What it leaves
     /// of the time is theirs.
     pub(super) fn requests_for(&mut self, acts: &[(Act, Duration)]) -> (Vec<(Question, Duration)>, Duration) {
-        let begun = Instant::now();
         let within = acts.iter().map(|(_, within)| *within).min().unwrap_or_default();
-        let all_answer = match gpus_to_see(acts) {
+        let (all_answer, took) = match gpus_to_see(acts) {
             Some(gpus) if gpus.len() > 1 => {
+                let begun = Instant::now();
                 let answer = self.ask(Question::AllAnswer(gpus), within * 2 / 3);
-                matches!(answer, Ok(Answer::AllNamed(true)))
+                (matches!(answer, Ok(Answer::AllNamed(true))), begun.elapsed())
             }
-            _ => false,
+            _ => (false, Duration::ZERO),
         };
-        let took = begun.elapsed();
         let request = |(act, within): &(Act, Duration)| {
             let request = if all_answer { Question::Rest } else { Question::Act };
             (request(act.clone()), within.saturating_sub(took))
