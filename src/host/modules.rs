@@ -153,6 +153,10 @@ fn problem(
             .filter(|_| depth == INSTALL_DEPTH);
         return Some(Problem::Refused(rest.unwrap_or(&line).to_owned()));
     }
+    // One of several that nothing is said of is asked for by itself.
+    if names.len() > 1 && said.stdout.lines().count() < names.len() {
+        return Some(Problem::NotAsked);
+    }
     said.stdout.lines().find_map(|line| {
         let (word, rest) = line.trim().split_once(' ')?;
         match word {
@@ -324,9 +328,14 @@ mod tests {
         let all = "/programs/modprobe --show-depends --all -- nvidia nvidia_uvm";
         let both = format!("insmod {KO}\ninsmod {KO}\n");
         let failed = "/programs/failed/modprobe --show-depends -- nvidia_uvm";
-        for (can_all, problem) in [(true, None), (false, Some("not found"))] {
+        let one = format!("insmod {KO}\n");
+        for (said, problem) in [
+            (Some(&both), None),
+            (Some(&one), Some("not found")), // it says nothing of the other
+            (None, Some("not found")),
+        ] {
             let mut files = vec![(KO, ""), (failed, "modprobe: FATAL: Module nvidia_uvm not found.\n")];
-            files.extend(can_all.then_some((all, both.as_str())));
+            files.extend(said.map(|text| (all, text.as_str())));
             let (_dir, root) = host(Some(&format!("insmod {KO}\n")), &files);
             let answers = read(&root, &["nvidia".to_owned(), "nvidia_uvm".to_owned()]);
             let said = answers.iter().map(|one| one.problem.as_ref().map(ToString::to_string));
