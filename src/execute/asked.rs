@@ -17,9 +17,9 @@ use crate::model::act::Act;
 
 /// Whether a request is one that only waits for others, and leaves nothing half done where it is broken off.
 pub(crate) fn only_waits(request: &Question) -> bool {
-    match (request.act(), request) {
-        (Some(act), _) => act.only_waits(),
-        (None, question) => matches!(
+    match request {
+        Question::Act(act) => act.only_waits(),
+        question => matches!(
             question,
             Question::Units(_) | Question::StaleNodes(_) | Question::Check(_)
         ),

@@ -38,8 +38,7 @@ impl Health {
         Health(kernel_log())
     }
 
-    /// Looks at a GPU that has come home. What is odd but works is a note. `has_answered`: nvidia-smi has named it already
-    /// ([`all_answer`]).
+    /// Looks at a GPU that has come home. What is odd but works is a note.
     ///
     /// # Errors
     /// What it does not do.
@@ -48,7 +47,6 @@ impl Health {
         root: &Root,
         addr: PciAddr,
         width: Option<u32>,
-        has_answered: bool,
         notes: &mut Vec<String>,
     ) -> Result<(), ActError> {
         answers(root, addr)?;
@@ -57,11 +55,7 @@ impl Health {
                 "NVIDIA's driver has it, and does not list it below /proc/driver/nvidia/gpus/{addr}"
             ))
         })?;
-        let said = if has_answered {
-            Ok(None)
-        } else {
-            ask_nvidia_smi(root, addr)
-        };
+        let said = ask_nvidia_smi(root, addr);
         for line in self.new_kernel_lines() {
             let Some((of, xid)) = xid(&line) else { continue };
             if of != addr.slot().to_string() {
@@ -130,34 +124,26 @@ fn xid(line: &str) -> Option<(String, u32)> {
     Some((slot.to_owned(), digits.parse().ok()?))
 }
 
-/// What nvidia-smi is asked: it names the GPUs that answer it.
-const SMI: [&str; 3] = ["nvidia-smi", "--query-gpu=pci.bus_id", "--format=csv,noheader"];
-
-/// A GPU's name in nvidia-smi's words, which have a domain of eight digits.
-fn smi_name(addr: PciAddr) -> String {
-    let (slot, function) = (addr.slot(), addr.function);
-    format!("{:08x}:{:02x}:{:02x}.{function:x}", slot.domain, slot.bus, slot.slot)
-}
-
-/// Whether one call of nvidia-smi, which opens every GPU in any case, names all of these. Where not, each is asked by itself.
-pub(crate) fn all_answer(root: &Root, addrs: &[PciAddr]) -> bool {
-    if !root.exists("/usr/bin/nvidia-smi") {
-        return false;
-    }
-    let said = root.program(&SMI).ok().filter(|said| said.ok);
-    let names = said.map(|said| said.stdout.to_ascii_lowercase()).unwrap_or_default();
-    let is_named = |addr: &PciAddr| names.lines().any(|line| line.trim() == smi_name(*addr));
-    addrs.iter().all(is_named)
-}
-
 /// NVIDIA's own tool, where it is installed. A note where it fails for a reason that is not the GPU's.
 fn ask_nvidia_smi(root: &Root, addr: PciAddr) -> Result<Option<String>, ActError> {
     if !root.exists("/usr/bin/nvidia-smi") {
         return Ok(None);
     }
-    let name = smi_name(addr);
+    // Its addresses have a domain of eight digits.
+    let slot = addr.slot();
+    let name = format!(
+        "{:08x}:{:02x}:{:02x}.{:x}",
+        slot.domain, slot.bus, slot.slot, addr.function
+    );
+    let words = [
+        "nvidia-smi",
+        "--query-gpu=pci.bus_id",
+        "--format=csv,noheader",
+        "-i",
+        &name,
+    ];
     let said = root
-        .program(&[SMI.as_slice(), &["-i", &name]].concat())
+        .program(&words)
         .map_err(|e| ActError::Failed(format!("cannot run nvidia-smi: {e}")))?;
     if said.ok {
         return Ok(None);

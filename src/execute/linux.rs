@@ -175,7 +175,7 @@ impl Linux {
     /// Asks as many workers as there are requests, at once.
     pub(super) fn ask_all(&mut self, requests: Vec<(Question, Duration)>) -> Vec<(Result<Answer, ActError>, Duration)> {
         let start = Instant::now();
-        let acts = requests.iter().any(|(request, _)| request.act().is_some());
+        let acts = requests.iter().any(|(request, _)| matches!(request, Question::Act(_)));
         let mut asked: Vec<Asked> = Vec::new();
         for (request, within) in requests {
             asked.push(self.begin(request, start, within));
@@ -199,7 +199,7 @@ impl Linux {
         let sent = worker.and_then(|mut worker| worker.send(&request).map(|()| worker));
         let mut asked = Asked::new(sent, start, within, self.may_be_broken_off(&request));
         asked.what = request.what();
-        if let Some(act) = request.act() {
+        if let Question::Act(act) = &request {
             (asked.is_act, asked.tells) = (true, to_tell(act));
         }
         asked
@@ -207,7 +207,7 @@ impl Linux {
 
     /// Whether a signal is the end of it at once.
     fn may_be_broken_off(&self, request: &Question) -> bool {
-        only_waits(request) && !(self.gives_back && request.act().is_some())
+        only_waits(request) && !(self.gives_back && matches!(request, Question::Act(_)))
     }
 
     /// The answers of all of them, and when each had come.
@@ -408,16 +408,15 @@ impl Kernel for Linux {
     }
 
     fn act_all(&mut self, acts: &[(Act, Duration)]) -> Vec<Acted> {
+        let requests = acts.iter().map(|(act, within)| (Question::Act(act.clone()), *within));
         self.fault_points.reached(Point::Before);
-        let (requests, before) = self.requests_for(acts);
         let answers = match acts {
             [(act @ (Act::ShutGate { .. } | Act::OpenGate { .. }), within)] => vec![self.ask_gatekeeper(act, *within)],
-            _ => self.ask_all(requests),
+            _ => self.ask_all(requests.collect()),
         };
         self.fault_points.reached(Point::After);
         let mut results = Vec::new();
         for ((act, _), (answer, took)) in acts.iter().zip(answers) {
-            let took = took + before;
             let (result, moment, ended) = match answer {
                 Ok(Answer::Acted {
                     result,

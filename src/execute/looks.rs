@@ -30,8 +30,6 @@ pub(crate) fn answer(root: &Root, question: Question) -> Answer {
         Question::Recorded => Answer::Recorded(keep::kept(root.recorded())),
         Question::MakeNodes { .. }
         | Question::Act(_)
-        | Question::Rest(_)
-        | Question::AllAnswer(_)
         | Question::GiveToHa(_)
         | Question::Remember(_)
         | Question::KeepStopped(..)

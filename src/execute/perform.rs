@@ -18,7 +18,7 @@ use crate::base::text::{foreign, join};
 use crate::base::wait::poll_readable;
 use crate::execute::end_process::{Request, await_desktops, end_processes};
 use crate::execute::gate::Gate;
-use crate::execute::health::{self, Health, answers};
+use crate::execute::health::{Health, answers};
 use crate::execute::kernel::ActError;
 use crate::execute::looks;
 use crate::execute::made_nodes;
@@ -111,7 +111,6 @@ impl Server {
         if !matches!(request, Question::Find(_)) {
             self.began = self.began.or_else(now);
         }
-        let has_answered = matches!(request, Question::Rest(_));
         match request {
             Question::MakeNodes { paths, load } => Answer::NotMade(made_nodes::make(&self.root, &paths, load)),
             Question::Remember(entry) => {
@@ -124,8 +123,7 @@ impl Server {
                 Answer::Remembered(stopped::forget_before(&self.root, &boot).map_err(|e| e.to_string()))
             }
             Question::GiveToHa(ctid) => Answer::Remembered(of_ha::give_back(&self.root, ctid)),
-            Question::AllAnswer(addrs) => Answer::AllNamed(health::all_answer(&self.root, &addrs)),
-            Question::Act(act) | Question::Rest(act) => {
+            Question::Act(act) => {
                 let (mut notes, mut ended) = (Vec::new(), Vec::new());
                 let result = match &act {
                     Act::EndProcesses {
@@ -155,7 +153,7 @@ impl Server {
                         renew_nodes::renew(&self.root, *container, had, &mut notes).map(|()| None)
                     }
                     Act::Verify { addr, width } => {
-                        let works = self.health.check(&self.root, *addr, *width, has_answered, &mut notes);
+                        let works = self.health.check(&self.root, *addr, *width, &mut notes);
                         notes.extend(made_nodes::correct(&self.root));
                         works.map(|()| None)
                     }

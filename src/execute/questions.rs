@@ -1,10 +1,9 @@
 //! What else workers are asked, beyond what every kernel of [`crate::execute::kernel`] is.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::debug;
 
-use crate::base::pci::PciAddr;
 use crate::base::recording::{self, Entries};
 use crate::base::vmid::VmId;
 use crate::check::read::Part;
@@ -14,7 +13,6 @@ use crate::execute::linux::{Linux, REMEMBER_WITHIN, another_question};
 use crate::execute::stale_nodes::{self, StaleNode};
 use crate::execute::worker::{Answer, Question};
 use crate::host::pci_ids::{Ids, Named};
-use crate::model::act::Act;
 use crate::proxmox::files::{Found, Wanted};
 use crate::state::history::Handoff;
 use crate::state::stopped::Stopped;
@@ -100,26 +98,6 @@ impl Linux {
         self.have_done(Question::GiveToHa(ctid), within)
     }
 
-    /// What workers are asked to have acts done, and how long it took to find that out. Where several GPUs are to be looked at, one
-    /// nvidia-smi is asked for all of them: as many at once would take each other's time, since each opens them all. What it leaves
-    /// of the time is theirs.
-    pub(super) fn requests_for(&mut self, acts: &[(Act, Duration)]) -> (Vec<(Question, Duration)>, Duration) {
-        let within = acts.iter().map(|(_, within)| *within).min().unwrap_or_default();
-        let (all_answer, took) = match gpus_to_see(acts) {
-            Some(gpus) if gpus.len() > 1 => {
-                let begun = Instant::now();
-                let answer = self.ask(Question::AllAnswer(gpus), within * 2 / 3);
-                (matches!(answer, Ok(Answer::AllNamed(true))), begun.elapsed())
-            }
-            _ => (false, Duration::ZERO),
-        };
-        let request = |(act, within): &(Act, Duration)| {
-            let request = if all_answer { Question::Rest } else { Question::Act };
-            (request(act.clone()), within.saturating_sub(took))
-        };
-        (acts.iter().map(request).collect(), took)
-    }
-
     fn have_kept(&mut self, what: Question) -> Result<(), String> {
         self.have_done(what, REMEMBER_WITHIN)
     }
@@ -179,13 +157,4 @@ impl Linux {
             }
         }
     }
-}
-
-/// The GPUs of a round in which it is seen whether they work; None: it is another round.
-fn gpus_to_see(acts: &[(Act, Duration)]) -> Option<Vec<PciAddr>> {
-    let gpu = |(act, _): &(Act, Duration)| match act {
-        Act::Verify { addr, .. } => Some(*addr),
-        _ => None,
-    };
-    acts.iter().map(gpu).collect()
 }

@@ -96,10 +96,6 @@ pub(crate) enum Question {
     },
     /// Look into containers.
     StaleNodes(stale_nodes::Wanted),
-    /// Ask nvidia-smi for these GPUs at once.
-    AllAnswer(Vec<PciAddr>),
-    /// See whether a GPU works that nvidia-smi has named so.
-    Rest(Act),
     /// Carry out an act. A gate stays shut until it is to be opened, or this worker ends.
     Act(Act),
     /// Read files of Proxmox's.
@@ -125,14 +121,6 @@ pub(crate) enum Question {
 }
 
 impl Question {
-    /// The act that is asked for.
-    pub(crate) fn act(&self) -> Option<&Act> {
-        match self {
-            Question::Act(act) | Question::Rest(act) => Some(act),
-            _ => None,
-        }
-    }
-
     /// What is looked at for it, in words.
     pub(crate) fn what(&self) -> String {
         match self {
@@ -150,10 +138,7 @@ impl Question {
             | Question::ForgetStopped(_) => "the history".to_owned(),
             Question::Names(_) => "the names of devices".to_owned(),
             Question::Recorded => "what a worker has looked at".to_owned(),
-            Question::AllAnswer(_) => "what nvidia-smi says".to_owned(),
-            Question::Act(_) | Question::Rest(_) | Question::MakeNodes { .. } | Question::GiveToHa(_) => {
-                "an act".to_owned()
-            }
+            Question::Act(_) | Question::MakeNodes { .. } | Question::GiveToHa(_) => "an act".to_owned(),
         }
     }
 }
@@ -183,8 +168,6 @@ pub(crate) enum Answer {
     Names(Vec<Named>),
     /// What was looked at, as far as it may leave the host.
     Recorded(Entries),
-    /// Whether nvidia-smi has named all of them.
-    AllNamed(bool),
     /// Those that cannot be had.
     NotMade(Vec<String>),
     /// Nodes inside them that are another device's.

@@ -413,7 +413,6 @@ impl Session {
             acts: self.kernel.take_past(),
             forgotten: None,
         };
-        self.has_failed |= entry.acts.iter().any(|act| act.error.is_some());
         if let Err(why) = self.kernel.remember(entry) {
             warn!("the history was not written: {why}");
         }

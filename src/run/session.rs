@@ -48,8 +48,6 @@ pub struct Session {
     pub(crate) lasting: Vec<StuckCall>,
     /// When that look was over.
     pub(crate) looked: Duration,
-    /// An act has failed, be it one that counts for nothing else.
-    pub(crate) has_failed: bool,
 }
 
 impl Session {
@@ -68,7 +66,6 @@ impl Session {
             caller: None,
             lasting: Vec::new(),
             looked: Duration::ZERO,
-            has_failed: false,
         }
     }
 

@@ -100,11 +100,6 @@ impl Told {
         unsent
     }
 
-    /// Whether somebody is to be told again.
-    pub fn has_unsent(&self) -> bool {
-        self.0.iter().any(|one| one.is_unsent)
-    }
-
     /// Nobody has taken this one.
     pub fn refused(&mut self, event: &Event) {
         if let Some(one) = self.of(event) {
