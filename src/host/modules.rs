@@ -111,7 +111,10 @@ impl Signatures {
 /// Asks for the modules: for all at once, and for each by itself only where that shows that one cannot be loaded, or gets no answer.
 pub fn read(root: &Root, names: &[String]) -> Vec<Loadable> {
     let signatures = Signatures::read(root);
-    let of = |names: &[&str]| problem(root, names, false, &signatures, INSTALL_DEPTH, &mut QUESTIONS.clone());
+    let of = |names: &[&str]| {
+        let mut questions = QUESTIONS;
+        problem(root, names, false, &signatures, INSTALL_DEPTH, &mut questions)
+    };
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     let can_all = all.len() > 1 && of(&all).is_none();
     let one = |name: &String| Loadable {
